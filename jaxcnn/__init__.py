@@ -1,0 +1,101 @@
+"""Convolutional networks in JAX as pure functions: `import jaxcnn as cnn`."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from jaxcnn.core import (
+    Layer,
+    LayerError,
+    concat,
+    identity,
+    layer,
+    network,
+    parallel,
+    residual,
+    serial,
+)
+from jaxcnn.layers import (
+    avg_pool,
+    batch_norm,
+    conv,
+    conv_transpose,
+    dense,
+    dropout,
+    elu,
+    embed,
+    flatten,
+    global_avg_pool,
+    global_max_pool,
+    group_norm,
+    layer_norm,
+    leaky_relu,
+    local_response_norm,
+    max_pool,
+    maxout,
+    prelu,
+    relu,
+    sigmoid,
+    softmax,
+    sum_pool,
+    tanh,
+)
+
+if TYPE_CHECKING:
+    from jaxcnn import data, inspect, losses, metrics, models, ops, train
+
+__version__ = "0.1.0"
+
+_ROOMS = ("data", "inspect", "losses", "metrics", "models", "ops", "train")
+
+__all__ = [
+    "Layer",
+    "LayerError",
+    "avg_pool",
+    "batch_norm",
+    "concat",
+    "conv",
+    "conv_transpose",
+    "data",
+    "dense",
+    "dropout",
+    "elu",
+    "embed",
+    "flatten",
+    "global_avg_pool",
+    "global_max_pool",
+    "group_norm",
+    "identity",
+    "inspect",
+    "layer",
+    "layer_norm",
+    "leaky_relu",
+    "local_response_norm",
+    "losses",
+    "max_pool",
+    "maxout",
+    "metrics",
+    "models",
+    "network",
+    "ops",
+    "parallel",
+    "prelu",
+    "relu",
+    "residual",
+    "serial",
+    "sigmoid",
+    "softmax",
+    "sum_pool",
+    "tanh",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # The rooms are opened on first use: `import jaxcnn` costs what JAX costs.
+    if name in _ROOMS:
+        return import_module(f"jaxcnn.{name}")
+    raise AttributeError(f"module 'jaxcnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

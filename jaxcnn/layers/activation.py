@@ -1,0 +1,124 @@
+"""Activations. Those without settings are plain functions; those with settings or variables are made by a call.
+
+`relu sigmoid tanh softmax` are JAX's own; the derivative of ReLU at 0 is 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+
+from jaxcnn.core import Layer, LayerError, layer
+from jaxcnn.layers.common import Initializer, count, floating, stateless
+
+
+def relu(x: jax.Array) -> jax.Array:
+    """max(0, x); its derivative at 0 is taken as 0."""
+    return jax.nn.relu(x)
+
+
+def sigmoid(x: jax.Array) -> jax.Array:
+    """g(x) = 1 / (1 + exp(-x)), with g' = g (1 - g)."""
+    return jax.nn.sigmoid(x)
+
+
+def tanh(x: jax.Array) -> jax.Array:
+    """tanh(x) = (exp(x) - exp(-x)) / (exp(x) + exp(-x))."""
+    return jnp.tanh(x)
+
+
+def softmax(x: jax.Array) -> jax.Array:
+    """exp(x_k) / sum over j of exp(x_j), along the last axis. The losses take logits: train without it."""
+    return jax.nn.softmax(x)
+
+
+@layer
+def leaky_relu(slope: float = 0.01) -> Layer:
+    """x for x >= 0, slope * x below: max(slope * x, x) for a slope of at most 1.
+
+    Source: Maas et al., Rectifier nonlinearities improve neural network acoustic models (2013).
+    """
+    return stateless(lambda key, x: {}, lambda params, x: jax.nn.leaky_relu(x, slope))
+
+
+@layer
+def elu(alpha: float = 1.0) -> Layer:
+    """x for x > 0, alpha * (exp(x) - 1) below.
+
+    Source: Clevert et al., Fast and accurate deep network learning by exponential linear units (2016).
+    """
+    return stateless(lambda key, x: {}, lambda params, x: jax.nn.elu(x, alpha))
+
+
+@layer
+def prelu(slope: float = 0.25, *, shared: bool = False) -> Layer:
+    """Leaky ReLU whose slope is learned: x for x >= 0, slope * x below.
+
+    Args:
+      slope: where it starts.
+      shared: one slope for all channels instead of one each.
+
+    Variables: params `slope`, `(C,)`, or `(1,)` when shared.
+
+    Source: He et al., Delving deep into rectifiers (2015), section 2.1.
+    """
+
+    def init(key: jax.Array, x: Any) -> dict[str, jax.Array]:
+        floating(x)
+        return {"slope": jnp.full((1 if shared else x.shape[-1],), slope, jnp.result_type(float))}
+
+    def apply(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        floating(x)
+        if not shared and params["slope"].shape != x.shape[-1:]:
+            raise LayerError(f"made for {params['slope'].size} channels, got {x.shape[-1]} in {x.shape}")
+        return jnp.where(x >= 0, x, params["slope"].astype(x.dtype) * x)
+
+    return stateless(init, apply)
+
+
+@layer
+def maxout(
+    features: int,
+    pieces: int = 2,
+    *,
+    bias: bool = True,
+    kernel_init: Initializer = initializers.lecun_normal(),
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """The largest of several linear functions: max over p of (x w_p + b_p), over the last axis.
+
+    Args:
+      features: the number of units.
+      pieces: how many linear functions each unit has.
+      bias, kernel_init, bias_init: as in `dense`.
+
+    Variables: params `kernel` `(pieces, D, features)`, `bias` `(pieces, features)`.
+
+    Returns:
+      A Layer `(..., D) -> (..., features)`.
+
+    Source: Goodfellow et al., Maxout networks (2013), section 3.
+    """
+    features, pieces = count(features, "features"), count(pieces, "pieces")
+
+    def init(key: jax.Array, x: Any) -> dict[str, jax.Array]:
+        floating(x)
+        *kernel_keys, bias_key = jax.random.split(key, pieces + 1)
+        params = {"kernel": jnp.stack([kernel_init(k, (x.shape[-1], features)) for k in kernel_keys])}
+        if bias:
+            params["bias"] = bias_init(bias_key, (pieces, features))
+        return params
+
+    def apply(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        floating(x)
+        kernel = params["kernel"]
+        if x.shape[-1] != kernel.shape[1]:
+            raise LayerError(f"made for {kernel.shape[1]} inputs, got {x.shape[-1]} in {x.shape}")
+        dtype = jnp.result_type(x, kernel)
+        y = jnp.einsum("...d,pdf->...pf", x.astype(dtype), kernel.astype(dtype))
+        return (y + params["bias"].astype(dtype) if bias else y).max(-2)
+
+    return stateless(init, apply)

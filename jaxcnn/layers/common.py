@@ -1,0 +1,66 @@
+"""What every layer checks before it computes, and the type of an initializer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.core import Layer, LayerError
+
+Initializer: TypeAlias = Callable[..., jax.Array]
+"""`(key, shape) -> array`, as `jax.nn.initializers` makes them."""
+
+
+def stateless(init: Callable[..., dict[str, jax.Array]], apply: Callable[..., Any]) -> Layer:
+    """A Layer of `init(key, *inputs) -> params` and `apply(params, *inputs)`, without state, train and key."""
+
+    def init_both(key: jax.Array, *inputs: Any) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+        return init(key, *inputs), {}
+
+    def apply_both(
+        params: dict[str, Any],
+        state: dict[str, Any],
+        *inputs: Any,
+        train: bool = False,
+        key: jax.Array | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        return apply(params, *inputs), state
+
+    return Layer(init_both, apply_both)
+
+
+def count(value: Any, what: str) -> int:
+    """A positive integer, or an error that names the argument."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        raise LayerError(f"{what}={value!r}: expected an integer of at least 1")
+    return int(value)
+
+
+def images(x: Any, ndim: int | None = None) -> None:
+    """Checks that x is `(N, *spatial, C)` of a floating dtype, with `ndim` spatial dimensions when given."""
+    shape = tuple(x.shape)
+    form = {1: "(N, W, C)", 2: "(N, H, W, C)", 3: "(N, D, H, W, C)"}
+    if ndim is None:
+        if len(shape) - 2 not in form:
+            raise LayerError(f"expected images (N, H, W, C), or 1 or 3 spatial dimensions; got {shape}")
+    elif len(shape) != ndim + 2:
+        hint = ": a batch of one is images[None]" if len(shape) == ndim + 1 else ""
+        raise LayerError(f"expected {form[ndim]}, got {shape}{hint}")
+    floating(x)
+
+
+def floating(x: Any) -> None:
+    """Checks that x has a floating (or complex) dtype."""
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise LayerError(
+            f"expected floating-point input, got {x.dtype} of shape {tuple(x.shape)}; scale images first: "
+            "images.astype('float32') / 255"
+        )
+
+
+def by(sizes: Sequence[int]) -> str:
+    """`(5, 5)` as `5x5`."""
+    return "x".join(str(s) for s in sizes)

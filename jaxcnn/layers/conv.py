@@ -1,0 +1,169 @@
+"""Convolution and transposed convolution as layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax.nn import initializers
+
+from jaxcnn import ops
+from jaxcnn.core import Layer, LayerError, layer
+from jaxcnn.layers.common import Initializer, by, count, images, stateless
+from jaxcnn.ops.geometry import Padding, Size, extent, pads, per_dim
+
+
+@layer
+def conv(
+    features: int,
+    kernel_size: Size,
+    stride: Size = 1,
+    padding: Padding = 0,
+    *,
+    dilation: Size = 1,
+    groups: int = 1,
+    bias: bool = True,
+    floor: bool = False,
+    kernel_init: Initializer = initializers.lecun_normal(),
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """Convolution with K filters of size F, stride S and padding P (cross-correlation, as in every network library).
+
+    y[n, i, j, k] = bias[k] + sum over u, v, c of x[n, S i + D u - P, S j + D v - P, c] kernel[u, v, c, k]
+
+    Args:
+      features: K, the number of filters.
+      kernel_size: F. An integer for a square (or cubic) filter, its dimensions following the input: `(N, W, C)`,
+        `(N, H, W, C)` or `(N, D, H, W, C)`; or one integer a dimension.
+      stride: S, an integer or one a dimension.
+      padding: P zeros on every side, one integer a dimension, explicit pairs ((top, bottom), (left, right)),
+        `"VALID"` for none, or `"SAME"` for an output of ceil(W / S). At stride 2, `"SAME"` pads the far side more,
+        where PyTorch's `padding=1` pads both sides.
+      dilation: D, the distance between taps.
+      groups: divides channels and filters into groups that do not mix; as many as channels is a depthwise convolution.
+      bias: whether there is one.
+      floor: let the filter stop short of the edge. Without it, a filter that does not fit is an error.
+      kernel_init, bias_init: as in `jax.nn.initializers`.
+
+    Variables: params `kernel` `(*size, C / groups, K)`, `bias` `(K,)`: F F C K / groups + K numbers.
+
+    Returns:
+      A Layer `(N, *spatial, C) -> (N, *out, K)`, out = (W - F + 2P) / S + 1, in the wider of input's and kernel's dtype.
+
+    Raises:
+      LayerError: when the filter is larger than the padded input; when it does not fit, that is when pixels of the
+        image itself would be left over behind the last window, more than the windows skip between them; for a wrong
+        number of channels or dimensions; for an integer image.
+
+    Source: LeCun et al., Gradient-based learning applied to document recognition (1998), section II.
+    """
+    features, groups = count(features, "features"), count(groups, "groups")
+    if features % groups:
+        raise LayerError(f"features={features} cannot be divided into groups={groups}")
+
+    def init(key: jax.Array, x: Any) -> dict[str, jax.Array]:
+        images(x, None if isinstance(kernel_size, int) else len(tuple(kernel_size)))
+        size = _checked(per_dim, kernel_size, len(x.shape) - 2, "kernel_size")
+        channels = x.shape[-1]
+        if channels % groups:
+            raise LayerError(f"{channels} input channels cannot be divided into groups={groups}")
+        kernel_key, bias_key = jax.random.split(key)
+        params = {"kernel": kernel_init(kernel_key, (*size, channels // groups, features))}
+        if bias:
+            params["bias"] = bias_init(bias_key, (features,))
+        return params
+
+    def apply(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        kernel = params["kernel"]
+        ndim = kernel.ndim - 2
+        images(x, ndim)
+        if x.shape[-1] != kernel.shape[-2] * groups:
+            raise LayerError(f"made for {kernel.shape[-2] * groups} channels, got {x.shape[-1]} in {x.shape}")
+        _fits(x.shape[1:-1], kernel.shape[:ndim], stride, padding, dilation, floor)
+        y = ops.conv(x, kernel, stride, padding, dilation, groups)
+        return y + params["bias"].astype(y.dtype) if bias else y
+
+    return stateless(init, apply)
+
+
+@layer
+def conv_transpose(
+    features: int,
+    kernel_size: Size,
+    stride: Size = 1,
+    padding: Size = 0,
+    *,
+    dilation: Size = 1,
+    output_padding: Size = 0,
+    bias: bool = True,
+    kernel_init: Initializer = initializers.lecun_normal(),
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """Transposed convolution ("deconvolution"): each input pixel adds its own multiple of the kernel to the output.
+
+    Args:
+      features: K, the output channels.
+      kernel_size, stride, padding, dilation: those of the convolution it transposes; see `conv`.
+      output_padding: pixels added behind, to choose among the sizes that this convolution maps to the input's.
+      bias, kernel_init, bias_init: as in `conv`.
+
+    Variables: params `kernel` `(*size, C, K)`, `bias` `(K,)`.
+
+    Returns:
+      A Layer `(N, *spatial, C) -> (N, *out, K)`, out = S (W - 1) - 2P + D (F - 1) + 1 + output_padding.
+
+    Source: Long, Shelhamer and Darrell, Fully convolutional networks (2015), section 3.3.
+    """
+    features = count(features, "features")
+
+    def init(key: jax.Array, x: Any) -> dict[str, jax.Array]:
+        images(x, None if isinstance(kernel_size, int) else len(tuple(kernel_size)))
+        size = _checked(per_dim, kernel_size, len(x.shape) - 2, "kernel_size")
+        kernel_key, bias_key = jax.random.split(key)
+        params = {"kernel": kernel_init(kernel_key, (*size, x.shape[-1], features))}
+        if bias:
+            params["bias"] = bias_init(bias_key, (features,))
+        return params
+
+    def apply(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        kernel = params["kernel"]
+        images(x, kernel.ndim - 2)
+        if x.shape[-1] != kernel.shape[-2]:
+            raise LayerError(f"made for {kernel.shape[-2]} channels, got {x.shape[-1]} in {x.shape}")
+        y = _checked(ops.conv_transpose, x, kernel, stride, padding, dilation, output_padding)
+        if 0 in y.shape:
+            raise LayerError(f"on {by(x.shape[1:-1])} the output would be {by(y.shape[1:-1])}: less padding is needed")
+        return y + params["bias"].astype(y.dtype) if bias else y
+
+    return stateless(init, apply)
+
+
+def _checked(function: Any, *args: Any) -> Any:
+    try:
+        return function(*args)
+    except ValueError as error:
+        raise LayerError(str(error)) from None
+
+
+def _fits(
+    sizes: tuple[int, ...], window: tuple[int, ...], stride: Size, padding: Padding, dilation: Size, floor: bool
+) -> None:
+    """Raises where a filter is larger than its input, or would stop short of the image's last pixels."""
+    ndim = len(sizes)
+    strides = _checked(per_dim, stride, ndim, "stride")
+    dilations = _checked(per_dim, dilation, ndim, "dilation")
+    edges = _checked(pads, padding, sizes, window, strides, dilations)
+    for w, f, s, d, (lo, hi) in zip(sizes, window, strides, dilations, edges, strict=True):
+        e = extent(f, d)
+        span = w + lo + hi - e
+        pad = "" if not lo + hi else f"+2*{lo}" if lo == hi else f"+{lo}+{hi}"
+        what = f"{by(window)} filter{f' dilated by {d}' if d > 1 else ''}, stride {s} on {by(sizes)}"
+        if span < 0:
+            raise LayerError(f"{what}: the filter covers {e} pixels and there are {w}{pad}; a larger input or padding")
+        # Padding may be left over, and so may as many pixels as lie unseen between two windows anyway.
+        left_over = span % s - hi
+        if not floor and left_over > max(0, s - e):
+            raise LayerError(
+                f"{what}: ({w}-{e}{pad})/{s}+1 = {span / s + 1:.2f} is no whole number; choose another stride or "
+                f'padding, "SAME", or floor=True to leave the last {left_over} unseen'
+            )

@@ -1,0 +1,66 @@
+"""The fully connected layer, and what leads to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+
+from jaxcnn.core import Layer, LayerError, layer
+from jaxcnn.layers.common import Initializer, count, floating, stateless
+
+
+@layer
+def dense(
+    features: int,
+    *,
+    bias: bool = True,
+    kernel_init: Initializer = initializers.lecun_normal(),
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """Fully connected layer: y = x kernel + bias over the last axis.
+
+    Args:
+      features: the number of units.
+      bias, kernel_init, bias_init: as in `conv`.
+
+    Variables: params `kernel` `(D, features)`, `bias` `(features,)`.
+
+    Returns:
+      A Layer `(..., D) -> (..., features)`. Images have to be flattened first, or the layer acts pixel by pixel.
+
+    Raises:
+      LayerError: for another D than the layer was made for, or integer input.
+    """
+    features = count(features, "features")
+
+    def init(key: jax.Array, x: Any) -> dict[str, jax.Array]:
+        if not x.shape:
+            raise LayerError("expected (..., D), got a scalar")
+        floating(x)
+        kernel_key, bias_key = jax.random.split(key)
+        params = {"kernel": kernel_init(kernel_key, (x.shape[-1], features))}
+        if bias:
+            params["bias"] = bias_init(bias_key, (features,))
+        return params
+
+    def apply(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        floating(x)
+        kernel = params["kernel"]
+        if x.shape[-1] != kernel.shape[0]:
+            raise LayerError(
+                f"made for {kernel.shape[0]} inputs, got {x.shape[-1]} in {x.shape}: "
+                "the input has another size than the one the layer was initialized with"
+            )
+        dtype = jnp.result_type(x, kernel)
+        y = x.astype(dtype) @ kernel.astype(dtype)
+        return y + params["bias"].astype(dtype) if bias else y
+
+    return stateless(init, apply)
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    """`(N, H, W, C) -> (N, H W C)`, row by row, channels last. PyTorch's order has the channels first."""
+    return x.reshape(x.shape[0], -1)

@@ -1,0 +1,58 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.core import Layer, LayerError, layer
+
+
+@layer
+def dropout(rate: float, *, shared_axes: Sequence[int] = ()) -> Layer:
+    """In training each value is set to 0 with probability `rate`, and the others are divided by 1 - rate.
+
+    The expected output is then the input, so that nothing is done outside training. The paper, and the lectures, leave
+    the training pass unscaled and multiply the weights by 1 - rate afterwards: the same network, scaled elsewhere.
+
+    Args:
+      rate: the share that is dropped, 0 <= rate < 1.
+      shared_axes: axes along which one decision holds; `(1, 2)` drops whole feature maps.
+
+    Returns:
+      A Layer of the input's shape. `apply` with `train=True` needs `key`.
+
+    Raises:
+      LayerError: for a rate outside [0, 1), or in training without a key.
+
+    Source: Srivastava et al., Dropout (2014), section 4.
+    """
+    if not 0 <= rate < 1:
+        raise LayerError(f"rate={rate!r}: expected the share to drop, 0 <= rate < 1")
+
+    def init(key: jax.Array, *inputs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        return {}, {}
+
+    def apply(
+        params: dict[str, Any],
+        state: dict[str, Any],
+        x: jax.Array,
+        *,
+        train: bool = False,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        if not train or rate == 0:
+            return x, state
+        if key is None:
+            raise LayerError(
+                "dropout draws random numbers in training: pass model.apply(..., train=True, key=jax.random.key(...))"
+            )
+        shared = {a % x.ndim for a in shared_axes}
+        shape = tuple(1 if a in shared else w for a, w in enumerate(x.shape))
+        keep = jax.random.bernoulli(key, 1 - rate, shape)
+        return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x)), state
+
+    return Layer(init, apply)

@@ -1,0 +1,45 @@
+"""Embedding of words, or of any integers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+
+from jaxcnn.core import Layer, LayerError, layer
+from jaxcnn.layers.common import Initializer, count, stateless
+
+
+@layer
+def embed(vocabulary: int, features: int, *, kernel_init: Initializer = initializers.normal(1.0)) -> Layer:
+    """A vector for each integer: y[...] = kernel[x[...]].
+
+    Args:
+      vocabulary: how many integers there are, 0 to vocabulary - 1.
+      features: the length of a vector.
+      kernel_init: as in `jax.nn.initializers`.
+
+    Variables: params `kernel` `(vocabulary, features)`.
+
+    Returns:
+      A Layer `(...) -> (..., features)`. An integer outside the vocabulary gives NaN: inside `jit` nothing can be
+      raised, and a NaN is seen where a neighbour's vector would not be.
+
+    Raises:
+      LayerError: for input that is not of an integer dtype.
+    """
+    vocabulary, features = count(vocabulary, "vocabulary"), count(features, "features")
+
+    def init(key: jax.Array, x: Any) -> dict[str, jax.Array]:
+        return {"kernel": kernel_init(key, (vocabulary, features))}
+
+    def apply(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(x.dtype, jnp.integer):
+            raise LayerError(f"expected integers from 0 to {vocabulary - 1}, got {x.dtype} of shape {x.shape}")
+        # A negative index would count from the end.
+        index = jnp.where(x < 0, vocabulary, x)
+        return jnp.take(params["kernel"], index, axis=0, mode="fill", fill_value=jnp.nan)
+
+    return stateless(init, apply)

@@ -1,0 +1,219 @@
+"""Batch, layer and group normalization, and AlexNet's local response normalization."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+
+from jaxcnn import ops
+from jaxcnn.core import Layer, LayerError, layer
+from jaxcnn.layers.common import Initializer, count, floating, stateless
+
+
+@layer
+def batch_norm(
+    momentum: float = 0.9,
+    eps: float = 1e-5,
+    *,
+    axis_name: str | Sequence[str] | None = None,
+    scale: bool = True,
+    bias: bool = True,
+    scale_init: Initializer = initializers.ones,
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """Batch normalization: y = (x - mean) / sqrt(var + eps) * scale + bias, channel by channel.
+
+    In training, mean and var are the batch's own, over all axes but the last, and the running statistics move towards
+    them: running = momentum * running + (1 - momentum) * batch. The running variance takes the unbiased estimate,
+    var * M / (M - 1), as PyTorch does. Otherwise the running statistics are used.
+
+    Args:
+      momentum: the share of the old running statistics that is kept. PyTorch's `momentum=0.1` is 0.9 here.
+      eps: added to the variance.
+      axis_name: the mapped axis (`pmap`, `shard_map`, `vmap`) over which statistics are shared between devices. Under
+        `jit` with a sharded batch they are global without it.
+      scale, bias: whether they are there. scale_init, bias_init: as in `jax.nn.initializers`.
+
+    Variables: params `scale`, `bias`; state `mean`, `var` in float32; all `(C,)`.
+
+    Returns:
+      A Layer `(..., C) -> (..., C)` in the input's dtype; statistics are computed in float32 at least.
+
+    Raises:
+      LayerError: for another number of channels than the layer was made for, or integer input.
+
+    Source: Ioffe and Szegedy, Batch normalization (2015), algorithms 1 and 2.
+    """
+
+    def init(key: jax.Array, x: Any) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        shape = _channels(x)
+        params = _affine(key, shape, scale, bias, scale_init, bias_init)
+        return params, {"mean": jnp.zeros(shape, jnp.float32), "var": jnp.ones(shape, jnp.float32)}
+
+    def apply(
+        params: dict[str, jax.Array],
+        state: dict[str, jax.Array],
+        x: jax.Array,
+        *,
+        train: bool = False,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        mean, var = state["mean"], state["var"]
+        if _channels(x) != mean.shape:
+            raise LayerError(f"made for {mean.size} channels, got {x.shape[-1]} in {x.shape}")
+        if train:
+            batch_mean, batch_var, values = ops.batch_statistics(x, tuple(range(x.ndim - 1)), axis_name)
+            unbiased = batch_var * (values / max(values - 1, 1))
+            state = {
+                "mean": (momentum * mean + (1 - momentum) * batch_mean).astype(mean.dtype),
+                "var": (momentum * var + (1 - momentum) * unbiased).astype(var.dtype),
+            }
+            mean, var = batch_mean, batch_var
+        return ops.normalize(x, mean, var, params.get("scale"), params.get("bias"), eps), state
+
+    return Layer(init, apply)
+
+
+@layer
+def layer_norm(
+    eps: float = 1e-5,
+    *,
+    axes: int | Sequence[int] = -1,
+    scale: bool = True,
+    bias: bool = True,
+    scale_init: Initializer = initializers.ones,
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """Layer normalization: each example by the mean and variance of its own values.
+
+    Args:
+      axes: which axes are normalized together: the channels of each pixel (-1), or the whole image `(-3, -2, -1)`.
+      eps, scale, bias, scale_init, bias_init: as in `batch_norm`.
+
+    Variables: params `scale`, `bias`, of the shape of the normalized axes.
+
+    Returns:
+      A Layer whose output has the input's shape and dtype.
+
+    Source: Ba, Kiros and Hinton, Layer normalization (2016).
+    """
+    wanted = (axes,) if isinstance(axes, int) else tuple(axes)
+
+    def shape_of(x: Any) -> tuple[int, ...]:
+        floating(x)
+        ndim = len(x.shape)
+        if any(not -ndim <= a < ndim for a in wanted):
+            raise LayerError(f"axes={axes} do not all exist in {tuple(x.shape)}")
+        inside = {a % ndim for a in wanted}
+        return tuple(x.shape[a] if a in inside else 1 for a in range(min(inside), ndim))
+
+    def init(key: jax.Array, x: Any) -> dict[str, jax.Array]:
+        return _affine(key, shape_of(x), scale, bias, scale_init, bias_init)
+
+    def apply(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        shape = shape_of(x)
+        for variable in params.values():
+            if variable.shape != shape:
+                raise LayerError(f"made for {variable.shape}, got {shape} in {x.shape}")
+        reduced = tuple(a % x.ndim for a in wanted)
+        mean, var, _ = ops.batch_statistics(x, reduced)
+        mean, var = jnp.expand_dims(mean, reduced), jnp.expand_dims(var, reduced)
+        return ops.normalize(x, mean, var, params.get("scale"), params.get("bias"), eps)
+
+    return stateless(init, apply)
+
+
+@layer
+def group_norm(
+    groups: int = 32,
+    eps: float = 1e-5,
+    *,
+    scale: bool = True,
+    bias: bool = True,
+    scale_init: Initializer = initializers.ones,
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """Group normalization: each example, each group of channels by its own mean and variance over all pixels.
+
+    Args:
+      groups: how many groups; 1 normalizes the whole image, as many as channels is instance normalization.
+      eps, scale, bias, scale_init, bias_init: as in `batch_norm`.
+
+    Variables: params `scale`, `bias` `(C,)`.
+
+    Returns:
+      A Layer `(N, *spatial, C) -> (N, *spatial, C)`.
+
+    Raises:
+      LayerError: when the channels cannot be divided into the groups.
+
+    Source: Wu and He, Group normalization (2018).
+    """
+    groups = count(groups, "groups")
+
+    def check(x: Any) -> tuple[int, ...]:
+        shape = _channels(x)
+        if shape[0] % groups:
+            raise LayerError(f"{shape[0]} channels cannot be divided into groups={groups}")
+        return shape
+
+    def init(key: jax.Array, x: Any) -> dict[str, jax.Array]:
+        return _affine(key, check(x), scale, bias, scale_init, bias_init)
+
+    def apply(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        (channels,) = check(x)
+        for variable in params.values():
+            if variable.shape != (channels,):
+                raise LayerError(f"made for {variable.size} channels, got {channels} in {x.shape}")
+        grouped = x.reshape(*x.shape[:-1], groups, channels // groups)
+        axes = (*range(1, x.ndim - 1), x.ndim)
+        mean, var, _ = ops.batch_statistics(grouped, axes)
+        mean, var = jnp.expand_dims(mean, axes), jnp.expand_dims(var, axes)
+        y = ops.normalize(grouped, mean, var, *(_split(params.get(n), groups) for n in ("scale", "bias")), eps)
+        return y.reshape(x.shape)
+
+    return stateless(init, apply)
+
+
+@layer
+def local_response_norm(size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> Layer:
+    """Response normalization across channels: y_c = x_c / (k + alpha * sum over `size` neighbours of x_d^2)^beta.
+
+    No variables. PyTorch divides alpha by `size` and has k = 1; see `jaxcnn.ops.local_response_norm`.
+
+    Source: Krizhevsky et al. (2012), section 3.3, whose constants are the defaults.
+    """
+    size = count(size, "size")
+
+    def apply(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        floating(x)
+        return ops.local_response_norm(x, size, alpha, beta, k)
+
+    return stateless(lambda key, x: {}, apply)
+
+
+def _channels(x: Any) -> tuple[int, ...]:
+    if len(x.shape) < 2:
+        raise LayerError(f"expected (N, ..., C), got {tuple(x.shape)}")
+    floating(x)
+    return (x.shape[-1],)
+
+
+def _affine(
+    key: jax.Array, shape: tuple[int, ...], scale: bool, bias: bool, scale_init: Initializer, bias_init: Initializer
+) -> dict[str, jax.Array]:
+    scale_key, bias_key = jax.random.split(key)
+    params = {}
+    if scale:
+        params["scale"] = scale_init(scale_key, shape)
+    if bias:
+        params["bias"] = bias_init(bias_key, shape)
+    return params
+
+
+def _split(variable: jax.Array | None, groups: int) -> jax.Array | None:
+    return None if variable is None else variable.reshape(groups, -1)

@@ -1,0 +1,83 @@
+"""Sizes of sliding windows: the arithmetic that convolution and pooling share.
+
+A window of size F, dilated by D, covers E = D (F - 1) + 1 pixels. Over W pixels padded by P in front and Q behind it
+stands in floor((W + P + Q - E) / S) + 1 places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+Padding: TypeAlias = int | Sequence[int] | Sequence[tuple[int, int]] | Literal["SAME", "VALID"]
+Size: TypeAlias = int | Sequence[int]
+
+
+def per_dim(value: Size, ndim: int, what: str, least: int = 1) -> tuple[int, ...]:
+    """One integer for each spatial dimension: an int stands for all of them.
+
+    Raises:
+      ValueError: for another number of integers, something that is no integer, or one below `least`.
+    """
+    values = (value,) * ndim if _is_int(value) else tuple(value)  # type: ignore[arg-type]
+    if len(values) != ndim:
+        raise ValueError(f"{what}={value!r} has {len(values)} numbers for {ndim} spatial dimensions")
+    if not all(_is_int(v) and v >= least for v in values):
+        raise ValueError(f"{what}={value!r}: expected integers of at least {least}")
+    return tuple(int(v) for v in values)
+
+
+def pads(
+    padding: Padding, sizes: Sequence[int], window: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> tuple[tuple[int, int], ...]:
+    """The pixels added before and after each dimension.
+
+    Args:
+      padding: an integer for every side, one integer a dimension, explicit pairs, `"VALID"` (none), or `"SAME"`
+        (as little as makes the output ceil(W / S), the odd pixel behind).
+    """
+    if isinstance(padding, str):
+        kind = padding.upper()
+        if kind == "VALID":
+            return ((0, 0),) * len(sizes)
+        if kind == "SAME":
+            totals = [
+                max((-(-w // s) - 1) * s + extent(f, d) - w, 0)
+                for w, f, s, d in zip(sizes, window, stride, dilation, strict=True)
+            ]
+            return tuple((t // 2, t - t // 2) for t in totals)
+    elif _is_int(padding):
+        return tuple((p, p) for p in per_dim(padding, len(sizes), "padding", 0))  # type: ignore[arg-type]
+    elif all(_is_int(p) for p in padding):
+        return tuple((p, p) for p in per_dim(padding, len(sizes), "padding", 0))  # type: ignore[arg-type]
+    elif len(padding) == len(sizes) and all(
+        not _is_int(p) and len(p) == 2 and all(_is_int(q) and q >= 0 for q in p)  # type: ignore[arg-type]
+        for p in padding
+    ):
+        return tuple((int(p[0]), int(p[1])) for p in padding)  # type: ignore[index]
+    raise ValueError(
+        f"padding={padding!r}: expected an integer of at least 0, one a dimension, {len(sizes)} pairs (before, after), "
+        '"SAME" or "VALID"'
+    )
+
+
+def extent(size: int, dilation: int) -> int:
+    """The pixels that a dilated window covers: D (F - 1) + 1."""
+    return dilation * (size - 1) + 1
+
+
+def out_size(size: int, window: int, stride: int, pad: tuple[int, int] = (0, 0), ceil: bool = False) -> int:
+    """How many places a window of `window` pixels has: floor or ceil of (W + P + Q - F) / S, plus 1.
+
+    With `ceil`, a last window that would begin beyond the pixels and the padding before them is left out, as PyTorch
+    does.
+    """
+    span = size + sum(pad) - window
+    if not ceil:
+        return span // stride + 1
+    count = -(-span // stride) + 1
+    return count - 1 if (count - 1) * stride >= size + pad[0] else count
+
+
+def _is_int(value: object) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)

@@ -1,0 +1,77 @@
+"""Normalization: statistics of a batch, the affine map that applies them, and AlexNet's response normalization."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def batch_statistics(
+    x: jax.Array, axes: Sequence[int], axis_name: str | Sequence[str] | None = None
+) -> tuple[jax.Array, jax.Array, int]:
+    """Mean and variance over `axes`, in at least float32.
+
+    mean = sum(x) / M,  var = sum((x - mean)^2) / M: the deviations are taken from the mean first, since E[x^2] - E[x]^2
+    loses all digits when the mean is large.
+
+    Args:
+      x: any shape.
+      axes: the axes to reduce.
+      axis_name: name(s) of the mapped axis (`pmap`, `vmap`, `shard_map`) over which the statistics are shared.
+
+    Returns:
+      mean, var (the biased one), and M, the number of values that each of them sums.
+    """
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    wide = x.astype(dtype)
+    mean = wide.mean(axes, keepdims=True)
+    count = x.size // mean.size
+    if axis_name is not None:
+        mean = lax.pmean(mean, axis_name)
+        count *= lax.axis_size(axis_name)
+    var = jnp.square(wide - mean).mean(axes)
+    if axis_name is not None:
+        var = lax.pmean(var, axis_name)
+    return mean.reshape(var.shape), var, count
+
+
+def normalize(
+    x: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    eps: float,
+) -> jax.Array:
+    """y = (x - mean) / sqrt(var + eps) * scale + bias, computed in at least float32 and returned in x's dtype.
+
+    mean, var, scale and bias broadcast against x from the right.
+    """
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    factor = lax.rsqrt(var.astype(dtype) + jnp.asarray(eps, dtype))
+    if scale is not None:
+        factor = factor * scale.astype(dtype)
+    y = (x.astype(dtype) - mean.astype(dtype)) * factor
+    if bias is not None:
+        y = y + bias.astype(dtype)
+    return y.astype(x.dtype)
+
+
+def local_response_norm(
+    x: jax.Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
+) -> jax.Array:
+    """Response normalization across neighbouring channels: y_c = x_c / (k + alpha * sum of x_d^2)^beta.
+
+    The sum runs over the `size` channels centred on c, fewer at the ends. PyTorch's module divides alpha by `size`
+    and has k = 1: for its `LocalResponseNorm(size, alpha)` pass `alpha / size` and `k=1`.
+
+    Source: Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks (2012), section 3.3.
+    """
+    before = size // 2
+    squares = jnp.pad(jnp.square(x), [(0, 0)] * (x.ndim - 1) + [(before, size - 1 - before)])
+    # Shifted sums instead of reduce_window: as in pooling, they fuse, and so do their gradients.
+    total = sum(lax.slice_in_dim(squares, d, d + x.shape[-1], axis=-1) for d in range(size))
+    return x / (k + alpha * total) ** beta
