@@ -1,0 +1,25 @@
+"""Datasets by name, images from files, batches, and augmentation.
+
+`load("digits", "train")` needs nothing but the package; `mnist`, `cifar10` and other sets of tensorflow-datasets are
+looked for in `data_dir`, or in the folder that `JAXCNN_DATA_DIR` names; a path is a folder of images by class.
+"""
+
+from jaxcnn.data.augment import affine, flip
+from jaxcnn.data.batches import batches, padded_batches
+from jaxcnn.data.dataset import Dataset
+from jaxcnn.data.images import read_image
+from jaxcnn.data.load import DATASETS, load
+from jaxcnn.data.preprocess import Preprocess, to_float
+
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Preprocess",
+    "affine",
+    "batches",
+    "flip",
+    "load",
+    "padded_batches",
+    "read_image",
+    "to_float",
+]

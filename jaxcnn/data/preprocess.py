@@ -1,0 +1,60 @@
+"""From uint8 images to what a network is fed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def to_float(images: jax.Array) -> jax.Array:
+    """uint8 images as float32 from 0 to 1; anything else as it is."""
+    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """uint8 images `(N, H, W, C)` -> float32 `(N, *size, C)`, with zero mean and unit variance in each channel.
+
+    An image that is smaller than `size` by no more than 8 pixels gets a border of 0, as LeCun et al. (1998) padded
+    MNIST to 32x32; any other is resized bilinearly.
+
+    Attributes:
+      size: (height, width) of the network's input.
+      mean, std: of each channel of the training images, scaled to 0 to 1.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @staticmethod
+    def of(images: np.ndarray, size: Sequence[int] | None = None) -> Preprocess:
+        """The preprocessing that the training images `(N, H, W, C)` call for."""
+        height, width = images.shape[1:3] if size is None else size
+        # Counts of each value are exact, so the same images give the same figures on every machine.
+        counts = np.zeros((images.shape[-1], 256), np.int64)
+        for first in range(0, len(images), 4096):
+            for channel, row in enumerate(counts):
+                row += np.bincount(images[first : first + 4096, ..., channel].ravel(), minlength=256)
+        values = np.arange(256) / 255
+        mean = counts @ values / counts.sum(1)
+        std = np.sqrt(np.maximum(counts @ values**2 / counts.sum(1) - mean**2, 0))
+        return Preprocess(
+            (int(height), int(width)),
+            tuple(float(m) for m in mean),
+            tuple(float(s) if s > 1e-3 else 1.0 for s in std),
+        )
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        x = to_float(images)
+        (h, w), (height, width) = x.shape[1:3], self.size
+        if 0 <= height - h <= 8 and 0 <= width - w <= 8:
+            top, left = (height - h) // 2, (width - w) // 2
+            x = jnp.pad(x, ((0, 0), (top, height - h - top), (left, width - w - left), (0, 0)))
+        else:
+            x = jax.image.resize(x, (len(x), height, width, x.shape[-1]), "bilinear")
+        return (x - jnp.asarray(self.mean, x.dtype)) / jnp.asarray(self.std, x.dtype)

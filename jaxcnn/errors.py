@@ -1,0 +1,26 @@
+"""Errors that a user can mend: the message says what was expected, what came, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something given from outside cannot be used. The command line prints the message alone and exits with 1."""
+
+
+class DataError(UserError):
+    """A dataset or an image file is missing, damaged, or not what it was said to be."""
+
+
+class TrainingError(UserError):
+    """Training cannot start or go on."""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
+    """An error for a name that does not exist, with the nearest ones that do."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name.lower(), names, 3, 0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+    return UserError(f"unknown {what} {name!r}: {hint}")

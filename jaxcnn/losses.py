@@ -1,0 +1,151 @@
+"""Losses: `loss(outputs, labels) -> one number an example`. A training step takes their mean over the batch.
+
+Those that Optax has are Optax's; here they have one shape convention. The first axis is the batch; where outputs and
+labels have more axes (pixels, coordinates), classification losses are averaged and regression losses summed over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcnn.errors import UserError
+
+Array = jax.Array
+
+
+def softmax_cross_entropy(outputs: Array, labels: Array) -> Array:
+    """Categorical negative log-likelihood: -log p_y with p = softmax(outputs). Its gradient by the outputs is p - y.
+
+    For one-hot labels it equals the KL divergence from the labels to p; in general they differ by the labels' entropy.
+
+    Args:
+      outputs: logits `(N, ..., K)`.
+      labels: integer classes `(N, ...)`, 0 to K - 1.
+
+    Returns:
+      `(N,)`.
+
+    Raises:
+      UserError: for labels of another shape or dtype, and, outside `jit`, for labels outside the classes.
+    """
+    _check_classes(outputs, labels)
+    return _mean(optax.softmax_cross_entropy_with_integer_labels(outputs, labels))
+
+
+def sigmoid_cross_entropy(outputs: Array, labels: Array) -> Array:
+    """Bernoulli negative log-likelihood: -y log h - (1 - y) log(1 - h) with h = sigmoid(outputs).
+
+    For logistic regression, outputs = x theta, its gradient is -(y - h(x)) x.
+
+    Args:
+      outputs: logits `(N,)`, `(N, 1)`, or of the labels' shape.
+      labels: 0 or 1 (or a probability).
+
+    Returns:
+      `(N,)`.
+    """
+    outputs = _align(outputs, labels)
+    return _mean(optax.sigmoid_binary_cross_entropy(outputs, labels.astype(outputs.dtype)))
+
+
+def hinge(outputs: Array, labels: Array) -> Array:
+    """Binary hinge loss: max(0, 1 - t y) with t = -1 or +1. `outputs` is `(N,)` or `(N, 1)`; returns `(N,)`."""
+    outputs = _align(outputs, labels)
+    return _mean(optax.hinge_loss(outputs, labels.astype(outputs.dtype)))
+
+
+def multiclass_hinge(outputs: Array, labels: Array) -> Array:
+    """Multi-class hinge loss: max(0, 1 + max over wrong k of o_k - o_y).
+
+    Args:
+      outputs: scores `(N, ..., K)`.
+      labels: integer classes `(N, ...)`.
+
+    Source: Crammer and Singer, On the algorithmic implementation of multiclass kernel-based vector machines (2001).
+    """
+    _check_classes(outputs, labels)
+    right = jax.nn.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype)
+    return _mean(jnp.max(outputs + 1 - right, axis=-1) - jnp.sum(outputs * right, axis=-1))
+
+
+def l1(outputs: Array, labels: Array) -> Array:
+    """Sum of absolute errors: sum |y - o|."""
+    return _sum(jnp.abs(_align(outputs, labels) - labels))
+
+
+def l2(outputs: Array, labels: Array) -> Array:
+    """Sum of squared errors: sum (y - o)^2."""
+    return _sum(jnp.square(_align(outputs, labels) - labels))
+
+
+def smooth_l1(outputs: Array, labels: Array) -> Array:
+    """Sum of smooth absolute errors: 0.5 d^2 where |d| < 1, |d| - 0.5 elsewhere, d = y - o.
+
+    Source: Girshick, Fast R-CNN (2015), equation 3.
+    """
+    return _sum(optax.huber_loss(_align(outputs, labels), labels, delta=1.0))
+
+
+def zero_one(outputs: Array, labels: Array) -> Array:
+    """1 where the largest output is not the label, 0 where it is. It has no useful gradient: a measure, not an objective."""
+    _check_classes(outputs, labels)
+    return _mean((outputs.argmax(-1) != labels).astype(jnp.float32))
+
+
+def kl_divergence(outputs: Array, targets: Array) -> Array:
+    """KL divergence from target probabilities to p = softmax(outputs): sum over k of q_k log(q_k / p_k).
+
+    Args:
+      outputs: logits `(N, ..., K)`.
+      targets: probabilities of the same shape.
+    """
+    return _mean(optax.losses.kl_divergence(jax.nn.log_softmax(outputs), targets))
+
+
+def l2_penalty(params: Mapping[str, Any]) -> Array:
+    """The sum of the squares of all kernels (not of biases and scales): the C - C_0 = lambda sum w^2 of a weight penalty."""
+    squares = [
+        jnp.sum(jnp.square(leaf))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        if getattr(path[-1], "key", None) == "kernel"
+    ]
+    return jnp.asarray(sum(squares))
+
+
+def _check_classes(outputs: Array, labels: Array) -> None:
+    outputs, labels = jnp.asarray(outputs), jnp.asarray(labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise UserError(f"labels should be integer classes, got {labels.dtype} of shape {labels.shape}")
+    if outputs.shape[:-1] != labels.shape:
+        raise UserError(
+            f"outputs {outputs.shape} and labels {labels.shape} do not belong together: "
+            "outputs need one axis more than labels, the classes"
+        )
+    if not isinstance(labels, jax.core.Tracer) and labels.size:
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= outputs.shape[-1]:
+            raise UserError(
+                f"labels from {low} to {high} for {outputs.shape[-1]} classes: expected 0 to {outputs.shape[-1] - 1}"
+            )
+
+
+def _align(outputs: Array, labels: Array) -> Array:
+    """`(N, 1)` outputs for `(N,)` labels lose their last axis; without this they would broadcast to `(N, N)`."""
+    if outputs.shape == (*labels.shape, 1):
+        return outputs[..., 0]
+    if outputs.shape != labels.shape:
+        raise UserError(f"outputs {outputs.shape} and labels {labels.shape} should have the same shape")
+    return outputs
+
+
+def _mean(values: Array) -> Array:
+    return values.mean(tuple(range(1, values.ndim)))
+
+
+def _sum(values: Array) -> Array:
+    return values.sum(tuple(range(1, values.ndim)))

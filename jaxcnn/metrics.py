@@ -1,0 +1,56 @@
+"""Measures: `metric(outputs, labels) -> one number an example`, averaged over the data, and the confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Metric = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def accuracy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """1 where the largest output is the label, averaged over the axes behind the batch: `(N, ..., K), (N, ...) -> (N,)`."""
+    return top_k(1)(outputs, labels)
+
+
+def error(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """Top-1 error: 1 - accuracy."""
+    return 1 - accuracy(outputs, labels)
+
+
+def binary_accuracy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """1 where a logit `(N,)` or `(N, 1)` has the label's sign (label 0 or 1; -1 or +1): `(N,)`."""
+    outputs = outputs.reshape(labels.shape)
+    return ((outputs > 0) == (labels > 0)).astype(jnp.float32)
+
+
+def top_k(k: int) -> Metric:
+    """A metric: 1 where the label is among the k largest outputs. Its top-5 error is 1 minus the mean.
+
+    A label counts as found when fewer than k outputs are larger, or as large and of a lower class: the order of argmax.
+    """
+
+    def found(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+        own = jnp.take_along_axis(outputs, labels[..., None], axis=-1)
+        classes = jnp.arange(outputs.shape[-1])
+        ahead = (outputs > own) | ((outputs == own) & (classes < labels[..., None]))
+        # A NaN is larger than nothing: without the last term, outputs of NaN would count as right.
+        hit = (ahead.sum(-1) < k) & jnp.isfinite(own[..., 0])
+        return hit.astype(jnp.float32).mean(tuple(range(1, labels.ndim)))
+
+    return found
+
+
+def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """How often class j was predicted for class i: an integer matrix [i, j] `(classes, classes)`."""
+    matrix = np.zeros((classes, classes), np.int64)
+    np.add.at(matrix, (np.asarray(labels).ravel(), np.asarray(predicted).ravel()), 1)
+    return matrix
+
+
+def generalization_gap(train_loss: float, test_loss: float) -> float:
+    """How much worse a network does on data it has not seen: test loss minus training loss (or errors likewise)."""
+    return test_loss - train_loss

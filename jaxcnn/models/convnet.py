@@ -1,0 +1,55 @@
+"""The pattern of the first convolutional networks, with its repetitions as arguments."""
+
+from collections.abc import Callable
+
+from jax.nn import initializers
+
+from jaxcnn import core
+from jaxcnn.errors import UserError
+from jaxcnn.layers import conv, dense, dropout, flatten, max_pool, relu
+
+_he = initializers.he_normal()
+
+
+@core.layer
+def convnet(
+    classes: int = 10,
+    n: int = 2,
+    m: int = 2,
+    k: int = 1,
+    *,
+    width: int = 32,
+    units: int = 128,
+    kernel_size: int = 3,
+    pool: bool = True,
+    drop: float = 0.0,
+) -> core.Layer:
+    """[(CONV-RELU)*N - POOL?]*M - (FC-RELU)*K - FC: `(N, H, W, C) -> (N, classes)` logits; softmax is in the loss.
+
+    Args:
+      n, m, k: the pattern's repetitions; usually n is up to 5, m large, and 0 <= k <= 2.
+      width: filters of the first stage; each stage has twice as many as the one before.
+      units: units of each hidden dense layer.
+      kernel_size: F of all filters, padded to keep the size.
+      pool: whether each stage ends in 2x2 max pooling.
+      drop: dropout after each hidden dense layer.
+
+    The weights start as He et al. (2015) propose for ReLU: normal with variance 2 / fan-in.
+    """
+    if min(n, m) < 1 or k < 0:
+        raise UserError(f"convnet: n={n}, m={m} and k={k}; expected n and m of at least 1, k of at least 0")
+    layers: dict[str, core.Layer | Callable] = {}
+    for stage in range(1, m + 1):
+        for i in range(1, n + 1):
+            features = width * 2 ** (stage - 1)
+            layers[f"conv{stage}_{i}"] = conv(features, kernel_size, padding="SAME", kernel_init=_he)
+            layers[f"relu{stage}_{i}"] = relu
+        if pool:
+            layers[f"pool{stage}"] = max_pool(2)
+    layers["flat"] = flatten
+    for i in range(1, k + 1):
+        layers[f"fc{i}"] = dense(units, kernel_init=_he)
+        layers[f"relu{i}"] = relu
+        if drop:
+            layers[f"drop{i}"] = dropout(drop)
+    return core.serial(**layers, head=dense(classes))
