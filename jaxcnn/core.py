@@ -100,11 +100,15 @@ class Source:
 
 
 def _name(function: Any) -> str:
+    if isinstance(function, functools.partial):
+        return _name(function.func)
     name = getattr(function, "__qualname__", None) or getattr(function, "__name__", None)
     return name.replace("<locals>.", "") if name else repr(function)
 
 
 def _show(value: Any) -> str:
+    if isinstance(value, functools.partial):
+        return str(Source("partial", (value.func, *value.args), value.keywords))
     if isinstance(value, (Layer, str, int, float, bool, tuple, list, dict, type(None))):
         return repr(value)
     return _name(value) if callable(value) else repr(value)
@@ -147,14 +151,14 @@ def as_layer(value: Layer | Callable[..., PyTree]) -> Layer:
     ) -> tuple[PyTree, Variables]:
         return function(*inputs), state
 
-    return Layer(init, apply, _Function(_name(function)))
+    return Layer(init, apply, _Function(_name(function), (function,)))
 
 
 class _Function(Source):
     """A plain function prints as its name."""
 
     def __str__(self) -> str:
-        return self.name
+        return _show(self.args[0])
 
 
 def _example(make: Callable[..., Any]) -> str:
@@ -231,7 +235,7 @@ class _Applying(Net):
         try:
             output, new_state = sublayer.apply(params, state, *inputs, train=self.train, key=key)
         except KeyError as error:
-            if name in self._params and name in self._state:
+            if (name in self._params and name in self._state) or isinstance(sublayer.source, _Function):
                 raise
             raise LayerError(
                 f"variable {error} is missing. There are parameters for {_names(self._params)} and state for "
@@ -260,7 +264,10 @@ class _Planning(Net):
             shapes = jax.eval_shape(functools.partial(_init, sublayer), _struct(key), *structs)
             self._plan[path] = _Leaf(sublayer, structs, shapes)
         params, state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self._plan[path].variables)
-        return sublayer.apply(params, state, *inputs, train=True, key=key)[0]
+        try:
+            return sublayer.apply(params, state, *inputs, train=True, key=key)[0]
+        except NameError:  # statistics shared over a mapped axis, which `init` is usually outside of
+            return sublayer.apply(params, state, *inputs, train=False, key=key)[0]
 
 
 @dataclass
@@ -295,10 +302,10 @@ def _make(leaf: _Leaf, key: jax.Array) -> tuple[Variables, Variables]:
             structure,
             tuple((a.shape, a.dtype) for a in arrays),
             jax.default_backend(),
-            jax.config.jax_enable_x64,
+            jnp.result_type(float),
         )
         hash(identity)
-    except TypeError:
+    except (TypeError, RecursionError):
         return leaf.layer.init(key, *leaf.inputs)
     if identity not in _compiled:
         if len(_compiled) >= 512:
@@ -313,19 +320,24 @@ _compiled: dict[Any, Callable[[jax.Array], tuple[Variables, Variables]]] = {}
 
 
 def _identity(value: Any) -> Any:
-    """A hashable that is equal for functions of the same code and closure: `he_normal()` twice is one initializer."""
+    """A hashable that is equal for functions of the same code, defaults and closure: `he_normal()` twice is one."""
     if inspect.isfunction(value) and value.__closure__:
-        return value.__code__, tuple(_identity(cell.cell_contents) for cell in value.__closure__)
+        held = (cell.cell_contents for cell in value.__closure__)
+        defaults = (value.__defaults__ or (), sorted((value.__kwdefaults__ or {}).items()))
+        return value.__code__, _identity(defaults), *map(_identity, held)
+    if isinstance(value, (tuple, list)):
+        return type(value), *map(_identity, value)
     return type(value), value
 
 
 def _check_key(key: Any) -> None:
     dtype = getattr(key, "dtype", None)
     if dtype is None or not (jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) or key.shape[-1:] == (2,)):
-        raise LayerError(f"init takes a random key first, jax.random.key(0); got {key!r}")
+        got = repr(key) if dtype is None else f"an array of {dtype} and shape {key.shape}"
+        raise LayerError(f"init takes a random key first, jax.random.key(0); got {got}")
 
 
-def network(forward: Callable[..., PyTree], **sublayers: Layer | Callable[..., PyTree]) -> Layer:
+def network(forward: Callable[..., PyTree], /, **sublayers: Layer | Callable[..., PyTree]) -> Layer:
     """A layer of one function over named sublayers.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -48,7 +49,7 @@ def conv(
     Variables: params `kernel` `(*size, C / groups, K)`, `bias` `(K,)`: F F C K / groups + K numbers.
 
     Returns:
-      A Layer `(N, *spatial, C) -> (N, *out, K)`, out = (W - F + 2P) / S + 1, in the wider of input's and kernel's dtype.
+      A Layer `(N, *spatial, C) -> (N, *out, K)`, out = (W - F + 2P) / S + 1, in the wider of the two dtypes.
 
     Raises:
       LayerError: when the filter is larger than the padded input; when it does not fit, that is when pixels of the
@@ -62,7 +63,7 @@ def conv(
         raise LayerError(f"features={features} cannot be divided into groups={groups}")
 
     def init(key: jax.Array, x: Any) -> dict[str, jax.Array]:
-        images(x, None if isinstance(kernel_size, int) else len(tuple(kernel_size)))
+        images(x, len(kernel_size) if isinstance(kernel_size, Sequence) else None)
         size = _checked(per_dim, kernel_size, len(x.shape) - 2, "kernel_size")
         channels = x.shape[-1]
         if channels % groups:
@@ -117,7 +118,7 @@ def conv_transpose(
     features = count(features, "features")
 
     def init(key: jax.Array, x: Any) -> dict[str, jax.Array]:
-        images(x, None if isinstance(kernel_size, int) else len(tuple(kernel_size)))
+        images(x, len(kernel_size) if isinstance(kernel_size, Sequence) else None)
         size = _checked(per_dim, kernel_size, len(x.shape) - 2, "kernel_size")
         kernel_key, bias_key = jax.random.split(key)
         params = {"kernel": kernel_init(kernel_key, (*size, x.shape[-1], features))}

@@ -173,7 +173,8 @@ def group_norm(
         axes = (*range(1, x.ndim - 1), x.ndim)
         mean, var, _ = ops.batch_statistics(grouped, axes)
         mean, var = jnp.expand_dims(mean, axes), jnp.expand_dims(var, axes)
-        y = ops.normalize(grouped, mean, var, *(_split(params.get(n), groups) for n in ("scale", "bias")), eps)
+        scale_, bias_ = _split(params.get("scale"), groups), _split(params.get("bias"), groups)
+        y = ops.normalize(grouped, mean, var, scale_, bias_, eps)
         return y.reshape(x.shape)
 
     return stateless(init, apply)

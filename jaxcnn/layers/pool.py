@@ -72,6 +72,8 @@ def _pooling(op: Any, size: Size, stride: Size | None, padding: Padding, ceil: b
                 f"{by(window)} window on {by(x.shape[1:-1])}: the window is larger than its input; "
                 "pool less often, pad, or give a larger image"
             )
+        if any(max(edge) >= f for edge, f in zip(edges, window, strict=True)):
+            raise LayerError(f"{by(window)} window, padding={padding!r}: some windows would see nothing but padding")
         return op(x, window, strides, edges, ceil, **options)
 
     return stateless(lambda key, x: {}, apply)

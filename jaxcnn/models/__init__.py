@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jaxcnn.core import Layer
@@ -39,12 +41,37 @@ MODELS: dict[str, Entry] = {
 def make(name: str, classes: int = 10, **options: Any) -> Layer:
     """The model called `name`, as `cnn.models.NAME(classes=classes, **options)`.
 
+    Args:
+      name: a name in `MODELS`, or `path/to/file.py:function` for a model of one's own: a function of `classes` that
+        returns a Layer.
+
     Raises:
-      UserError: for an unknown name (with the nearest ones), or an option that the model does not have.
+      UserError: for an unknown name (with the nearest ones), an option that the model does not have, or a file or
+        function that is not there.
     """
-    if name not in MODELS:
+    function = _from_file(name) if ":" in name else MODELS[name].make if name in MODELS else None
+    if function is None:
         raise unknown("model", name, MODELS)
     try:
-        return MODELS[name].make(classes=classes, **options)
+        model = function(classes=classes, **options)
     except TypeError as error:
         raise UserError(f"{name}: {error}") from error
+    if not isinstance(model, Layer):
+        raise UserError(f"{name} should return a Layer, it returned {type(model).__name__}")
+    return model
+
+
+def _from_file(name: str) -> Callable[..., Layer]:
+    file, _, function = name.rpartition(":")
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise UserError(f"{name}: there is no file {path}; expected a name, or file.py:function")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{name}: {path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, function, None)):
+        made = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", None) == path.stem]
+        raise UserError(f"{name}: {path} has no function {function}; it has {', '.join(made) or 'none'}")
+    return getattr(module, function)

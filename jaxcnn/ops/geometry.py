@@ -6,8 +6,8 @@ stands in floor((W + P + Q - E) / S) + 1 places.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, TypeAlias
 
 Padding: TypeAlias = int | Sequence[int] | Sequence[tuple[int, int]] | Literal["SAME", "VALID"]
 Size: TypeAlias = int | Sequence[int]
@@ -19,7 +19,8 @@ def per_dim(value: Size, ndim: int, what: str, least: int = 1) -> tuple[int, ...
     Raises:
       ValueError: for another number of integers, something that is no integer, or one below `least`.
     """
-    values = (value,) * ndim if _is_int(value) else tuple(value)  # type: ignore[arg-type]
+    many = isinstance(value, Iterable) and not _is_int(value)
+    values: tuple[Any, ...] = tuple(value) if many else (value,) * ndim  # type: ignore[arg-type]
     if len(values) != ndim:
         raise ValueError(f"{what}={value!r} has {len(values)} numbers for {ndim} spatial dimensions")
     if not all(_is_int(v) and v >= least for v in values):
@@ -46,13 +47,10 @@ def pads(
                 for w, f, s, d in zip(sizes, window, stride, dilation, strict=True)
             ]
             return tuple((t // 2, t - t // 2) for t in totals)
-    elif _is_int(padding):
-        return tuple((p, p) for p in per_dim(padding, len(sizes), "padding", 0))  # type: ignore[arg-type]
-    elif all(_is_int(p) for p in padding):
+    elif not isinstance(padding, Iterable) or all(_is_int(p) for p in padding):
         return tuple((p, p) for p in per_dim(padding, len(sizes), "padding", 0))  # type: ignore[arg-type]
     elif len(padding) == len(sizes) and all(
-        not _is_int(p) and len(p) == 2 and all(_is_int(q) and q >= 0 for q in p)  # type: ignore[arg-type]
-        for p in padding
+        isinstance(p, Sequence) and len(p) == 2 and all(_is_int(q) and q >= 0 for q in p) for p in padding
     ):
         return tuple((int(p[0]), int(p[1])) for p in padding)  # type: ignore[index]
     raise ValueError(

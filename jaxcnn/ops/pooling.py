@@ -23,7 +23,7 @@ _MAX_SLICES = 16  # wider windows go to reduce_window: the chain grows with the 
 def max_pool(
     x: jax.Array, size: Size, stride: Size | None = None, padding: Padding = 0, ceil: bool = False
 ) -> jax.Array:
-    """The maximum of each window, channel by channel: y[n, i, j, c] = max over u, v of x[n, S i + u - P, S j + v - P, c].
+    """The maximum of each window in each channel: y[n, i, j, c] = max over u, v of x[n, S i + u - P, S j + v - P, c].
 
     Args:
       x: `(N, *spatial, C)`.

@@ -1,0 +1,417 @@
+"""The command `jaxcnn`. Each command is a dataclass; its fields are its options."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import re
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from jaxcnn import __version__
+from jaxcnn.errors import UserError, unknown
+
+_STEPS = 8000
+
+
+@dataclass
+class Train:
+    """Train a network and write a run folder: config, metrics, curves, confusion matrix, mistakes, checkpoints."""
+
+    model: tyro.conf.Positional[str] = "lenet5"
+    """A name from `jaxcnn models`, or file.py:function for a model of your own: a function of `classes`."""
+    data: str = "digits"
+    """A name from `jaxcnn datasets`, or the path of a folder of images by class."""
+    data_dir: Path | None = None
+    """Where prepared datasets lie. JAXCNN_DATA_DIR when not given."""
+    epochs: int | None = None
+    """Passes over the training data. When not given, about 8000 steps: 15 to 60 passes."""
+    batch_size: int = 128
+    """Examples a step."""
+    optimizer: str = "adam"
+    """sgd, momentum (0.9) or adam."""
+    lr: float | None = None
+    """Learning rate at the start. When not given: 0.1 for sgd, 0.05 for momentum, 0.002 for adam."""
+    schedule: str = "cosine"
+    """cosine (to 0 over the whole training) or constant."""
+    weight_decay: float = 0.0
+    """Decay of the kernels."""
+    augment: str = "auto"
+    """none, affine (small random shifts, turns, scalings, shears) or flip (left to right); auto is affine for digits
+    and mnist, flip for cifar10, none for others."""
+    validation: float = 0.1
+    """Share of the training data held out to choose the best epoch; 0 for none, then the last epoch counts."""
+    patience: int | None = None
+    """Stop after so many epochs without a better validation."""
+    seed: int = 0
+    """Of weights, order, dropout and augmentation."""
+    run: Path | None = None
+    """The folder to write. runs/MODEL-DATA-1, -2, ... when not given."""
+    resume: bool = False
+    """Go on with the run in --run, from its last checkpoint and with its settings."""
+
+
+@dataclass
+class Evaluate:
+    """Measure a run's best checkpoint: accuracy, top-5 accuracy and loss."""
+
+    run: tyro.conf.Positional[Path]
+    """The folder of a run."""
+    data: str | None = None
+    """Another dataset than the run's."""
+    data_dir: Path | None = None
+    """Where prepared datasets lie. JAXCNN_DATA_DIR when not given."""
+    split: str = "test"
+    """The part of the dataset."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+@dataclass
+class Predict:
+    """Name the class of image files (PNG, JPEG, ... of any size and mode), with its probability."""
+
+    run: tyro.conf.Positional[Path]
+    """The folder of a run."""
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Image files."""
+    invert: bool = False
+    """Exchange black and white first: for dark digits on white paper, where the run learned light ones on black."""
+    json: bool = False
+    """Print one JSON list."""
+
+
+@dataclass
+class Summary:
+    """Show a network's layers: output shape, parameters, multiply-accumulates, memory, receptive field."""
+
+    model: tyro.conf.Positional[str]
+    """A name from `jaxcnn models`, or file.py:function."""
+    input: str | None = None
+    """Height,width,channels, for instance 32,32,3. The size the model was designed for when not given."""
+    classes: int = 10
+    """The number of classes."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+@dataclass
+class Models:
+    """List the networks."""
+
+
+@dataclass
+class Datasets:
+    """List the datasets."""
+
+
+_COMMANDS = {
+    "train": Train, "evaluate": Evaluate, "predict": Predict, "summary": Summary, "models": Models, "datasets": Datasets,
+}  # fmt: skip
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The command line. Exits with 0, with 1 and one line on stderr when something is wrong, with 2 for a bad option."""
+    args = list(sys.argv[1:] if args is None else args)
+    if args in (["--version"], ["-V"]):
+        print(f"jaxcnn {__version__}")
+        return
+    command = _parse(args)
+    try:
+        _DO[type(command)](command)
+    except UserError as error:
+        sys.exit(_fail(str(error)))
+    except KeyboardInterrupt:
+        sys.exit(_fail("interrupted", 130))
+    except BrokenPipeError:
+        sys.stderr.close()  # somebody's `| head` has seen enough
+    except ValueError as error:
+        from jaxcnn.core import LayerError
+
+        if not isinstance(error, LayerError):
+            raise
+        sys.exit(_fail(str(error)))
+
+
+def _fail(message: str, code: int = 1) -> int:
+    print(f"jaxcnn: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _parse(args: list[str]) -> Any:
+    """The command with its options. What the parser prints of a bad option is a box; it becomes one line."""
+    union = Annotated[_union(), tyro.conf.FlagCreatePairsOff]
+    args = args or ["--help"]
+    first = args[0]
+    if not first.startswith("-") and first not in _COMMANDS:
+        sys.exit(_fail(str(unknown("command", first, _COMMANDS)), 2))
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(union, prog="jaxcnn", args=args, description=_ABOUT)  # type: ignore[call-overload]
+    except SystemExit as end:
+        if not end.code:
+            raise
+        box = re.sub(r"\x1b\[[0-9;]*m", "", errors.getvalue())
+        inside = [line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│")]
+        until = next((i for i, line in enumerate(inside) if set(line) <= {"─"}), len(inside))
+        named = f"jaxcnn {first} --help" if first in _COMMANDS else "jaxcnn --help"
+        sys.exit(_fail(f"{' '.join(inside[:until]) or 'the options cannot be read'}; see {named}", 2))
+
+
+_ABOUT = "Convolutional networks in JAX. `jaxcnn train` trains LeNet-5 on handwritten digits."
+
+
+def _union() -> Any:
+    result: Any = None
+    for name, command in _COMMANDS.items():
+        one = Annotated[command, tyro.conf.subcommand(name, description=command.__doc__)]
+        result = one if result is None else result | one
+    return result
+
+
+# --- train -------------------------------------------------------------------------------------------------------
+
+
+def _train(given: Train) -> None:
+    from jaxcnn import data, models, train
+    from jaxcnn.losses import softmax_cross_entropy
+
+    began = time.monotonic()
+    # A stop from outside leaves as Ctrl-C does: what was saved stays.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    options, folder = (_resumed if given.resume else _fresh)(given)
+    if options.resume and folder.result is not None:
+        print(f"{folder.path} is complete: {_outcome(folder.result)}")
+        return
+    if options.augment == "auto":
+        options.augment = {"digits": "affine", "mnist": "affine", "cifar10": "flip"}.get(options.data, "none")
+    if options.augment not in _AUGMENT:
+        raise unknown("augmentation", options.augment, _AUGMENT)
+    augment = _AUGMENT[options.augment]
+    if not 0 <= options.validation < 1:
+        raise UserError(f"--validation is a share from 0 to below 1, got {options.validation}")
+    if options.batch_size < 1 or (options.epochs is not None and options.epochs < 1):
+        raise UserError(f"--batch-size {options.batch_size} and --epochs {options.epochs} should be at least 1")
+    train.make_optimizer(options.optimizer, options.lr, options.schedule)  # before the data is read
+    if ":" not in options.model and options.model not in models.MODELS:
+        raise unknown("model", options.model, models.MODELS)
+
+    everything = data.load(options.data, "train", options.data_dir)
+    test = data.load(options.data, "test", options.data_dir)
+    learn, held = everything.hold_out(options.validation) if options.validation else (everything, None)
+    steps_per_epoch = max(1, len(learn) // options.batch_size)
+    epochs = options.epochs or min(60, max(15, -(-_STEPS // steps_per_epoch)))
+    model = models.make(options.model, len(learn.classes))
+    entry = models.MODELS.get(options.model)
+    size = entry.input[:2] if entry is not None and entry.fixed_size else None
+    name = _name(options)
+    if folder is None:
+        folder = train.Run.create(given.run or _next(name))
+    print(f"{options.model} on {options.data}: {len(learn):,} images to learn from, {len(held or []):,} to validate, "
+          f"{len(test):,} to test; {epochs} epochs of {steps_per_epoch} steps", flush=True)  # fmt: skip
+    config = {
+        **{k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(options).items()},
+        "epochs": epochs,
+        "version": __version__,
+    }
+    del config["run"], config["resume"]
+    try:
+        result = train.fit(
+            model,
+            learn,
+            validation=held,
+            test=test,
+            loss=softmax_cross_entropy,
+            optimizer=train.make_optimizer(
+                options.optimizer, options.lr, options.schedule, epochs * steps_per_epoch, options.weight_decay
+            ),
+            epochs=epochs,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            preprocess=data.Preprocess.of(learn.images, size),
+            augment=augment() if augment else None,
+            patience=options.patience,
+            run=folder,
+            resume=options.resume,
+            config=config,
+        ).result
+    except KeyboardInterrupt:
+        raise UserError(
+            f"interrupted; go on with: jaxcnn train --run {_shown(folder.path)} --resume"
+            if folder.epochs()
+            else f"interrupted before the first epoch ended; nothing to go on with in {_shown(folder.path)}"
+        ) from None
+    print(_outcome(result) + f" ({time.monotonic() - began:.0f} s)")
+    print(f"{_shown(folder.path)}: curves.png, confusion.png, mistakes.png, result.json, checkpoints")
+
+
+def _fresh(given: Train) -> tuple[Train, Any]:
+    if given.run is None:
+        return given, None
+    from jaxcnn.train import Run
+
+    return given, Run.create(given.run)
+
+
+def _resumed(given: Train) -> tuple[Train, Any]:
+    """The run's own settings; what was given beside them has to agree."""
+    from jaxcnn.train import Run
+
+    if given.run is None:
+        raise UserError("--resume goes on with a run: say which, --run FOLDER")
+    folder = Run.open(given.run)
+    config = folder.config
+    options = dataclasses.replace(given)
+    for f in dataclasses.fields(Train):
+        if f.name in ("run", "resume") or f.name not in config:
+            continue
+        asked, was = getattr(given, f.name), config[f.name]
+        if asked != f.default and str(asked) != str(was) and f.name != "data_dir":
+            option = "--" + f.name.replace("_", "-") if f.name != "model" else "model"
+            raise UserError(f"{given.run} was made with {option} {was}, not {asked}; start another run for that")
+        if f.name != "data_dir" or asked is None:
+            setattr(options, f.name, Path(was) if f.name == "data_dir" and was else was)
+    return options, folder
+
+
+def _name(options: Train) -> str:
+    def short(text: str) -> str:
+        return re.sub(r"[^A-Za-z0-9_]+", "_", Path(text.split(":")[-1]).name)
+
+    return f"{short(options.model)}-{short(options.data)}"
+
+
+def _next(name: str) -> Path:
+    number = 1
+    while (path := Path("runs") / f"{name}-{number}").exists():
+        number += 1
+    return path
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _outcome(result: dict[str, Any]) -> str:
+    text = f"test accuracy {100 * result['test_accuracy']:.2f} %, loss {result['test_loss']:.4f}"
+    return f"{text}, at epoch {result['best_epoch']} of {result['epochs']}"
+
+
+_AUGMENT: dict[str, Any] = {"none": None, "affine": lambda: _data().affine(), "flip": lambda: _data().flip}
+
+
+def _data() -> Any:
+    from jaxcnn import data
+
+    return data
+
+
+# --- the others --------------------------------------------------------------------------------------------------
+
+
+def _evaluate(given: Evaluate) -> None:
+    from jaxcnn import data, train
+    from jaxcnn.losses import softmax_cross_entropy
+    from jaxcnn.metrics import accuracy, top_k
+
+    trained = train.Trained.load(given.run)
+    name = given.data or trained.config["data"]
+    where = given.data_dir or trained.config.get("data_dir")
+    height, width, channels = trained.image
+    found = data.load(name, given.split, where, (height, width))
+    if len(found.classes) != len(trained.classes) or found.images.shape[-1] != channels:
+        raise UserError(
+            f"{name} has {len(found.classes)} classes and {found.images.shape[-1]} channels; "
+            f"the run has {len(trained.classes)} and {channels}"
+        )
+    measures = {"accuracy": accuracy, **({"top5": top_k(5)} if len(trained.classes) > 5 else {})}
+    evaluate = train.make_evaluate(
+        trained.model, softmax_cross_entropy, preprocess=trained.preprocess, metrics=measures
+    )
+    figures = evaluate(trained.params, trained.model_state, found).metrics
+    record = {"run": str(given.run), "data": name, "split": given.split, "examples": len(found), **figures}
+    if given.json:
+        print(json.dumps(record))
+    else:
+        print(f"{given.run} on {name} {given.split}, {len(found):,} images")
+        for measure, value in figures.items():
+            print(f"{measure:9s} {value:.4f}" if measure == "loss" else f"{measure:9s} {100 * value:.2f} %")
+
+
+def _predict(given: Predict) -> None:
+    from jaxcnn import data, train
+
+    if not given.images:
+        raise UserError("predict needs at least one image file")
+    trained = train.Trained.load(given.run)
+    height, width, channels = trained.image
+    # All files are read before anything is said: one that is damaged stops the command with its name.
+    pictures = [data.read_image(path, channels, (height, width)) for path in given.images]
+    if given.invert:
+        pictures = [255 - p for p in pictures]
+    rows = []
+    for path, p in zip(given.images, trained.probabilities(pictures), strict=True):
+        best = int(p.argmax())
+        rows.append({"image": str(path), "class": trained.classes[best], "probability": float(p[best])})
+        if given.json:
+            rows[-1]["probabilities"] = {c: float(v) for c, v in zip(trained.classes, p, strict=True)}
+    if given.json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        print(f"{row['image']}  {row['class']}  {100 * row['probability']:.1f} %")
+
+
+def _summary(given: Summary) -> None:
+    import jax
+    import jax.numpy as jnp
+
+    from jaxcnn import inspect, models
+
+    model = models.make(given.model, given.classes)
+    entry = models.MODELS.get(given.model)
+    if given.input is None:
+        if entry is None:
+            raise UserError("--input is needed for a model of your own: height,width,channels")
+        shape = entry.input
+    else:
+        parts = re.split(r"[,x]", given.input.strip("()[] "))
+        if len(parts) != 3 or not all(p.strip().isdigit() and int(p) > 0 for p in parts):
+            raise UserError(f"--input {given.input}: expected height,width,channels, for instance 32,32,3")
+        shape = tuple(int(p) for p in parts)
+    table = inspect.summary(model, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    print(table.to_json() if given.json else table)
+
+
+def _models(given: Models) -> None:
+    from jaxcnn.models import MODELS
+
+    width = max(map(len, MODELS))
+    for name, entry in MODELS.items():
+        print(f"{name:{width}s}  {'x'.join(map(str, entry.input)):9s}  {entry.about}")
+
+
+def _datasets(given: Datasets) -> None:
+    from jaxcnn.data import DATASETS
+
+    width = max(map(len, DATASETS))
+    for name, about in DATASETS.items():
+        print(f"{name:{width}s}  {about}")
+
+
+_DO: dict[type, Any] = {
+    Train: _train, Evaluate: _evaluate, Predict: _predict, Summary: _summary, Models: _models, Datasets: _datasets,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    main()

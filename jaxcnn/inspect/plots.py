@@ -1,0 +1,135 @@
+"""Pictures. Each function returns a `matplotlib.figure.Figure`, to be shown by a notebook or saved by `savefig`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from jaxcnn.data.dataset import Dataset
+
+_TRAIN, _VALIDATION = "#3b6fb6", "#d9822b"
+
+
+def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Loss and error by epoch, of training and validation, from the records of `fit` or the lines of metrics.jsonl."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    measures = [("loss", "loss", lambda v: v)]
+    if "accuracy" in history[0]:
+        measures.append(("accuracy", "error (%)", lambda v: 100 * (1 - v)))
+    epochs = [r["epoch"] for r in history]
+    for axes, (name, label, scale) in zip(np.atleast_1d(figure.subplots(1, len(measures))), measures, strict=True):
+        lines = []
+        for key, title, color in ((name, "training", _TRAIN), (f"validation_{name}", "validation", _VALIDATION)):
+            if key in history[0]:
+                values = [scale(r[key]) for r in history]
+                axes.plot(epochs, values, color=color, label=title, marker="o", markersize=3)
+                lines += values
+        axes.set(xlabel="epoch", ylabel=label)
+        positive = [v for v in lines if v > 0]
+        if len(positive) == len(lines) and max(lines) > 20 * min(lines):
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    return figure
+
+
+def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
+    """A confusion matrix: rows are the true classes, columns the predicted ones; off the diagonal are the mistakes.
+
+    Colour is the share of the row, so that rare classes show; up to 20 classes the counts are written in.
+    """
+    matrix = np.asarray(matrix)
+    count = len(matrix)
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    side = min(12.0, 2.4 + 0.42 * count)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    # A square root brings out the few per cent that are wrong.
+    axes.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=1)
+    if count <= 20:
+        for i in range(count):
+            for j in range(count):
+                if matrix[i, j]:
+                    axes.text(j, i, f"{matrix[i, j]}", ha="center", va="center", fontsize=8,
+                              color="white" if share[i, j] > 0.3 else "black")  # fmt: skip
+    if count <= 50:
+        axes.set_xticks(range(count), classes, rotation=90 if max(map(len, classes)) > 2 else 0, fontsize=8)
+        axes.set_yticks(range(count), classes, fontsize=8)
+    right = np.trace(matrix)
+    axes.set(xlabel="predicted", ylabel="true", title=f"{right:,} of {matrix.sum():,} right")
+    return figure
+
+
+def mistakes(data: Dataset, probabilities: np.ndarray, most: int = 32) -> Figure:
+    """The mistakes that the network is surest of, each with the true class, the predicted one, and its probability."""
+    predicted = probabilities.argmax(1)
+    sure = probabilities.max(1)
+    wrong = np.flatnonzero(predicted != data.labels)
+    wrong = wrong[np.argsort(-sure[wrong], kind="stable")][:most]
+    if not len(wrong):
+        figure = Figure(figsize=(4, 1))
+        figure.text(0.5, 0.5, "no mistakes", ha="center", va="center")
+        return figure
+    titles = [f"{data.classes[data.labels[i]]} → {data.classes[predicted[i]]}  {100 * sure[i]:.0f} %" for i in wrong]
+    return images(data.images[wrong], titles, f"{(predicted != data.labels).sum()} mistakes, true → predicted")
+
+
+def images(pictures: np.ndarray, titles: Sequence[str] | None = None, heading: str | None = None) -> Figure:
+    """A grid of images `(N, H, W, 1 or 3)`, with a title each. Floating-point images are shown from their own range."""
+    pictures = np.asarray(pictures)
+    columns = min(8, len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(1.25 * columns, 1.45 * rows + (0.4 if heading else 0)), layout="constrained")
+    grid = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for i, picture in enumerate(pictures):
+        _show(grid[i], picture)
+        if titles is not None:
+            grid[i].set_title(titles[i], fontsize=8)
+    if heading:
+        figure.suptitle(heading, fontsize=10)
+    return figure
+
+
+def filters(kernel: np.ndarray) -> Figure:
+    """The filters of a convolution `(h, w, C, K)`: in colour for three channels, else a row for each input channel.
+
+    Blue is negative, red positive, white zero.
+    """
+    kernel = np.asarray(kernel, np.float32)
+    height, width, channels, count = kernel.shape
+    if channels == 3:
+        scaled = (kernel - kernel.min((0, 1, 2))) / np.maximum(np.ptp(kernel, axis=(0, 1, 2)), 1e-12)
+        return images(scaled.transpose(3, 0, 1, 2))
+    figure = Figure(figsize=(min(16, 0.8 * count), min(16, 0.8 * channels + 0.2)), layout="constrained")
+    top = np.abs(kernel).max() or 1.0
+    for i, axes in enumerate(figure.subplots(channels, count, squeeze=False).ravel()):
+        axes.imshow(kernel[:, :, i // count, i % count], cmap="RdBu_r", vmin=-top, vmax=top)
+        axes.axis("off")
+    return figure
+
+
+def activation_maps(maps: np.ndarray, heading: str | None = None) -> Figure:
+    """The maps `(H, W, C)` of one layer for one image, a picture a channel, all on one scale."""
+    maps = np.asarray(maps, np.float32)
+    if maps.ndim != 3:
+        raise ValueError(f"expected the maps of one image, (H, W, C), got {maps.shape}")
+    low, high = maps.min(), maps.max()
+    scaled = (maps - low) / max(high - low, 1e-12)
+    return images(scaled.transpose(2, 0, 1)[..., None], [str(c) for c in range(maps.shape[2])], heading)
+
+
+def _show(axes: Any, picture: np.ndarray) -> None:
+    top = 255 if picture.dtype == np.uint8 else max(float(picture.max()), 1.0)
+    if picture.shape[-1] == 1:
+        axes.imshow(picture[..., 0], cmap="gray", vmin=min(0.0, float(picture.min())), vmax=top)
+    else:
+        axes.imshow(picture if picture.dtype == np.uint8 else np.clip(picture, 0, 1))

@@ -1,0 +1,271 @@
+"""The receptive field of every value in a traced computation.
+
+For each spatial axis of the input, a value of an intermediate array depends on an interval of pixels. Where the array
+still has that axis, index i covers [jump i + first, jump i + last]; where it has lost it (flattened, averaged), all of
+its values cover one interval. The rules below move these intervals through JAX's operations; an operation without a
+rule counts as looking at everything, so a field is never reported too small. Padding counts as pixels.
+
+Source: Araujo, Norris and Sim, Computing receptive fields of convolutional neural networks (Distill, 2019).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import jax
+from jax.extend import core as jex
+
+
+@dataclass(frozen=True)
+class Span:
+    """What an array sees of one axis of the input: along `axis` of the array, or as a whole where `axis` is None."""
+
+    axis: int | None
+    jump: Fraction
+    first: Fraction
+    last: Fraction
+
+    @property
+    def size(self) -> int:
+        return math.floor(self.last) - math.ceil(self.first) + 1
+
+
+@dataclass(frozen=True)
+class Field:
+    """What one value of an array sees of the input: a span for each spatial axis."""
+
+    spans: tuple[Span, ...]
+
+    @property
+    def size(self) -> int | tuple[int, ...]:
+        """The pixels along each axis; one number where they are equal."""
+        sizes = tuple(span.size for span in self.spans)
+        return sizes[0] if len(set(sizes)) == 1 else sizes
+
+
+def fields(traced: jex.ClosedJaxpr, skip: int, inputs: Sequence[Any]) -> list[Field | None]:
+    """The field of each output of a traced function, by its first image-like input; None where there is no dependence.
+
+    Args:
+      skip: how many arguments come before the inputs.
+      inputs: the inputs' shapes; the first of rank 3 to 5 is the image `(N, *spatial, C)`.
+    """
+    start: list[Field | None] = [None] * len(traced.jaxpr.invars)
+    for i, x in enumerate(jax.tree.leaves(inputs)):
+        if 3 <= len(x.shape) <= 5:
+            one, zero = Fraction(1), Fraction(0)
+            start[skip + i] = Field(tuple(Span(axis, one, zero, zero) for axis in range(1, len(x.shape) - 1)))
+            break
+    return _follow(traced.jaxpr, start)
+
+
+def inner_jaxprs(eqn: Any) -> Iterator[jex.Jaxpr]:
+    """The functions inside an operation: of a `jit`, a `custom_jvp`, a loop."""
+    for value in eqn.params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(item, jex.ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, jex.Jaxpr):
+                yield item
+
+
+def _follow(jaxpr: jex.Jaxpr, start: Sequence[Field | None]) -> list[Field | None]:
+    known: dict[Any, Field | None] = dict(zip(jaxpr.invars, start, strict=True))
+
+    def get(var: Any) -> Field | None:
+        return None if isinstance(var, jex.Literal) else known.get(var)
+
+    for eqn in jaxpr.eqns:
+        ins = [get(v) for v in eqn.invars]
+        if all(f is None for f in ins):
+            continue
+        shapes = [v.aval.shape for v in eqn.invars]
+        out = eqn.outvars[0].aval.shape
+        rule = _RULES.get(eqn.primitive.name)
+        inner = list(inner_jaxprs(eqn))
+        results: list[Field | None]
+        if rule is not None:
+            results = [rule(eqn.params, ins, shapes, out)] * len(eqn.outvars)
+        elif len(inner) == 1 and len(inner[0].invars) == len(ins) and len(inner[0].outvars) == len(eqn.outvars):
+            results = _follow(inner[0], ins)
+        elif all(s in (out, ()) or f is None for s, f in zip(shapes, ins, strict=True)):
+            results = [_union(ins, shapes)] * len(eqn.outvars)  # element by element
+        else:
+            results = [_union([_all(f, s) for f, s in zip(ins, shapes, strict=True)], shapes)] * len(eqn.outvars)
+        known |= dict(zip(eqn.outvars, results, strict=True))
+    return [get(v) for v in jaxpr.outvars]
+
+
+def _whole(span: Span, shape: Sequence[int]) -> Span:
+    """All that an array sees of an axis, by whichever of its values."""
+    if span.axis is None:
+        return span
+    return Span(None, Fraction(0), span.first, span.last + span.jump * (shape[span.axis] - 1))
+
+
+def _all(field: Field | None, shape: Sequence[int]) -> Field | None:
+    return field and Field(tuple(_whole(s, shape) for s in field.spans))
+
+
+def _union(ins: Sequence[Field | None], shapes: Sequence[Sequence[int]]) -> Field | None:
+    present = [(f, s) for f, s in zip(ins, shapes, strict=True) if f is not None]
+    if not present:
+        return None
+    spans = []
+    for index in range(len(present[0][0].spans)):
+        each = [f.spans[index] for f, _ in present]
+        if len({(s.axis, s.jump) for s in each}) > 1:
+            each = [_whole(s, shape) for s, (_, shape) in zip(each, present, strict=True)]
+        spans.append(replace(each[0], first=min(s.first for s in each), last=max(s.last for s in each)))
+    return Field(tuple(spans))
+
+
+def _moved(field: Field, shape: Sequence[int], where: dict[int, int]) -> Field:
+    """The field of an array whose axes went to `where`; an axis that went nowhere is seen as a whole."""
+    return Field(
+        tuple(
+            replace(s, axis=where[s.axis]) if s.axis in where else _whole(s, shape) if s.axis is not None else s
+            for s in field.spans
+        )
+    )
+
+
+def _slide(span: Span, axis: int, stride: int, reach: tuple[int, int], stuffing: int = 1) -> Span:
+    """The span of a window: output i sees the input's indices [stride i + reach[0], stride i + reach[1]] / stuffing."""
+    jump, (low, high) = span.jump / stuffing, reach
+    return Span(axis, jump * stride, span.first + jump * low, span.last + jump * high)
+
+
+def _conv(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
+    if ins[1] is not None:
+        return _union([_all(f, s) for f, s in zip(ins, shapes, strict=True)], shapes)
+    dims = params["dimension_numbers"]
+    spans = []
+    for span in ins[0].spans:
+        if span.axis in dims.lhs_spec[2:]:
+            d = dims.lhs_spec.index(span.axis) - 2
+            width = params["rhs_dilation"][d] * (shapes[1][dims.rhs_spec[d + 2]] - 1)
+            low = -params["padding"][d][0]
+            span = _slide(
+                span, dims.out_spec[d + 2], params["window_strides"][d], (low, low + width), params["lhs_dilation"][d]
+            )
+        elif span.axis is not None and span.axis == dims.lhs_spec[0]:
+            span = replace(span, axis=dims.out_spec[0])
+        else:
+            span = _whole(span, shapes[0])
+        spans.append(span)
+    return Field(tuple(spans))
+
+
+def _window(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
+    def slide(span: Span) -> Span:
+        a = span.axis
+        if a is None:
+            return span
+        low = -params["padding"][a][0]
+        width = params["window_dilation"][a] * (params["window_dimensions"][a] - 1)
+        return _slide(span, a, params["window_strides"][a], (low, low + width), params["base_dilation"][a])
+
+    return Field(tuple(slide(s) for s in ins[0].spans))
+
+
+def _slice(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
+    strides = params["strides"] or (1,) * len(out)
+    start = params["start_indices"]
+    return Field(
+        tuple(
+            s if s.axis is None else _slide(s, s.axis, strides[s.axis], (start[s.axis], start[s.axis]))
+            for s in ins[0].spans
+        )
+    )
+
+
+def _pad(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
+    def shift(s: Span) -> Span:
+        if s.axis is None:
+            return s
+        low, _, interior = params["padding_config"][s.axis]
+        return _slide(s, s.axis, 1, (-low, -low), interior + 1)
+
+    return ins[0] and Field(tuple(shift(s) for s in ins[0].spans))
+
+
+def _transpose(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
+    return _moved(ins[0], shapes[0], {a: i for i, a in enumerate(params["permutation"])})
+
+
+def _broadcast(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
+    dims = params["broadcast_dimensions"]
+    return _moved(ins[0], shapes[0], {i: d for i, d in enumerate(dims) if out[d] == shapes[0][i]})
+
+
+def _reshape(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
+    # An axis lives on where one of the same length stands behind as many elements.
+    def before(shape: Sequence[int], a: int) -> int:
+        return math.prod(shape[:a])
+
+    where = {
+        a: b
+        for a in range(len(shapes[0]))
+        for b in range(len(out))
+        if out[b] == shapes[0][a] > 1 and before(out, b) == before(shapes[0], a)
+    }
+    return _moved(ins[0], shapes[0], where)
+
+
+def _squeeze(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
+    return _reduced(params["dimensions"], ins, shapes)
+
+
+def _reduce(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
+    return _reduced(params["axes"], ins, shapes)
+
+
+def _reduced(gone: Sequence[int], ins: Any, shapes: Any) -> Field | None:
+    kept = [a for a in range(len(shapes[0])) if a not in gone]
+    return _moved(ins[0], shapes[0], {a: i for i, a in enumerate(kept)})
+
+
+def _dot(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
+    (contract, batch) = params["dimension_numbers"]
+    results = []
+    for side in (0, 1):
+        if ins[side] is None:
+            continue
+        free = [a for a in range(len(shapes[side])) if a not in contract[side] and a not in batch[side]]
+        before = len(batch[0]) + (0 if side == 0 else len(shapes[0]) - len(contract[0]) - len(batch[0]))
+        where = {a: i for i, a in enumerate(batch[side])} | {a: before + i for i, a in enumerate(free)}
+        results.append(_moved(ins[side], shapes[side], where))
+    return _union(results, [out] * len(results))
+
+
+def _concatenate(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
+    along = params["dimension"]
+    whole = [
+        f and Field(tuple(_whole(s, shape) if s.axis == along else s for s in f.spans))
+        for f, shape in zip(ins, shapes, strict=True)
+    ]
+    return _union(whole, shapes)
+
+
+_RULES = {
+    "conv_general_dilated": _conv,
+    "reduce_window_max": _window,
+    "reduce_window_sum": _window,
+    "slice": _slice,
+    "pad": _pad,
+    "transpose": _transpose,
+    "broadcast_in_dim": _broadcast,
+    "reshape": _reshape,
+    "squeeze": _squeeze,
+    "reduce_sum": _reduce,
+    "reduce_max": _reduce,
+    "reduce_min": _reduce,
+    "argmax": _reduce,
+    "dot_general": _dot,
+    "concatenate": _concatenate,
+}

@@ -1,0 +1,80 @@
+"""What training shows: a live bar on a terminal, a plain line an epoch anywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+
+class Display:
+    """Shows epoch, loss, accuracy, images a second and the time left. `show=False` shows nothing."""
+
+    def __init__(self, epochs: int, examples: int, show: bool = True, stream: TextIO | None = None):
+        self.epochs, self.examples, self.show = epochs, examples, show
+        self.stream = stream or sys.stdout
+        self.began = time.monotonic()
+        self.done = 0  # epochs since `began`
+        self._bar: Progress | None = None
+        console = Console(file=self.stream)
+        if show and console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[text]}"),
+                console=console, transient=True,
+            )  # fmt: skip
+
+    def __enter__(self) -> Display:
+        if self._bar:
+            self._bar.start()
+            self._task = self._bar.add_task("compiling", total=self.examples, text="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, epoch: int, seen: int, metrics: dict[str, float], rate: float) -> None:
+        """In the middle of an epoch: `seen` of its examples, at `rate` images a second."""
+        if self._bar:
+            left = ((self.epochs - epoch) * self.examples + self.examples - seen) / max(rate, 1e-9)
+            text = f"{_figures(metrics)}  {rate:,.0f} images/s  {_time(left)} left"
+            self._bar.update(self._task, completed=seen, description=f"epoch {epoch}/{self.epochs}", text=text)
+
+    def epoch(self, record: dict) -> None:
+        """After an epoch, with its record as in metrics.jsonl."""
+        self.done += 1
+        left = (time.monotonic() - self.began) / self.done * (self.epochs - record["epoch"])
+        if not self.show:
+            return
+        parts = [f"epoch {record['epoch']:>{len(str(self.epochs))}}/{self.epochs}", _figures(record)]
+        if "validation_loss" in record:
+            parts.append("validation " + _figures(record, "validation_"))
+        parts += [f"{record['images_per_second']:,.0f} images/s", f"{_time(left)} left"]
+        self.line("  ".join(parts))
+
+    def line(self, text: str) -> None:
+        if not self.show:
+            return
+        if self._bar:
+            self._bar.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, file=self.stream, flush=True)
+
+
+def _figures(record: dict, prefix: str = "") -> str:
+    text = f"loss {record[prefix + 'loss']:.4f}"
+    if prefix + "accuracy" in record:
+        text += f"  accuracy {100 * record[prefix + 'accuracy']:.2f} %"
+    return text
+
+
+def _time(seconds: float) -> str:
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02}m"

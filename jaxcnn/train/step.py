@@ -1,0 +1,132 @@
+"""The training state and the jitted step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcnn.core import Layer
+from jaxcnn.data.augment import Augment
+from jaxcnn.data.preprocess import to_float
+from jaxcnn.metrics import Metric, accuracy
+
+PyTree = Any
+Loss = Callable[[Any, Any], jax.Array]
+"""`(outputs, labels) -> one number an example`."""
+Step = Callable[["TrainState", tuple[Any, Any]], tuple["TrainState", dict[str, jax.Array]]]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a training step changes.
+
+    Attributes:
+      step: how many steps were taken, int32.
+      params, model_state: the network's variables.
+      opt_state: Optax's.
+      key: the random key that each step folds its number into (dropout, augmentation).
+    """
+
+    step: jax.Array
+    params: PyTree
+    model_state: PyTree
+    opt_state: PyTree
+    key: jax.Array
+
+
+def create_state(
+    model: Layer,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    example: PyTree,
+    preprocess: Callable[[Any], Any] = to_float,
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      key: a random key; one part of it makes the weights, the other is for the steps.
+      example: a batch of inputs, or their `jax.ShapeDtypeStruct`s. Only shapes and dtypes are read. A tuple is several
+        inputs.
+      preprocess: as in `make_step`.
+    """
+    init_key, step_key = jax.random.split(key)
+    inputs = jax.eval_shape(preprocess, example)
+    params, model_state = model.init(init_key, *(inputs if isinstance(inputs, tuple) else (inputs,)))
+    return TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params), step_key)
+
+
+def make_step(
+    model: Layer,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    preprocess: Callable[[Any], Any] = to_float,
+    augment: Augment | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    penalty: Callable[[PyTree], jax.Array] | None = None,
+) -> Step:
+    """One step of gradient descent, compiled: `step(state, batch) -> (state, metrics)`.
+
+    params' = params + update(gradient of mean loss(model(inputs), labels) + penalty(params))
+
+    The state given is donated: its memory is the new state's, and it cannot be used again.
+
+    Args:
+      loss: `(outputs, labels) -> one number an example`.
+      preprocess: what is done to the inputs inside the step; uint8 images become float32 from 0 to 1 when not given.
+      augment: `(images, key) -> images`, before `preprocess`.
+      metrics: measures beside `loss`, by name: `(outputs, labels) -> one number an example`. When not given,
+        `accuracy`, if the outputs are scores of classes and the labels integers.
+      penalty: a function of the parameters that is added to the loss, for instance `lambda p: 1e-4 * l2_penalty(p)`.
+
+    Returns:
+      A jitted function of a `TrainState` and a batch `(inputs, labels)`; `inputs` may be a tuple for a network of
+      several inputs. Its metrics are scalars: `loss` (with the penalty) and the measures, means over the batch.
+    """
+
+    def objective(
+        params: PyTree, state: TrainState, inputs: tuple[Any, ...], labels: Any, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Any, PyTree]]:
+        outputs, model_state = model.apply(params, state.model_state, *inputs, train=True, key=key)
+        value = loss(outputs, labels).mean()
+        if penalty is not None:
+            value = value + penalty(params)
+        return value, (outputs, model_state)
+
+    def step(state: TrainState, batch: tuple[Any, Any]) -> tuple[TrainState, dict[str, jax.Array]]:
+        inputs, labels = batch
+        augment_key, key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        if augment is not None:
+            inputs = augment(inputs, augment_key)
+        inputs = preprocess(inputs)
+        inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+        (value, (outputs, model_state)), gradient = jax.value_and_grad(objective, has_aux=True)(
+            state.params, state, inputs, labels, key
+        )
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        measured = {"loss": value}
+        for name, metric in _measures(metrics, outputs, labels).items():
+            measured[name] = metric(outputs, labels).mean()
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, model_state, opt_state, state.key), measured
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _measures(metrics: Mapping[str, Metric] | None, outputs: Any, labels: Any) -> Mapping[str, Metric]:
+    """The metrics asked for, or accuracy where it makes sense."""
+    if metrics is not None:
+        return metrics
+    classifies = (
+        hasattr(outputs, "shape")
+        and hasattr(labels, "shape")
+        and outputs.shape[:-1] == labels.shape
+        and outputs.shape[-1] > 1
+        and jnp.issubdtype(labels.dtype, jnp.integer)
+    )
+    return {"accuracy": accuracy} if classifies else {}

@@ -1,0 +1,73 @@
+"""A trained network, rebuilt from the folder of its run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcnn import models
+from jaxcnn.core import Layer
+from jaxcnn.data.preprocess import Preprocess
+from jaxcnn.errors import UserError
+from jaxcnn.train.run import Run
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A network with the variables of its best epoch, and all that is needed to ask it.
+
+    Attributes:
+      model, params, model_state: the network.
+      preprocess: what the run did to its images.
+      image: (height, width, channels) of the run's data, before `preprocess`.
+      classes: the names of the classes.
+      config: the run's config.json.
+    """
+
+    model: Layer
+    params: Any
+    model_state: Any
+    preprocess: Preprocess
+    image: tuple[int, int, int]
+    classes: tuple[str, ...]
+    config: dict[str, Any]
+
+    @staticmethod
+    def load(run: str | Path, model: Layer | None = None) -> Trained:
+        """The network of a run.
+
+        Args:
+          run: the folder.
+          model: the Layer that was trained, for a run of `fit` whose model has no name.
+
+        Raises:
+          UserError: when the folder is no run, has no checkpoint, a damaged one, or a model that cannot be rebuilt.
+        """
+        folder = Run.open(run)
+        config = folder.config
+        try:
+            preprocess = Preprocess(**{k: tuple(v) for k, v in config["preprocess"].items()})
+            height, width, channels = config["image"]
+            classes = tuple(config["classes"])
+            if model is None:
+                model = models.make(config["model"], len(classes))
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{folder.path / 'config.json'} does not say {error}: the network cannot be rebuilt from it"
+            ) from None
+        params, model_state = folder.restore_best()
+        folder.close()
+        return Trained(model, params, model_state, preprocess, (height, width, channels), classes, config)
+
+    def probabilities(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+        """The probability of each class, `(N, classes)`, for uint8 images `(N, *image)`."""
+        images = np.asarray(images)
+        if images.shape[1:] != self.image:
+            raise UserError(f"the run's images are {self.image}, got {images.shape[1:]}")
+        logits, _ = self.model.apply(self.params, self.model_state, self.preprocess(images))
+        return np.asarray(jax.nn.softmax(logits))
