@@ -115,12 +115,17 @@ class Datasets:
 
 
 _COMMANDS = {
-    "train": Train, "evaluate": Evaluate, "predict": Predict, "summary": Summary, "models": Models, "datasets": Datasets,
-}  # fmt: skip
+    "train": Train,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "summary": Summary,
+    "models": Models,
+    "datasets": Datasets,
+}
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """The command line. Exits with 0, with 1 and one line on stderr when something is wrong, with 2 for a bad option."""
+    """The command line. Exits with 0; with 1 and one line on stderr when something is wrong, 2 for a bad option."""
     args = list(sys.argv[1:] if args is None else args)
     if args in (["--version"], ["-V"]):
         print(f"jaxcnn {__version__}")
@@ -134,12 +139,6 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(_fail("interrupted", 130))
     except BrokenPipeError:
         sys.stderr.close()  # somebody's `| head` has seen enough
-    except ValueError as error:
-        from jaxcnn.core import LayerError
-
-        if not isinstance(error, LayerError):
-            raise
-        sys.exit(_fail(str(error)))
 
 
 def _fail(message: str, code: int = 1) -> int:
@@ -149,7 +148,7 @@ def _fail(message: str, code: int = 1) -> int:
 
 def _parse(args: list[str]) -> Any:
     """The command with its options. What the parser prints of a bad option is a box; it becomes one line."""
-    union = Annotated[_union(), tyro.conf.FlagCreatePairsOff]
+    union: Any = Annotated[_union(), tyro.conf.FlagCreatePairsOff]
     args = args or ["--help"]
     first = args[0]
     if not first.startswith("-") and first not in _COMMANDS:
@@ -157,7 +156,7 @@ def _parse(args: list[str]) -> Any:
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(union, prog="jaxcnn", args=args, description=_ABOUT)  # type: ignore[call-overload]
+            return tyro.cli(union, prog="jaxcnn", args=args, description=_ABOUT)
     except SystemExit as end:
         if not end.code:
             raise
@@ -174,7 +173,7 @@ _ABOUT = "Convolutional networks in JAX. `jaxcnn train` trains LeNet-5 on handwr
 def _union() -> Any:
     result: Any = None
     for name, command in _COMMANDS.items():
-        one = Annotated[command, tyro.conf.subcommand(name, description=command.__doc__)]
+        one: Any = Annotated[command, tyro.conf.subcommand(name, description=command.__doc__)]
         result = one if result is None else result | one
     return result
 
@@ -359,7 +358,7 @@ def _predict(given: Predict) -> None:
     pictures = [data.read_image(path, channels, (height, width)) for path in given.images]
     if given.invert:
         pictures = [255 - p for p in pictures]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path, p in zip(given.images, trained.probabilities(pictures), strict=True):
         best = int(p.argmax())
         rows.append({"image": str(path), "class": trained.classes[best], "probability": float(p[best])})
@@ -383,7 +382,7 @@ def _summary(given: Summary) -> None:
     if given.input is None:
         if entry is None:
             raise UserError("--input is needed for a model of your own: height,width,channels")
-        shape = entry.input
+        shape: tuple[int, ...] = entry.input
     else:
         parts = re.split(r"[,x]", given.input.strip("()[] "))
         if len(parts) != 3 or not all(p.strip().isdigit() and int(p) > 0 for p in parts):

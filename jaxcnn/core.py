@@ -29,12 +29,14 @@ from typing import Any, ParamSpec
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.errors import UserError
+
 PyTree = Any
 Variables = dict[str, Any]
 P = ParamSpec("P")
 
 
-class LayerError(ValueError):
+class LayerError(UserError):
     """A layer was built or called with something it cannot work on. The message starts with the layer's path."""
 
     def __init__(self, message: str, path: tuple[str, ...] = ()):

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxcnn.errors import UserError
@@ -92,7 +93,7 @@ def smooth_l1(outputs: Array, labels: Array) -> Array:
 
 
 def zero_one(outputs: Array, labels: Array) -> Array:
-    """1 where the largest output is not the label, 0 where it is. It has no useful gradient: a measure, not an objective."""
+    """1 where the largest output is not the label, 0 where it is. A measure, not an objective: it has no gradient."""
     _check_classes(outputs, labels)
     return _mean((outputs.argmax(-1) != labels).astype(jnp.float32))
 
@@ -104,11 +105,13 @@ def kl_divergence(outputs: Array, targets: Array) -> Array:
       outputs: logits `(N, ..., K)`.
       targets: probabilities of the same shape.
     """
+    if outputs.shape != targets.shape:
+        raise UserError(f"outputs {outputs.shape} and targets {targets.shape} should have the same shape")
     return _mean(optax.losses.kl_divergence(jax.nn.log_softmax(outputs), targets))
 
 
 def l2_penalty(params: Mapping[str, Any]) -> Array:
-    """The sum of the squares of all kernels (not of biases and scales): the C - C_0 = lambda sum w^2 of a weight penalty."""
+    """The sum of the squares of all kernels (not biases, not scales): the sum w^2 of C = C_0 + lambda sum w^2."""
     squares = [
         jnp.sum(jnp.square(leaf))
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
@@ -118,7 +121,8 @@ def l2_penalty(params: Mapping[str, Any]) -> Array:
 
 
 def _check_classes(outputs: Array, labels: Array) -> None:
-    outputs, labels = jnp.asarray(outputs), jnp.asarray(labels)
+    if not isinstance(labels, jax.core.Tracer):
+        labels = np.asarray(labels)  # NumPy also looks at an array that a jitted function closes over
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise UserError(f"labels should be integer classes, got {labels.dtype} of shape {labels.shape}")
     if outputs.shape[:-1] != labels.shape:
@@ -126,7 +130,7 @@ def _check_classes(outputs: Array, labels: Array) -> None:
             f"outputs {outputs.shape} and labels {labels.shape} do not belong together: "
             "outputs need one axis more than labels, the classes"
         )
-    if not isinstance(labels, jax.core.Tracer) and labels.size:
+    if isinstance(labels, np.ndarray) and labels.size:
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= outputs.shape[-1]:
             raise UserError(

@@ -12,7 +12,7 @@ Metric = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def accuracy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """1 where the largest output is the label, averaged over the axes behind the batch: `(N, ..., K), (N, ...) -> (N,)`."""
+    """1 where the largest output is the label, averaged over any axes behind the batch: `(N, ..., K) -> (N,)`."""
     return top_k(1)(outputs, labels)
 
 
@@ -36,9 +36,9 @@ def top_k(k: int) -> Metric:
     def found(outputs: jax.Array, labels: jax.Array) -> jax.Array:
         own = jnp.take_along_axis(outputs, labels[..., None], axis=-1)
         classes = jnp.arange(outputs.shape[-1])
-        ahead = (outputs > own) | ((outputs == own) & (classes < labels[..., None]))
-        # A NaN is larger than nothing: without the last term, outputs of NaN would count as right.
-        hit = (ahead.sum(-1) < k) & jnp.isfinite(own[..., 0])
+        # As for argmax, a NaN is ahead of every number; with its own output NaN, a label is never found.
+        ahead = ~(outputs <= own) | ((outputs == own) & (classes < labels[..., None]))
+        hit = ahead.sum(-1) < min(k, outputs.shape[-1])
         return hit.astype(jnp.float32).mean(tuple(range(1, labels.ndim)))
 
     return found

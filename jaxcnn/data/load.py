@@ -159,7 +159,8 @@ def _tfds(name: str, split: str, data_dir: Path, size: Sequence[int] | None) -> 
             raise DataError(f"{name} is no image classification set: its features are {', '.join(features)}")
         splits = list(builder.info.splits)
         wanted = "validation" if split == "test" and "test" not in splits and "validation" in splits else split
-        if divide := len(splits) == 1 and split in ("train", "test") and wanted not in splits or splits == ["train"]:
+        divide = split in ("train", "test") and (splits == ["train"] or (len(splits) == 1 and wanted not in splits))
+        if divide:
             wanted = splits[0]
         if wanted not in splits:
             raise DataError(f"{name} has the splits {', '.join(splits)}, not {split!r}")

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
-def to_float(images: jax.Array) -> jax.Array:
-    """uint8 images as float32 from 0 to 1; anything else as it is."""
-    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+def to_float(inputs: Any) -> Any:
+    """uint8 images as float32 from 0 to 1, anything else as it is; also in a tuple or dict of inputs."""
+
+    def one(x: Any) -> Any:
+        return jnp.asarray(x, jnp.float32) / 255 if x.dtype == jnp.uint8 else x
+
+    return jax.tree.map(one, inputs)
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Preprocess:
             tuple(float(s) if s > 1e-3 else 1.0 for s in std),
         )
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: jax.Array | np.ndarray) -> jax.Array:
         x = to_float(images)
         (h, w), (height, width) = x.shape[1:3], self.size
         if 0 <= height - h <= 8 and 0 <= width - w <= 8:

@@ -105,7 +105,7 @@ def filters(kernel: np.ndarray) -> Figure:
     Blue is negative, red positive, white zero.
     """
     kernel = np.asarray(kernel, np.float32)
-    height, width, channels, count = kernel.shape
+    _, _, channels, count = kernel.shape
     if channels == 3:
         scaled = (kernel - kernel.min((0, 1, 2))) / np.maximum(np.ptp(kernel, axis=(0, 1, 2)), 1e-12)
         return images(scaled.transpose(3, 0, 1, 2))

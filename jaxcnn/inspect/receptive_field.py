@@ -73,7 +73,7 @@ def inner_jaxprs(eqn: Any) -> Iterator[jex.Jaxpr]:
                 yield item
 
 
-def _follow(jaxpr: jex.Jaxpr, start: Sequence[Field | None]) -> list[Field | None]:
+def _follow(jaxpr: Any, start: Sequence[Field | None]) -> list[Field | None]:
     known: dict[Any, Field | None] = dict(zip(jaxpr.invars, start, strict=True))
 
     def get(var: Any) -> Field | None:

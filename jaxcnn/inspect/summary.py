@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend import core as jex
 
 from jaxcnn.core import Layer, Watcher, watch
 from jaxcnn.inspect.receptive_field import fields, inner_jaxprs
@@ -138,7 +137,7 @@ def summary(model: Layer, *inputs: Any, train: bool = False) -> Summary:
     return Summary(tuple(rows), _size(params), macs(traced.jaxpr))
 
 
-def macs(jaxpr: jex.Jaxpr) -> int:
+def macs(jaxpr: Any) -> int:
     """The multiply-accumulates of all matrix products and convolutions in a traced function."""
     total = 0
     for eqn in jaxpr.eqns:
@@ -172,13 +171,10 @@ def _size(tree: Any) -> int:
 
 
 def _bytes(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            break
-        count /= 1024
-    else:
-        unit = "GiB"
-    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+    if count < 1024:
+        return f"{count:.0f} B"
+    power = 1 if count < 1024**2 else 2 if count < 1024**3 else 3
+    return f"{count / 1024**power:.1f} {('KiB', 'MiB', 'GiB')[power - 1]}"
 
 
 def _field(field: int | tuple[int, ...] | None) -> str:

@@ -13,7 +13,7 @@ def lenet5(classes: int = 10, activation: Callable[[jax.Array], jax.Array] = tan
     """LeNet-5 as it is taught: `(N, 32, 32, C) -> (N, classes)` logits; 61,706 parameters for 10 classes of 32x32x1.
 
     Against the paper: every map of C3 sees all of S2, subsampling is a plain average without weights, C5 is a dense
-    layer, and the output is linear for softmax cross-entropy. MNIST's 28x28 digits are padded to 32x32, as in the paper.
+    layer, and the output is linear for softmax cross-entropy. MNIST's 28x28 digits are padded to 32x32, as there.
     """
     return core.serial(
         conv1=conv(6, 5),

@@ -242,7 +242,7 @@ def _check_outputs(model: Layer, state: TrainState, preprocess: Callable[[Any], 
     def outputs(images: Any) -> Any:
         return model.apply(state.params, state.model_state, preprocess(images))[0]
 
-    shape = getattr(jax.eval_shape(outputs, data.images[:1]), "shape", ())
+    shape: tuple[int, ...] = getattr(jax.eval_shape(outputs, data.images[:1]), "shape", ())
     if len(shape) == 2 and 1 < shape[1] <= int(data.labels.max()):
         raise UserError(
             f"the model has {shape[1]} outputs and the labels of {data.name} go to {int(data.labels.max())}: "

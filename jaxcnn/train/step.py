@@ -21,8 +21,7 @@ Loss = Callable[[Any, Any], jax.Array]
 Step = Callable[["TrainState", tuple[Any, Any]], tuple["TrainState", dict[str, jax.Array]]]
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """All that a training step changes.
 
     Attributes:
@@ -57,7 +56,13 @@ def create_state(
     init_key, step_key = jax.random.split(key)
     inputs = jax.eval_shape(preprocess, example)
     params, model_state = model.init(init_key, *(inputs if isinstance(inputs, tuple) else (inputs,)))
-    return TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params), step_key)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        model_state=model_state,
+        opt_state=optimizer.init(params),
+        key=step_key,
+    )
 
 
 def make_step(
@@ -113,7 +118,7 @@ def make_step(
         for name, metric in _measures(metrics, outputs, labels).items():
             measured[name] = metric(outputs, labels).mean()
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, model_state, opt_state, state.key), measured
+        return state.replace(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state), measured
 
     return jax.jit(step, donate_argnums=0)
 
