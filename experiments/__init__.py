@@ -1,0 +1,1 @@
+"""Experiments: a script a result. From the project's folder: `python -m experiments.NAME --help`."""

@@ -1,0 +1,47 @@
+"""The lectures' pattern [(CONV-RELU)*N - POOL?]*M - (FC-RELU)*K - FC, its repetitions varied one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jaxcnn as cnn
+from experiments.common import machine, main, table
+
+PATTERNS = ((1, 1, 0), (1, 1, 1), (1, 2, 0), (1, 2, 1), (2, 2, 0), (2, 2, 1), (1, 3, 1), (1, 2, 2))
+
+
+def builder(
+    data: str = "mnist", data_dir: Path | None = None, examples: int = 10_000, epochs: int = 4, width: int = 8,
+    units: int = 64, batch_size: int = 128, seed: int = 0,
+) -> None:  # fmt: skip
+    """Eight networks of the pattern on the same images.
+
+    Args:
+      data: mnist, cifar10, or digits for the embedded ones.
+      data_dir: where prepared datasets lie.
+      examples: how many training images.
+      epochs: passes over them.
+      width: filters of the first stage; each stage has twice as many as the one before.
+      units: of the hidden dense layers.
+      batch_size: examples a step.
+      seed: of weights and order.
+    """
+    train, test = cnn.data.load(data, f"train[:{examples}]", data_dir), cnn.data.load(data, "test", data_dir)
+    rows = []
+    for n, m, k in PATTERNS:
+        model = cnn.models.convnet(len(train.classes), n, m, k, width=width, units=units)
+        macs = cnn.inspect.summary(model, train.images[:1]).macs
+        result = cnn.train.fit(
+            model, train, test=test, epochs=epochs, batch_size=batch_size, seed=seed, show=False
+        ).result  # fmt: skip
+        rows.append(
+            [n, m, k, f"{result['params']:,}", f"{macs:,}", f"{100 * (1 - result['test_accuracy']):.2f} %",
+             f"{result['seconds']:.0f}"]
+        )  # fmt: skip
+        print("  ".join(map(str, rows[-1])), flush=True)
+    print(f"\n{data}, {len(train):,} images, {epochs} epochs, {width} filters in the first stage ({machine()})")
+    print(table(["N", "M", "K", "parameters", "MACs", "test error", "seconds"], rows))
+
+
+if __name__ == "__main__":
+    main(builder)
