@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib.figure
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jaxcnn.data.dataset import Dataset
 
 _TRAIN, _VALIDATION = "#3b6fb6", "#d9822b"
+
+
+class Figure(matplotlib.figure.Figure):
+    """A figure that a notebook shows by itself; matplotlib's own waits for `%matplotlib inline`."""
+
+    def _repr_png_(self) -> bytes:
+        picture = io.BytesIO()
+        self.savefig(picture, format="png", bbox_inches="tight")
+        return picture.getvalue()
 
 
 def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
@@ -62,6 +72,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     if count <= 50:
         axes.set_xticks(range(count), classes, rotation=90 if max(map(len, classes)) > 2 else 0, fontsize=8)
         axes.set_yticks(range(count), classes, fontsize=8)
+    axes.grid(False)
     right = np.trace(matrix)
     axes.set(xlabel="predicted", ylabel="true", title=f"{right:,} of {matrix.sum():,} right")
     return figure

@@ -17,7 +17,10 @@ from fractions import Fraction
 from typing import Any
 
 import jax
+from jax import lax
 from jax.extend import core as jex
+
+from jaxcnn.ops import onednn
 
 
 @dataclass(frozen=True)
@@ -85,15 +88,14 @@ def _follow(jaxpr: Any, start: Sequence[Field | None]) -> list[Field | None]:
             continue
         shapes = [v.aval.shape for v in eqn.invars]
         out = eqn.outvars[0].aval.shape
-        rule = _RULES.get(eqn.primitive.name)
-        inner = list(inner_jaxprs(eqn))
+        name = eqn.primitive.name
+        rule = _pointwise if name in _POINTWISE else _RULES.get(name)
+        inner = [] if name in _LOOPS else list(inner_jaxprs(eqn))
         results: list[Field | None]
         if rule is not None:
             results = [rule(eqn.params, ins, shapes, out)] * len(eqn.outvars)
         elif len(inner) == 1 and len(inner[0].invars) == len(ins) and len(inner[0].outvars) == len(eqn.outvars):
             results = _follow(inner[0], ins)
-        elif all(s in (out, ()) or f is None for s, f in zip(shapes, ins, strict=True)):
-            results = [_union(ins, shapes)] * len(eqn.outvars)  # element by element
         else:
             results = [_union([_all(f, s) for f, s in zip(ins, shapes, strict=True)], shapes)] * len(eqn.outvars)
         known |= dict(zip(eqn.outvars, results, strict=True))
@@ -140,6 +142,15 @@ def _slide(span: Span, axis: int, stride: int, reach: tuple[int, int], stuffing:
     return Span(axis, jump * stride, span.first + jump * low, span.last + jump * high)
 
 
+def _pointwise(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
+    # An axis of length 1 may be repeated along the output's: all of these see what its only value sees.
+    def stretched(span: Span, shape: Sequence[int]) -> Span:
+        return span if span.axis is None or shape[span.axis] == out[span.axis] else _whole(span, shape)
+
+    each = [f and Field(tuple(stretched(s, shape) for s in f.spans)) for f, shape in zip(ins, shapes, strict=True)]
+    return _union(each, shapes)
+
+
 def _conv(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
     if ins[1] is not None:
         return _union([_all(f, s) for f, s in zip(ins, shapes, strict=True)], shapes)
@@ -159,6 +170,20 @@ def _conv(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
             span = _whole(span, shapes[0])
         spans.append(span)
     return Field(tuple(spans))
+
+
+def _onednn_conv(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
+    """The same for `jaxcnn.ops.onednn`'s primitive, by the names of XLA's."""
+    ndim = len(out)
+    same = (0, ndim - 1, *range(1, ndim - 1))
+    general = {
+        "dimension_numbers": lax.ConvDimensionNumbers(same, (ndim - 1, ndim - 2, *range(ndim - 2)), same),
+        "window_strides": params["strides"],
+        "padding": params["pads"],
+        "lhs_dilation": (1,) * (ndim - 2),
+        "rhs_dilation": params["dilation"],
+    }
+    return _conv(general, ins, shapes, out)
 
 
 def _window(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
@@ -254,7 +279,9 @@ def _concatenate(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
 
 _RULES = {
     "conv_general_dilated": _conv,
+    onednn.conv_p.name: _onednn_conv,
     "reduce_window_max": _window,
+    "reduce_window_min": _window,
     "reduce_window_sum": _window,
     "slice": _slice,
     "pad": _pad,
@@ -265,7 +292,21 @@ _RULES = {
     "reduce_sum": _reduce,
     "reduce_max": _reduce,
     "reduce_min": _reduce,
+    "reduce_prod": _reduce,
+    "reduce_and": _reduce,
+    "reduce_or": _reduce,
     "argmax": _reduce,
+    "argmin": _reduce,
     "dot_general": _dot,
     "concatenate": _concatenate,
 }
+
+_LOOPS = frozenset({"scan", "while", "cond", "shard_map"})  # what is inside runs often, or in part, or on another shape
+
+_NAMES = """
+    abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy copy_p cos cosh
+    digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt imag integer_pow is_finite le lgamma log log1p logistic
+    lt max min mul name ne neg nextafter not or pow real reduce_precision rem round rsqrt select_n shift_left
+    shift_right_arithmetic shift_right_logical sign sin sinh sqrt square sub tan tanh xor
+"""
+_POINTWISE = frozenset(_NAMES.split())

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxcnn.core import Layer, Watcher, watch
 from jaxcnn.inspect.receptive_field import fields, inner_jaxprs
+from jaxcnn.ops import onednn
 
 
 @dataclass(frozen=True)
@@ -145,10 +146,16 @@ def macs(jaxpr: Any) -> int:
             (contracted, _), _ = eqn.params["dimension_numbers"]
             shape = eqn.invars[0].aval.shape
             total += math.prod(eqn.outvars[0].aval.shape) * math.prod(shape[d] for d in contracted)
-        elif eqn.primitive.name == "conv_general_dilated":
+        elif eqn.primitive.name in ("conv_general_dilated", onednn.conv_p.name):
             kernel = eqn.invars[1].aval.shape
-            out_features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
-            total += math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // out_features
+            dims = eqn.params.get("dimension_numbers")
+            if dims is not None and max(eqn.params["lhs_dilation"]) > 1:
+                # Transposed: the kernel is laid on each pixel of the input, and the zeros between are not counted.
+                shape, features = eqn.invars[0].aval.shape, dims.lhs_spec[1]
+                total += math.prod(shape) // shape[features] * math.prod(kernel)
+            else:
+                out_features = kernel[-1 if dims is None else dims.rhs_spec[0]]
+                total += math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // out_features
         else:
             times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
             total += times * sum(macs(inner) for inner in inner_jaxprs(eqn))

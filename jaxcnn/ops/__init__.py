@@ -7,9 +7,10 @@ primitive; the result is the same, and the module's docstring says what was meas
 
 from jaxcnn.ops.convolution import conv, conv_transpose, convolve
 from jaxcnn.ops.normalization import batch_statistics, local_response_norm, normalize
-from jaxcnn.ops.pooling import avg_pool, global_avg_pool, global_max_pool, max_pool, sum_pool
+from jaxcnn.ops.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, global_max_pool, max_pool, sum_pool
 
 __all__ = [
+    "adaptive_avg_pool",
     "avg_pool",
     "batch_statistics",
     "conv",

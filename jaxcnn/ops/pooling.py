@@ -73,6 +73,32 @@ def avg_pool(
     return total / np.maximum(counts, 1)[None, ..., None].astype(x.dtype)
 
 
+def adaptive_avg_pool(x: jax.Array, size: Size) -> jax.Array:
+    """The mean of each of `size` windows that share out the image, whatever its size.
+
+    Of O windows over W pixels, window i covers the pixels from floor(i W / O) to below ceil((i + 1) W / O). Where O
+    divides W, this is `avg_pool(x, W / O)`; otherwise neighbours overlap by a pixel, and where W < O pixels repeat.
+
+    Args:
+      x: `(N, *spatial, C)`.
+      size: O, an integer or one a dimension.
+
+    Returns:
+      `(N, *size, C)`; x itself where it has that size. PyTorch's AdaptiveAvgPool has the same windows.
+    """
+    places = per_dim(size, x.ndim - 2, "size")
+    if places == x.shape[1:-1]:
+        return x
+    if not any(w % o for w, o in zip(x.shape[1:-1], places, strict=True)):
+        return avg_pool(x, tuple(w // o for w, o in zip(x.shape[1:-1], places, strict=True)))
+    # A window is a product of intervals, and so its mean is a mean of means.
+    for axis, o in enumerate(places, 1):
+        w = x.shape[axis]
+        cuts = [(i * w // o, -(-(i + 1) * w // o)) for i in range(o)]
+        x = jnp.concatenate([lax.slice_in_dim(x, a, b, axis=axis).mean(axis, keepdims=True) for a, b in cuts], axis)
+    return x
+
+
 def global_max_pool(x: jax.Array) -> jax.Array:
     """The maximum of each channel over the whole image: `(N, *spatial, C) -> (N, C)`."""
     return x.max(axis=tuple(range(1, x.ndim - 1)))

@@ -1,0 +1,268 @@
+"""Convolution on a CPU by oneDNN, which jaxlib carries and XLA does not use by itself.
+
+jaxlib's x86-64 builds hold the runtime of a custom call, `__onednn$convolution`, whose compiler pass is left out of
+the build. Emitted from here it works inside `jit`, on XLA's own threads, with nothing to install. It is no public
+interface: it is used only with the versions of jaxlib in `CHECKED`, on Linux on x86-64, in float32, for shapes that oneDNN is known
+to take, and not at all with JAXCNN_ONEDNN=0 in the environment. Anywhere else XLA's own convolution is taken: the
+absence of this one costs speed only.
+
+`conv` is a primitive of its own, with the rules for `jvp`, `grad` (of any order) and `vmap`:
+
+- input gradient: the convolution of the output gradient with the kernel's taps reversed and its features swapped;
+  at a stride, one such convolution for each phase of the output, and the phases woven together;
+- kernel gradient: the batch takes the place of the input features, the output gradient that of the kernel, and the
+  channels are folded into the width, whose taps are then C apart. Folded, the result is wide enough to block well;
+- `vmap` over images joins the batches, over kernels joins the filters; over both it is one convolution a network.
+
+Under `jit` with a batch sharded over several CPU devices the compiler gathers it before the call: right, and not faster.
+`experiments/lenet_flax.py` measures a training step with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+CHECKED = frozenset({"0.10.2", "0.12.0.1"})
+_LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+_LOOP = 16  # networks of an ensemble up to which a batched convolution is unrolled
+
+Pads = tuple[tuple[int, int], ...]
+
+
+def available() -> bool:
+    """Whether oneDNN's convolution may be called here."""
+    return (
+        os.environ.get("JAXCNN_ONEDNN", "1") != "0"
+        and jaxlib.__version__ in CHECKED
+        and platform.system() == "Linux"
+        and platform.machine() == "x86_64"
+        and jax.default_backend() == "cpu"
+    )
+
+
+def suits(x: Any, kernel: Any, strides: Any, pads: Any, dilation: Any) -> bool:
+    """Whether oneDNN takes these arrays, and quickly: float32 pictures, nothing empty, no negative padding.
+
+    What oneDNN rejects ends the process, so everything else is left to XLA, and to its errors.
+    """
+    return (
+        x.dtype == kernel.dtype == jnp.float32
+        and x.ndim == kernel.ndim == 4
+        and x.shape[-1] == kernel.shape[-2]
+        and all(p >= 0 for pair in pads for p in pair)
+        and min(*x.shape, *kernel.shape, *_out_shape(x, kernel, strides, pads, dilation)) > 0
+    )
+
+
+def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], pads: Pads, dilation: tuple[int, ...]) -> jax.Array:
+    """Convolution `(N, *spatial, C), (*size, C, K) -> (N, *out, K)`, as `jaxcnn.ops.conv` with one group."""
+    x, kernel = _vary_alike(x, kernel)
+    return conv_p.bind(x, kernel, strides=strides, pads=pads, dilation=dilation)
+
+
+conv_p = Primitive("jaxcnn_conv")
+
+
+def _out_shape(x: Any, kernel: Any, strides: Any, pads: Any, dilation: Any) -> tuple[int, ...]:
+    spatial = (
+        (w + lo + hi - d * (f - 1) - 1) // s + 1
+        for w, f, s, (lo, hi), d in zip(x.shape[1:-1], kernel.shape, strides, pads, dilation, strict=False)
+    )
+    return (x.shape[0], *spatial, kernel.shape[-1])
+
+
+def _vary_alike(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Inside `shard_map`, both operands as varying over the axes that either varies over."""
+    # In the checked versions of JAX the type says it under this name; XLA's own convolution does the same by itself.
+    x_axes, kernel_axes = (jax.typeof(a).manual_axis_type.varying for a in (x, kernel))
+    if missing := tuple(sorted(kernel_axes - x_axes)):
+        x = lax.pcast(x, missing, to="varying")
+    if missing := tuple(sorted(x_axes - kernel_axes)):
+        kernel = lax.pcast(kernel, missing, to="varying")
+    return x, kernel
+
+
+def _abstract(x: Any, kernel: Any, *, strides: Any, pads: Any, dilation: Any) -> Any:
+    return x.update(shape=_out_shape(x, kernel, strides, pads, dilation), weak_type=False)
+
+
+def _plain(x: jax.Array, kernel: jax.Array, *, strides: Any, pads: Any, dilation: Any) -> jax.Array:
+    return lax.conv_general_dilated(
+        x, kernel, strides, pads, rhs_dilation=dilation, dimension_numbers=_LAYOUTS[x.ndim - 2]
+    )
+
+
+def _onednn(x: jax.Array, kernel: jax.Array, *, strides: Any, pads: Any, dilation: Any) -> jax.Array:
+    if not available() or not suits(x, kernel, strides, pads, dilation):
+        return _plain(x, kernel, strides=strides, pads=pads, dilation=dilation)
+    ndim = x.ndim
+    data = {"batch_dim": "0", "feature_dim": str(ndim - 1), "spatial_dims": _text(range(1, ndim - 1))}
+    config = {
+        "dims": str(ndim),
+        "feature_groups": "1",
+        "input": {"dims": str(ndim), "data": data},
+        "output": {"dims": str(ndim), "data": data},
+        "kernel": {
+            "dims": str(ndim),
+            "filter": {
+                "input_feature_dim": str(ndim - 2),
+                "output_feature_dim": str(ndim - 1),
+                "spatial_dims": _text(range(ndim - 2)),
+            },
+        },
+        "window": {
+            "size": _text(kernel.shape[:-2]),
+            "pad_left": _text(lo for lo, _ in pads),
+            "pad_right": _text(hi for _, hi in pads),
+            "strides": _text(strides),
+            "window_dilations": _text(dilation),
+        },
+    }
+    call = jax.ffi.ffi_call(
+        "__onednn$convolution",
+        jax.ShapeDtypeStruct(_out_shape(x, kernel, strides, pads, dilation), x.dtype),
+        custom_call_api_version=2,
+        legacy_backend_config=json.dumps({"onednn_conv_config": config}),
+    )
+    return call(x, kernel)
+
+
+def _text(numbers: Any) -> list[str]:
+    return [str(int(n)) for n in numbers]
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(**params: Any) -> Any:
+    return jax.jit(functools.partial(conv_p.bind, **params))
+
+
+# --- gradients ---------------------------------------------------------------------------------------------------
+
+
+def _crop(x: jax.Array, pads: Sequence[tuple[int, int]]) -> tuple[jax.Array, Pads]:
+    """oneDNN takes no negative padding: what is to be cut off is cut here."""
+    if all(p >= 0 for pair in pads for p in pair):
+        return x, tuple(pads)
+    config = [(0, 0, 0), *((min(lo, 0), min(hi, 0), 0) for lo, hi in pads), (0, 0, 0)]
+    return lax.pad(x, jnp.zeros((), x.dtype), config), tuple((max(lo, 0), max(hi, 0)) for lo, hi in pads)
+
+
+def _input_gradient(ct: jax.Array, x: Any, kernel: jax.Array, *, strides: Any, pads: Any, dilation: Any) -> jax.Array:
+    sizes = x.aval.shape[1:-1]
+    ndim = len(sizes)
+    back = jnp.flip(kernel, range(ndim)).swapaxes(-1, -2)
+    ones = (1,) * ndim
+    if all(s == 1 for s in strides):
+        edges = _transposed_pads(sizes, ct.shape[1:-1], kernel.shape, pads, dilation)
+        cropped, edges = _crop(ct, edges)
+        return conv(cropped, back, ones, edges, dilation)
+    if any(d > 1 for d in dilation):
+        stuffed = lax.pad(ct, jnp.zeros((), ct.dtype), [(0, 0, 0), *((0, 0, s - 1) for s in strides), (0, 0, 0)])
+        edges = _transposed_pads(sizes, stuffed.shape[1:-1], kernel.shape, pads, dilation)
+        cropped, edges = _crop(stuffed, edges)
+        return conv(cropped, back, ones, edges, dilation)
+    return _by_phase(ct, kernel, sizes, strides, pads)
+
+
+def _transposed_pads(sizes: Any, outs: Any, window: Any, pads: Any, dilation: Any) -> list[tuple[int, int]]:
+    return [
+        (d * (f - 1) - lo, w - o + lo) for w, o, f, (lo, _), d in zip(sizes, outs, window, pads, dilation, strict=False)
+    ]
+
+
+def _by_phase(ct: jax.Array, kernel: jax.Array, sizes: Any, strides: Any, pads: Any) -> jax.Array:
+    """dx[s i + r] = sum over the taps u = (r + p) mod s, + s, ...: of ct[i + (r + p - u) / s] kernel[u]."""
+    ndim = len(sizes)
+    longest = [-(-w // s) for w, s in zip(sizes, strides, strict=True)]
+    pieces = []
+    for phase in itertools.product(*(range(s) for s in strides)):
+        part, edges, empty = kernel, [], False
+        for axis, (r, s, (lo, _), length) in enumerate(zip(phase, strides, pads, longest, strict=True)):
+            first = (r + lo) % s
+            taps = len(range(first, kernel.shape[axis], s))
+            empty = empty or taps == 0
+            part = lax.slice_in_dim(part, min(first, kernel.shape[axis]), None, s, axis)
+            # ct's index for i = 0 and the first tap, which is the last one of the reversed kernel.
+            shift = (r + lo - first) // s
+            edges.append((taps - 1 - shift, length + shift - ct.shape[axis + 1]))
+        if empty:
+            pieces.append(jnp.zeros((ct.shape[0], *longest, kernel.shape[-2]), ct.dtype))
+            continue
+        back = jnp.flip(part, range(ndim)).swapaxes(-1, -2)
+        cropped, padded = _crop(ct, edges)
+        pieces.append(conv(cropped, back, (1,) * ndim, padded, (1,) * ndim))
+    woven = jnp.stack(pieces).reshape(*strides, ct.shape[0], *longest, kernel.shape[-2])
+    order = [ndim]
+    for axis in range(ndim):
+        order += [ndim + 1 + axis, axis]
+    whole = woven.transpose(*order, 2 * ndim + 1).reshape(
+        ct.shape[0], *(n * s for n, s in zip(longest, strides, strict=True)), kernel.shape[-2]
+    )
+    return lax.slice(whole, (0,) * whole.ndim, (ct.shape[0], *sizes, kernel.shape[-2]))
+
+
+def _kernel_gradient(ct: jax.Array, x: jax.Array, kernel: Any, *, strides: Any, pads: Any, dilation: Any) -> jax.Array:
+    shape = kernel.aval.shape
+    if x.ndim != 4:
+        zero = jnp.zeros(shape, x.dtype)
+        plain = functools.partial(_plain, strides=strides, pads=pads, dilation=dilation)
+        return jax.linear_transpose(lambda k: plain(x, k), zero)(ct)[0]
+    (height, width, channels, features), n = shape, len(x)
+    if height == width == 1 and strides == (1, 1) and not any(map(any, pads)):
+        return jnp.einsum("nijc,nijk->ck", x, ct)[None, None]
+    # How far the taps reach: exactly F places are left for the output gradient to stand in.
+    edges = [
+        (lo, d * (f - 1) + s * (o - 1) + 1 - w - lo)
+        for w, o, f, s, (lo, _), d in zip(x.shape[1:-1], ct.shape[1:-1], shape, strides, pads, dilation, strict=False)
+    ]
+    cropped, ((top, bottom), (left, right)) = _crop(x, edges)
+    folded = cropped.transpose(1, 2, 3, 0).reshape(1, cropped.shape[1], cropped.shape[2] * channels, n)
+    out = conv(
+        folded,
+        ct.transpose(1, 2, 0, 3),
+        (dilation[0], 1),
+        ((top, bottom), (left * channels, right * channels)),
+        (strides[0], strides[1] * channels),
+    )
+    # C places for each pixel that a tap can stand on; the taps stand on every dilation-th.
+    return out.reshape(height, -1, channels, features)[:, :: dilation[1]]
+
+
+# --- rules -------------------------------------------------------------------------------------------------------
+
+
+def _batched(args: Any, dims: Any, **params: Any) -> tuple[jax.Array, int]:
+    (x, kernel), (x_dim, kernel_dim) = args, dims
+    if kernel_dim is None:
+        x = jnp.moveaxis(x, x_dim, 0)
+        out = conv(x.reshape(-1, *x.shape[2:]), kernel, **params)
+        return out.reshape(*x.shape[:2], *out.shape[1:]), 0
+    if x_dim is None:
+        kernel = jnp.moveaxis(kernel, kernel_dim, -2)
+        out = conv(x, kernel.reshape(*kernel.shape[:-2], -1), **params)
+        return out.reshape(*out.shape[:-1], *kernel.shape[-2:]), out.ndim - 1
+    x, kernel = jnp.moveaxis(x, x_dim, 0), jnp.moveaxis(kernel, kernel_dim, 0)
+    if len(x) <= _LOOP:
+        return jnp.stack([conv(a, b, **params) for a, b in zip(x, kernel, strict=True)]), 0
+    return lax.map(lambda pair: conv(*pair, **params), (x, kernel)), 0
+
+
+conv_p.def_impl(lambda x, kernel, **params: _compiled(**params)(x, kernel))
+conv_p.def_abstract_eval(_abstract)
+ad.defbilinear(conv_p, _input_gradient, _kernel_gradient)
+batching.primitive_batchers[conv_p] = _batched
+mlir.register_lowering(conv_p, mlir.lower_fun(_plain, multiple_results=False))
+mlir.register_lowering(conv_p, mlir.lower_fun(_onednn, multiple_results=False), platform="cpu")

@@ -1,0 +1,32 @@
+"""What every test shares: the processors it may use, exact arithmetic, double precision, the datasets."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# Each of pytest-xdist's workers takes its share of the cores; read when JAX and PyTorch are imported.
+_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+for _variable in ("NPROC", "OMP_NUM_THREADS"):
+    os.environ.setdefault(_variable, str(max(1, (os.cpu_count() or 1) // _workers)))
+os.environ["MPLBACKEND"] = "Agg"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+# Accelerators multiply float32 in fewer bits unless they are told not to; a CPU does not care.
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Double precision inside one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def data_dir() -> Path:
+    """Where the datasets are, or a skip."""
+    if not (path := os.environ.get("JAXCNN_DATA_DIR")):
+        pytest.skip("JAXCNN_DATA_DIR is not set")
+    return Path(path)
