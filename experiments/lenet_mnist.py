@@ -14,7 +14,7 @@ from experiments.common import machine, main, table
 
 
 def lenet_mnist(
-    data: str = "mnist", data_dir: Path | None = None, seeds: int = 5, first_seed: int = 0, epochs: int = 17,
+    data: str = "mnist", data_dir: Path | None = None, seeds: int = 5, first_seed: int = 0, epochs: int = 20,
     batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 0.0, validation: float = 0.1,
     augment: Literal["none", "affine"] = "affine", activation: Literal["tanh", "relu"] = "tanh",
 ) -> None:  # fmt: skip

@@ -44,7 +44,7 @@ def picture(
 def draw(image: np.ndarray, maps: dict[str, np.ndarray], probabilities: np.ndarray, classes: tuple[str, ...]) -> Figure:
     """The image on the left, a block of maps for each layer, bars of probabilities on the right."""
     figure = Figure(figsize=(12, 2.9), layout="constrained")
-    columns = figure.subfigures(1, len(maps) + 2, width_ratios=[1.1, *[1.5] * len(maps), 1.1])
+    columns = list(np.ravel(figure.subfigures(1, len(maps) + 2, width_ratios=[1.1, *[1.5] * len(maps), 1.1])))
     axes = columns[0].subplots()
     axes.imshow(image.squeeze(), cmap="gray")
     axes.axis("off")
@@ -52,8 +52,9 @@ def draw(image: np.ndarray, maps: dict[str, np.ndarray], probabilities: np.ndarr
     for column, (name, layer) in zip(columns[1:-1], maps.items(), strict=True):
         count = layer.shape[-1]
         side = int(np.ceil(np.sqrt(count)))
+        rows = -(-count // side)
         top = np.abs(layer).max()
-        for i, axes in enumerate(column.subplots(side, side, squeeze=False).ravel()):
+        for i, axes in enumerate(column.subplots(rows, side, squeeze=False).ravel()):
             axes.axis("off")
             if i < count:
                 axes.imshow(layer[..., i], cmap="RdBu_r", vmin=-top, vmax=top)

@@ -2,9 +2,9 @@
 
 jaxlib's x86-64 builds hold the runtime of a custom call, `__onednn$convolution`, whose compiler pass is left out of
 the build. Emitted from here it works inside `jit`, on XLA's own threads, with nothing to install. It is no public
-interface: it is used only with the versions of jaxlib in `CHECKED`, on Linux on x86-64, in float32, for shapes that oneDNN is known
-to take, and not at all with JAXCNN_ONEDNN=0 in the environment. Anywhere else XLA's own convolution is taken: the
-absence of this one costs speed only.
+interface: it is used only with the versions of jaxlib in `CHECKED`, on Linux on x86-64, in float32, for shapes that
+oneDNN is known to take, and not at all with JAXCNN_ONEDNN=0 in the environment. Anywhere else XLA's own convolution is
+taken: the absence of this one costs speed only.
 
 `conv` is a primitive of its own, with the rules for `jvp`, `grad` (of any order) and `vmap`:
 
@@ -14,7 +14,7 @@ absence of this one costs speed only.
   channels are folded into the width, whose taps are then C apart. Folded, the result is wide enough to block well;
 - `vmap` over images joins the batches, over kernels joins the filters; over both it is one convolution a network.
 
-Under `jit` with a batch sharded over several CPU devices the compiler gathers it before the call: right, and not faster.
+Under `jit` with a batch sharded over several CPU devices the compiler gathers it for the call: right, but not faster.
 `experiments/lenet_flax.py` measures a training step with it.
 """
 
@@ -166,13 +166,11 @@ def _input_gradient(ct: jax.Array, x: Any, kernel: jax.Array, *, strides: Any, p
     back = jnp.flip(kernel, range(ndim)).swapaxes(-1, -2)
     ones = (1,) * ndim
     if all(s == 1 for s in strides):
-        edges = _transposed_pads(sizes, ct.shape[1:-1], kernel.shape, pads, dilation)
-        cropped, edges = _crop(ct, edges)
+        cropped, edges = _crop(ct, _transposed_pads(sizes, ct.shape[1:-1], kernel.shape, pads, dilation))
         return conv(cropped, back, ones, edges, dilation)
     if any(d > 1 for d in dilation):
         stuffed = lax.pad(ct, jnp.zeros((), ct.dtype), [(0, 0, 0), *((0, 0, s - 1) for s in strides), (0, 0, 0)])
-        edges = _transposed_pads(sizes, stuffed.shape[1:-1], kernel.shape, pads, dilation)
-        cropped, edges = _crop(stuffed, edges)
+        cropped, edges = _crop(stuffed, _transposed_pads(sizes, stuffed.shape[1:-1], kernel.shape, pads, dilation))
         return conv(cropped, back, ones, edges, dilation)
     return _by_phase(ct, kernel, sizes, strides, pads)
 
