@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -44,7 +44,8 @@ def picture(
 def draw(image: np.ndarray, maps: dict[str, np.ndarray], probabilities: np.ndarray, classes: tuple[str, ...]) -> Figure:
     """The image on the left, a block of maps for each layer, bars of probabilities on the right."""
     figure = Figure(figsize=(12, 2.9), layout="constrained")
-    columns = list(np.ravel(figure.subfigures(1, len(maps) + 2, width_ratios=[1.1, *[1.5] * len(maps), 1.1])))
+    grid: Any = figure.subfigures(1, len(maps) + 2, width_ratios=[1.1, *[1.5] * len(maps), 1.1])
+    columns = list(grid)
     axes = columns[0].subplots()
     axes.imshow(image.squeeze(), cmap="gray")
     axes.axis("off")

@@ -120,7 +120,7 @@ def l2_penalty(params: Mapping[str, Any]) -> Array:
     return jnp.asarray(sum(squares))
 
 
-def _check_classes(outputs: Array, labels: Array) -> None:
+def _check_classes(outputs: Any, labels: Any) -> None:
     if not isinstance(labels, jax.core.Tracer):
         labels = np.asarray(labels)  # NumPy also looks at an array that a jitted function closes over
     if not jnp.issubdtype(labels.dtype, jnp.integer):

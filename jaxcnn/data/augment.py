@@ -54,9 +54,9 @@ def _bilinear(images: jax.Array, at: jax.Array) -> jax.Array:
     """The images `(N, H, W, C)` at real coordinates `(2, N, h, w)`."""
     n, height, width, channels = images.shape
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))  # the border that is 0
-    y = jnp.clip(at[0] + 1, 0, height)
-    x = jnp.clip(at[1] + 1, 0, width)
-    top, left = jnp.floor(y), jnp.floor(x)
+    y = jnp.clip(at[0] + 1, 0, height + 1)
+    x = jnp.clip(at[1] + 1, 0, width + 1)
+    top, left = jnp.minimum(jnp.floor(y), height), jnp.minimum(jnp.floor(x), width)
     dy, dx = (y - top)[..., None], (x - left)[..., None]
     flat = padded.reshape(-1, channels)
     first = jnp.arange(n)[:, None, None] * ((height + 2) * (width + 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def read_image(
         raise DataError(f"{where}: images can be read with 1 channel or 3, not {channels}")
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata in pictures that can be read
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             opened = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
             with opened:
@@ -49,7 +51,9 @@ def read_image(
         raise DataError(f"{where} is no image that can be read (PNG, JPEG, BMP, GIF, WebP, TIFF)") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(f"{where}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller first") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+        if reason := getattr(error, "strerror", None):  # the system's, not Pillow's
+            raise DataError(f"{where} cannot be read: {reason}") from None
         raise DataError(f"{where}: the image is damaged ({error})") from None
     if channels is not None:
         picture = picture.convert("L" if channels == 1 else "RGB")
@@ -64,8 +68,11 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":
         values = np.asarray(picture, np.float64)
         top = values.max(initial=0)
-        # An integer image beyond 8 bits has 16; a floating-point one is taken as 0 to 1, or 0 to 255.
-        scale = (255 / 65535 if top > 255 else 1) if picture.mode != "F" else (255 if top <= 1 else 1)
+        # 32-bit integers are taken for 16 bits, or 8 if none is above 255; floating-point numbers for 0 to 1, or 255.
+        if picture.mode == "F":
+            scale = 255.0 if top <= 1 else 1.0
+        else:
+            scale = 1.0 if picture.mode == "I" and top <= 255 else 255 / 65535
         return Image.fromarray(np.clip(values * scale + 0.5, 0, 255).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")

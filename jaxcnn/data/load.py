@@ -51,7 +51,7 @@ def load(
     Raises:
       DataError: when the data is not there (with what to do), is damaged, or holds no example.
     """
-    match = re.fullmatch(r"([^\[\]]+)(?:\[(-?\d*%?):(-?\d*%?)\])?", split)
+    match = re.fullmatch(r"([^\[\]]+)(?:\[((?:-?\d+%?)?):((?:-?\d+%?)?)\])?", split)
     if not match:
         raise DataError(f"split {split!r}: expected a name, or a name with a slice such as train[:1000] or train[90%:]")
     base, low, high = match.groups()
@@ -237,9 +237,9 @@ def read_idx(path: str | Path) -> np.ndarray:
     try:
         raw = path.read_bytes()
         data = gzip.decompress(raw) if path.suffix == ".gz" or raw[:2] == b"\x1f\x8b" else raw
-    except gzip.BadGzipFile:
-        raise DataError(f"{path} is no gzip file, though its name says so; download it again") from None
-    except (EOFError, zlib.error) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        if raw[:2] != b"\x1f\x8b":
+            raise DataError(f"{path} is no gzip file, though its name says so; download it again") from None
         raise DataError(f"{path} is cut short or damaged ({error}); download it again") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
@@ -274,6 +274,27 @@ def _folder(root: Path, split: str, size: Sequence[int] | None) -> Dataset:
     extra = {p.name for p in top.iterdir() if p.is_dir() and not p.name.startswith(".")} - set(classes)
     if extra:
         raise DataError(f"{top} has classes that {first} lacks: {', '.join(sorted(extra))}")
+    files = _image_files(top, classes)
+    # It also says whether images are grey or in colour, and their size: what a run learned with, it is measured with.
+    training = files if divided else _image_files(first, classes)
+    sample = [read_image(path) for path, _ in training[:: max(1, len(training) // 50)]]
+    channels = max(image.shape[-1] for image in sample)
+    size = size or _typical([image.shape for image in sample])
+    labels = np.array([label for _, label in files], np.int32)
+    if divided:
+        part = _divided(labels, split, str(root))
+        files, labels = [f for f, inside in zip(files, part, strict=True) if inside], labels[part]
+        if not files:
+            raise DataError(f"{root}: too few images for a {split} split; every fifth of a class is the test's")
+
+    def read(i: int, to: tuple[int, int] | None) -> np.ndarray:
+        return read_image(files[i][0], channels, to)
+
+    return Dataset(_stack(read, len(files), size, str(root)), labels, tuple(classes), str(root))
+
+
+def _image_files(top: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+    """The image files under each class's folder, with the class's number."""
     files = [
         (path, label)
         for label, name in enumerate(classes)
@@ -282,18 +303,12 @@ def _folder(root: Path, split: str, size: Sequence[int] | None) -> Dataset:
     ]
     if not files:
         raise DataError(f"{top} holds no images: the dataset is empty (looked for {', '.join(sorted(ENDINGS))})")
-    labels = np.array([label for _, label in files], np.int32)
-    if divided:
-        part = _divided(labels, split, str(root))
-        files, labels = [f for f, inside in zip(files, part, strict=True) if inside], labels[part]
-        if not files:
-            raise DataError(f"{root}: too few images for a {split} split; every fifth of a class is the test's")
-    channels = max(read_image(files[i][0]).shape[-1] for i in range(0, len(files), max(1, len(files) // 50)))
+    return files
 
-    def read(i: int, to: tuple[int, int] | None) -> np.ndarray:
-        return read_image(files[i][0], channels, to)
 
-    return Dataset(_stack(read, len(files), size, str(root)), labels, tuple(classes), str(root))
+def _typical(shapes: Sequence[tuple[int, ...]]) -> list[int]:
+    """The median height and width, at most 256."""
+    return [int(v) for v in np.minimum(np.median([shape[:2] for shape in shapes], axis=0), 256)]
 
 
 def _stack(
@@ -301,8 +316,7 @@ def _stack(
 ) -> np.ndarray:
     """Reads `count` images into one array; where no size is given, that of the images' median."""
     if size is None:
-        sizes = np.array([read(i, None).shape[:2] for i in range(0, count, max(1, count // 50))])
-        size = [int(v) for v in np.minimum(np.median(sizes, axis=0), 256)]
+        size = _typical([read(i, None).shape for i in range(0, count, max(1, count // 50))])
     height, width = int(size[0]), int(size[1])
     first = read(0, (height, width))
     needed = first.nbytes * count

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.errors import DataError
+
 
 def to_float(inputs: Any) -> Any:
     """uint8 images as float32 from 0 to 1, anything else as it is; also in a tuple or dict of inputs."""
@@ -39,6 +41,8 @@ class Preprocess:
     @staticmethod
     def of(images: np.ndarray, size: Sequence[int] | None = None) -> Preprocess:
         """The preprocessing that the training images `(N, H, W, C)` call for."""
+        if images.dtype != np.uint8:
+            raise DataError(f"the images are {images.dtype}, not uint8: pass a `preprocess` of your own for them")
         height, width = images.shape[1:3] if size is None else size
         # Counts of each value are exact, so the same images give the same figures on every machine.
         counts = np.zeros((images.shape[-1], 256), np.int64)
