@@ -15,6 +15,7 @@ from jaxcnn.core import (
     serial,
 )
 from jaxcnn.layers import (
+    adaptive_avg_pool,
     avg_pool,
     batch_norm,
     conv,
@@ -50,6 +51,7 @@ _ROOMS = ("data", "inspect", "losses", "metrics", "models", "ops", "train")
 __all__ = [
     "Layer",
     "LayerError",
+    "adaptive_avg_pool",
     "avg_pool",
     "batch_norm",
     "concat",

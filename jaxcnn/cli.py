@@ -206,7 +206,7 @@ def _train(given: Train) -> None:
         raise unknown("model", options.model, models.MODELS)
 
     everything = data.load(options.data, "train", options.data_dir)
-    test = data.load(options.data, "test", options.data_dir)
+    test = data.load(options.data, "test", options.data_dir, everything.images.shape[1:3])
     learn, held = everything.hold_out(options.validation) if options.validation else (everything, None)
     steps_per_epoch = max(1, len(learn) // options.batch_size)
     epochs = options.epochs or min(60, max(15, -(-_STEPS // steps_per_epoch)))

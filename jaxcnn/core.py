@@ -371,8 +371,11 @@ def network(forward: Callable[..., PyTree], /, **sublayers: Layer | Callable[...
         def trace(key: jax.Array, *xs: PyTree) -> PyTree:
             return forward(_Planning(made.sublayers, key, (), plan), *xs)
 
-        with _watching(None):
-            jax.eval_shape(trace, _struct(key), *_structs(inputs))
+        try:
+            with _watching(None):
+                jax.eval_shape(trace, _struct(key), *_structs(inputs))
+        except LayerError as error:
+            raise LayerError(error.message, error.path) from None  # without the frames of the trace
         params: Variables = {}
         state: Variables = {}
         for path, leaf in plan.items():

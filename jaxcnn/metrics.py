@@ -47,7 +47,8 @@ def top_k(k: int) -> Metric:
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     """How often class j was predicted for class i: an integer matrix [i, j] `(classes, classes)`."""
     matrix = np.zeros((classes, classes), np.int64)
-    np.add.at(matrix, (np.asarray(labels).ravel(), np.asarray(predicted).ravel()), 1)
+    # Booleans, of a binary classifier, would be taken for a mask.
+    np.add.at(matrix, (np.ravel(labels).astype(np.intp), np.ravel(predicted).astype(np.intp)), 1)
     return matrix
 
 

@@ -34,7 +34,9 @@ class Span:
 
     @property
     def size(self) -> int:
-        return math.floor(self.last) - math.ceil(self.first) + 1
+        # Behind a transposed convolution, intervals begin between pixels; of its neighbours, one may see a pixel more.
+        phases = [Fraction(i, self.jump.denominator) for i in range(self.jump.denominator)]
+        return max(math.floor(self.last + t) - math.ceil(self.first + t) + 1 for t in phases)
 
 
 @dataclass(frozen=True)

@@ -149,13 +149,8 @@ def macs(jaxpr: Any) -> int:
         elif eqn.primitive.name in ("conv_general_dilated", onednn.conv_p.name):
             kernel = eqn.invars[1].aval.shape
             dims = eqn.params.get("dimension_numbers")
-            if dims is not None and max(eqn.params["lhs_dilation"]) > 1:
-                # Transposed: the kernel is laid on each pixel of the input, and the zeros between are not counted.
-                shape, features = eqn.invars[0].aval.shape, dims.lhs_spec[1]
-                total += math.prod(shape) // shape[features] * math.prod(kernel)
-            else:
-                out_features = kernel[-1 if dims is None else dims.rhs_spec[0]]
-                total += math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // out_features
+            out_features = kernel[-1 if dims is None else dims.rhs_spec[0]]
+            total += math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // out_features
         else:
             times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
             total += times * sum(macs(inner) for inner in inner_jaxprs(eqn))

@@ -6,9 +6,10 @@ from jaxcnn.layers.dense import dense, flatten
 from jaxcnn.layers.dropout import dropout
 from jaxcnn.layers.embed import embed
 from jaxcnn.layers.norm import batch_norm, group_norm, layer_norm, local_response_norm
-from jaxcnn.layers.pool import avg_pool, global_avg_pool, global_max_pool, max_pool, sum_pool
+from jaxcnn.layers.pool import adaptive_avg_pool, avg_pool, global_avg_pool, global_max_pool, max_pool, sum_pool
 
 __all__ = [
+    "adaptive_avg_pool",
     "avg_pool",
     "batch_norm",
     "conv",

@@ -8,11 +8,11 @@ import jax
 
 from jaxcnn import ops
 from jaxcnn.core import Layer, LayerError, layer
-from jaxcnn.layers.common import by, stateless
+from jaxcnn.layers.common import by, images, stateless
 from jaxcnn.ops import global_avg_pool, global_max_pool
 from jaxcnn.ops.geometry import Padding, Size, out_size, pads, per_dim
 
-__all__ = ["avg_pool", "global_avg_pool", "global_max_pool", "max_pool", "sum_pool"]
+__all__ = ["adaptive_avg_pool", "avg_pool", "global_avg_pool", "global_max_pool", "max_pool", "sum_pool"]
 
 
 @layer
@@ -51,6 +51,31 @@ def avg_pool(
 def sum_pool(size: Size, stride: Size | None = None, padding: Padding = 0, *, ceil: bool = False) -> Layer:
     """Sum pooling: the sum of each window of each channel. Arguments as in `max_pool`."""
     return _pooling(ops.sum_pool, size, stride, padding, ceil)
+
+
+@layer
+def adaptive_avg_pool(size: Size) -> Layer:
+    """Average pooling to a given size, whatever the input's: the mean of each of `size` windows that share it out.
+
+    Args:
+      size: O, an integer or one a dimension. Of W pixels, window i covers floor(i W / O) to below ceil((i + 1) W / O).
+
+    Returns:
+      A Layer `(N, *spatial, C) -> (N, *size, C)`.
+
+    Raises:
+      LayerError: for a malformed size, or input that is no floating-point image.
+    """
+
+    def apply(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        images(x)
+        try:
+            per_dim(size, x.ndim - 2, "size")
+        except ValueError as error:
+            raise LayerError(str(error)) from None
+        return ops.adaptive_avg_pool(x, size)
+
+    return stateless(lambda key, x: {}, apply)
 
 
 def _pooling(op: Any, size: Size, stride: Size | None, padding: Padding, ceil: bool, **options: Any) -> Layer:

@@ -10,13 +10,73 @@ from typing import Any
 
 from jaxcnn.core import Layer
 from jaxcnn.errors import UserError, unknown
+from jaxcnn.models.alexnet import alexnet, alexnet_2012, alexnet_single
+from jaxcnn.models.cifar_resnet import (
+    cifar_resnet,
+    plain20,
+    plain32,
+    plain44,
+    plain56,
+    plain110,
+    resnet20,
+    resnet32,
+    resnet44,
+    resnet56,
+    resnet110,
+    resnet1202,
+)
 from jaxcnn.models.convnet import convnet
+from jaxcnn.models.googlenet import googlenet, googlenet_2014
 from jaxcnn.models.lecture_cnn import lecture_cnn
-from jaxcnn.models.lenet import lenet5
+from jaxcnn.models.lenet import lenet5, lenet5_1998
 from jaxcnn.models.logistic import logistic
 from jaxcnn.models.mlp import mlp
+from jaxcnn.models.resnet import resnet, resnet18, resnet34, resnet50, resnet101, resnet152
+from jaxcnn.models.vgg import vgg, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 
-__all__ = ["MODELS", "Entry", "convnet", "lecture_cnn", "lenet5", "logistic", "make", "mlp"]
+__all__ = [
+    "MODELS",
+    "Entry",
+    "alexnet",
+    "alexnet_2012",
+    "alexnet_single",
+    "cifar_resnet",
+    "convnet",
+    "googlenet",
+    "googlenet_2014",
+    "lecture_cnn",
+    "lenet5",
+    "lenet5_1998",
+    "logistic",
+    "make",
+    "mlp",
+    "plain20",
+    "plain32",
+    "plain44",
+    "plain56",
+    "plain110",
+    "resnet",
+    "resnet18",
+    "resnet20",
+    "resnet32",
+    "resnet34",
+    "resnet44",
+    "resnet50",
+    "resnet56",
+    "resnet101",
+    "resnet110",
+    "resnet152",
+    "resnet1202",
+    "vgg",
+    "vgg11",
+    "vgg11_bn",
+    "vgg13",
+    "vgg13_bn",
+    "vgg16",
+    "vgg16_bn",
+    "vgg19",
+    "vgg19_bn",
+]
 
 
 @dataclass(frozen=True)
@@ -29,13 +89,47 @@ class Entry:
     about: str
 
 
+_IMAGENET, _IMAGENET_227, _CIFAR = (224, 224, 3), (227, 227, 3), (32, 32, 3)
+
+# fmt: off
 MODELS: dict[str, Entry] = {
     "logistic": Entry(logistic, (28, 28, 1), False, "logistic regression: one linear layer"),
     "mlp": Entry(mlp, (28, 28, 1), False, "multilayer perceptron, 128 hidden units"),
     "lenet5": Entry(lenet5, (32, 32, 1), True, "LeNet-5, the modern form (LeCun et al. 1998)"),
-    "lecture_cnn": Entry(lecture_cnn, (32, 32, 3), True, "the lectures' exercise network: 2 conv, 3 dense layers"),
-    "convnet": Entry(convnet, (32, 32, 3), False, "[(conv-relu)*n - pool]*m - (fc-relu)*k: the lectures' pattern"),
+    "lenet5_1998": Entry(lenet5_1998, (32, 32, 1), True, "LeNet-5, the paper's: trainable pooling, RBF output (1998)"),
+    "lecture_cnn": Entry(lecture_cnn, _CIFAR, True, "the lectures' exercise network: 2 conv, 3 dense layers"),
+    "convnet": Entry(convnet, _CIFAR, False, "[(conv-relu)*n - pool]*m - (fc-relu)*k: the lectures' pattern"),
+    "alexnet": Entry(alexnet, _IMAGENET, False, "AlexNet, torchvision's, in one column (Krizhevsky 2014)"),
+    "alexnet_2012": Entry(alexnet_2012, _IMAGENET_227, True, "AlexNet, the paper's, in two groups (2012)"),
+    "alexnet_single": Entry(alexnet_single, _IMAGENET_227, True, "AlexNet, the lectures' table, without groups (2012)"),
+    "vgg11": Entry(vgg11, _IMAGENET, False, "VGG, 11 layers (Simonyan and Zisserman 2014)"),
+    "vgg13": Entry(vgg13, _IMAGENET, False, "VGG, 13 layers (2014)"),
+    "vgg16": Entry(vgg16, _IMAGENET, False, "VGG, 16 layers (2014)"),
+    "vgg19": Entry(vgg19, _IMAGENET, False, "VGG, 19 layers (2014)"),
+    "vgg11_bn": Entry(vgg11_bn, _IMAGENET, False, "VGG, 11 layers (2014), with batch normalization (2015)"),
+    "vgg13_bn": Entry(vgg13_bn, _IMAGENET, False, "VGG, 13 layers (2014), with batch normalization (2015)"),
+    "vgg16_bn": Entry(vgg16_bn, _IMAGENET, False, "VGG, 16 layers (2014), with batch normalization (2015)"),
+    "vgg19_bn": Entry(vgg19_bn, _IMAGENET, False, "VGG, 19 layers (2014), with batch normalization (2015)"),
+    "googlenet": Entry(googlenet, _IMAGENET, False, "GoogLeNet, torchvision's: 3x3, batch normalization (2015)"),
+    "googlenet_2014": Entry(googlenet_2014, _IMAGENET, False, "GoogLeNet, the paper's (Szegedy et al. 2014)"),
+    "resnet18": Entry(resnet18, _IMAGENET, False, "residual network, 18 layers (He et al. 2015)"),
+    "resnet34": Entry(resnet34, _IMAGENET, False, "residual network, 34 layers (2015)"),
+    "resnet50": Entry(resnet50, _IMAGENET, False, "residual network, 50 layers in bottlenecks (2015)"),
+    "resnet101": Entry(resnet101, _IMAGENET, False, "residual network, 101 layers in bottlenecks (2015)"),
+    "resnet152": Entry(resnet152, _IMAGENET, False, "residual network, 152 layers in bottlenecks (2015)"),
+    "resnet20": Entry(resnet20, _CIFAR, False, "residual network for CIFAR, 20 layers (He et al. 2015)"),
+    "resnet32": Entry(resnet32, _CIFAR, False, "residual network for CIFAR, 32 layers (2015)"),
+    "resnet44": Entry(resnet44, _CIFAR, False, "residual network for CIFAR, 44 layers (2015)"),
+    "resnet56": Entry(resnet56, _CIFAR, False, "residual network for CIFAR, 56 layers (2015)"),
+    "resnet110": Entry(resnet110, _CIFAR, False, "residual network for CIFAR, 110 layers (2015)"),
+    "resnet1202": Entry(resnet1202, _CIFAR, False, "residual network for CIFAR, 1202 layers (2015)"),
+    "plain20": Entry(plain20, _CIFAR, False, "resnet20 without its shortcuts (2015)"),
+    "plain32": Entry(plain32, _CIFAR, False, "resnet32 without its shortcuts (2015)"),
+    "plain44": Entry(plain44, _CIFAR, False, "resnet44 without its shortcuts (2015)"),
+    "plain56": Entry(plain56, _CIFAR, False, "resnet56 without its shortcuts (2015)"),
+    "plain110": Entry(plain110, _CIFAR, False, "resnet110 without its shortcuts (2015)"),
 }
+# fmt: on
 
 
 def make(name: str, classes: int = 10, **options: Any) -> Layer:

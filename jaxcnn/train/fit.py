@@ -42,6 +42,7 @@ class FitResult:
       history: a record an epoch, the lines of metrics.jsonl.
       result: the figures of result.json.
       test: the evaluation on the test set, if one was given.
+      model, preprocess: the network, and what is done to its images.
     """
 
     params: Any
@@ -50,6 +51,16 @@ class FitResult:
     history: list[Record]
     result: Record
     test: Evaluation | None
+    model: Layer
+    preprocess: Callable[[Any], Any]
+
+    def outputs(self, images: Any) -> jax.Array:
+        """The trained network's outputs for images `(N, H, W, C)` as the data had them."""
+        return self.model.apply(self.params, self.model_state, self.preprocess(images))[0]
+
+    def probabilities(self, images: Any) -> np.ndarray:
+        """The probability of each class, softmax of the outputs: `(N, classes)`."""
+        return np.asarray(jax.nn.softmax(self.outputs(images)))
 
 
 def fit(
@@ -179,7 +190,7 @@ def fit(
         folder.write("result.json", result)
         _pictures(folder, history, test, measured_test)
         folder.close()
-    return FitResult(params, model_state, state, history, result, measured_test)
+    return FitResult(params, model_state, state, history, result, measured_test, model, preprocess)
 
 
 def _folder(run: str | Path | Run | None, resume: bool) -> Run | None:

@@ -16,8 +16,7 @@ class Display:
     def __init__(self, epochs: int, examples: int, show: bool = True, stream: TextIO | None = None):
         self.epochs, self.examples, self.show = epochs, examples, show
         self.stream = stream or sys.stdout
-        self.began = time.monotonic()
-        self.done = 0  # epochs since `began`
+        self.mark = time.monotonic()  # when the last epoch ended
         self._bar: Progress | None = None
         console = Console(file=self.stream)
         if show and console.is_terminal:
@@ -45,8 +44,8 @@ class Display:
 
     def epoch(self, record: dict) -> None:
         """After an epoch, with its record as in metrics.jsonl."""
-        self.done += 1
-        left = (time.monotonic() - self.began) / self.done * (self.epochs - record["epoch"])
+        now = time.monotonic()
+        left, self.mark = (now - self.mark) * (self.epochs - record["epoch"]), now
         if not self.show:
             return
         parts = [f"epoch {record['epoch']:>{len(str(self.epochs))}}/{self.epochs}", _figures(record)]

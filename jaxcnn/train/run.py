@@ -14,6 +14,8 @@ import errno
 import json
 import logging
 import os
+import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from jaxcnn.errors import TrainingError, UserError
 from jaxcnn.train.step import TrainState
 
 Record = dict[str, Any]
+_SPARE = 1 << 20  # bytes beside the arrays: Orbax's indices, and the run's other files
 
 
 class Run:
@@ -92,8 +95,11 @@ class Run:
     def _replace(self, name: str, text: str) -> None:
         part = self.path / f".{name}.part"
         with _disk(f"{self.path / name} cannot be written"):
-            part.write_text(text)
-            os.replace(part, self.path / name)
+            try:
+                part.write_text(text)
+                os.replace(part, self.path / name)
+            finally:
+                part.unlink(missing_ok=True)
 
     def _read(self, name: str) -> Record:
         try:
@@ -106,24 +112,34 @@ class Run:
     @property
     def _checkpoints(self) -> ocp.CheckpointManager:
         if self._manager is None:
-            logging.getLogger("absl").setLevel(logging.ERROR)
+            # Each thread that fails prints its trace; what is wrong is said once, by `_disk` or `_restore`.
+            sys.unraisablehook = _unraisable
+            logging.getLogger("absl").setLevel(logging.CRITICAL)
             keep = ocp.checkpoint_managers
-            policy = keep.AnyPreservationPolicy(
-                [keep.LatestN(1), keep.BestN(get_metric_fn=lambda m: tuple(m["score"]), n=1)]
+
+            def best(metrics: Any) -> Any:
+                return tuple(metrics["score"])
+
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(1), keep.BestN(get_metric_fn=best, n=1)]),
+                best_fn=best,  # with it the scores are on the disk, where a later process finds them
             )
             with _disk(f"{self.path / 'checkpoints'} cannot be opened"):
-                self._manager = ocp.CheckpointManager(
-                    self.path / "checkpoints", options=ocp.CheckpointManagerOptions(preservation_policy=policy)
-                )
+                self._manager = ocp.CheckpointManager(self.path / "checkpoints", options=options)
         return self._manager
 
     def save(self, epoch: int, state: TrainState, history: list[Record]) -> None:
         """Saves the state after an epoch, in the background; kept are the last one and the one with the best score."""
+        self.wait()
         with _disk(f"the checkpoint of epoch {epoch} cannot be written to {self.path / 'checkpoints'}"):
+            tree = _plain(state)
+            # Orbax's threads fail one by one and noisily when the disk fills under them.
+            if shutil.disk_usage(self.path).free < sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) + _SPARE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._checkpoints.save(
                 epoch,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_plain(state)), history=ocp.args.JsonSave({"epochs": history})
+                    state=ocp.args.StandardSave(tree), history=ocp.args.JsonSave({"epochs": history})
                 ),
                 metrics={"score": list(score(history[-1]))},
                 force=True,
@@ -131,8 +147,9 @@ class Run:
 
     def wait(self) -> None:
         """Waits until what is being saved is on the disk."""
-        with _disk(f"a checkpoint cannot be written to {self.path / 'checkpoints'}"):
-            self._checkpoints.wait_until_finished()
+        if self._manager is not None:
+            with _disk(f"a checkpoint cannot be written to {self.path / 'checkpoints'}"):
+                self._manager.wait_until_finished()
 
     def epochs(self) -> list[int]:
         """The epochs whose state is there."""
@@ -172,11 +189,12 @@ class Run:
         return tree["params"], tree["model_state"]
 
     def _restore(self, epoch: int, args: Any) -> tuple[dict[str, Any], list[Record]]:
+        manager, wanted = self._checkpoints, ocp.args.Composite(state=args, history=ocp.args.JsonRestore())
         try:
-            item = self._checkpoints.restore(epoch, args=ocp.args.Composite(state=args, history=ocp.args.JsonRestore()))
+            item = manager.restore(epoch, args=wanted)
             return item["state"], item["history"]["epochs"]
         except Exception as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise UserError(
                 f"the checkpoint of epoch {epoch} in {self.path} cannot be restored: it is damaged, or of another "
                 f"network ({first})"
@@ -208,6 +226,15 @@ def _plain(state: TrainState) -> dict[str, Any]:
         "opt_state": state.opt_state,
         "key": jax.random.key_data(state.key),
     }
+
+
+_report = sys.unraisablehook
+
+
+def _unraisable(lost: Any) -> None:
+    """Python's hook, but for what TensorStore's threads write when Orbax has given up on a bad file or a full disk."""
+    if str(lost.exc_value) != "Event loop is closed":
+        _report(lost)
 
 
 @contextlib.contextmanager

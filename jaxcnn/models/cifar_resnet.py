@@ -1,0 +1,231 @@
+"""Plain and residual networks for CIFAR (He, Zhang, Ren and Sun, Deep residual learning for image recognition, 2016).
+
+The experiment of the paper's section 4.2: the same stack of 3x3 convolutions with and without shortcuts, at any depth.
+The deeper plain network trains worse, the deeper residual network does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+
+from jaxcnn import core
+from jaxcnn.errors import UserError
+from jaxcnn.layers import batch_norm, conv, dense, global_avg_pool, relu
+from jaxcnn.layers.common import stateless
+
+Shortcut = Literal["A", "B", "C"]
+
+_he = initializers.variance_scaling(2, "fan_out", "normal")
+
+
+def _conv(features: int, size: int, stride: int = 1) -> core.Layer:
+    """A convolution that keeps the image's size, but for the stride; batch normalization has the bias."""
+    return conv(features, size, stride, padding=size // 2, bias=False, kernel_init=_he)
+
+
+@core.layer
+def subsampled(features: int, stride: int) -> core.Layer:
+    """Shortcut A: every `stride`-th row and column, and channels of zeros behind x's own. Nothing to learn."""
+
+    def apply(params: dict[str, Any], x: jax.Array) -> jax.Array:
+        x = x[:, ::stride, ::stride]
+        return jnp.pad(x, [(0, 0), (0, 0), (0, 0), (0, features - x.shape[-1])])
+
+    return stateless(lambda key, x: {}, apply)
+
+
+def _way_around(shortcut: Shortcut | None, features: int, stride: int, norm: bool) -> dict[str, core.Layer]:
+    """The layer of the shortcut under its name, or nothing where it is the identity or not there."""
+    if shortcut == "A" and stride > 1:
+        return {"shortcut": subsampled(features, stride)}
+    if shortcut == "C" or (shortcut == "B" and stride > 1):
+        projection = _conv(features, 1, stride)
+        return {"shortcut": core.serial(conv=projection, bn=batch_norm()) if norm else projection}
+    return {}
+
+
+@core.layer
+def unit(features: int, stride: int = 1, shortcut: Shortcut | None = "A") -> core.Layer:
+    """Two 3x3 convolutions and a shortcut around them: `(N, H, W, C) -> (N, H / stride, W / stride, features)`.
+
+    Args:
+      shortcut: as in `cifar_resnet`. Without a stride, C is `features` already.
+
+    Source: He et al. (2016), figure 2 and section 4.2.
+    """
+    way_around = _way_around(shortcut, features, stride, norm=True)
+
+    def forward(net: core.Net, x: jax.Array) -> jax.Array:
+        y = relu(net.bn1(net.conv1(x)))
+        y = net.bn2(net.conv2(y))
+        if shortcut is None:
+            return relu(y)
+        return relu(y + (net.shortcut(x) if way_around else x))
+
+    return core.network(
+        forward,
+        conv1=_conv(features, 3, stride),
+        bn1=batch_norm(),
+        conv2=_conv(features, 3),
+        bn2=batch_norm(),
+        **way_around,
+    )
+
+
+@core.layer
+def preactivated_unit(
+    features: int, stride: int = 1, shortcut: Shortcut | None = "A", *, first: bool = False
+) -> core.Layer:
+    """The unit with normalization and ReLU before each convolution, so that nothing stands in the shortcut's way.
+
+    Arguments as in `unit`, and:
+
+    Args:
+      first: for the first unit of a network. There, and where it is a projection, the shortcut begins behind the ReLU.
+
+    Source: He, Zhang, Ren and Sun, Identity mappings in deep residual networks (2016), figure 1 (b) and the appendix.
+    """
+    way_around = _way_around(shortcut, features, stride, norm=False)
+    late = first or (bool(way_around) and shortcut != "A")
+
+    def forward(net: core.Net, x: jax.Array) -> jax.Array:
+        active = relu(net.bn1(x))
+        y = net.conv2(relu(net.bn2(net.conv1(active))))
+        if shortcut is None:
+            return y
+        x = active if late else x
+        return y + (net.shortcut(x) if way_around else x)
+
+    return core.network(
+        forward,
+        bn1=batch_norm(),
+        conv1=_conv(features, 3, stride),
+        bn2=batch_norm(),
+        conv2=_conv(features, 3),
+        **way_around,
+    )
+
+
+@core.layer
+def cifar_resnet(
+    depth: int,
+    classes: int = 10,
+    *,
+    shortcut: Shortcut | None = "A",
+    preactivation: bool = False,
+    width: int = 16,
+) -> core.Layer:
+    """A network of 6n + 2 layers: `(N, 32, 32, C) -> (N, classes)` logits. Other sizes of image go in too.
+
+    One convolution; three stages of n units with `width`, 2 `width` and 4 `width` features on 32x32, 16x16 and 8x8
+    pixels; the mean over the image; one dense layer.
+
+    Args:
+      depth: the number of layers with weights on the longest way: 8, 14, 20, 26, ...
+      shortcut: `"A"`, the identity, subsampled and filled up with channels of zeros where the shape changes; `"B"`,
+        projections there; `"C"`, projections everywhere; None, no shortcut: the plain network.
+      preactivation: normalization and ReLU before each convolution instead of behind it.
+      width: features of the first stage.
+
+    Raises:
+      UserError: for a depth that is not 6n + 2, or another shortcut.
+
+    The weights start by fan-out, as He et al. (2015) propose.
+
+    Source: section 4.2; the shortcuts, sections 3.3 and 4.1.
+    """
+    n, left = divmod(depth - 2, 6)
+    if n < 1 or left:
+        near = (8,) if n < 1 else (6 * n + 2, 6 * n + 8)
+        raise UserError(f"depth={depth}: expected 6n + 2; the nearest is {' or '.join(map(str, near))}")
+    if shortcut not in ("A", "B", "C", None):
+        raise UserError(f"shortcut={shortcut!r}: expected 'A', 'B', 'C', or None for the plain network")
+
+    stages: dict[str, core.Layer | Callable] = {}
+    for stage in (1, 2, 3):
+        features, stride = width * 2 ** (stage - 1), 1 if stage == 1 else 2
+        if preactivation:
+            head = preactivated_unit(features, stride, shortcut, first=stage == 1)
+            rest = {f"block{i}": preactivated_unit(features, 1, shortcut) for i in range(2, n + 1)}
+        else:
+            head = unit(features, stride, shortcut)
+            rest = {f"block{i}": unit(features, 1, shortcut) for i in range(2, n + 1)}
+        stages[f"layer{stage}"] = core.serial(block1=head, **rest)
+
+    norm: dict[str, core.Layer | Callable] = {"bn1": batch_norm(), "relu1": relu}
+    middle = {**stages, **norm} if preactivation else {**norm, **stages}
+    return core.serial(conv1=_conv(width, 3), **middle, avgpool=global_avg_pool, fc=dense(classes))
+
+
+# The depths of the paper's table 6. The options are those of `cifar_resnet`; parameters for RGB and 10 classes.
+
+
+@core.layer
+def resnet20(classes: int = 10, **options: Any) -> core.Layer:
+    """n = 3: 269,722 parameters."""
+    return cifar_resnet(20, classes, **options)
+
+
+@core.layer
+def resnet32(classes: int = 10, **options: Any) -> core.Layer:
+    """n = 5: 464,154 parameters."""
+    return cifar_resnet(32, classes, **options)
+
+
+@core.layer
+def resnet44(classes: int = 10, **options: Any) -> core.Layer:
+    """n = 7: 658,586 parameters."""
+    return cifar_resnet(44, classes, **options)
+
+
+@core.layer
+def resnet56(classes: int = 10, **options: Any) -> core.Layer:
+    """n = 9: 853,018 parameters."""
+    return cifar_resnet(56, classes, **options)
+
+
+@core.layer
+def resnet110(classes: int = 10, **options: Any) -> core.Layer:
+    """n = 18: 1,727,962 parameters."""
+    return cifar_resnet(110, classes, **options)
+
+
+@core.layer
+def resnet1202(classes: int = 10, **options: Any) -> core.Layer:
+    """n = 200: 19,421,274 parameters."""
+    return cifar_resnet(1202, classes, **options)
+
+
+@core.layer
+def plain20(classes: int = 10, **options: Any) -> core.Layer:
+    """`resnet20` without its shortcuts."""
+    return cifar_resnet(20, classes, shortcut=None, **options)
+
+
+@core.layer
+def plain32(classes: int = 10, **options: Any) -> core.Layer:
+    """`resnet32` without its shortcuts."""
+    return cifar_resnet(32, classes, shortcut=None, **options)
+
+
+@core.layer
+def plain44(classes: int = 10, **options: Any) -> core.Layer:
+    """`resnet44` without its shortcuts."""
+    return cifar_resnet(44, classes, shortcut=None, **options)
+
+
+@core.layer
+def plain56(classes: int = 10, **options: Any) -> core.Layer:
+    """`resnet56` without its shortcuts."""
+    return cifar_resnet(56, classes, shortcut=None, **options)
+
+
+@core.layer
+def plain110(classes: int = 10, **options: Any) -> core.Layer:
+    """`resnet110` without its shortcuts."""
+    return cifar_resnet(110, classes, shortcut=None, **options)

@@ -1,0 +1,114 @@
+"""VGG (Simonyan and Zisserman, Very deep convolutional networks for large-scale image recognition, 2015)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jax.nn import initializers
+
+from jaxcnn import core
+from jaxcnn.layers import adaptive_avg_pool, batch_norm, conv, dense, dropout, flatten, max_pool, relu
+
+_he = initializers.variance_scaling(2, "fan_out", "normal")
+_normal = initializers.normal(0.01)
+
+
+@core.layer
+def vgg(
+    convolutions: Sequence[int],
+    classes: int = 1000,
+    *,
+    norm: bool = False,
+    width: int = 64,
+    units: int = 4096,
+    drop: float = 0.5,
+) -> core.Layer:
+    """Stages of 3x3 convolutions and a 2x2 max pool, then three dense layers: `(N, H, W, C) -> (N, classes)` logits.
+
+    Two 3x3 filters in a row see 5x5 pixels and three see 7x7, with fewer weights than one large filter has.
+
+    Args:
+      convolutions: how many there are in each stage: a column of the paper's table 1.
+      norm: batch normalization behind each convolution.
+      width: filters of the first stage. Each stage has twice as many as the one before, up to 8 times the first.
+      units: units of the hidden dense layers.
+      drop: dropout behind them.
+
+    Against the paper: as in torchvision, an average pool brings images of other sizes (32 pixels or more) to 7x7 before
+    the dense layers, doing nothing at 224; and the weights start as He et al. (2015) propose, by fan-out, where the
+    paper began from a shallower network's. Batch normalization, too, is torchvision's.
+
+    Source: section 2.1 and table 1; comparison with large filters, section 2.3.
+    """
+    layers: dict[str, core.Layer | Callable] = {}
+    for stage, count in enumerate(convolutions, 1):
+        for i in range(1, count + 1):
+            layers[f"conv{stage}_{i}"] = conv(width * min(2 ** (stage - 1), 8), 3, padding=1, kernel_init=_he)
+            if norm:
+                layers[f"bn{stage}_{i}"] = batch_norm()
+            layers[f"relu{stage}_{i}"] = relu
+        layers[f"pool{stage}"] = max_pool(2)
+    return core.serial(
+        **layers,
+        avgpool=adaptive_avg_pool(7),
+        flat=flatten,
+        fc6=dense(units, kernel_init=_normal),
+        relu6=relu,
+        drop6=dropout(drop),
+        fc7=dense(units, kernel_init=_normal),
+        relu7=relu,
+        drop7=dropout(drop),
+        fc8=dense(classes, kernel_init=_normal),
+    )
+
+
+# Columns A, B, D and E of table 1. The options are those of `vgg`.
+
+
+@core.layer
+def vgg11(classes: int = 1000, **options: Any) -> core.Layer:
+    """Configuration A: 8 convolutions; 132,863,336 parameters at 224x224x3."""
+    return vgg((1, 1, 2, 2, 2), classes, **options)
+
+
+@core.layer
+def vgg13(classes: int = 1000, **options: Any) -> core.Layer:
+    """Configuration B: 10 convolutions; 133,047,848 parameters at 224x224x3."""
+    return vgg((2, 2, 2, 2, 2), classes, **options)
+
+
+@core.layer
+def vgg16(classes: int = 1000, **options: Any) -> core.Layer:
+    """Configuration D: 13 convolutions; 138,357,544 parameters at 224x224x3."""
+    return vgg((2, 2, 3, 3, 3), classes, **options)
+
+
+@core.layer
+def vgg19(classes: int = 1000, **options: Any) -> core.Layer:
+    """Configuration E: 16 convolutions; 143,667,240 parameters at 224x224x3."""
+    return vgg((2, 2, 4, 4, 4), classes, **options)
+
+
+@core.layer
+def vgg11_bn(classes: int = 1000, **options: Any) -> core.Layer:
+    """VGG-11 with batch normalization: 132,868,840 parameters at 224x224x3."""
+    return vgg11(classes, norm=True, **options)
+
+
+@core.layer
+def vgg13_bn(classes: int = 1000, **options: Any) -> core.Layer:
+    """VGG-13 with batch normalization: 133,053,736 parameters at 224x224x3."""
+    return vgg13(classes, norm=True, **options)
+
+
+@core.layer
+def vgg16_bn(classes: int = 1000, **options: Any) -> core.Layer:
+    """VGG-16 with batch normalization: 138,365,992 parameters at 224x224x3."""
+    return vgg16(classes, norm=True, **options)
+
+
+@core.layer
+def vgg19_bn(classes: int = 1000, **options: Any) -> core.Layer:
+    """VGG-19 with batch normalization: 143,678,248 parameters at 224x224x3."""
+    return vgg19(classes, norm=True, **options)
