@@ -98,8 +98,8 @@ class Summary:
     """A name from `jaxcnn models`, or file.py:function."""
     input: str | None = None
     """Height,width,channels, for instance 32,32,3. The size the model was designed for when not given."""
-    classes: int = 10
-    """The number of classes."""
+    classes: int | None = None
+    """The number of classes. What the model was designed for when not given, 10 or 1000."""
     json: bool = False
     """Print one JSON object."""
 
@@ -215,7 +215,7 @@ def _train(given: Train) -> None:
     size = entry.input[:2] if entry is not None and entry.fixed_size else None
     name = _name(options)
     if folder is None:
-        folder = train.Run.create(given.run or _next(name))
+        folder = train.Run.new(_next(name))
     print(f"{options.model} on {options.data}: {len(learn):,} images to learn from, {len(held or []):,} to validate, "
           f"{len(test):,} to test; {epochs} epochs of {steps_per_epoch} steps", flush=True)  # fmt: skip
     config = {
@@ -259,7 +259,7 @@ def _fresh(given: Train) -> tuple[Train, Any]:
         return given, None
     from jaxcnn.train import Run
 
-    return given, Run.create(given.run)
+    return given, Run.new(given.run)
 
 
 def _resumed(given: Train) -> tuple[Train, Any]:
@@ -377,8 +377,8 @@ def _summary(given: Summary) -> None:
 
     from jaxcnn import inspect, models
 
-    model = models.make(given.model, given.classes)
     entry = models.MODELS.get(given.model)
+    model = models.make(given.model, given.classes or (entry.classes if entry else 10))
     if given.input is None:
         if entry is None:
             raise UserError("--input is needed for a model of your own: height,width,channels")

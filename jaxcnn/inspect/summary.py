@@ -7,6 +7,7 @@ is typed in layer by layer.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -126,7 +127,7 @@ def summary(model: Layer, *inputs: Any, train: bool = False) -> Summary:
         rows.append(
             Row(
                 "/".join(path) or (layer.source.name if layer.source else "layer"),
-                repr(layer),
+                _brief(layer),
                 tuple(arrays[0].shape) if arrays else (),
                 0 if path in seen else _size(own),
                 macs(inner.jaxpr),
@@ -155,6 +156,15 @@ def macs(jaxpr: Any) -> int:
             times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
             total += times * sum(macs(inner) for inner in inner_jaxprs(eqn))
     return total
+
+
+def _brief(layer: Layer) -> str:
+    """The code that makes a layer on one line, without its initializers."""
+    source = layer.source
+    if source is not None:
+        kwargs = {name: value for name, value in source.kwargs.items() if not name.endswith("_init")}
+        return " ".join(str(dataclasses.replace(source, kwargs=kwargs)).split())
+    return repr(layer)
 
 
 def _struct(x: Any) -> jax.ShapeDtypeStruct:

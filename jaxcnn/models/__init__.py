@@ -88,6 +88,11 @@ class Entry:
     fixed_size: bool
     about: str
 
+    @property
+    def classes(self) -> int:
+        """How many classes it was designed for: ImageNet's 1000 for large images, 10 for small ones."""
+        return 1000 if self.input[0] > 200 else 10
+
 
 _IMAGENET, _IMAGENET_227, _CIFAR = (224, 224, 3), (227, 227, 3), (32, 32, 3)
 

@@ -121,15 +121,15 @@ def fit(
     if preprocess is None:
         preprocess = Preprocess.of(data.images)
     folder = _folder(run, resume)
-    if folder is not None and not resume:
+    state = create_state(model, optimizer, jax.random.key(seed), data.images[:1], preprocess)
+    _check_outputs(model, state, preprocess, data)
+    if folder is not None and not resume:  # nothing is left behind by what cannot start
+        folder.make()
         settings = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "image": list(data.images.shape[1:])}
         if isinstance(preprocess, Preprocess):
             settings["preprocess"] = dataclasses.asdict(preprocess)
         named = {"model": repr(model), "data": data.name, "classes": list(data.classes)}
         folder.write("config.json", {**named, **settings, **(config or {})})
-
-    state = create_state(model, optimizer, jax.random.key(seed), data.images[:1], preprocess)
-    _check_outputs(model, state, preprocess, data)
     step = make_step(model, loss, optimizer, preprocess=preprocess, augment=augment, metrics=metrics, penalty=penalty)
     evaluate = make_evaluate(model, loss, preprocess=preprocess, metrics=metrics)
     history: list[Record] = []
@@ -200,7 +200,7 @@ def _folder(run: str | Path | Run | None, resume: bool) -> Run | None:
         return None
     if isinstance(run, Run):
         return run
-    return Run.open(run) if resume else Run.create(run)
+    return Run.open(run) if resume else Run.new(run)
 
 
 def _epoch(

@@ -33,7 +33,7 @@ _SPARE = 1 << 20  # bytes beside the arrays: Orbax's indices, and the run's othe
 class Run:
     """A run's folder.
 
-    Use `Run.create` for a new one and `Run.open` for one that is there.
+    Use `Run.new` for a new one and `Run.open` for one that is there.
     """
 
     def __init__(self, path: str | Path):
@@ -45,20 +45,27 @@ class Run:
         return f"Run({str(self.path)!r})"
 
     @staticmethod
-    def create(path: str | Path) -> Run:
-        """A new folder; an empty one that is there is taken.
+    def new(path: str | Path) -> Run:
+        """A folder for `make` to make; an empty one that is there is taken.
 
         Raises:
-          UserError: when it is there and not empty, or cannot be made.
+          UserError: when it is there and not empty.
         """
         run = Run(path)
         if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
             raise UserError(
                 f"the run folder {path} is there and not empty; choose another --run, or go on with --resume"
             )
-        with _disk(f"the run folder {path} cannot be made"):
-            run.path.mkdir(parents=True, exist_ok=True)
         return run
+
+    def make(self) -> None:
+        """Makes the folder.
+
+        Raises:
+          TrainingError: when it cannot be made.
+        """
+        with _disk(f"the run folder {self.path} cannot be made"):
+            self.path.mkdir(parents=True, exist_ok=True)
 
     @staticmethod
     def open(path: str | Path) -> Run:

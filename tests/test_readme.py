@@ -1,0 +1,105 @@
+"""Every command and code block of the README runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxcnn.cli import main
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+
+# What is long in earnest runs here on the embedded digits for an epoch: options given twice take the later value.
+SHORT = {
+    "jaxcnn train": "--epochs 1 --data digits",
+    "experiments.five_or_not": "--data digits --epochs 2",
+    "experiments.mlp_mnist": "--data digits --epochs 1",
+    "experiments.lenet_mnist": "--data digits --epochs 1 --seeds 1",
+    "experiments.builder": "--data digits --epochs 1 --examples 256",
+    "experiments.lenet_flax": "--data digits --epochs 1 --seeds 1 --repeats 2",
+    "experiments.picture": "",
+}
+
+
+def commands() -> list[str]:
+    """The lines of the shell blocks, but for those that make a virtual environment."""
+    lines = [line.split(" #")[0].strip() for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
+    return [line for line in lines if line and "venv" not in line]
+
+
+def test_the_readme_has_its_two_commands() -> None:
+    marked = re.findall(r"<!-- (main|test) command -->\s*```sh\n(.*?)```\s*<!-- end -->", README, re.DOTALL)
+    assert [name for name, _ in marked] == ["main", "test"]
+    for _, text in marked:
+        assert len(text.strip().splitlines()) == 1
+        assert text.startswith("python3 -m venv ")
+
+
+def test_python_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one namespace, from first to last, as somebody types them."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {"__name__": "readme"}
+    blocks = [text for kind, text in BLOCKS if kind == "python"]
+    assert blocks
+    for text in blocks:
+        exec(compile(text, "README.md", "exec"), namespace)
+
+
+def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one folder, from first to last; files that a command needs are the ones the README shows."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in re.findall(r"`(\w+\.py)`[^`]*```python\n(.*?)```", README, re.DOTALL):
+        (tmp_path / name).write_text(text)
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    (tmp_path / "notebooks").mkdir()
+    lines = commands()
+    assert any(line.startswith("jaxcnn train") for line in lines)
+    for line in lines:
+        if line.startswith("jaxcnn "):
+            words = shlex.split(line)[1:]
+            if words[0] == "train" and "--resume" not in words:
+                words += SHORT["jaxcnn train"].split()
+            if words[0] == "predict" and not Path(words[-1]).exists():
+                _digit(Path(words[-1]))
+            with contextlib.suppress(SystemExit):  # of --help, with 0; of an error there would be no output
+                main(words)
+            assert capsys.readouterr().out
+        else:
+            words = shlex.split(line)
+            assert words[:2] == ["python", "-m"], f"not a command that this test knows how to run: {line}"
+            environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+            short = SHORT[words[2]].split()
+            subprocess.run([sys.executable, *words[1:], *short], check=True, env=environment, capture_output=True)
+
+
+def _digit(path: Path) -> None:
+    from PIL import Image
+
+    import jaxcnn as cnn
+
+    Image.fromarray(cnn.data.load("digits", "test").images[0, ..., 0]).save(path)
+
+
+@pytest.mark.skipif("CI" not in os.environ, reason="installs everything anew: set CI=true")
+def test_the_first_command_on_a_fresh_clone(tmp_path: Path) -> None:
+    """Pasted as it stands: ends with a trained LeNet-5 of at least 98 % on the digits' test set."""
+    clone = tmp_path / "jaxcnn"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    command = re.search(r"<!-- main command -->\s*```sh\n(.*?)```", README, re.DOTALL)
+    assert command
+    done = subprocess.run(["bash", "-c", command[1]], cwd=clone, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    accuracy = re.search(r"test accuracy ([\d.]+) %", done.stdout)
+    assert accuracy
+    assert float(accuracy[1]) >= 98
+    assert (clone / "runs/lenet5-digits-1/result.json").is_file()
