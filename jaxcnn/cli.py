@@ -164,7 +164,12 @@ def _parse(args: list[str]) -> Any:
         inside = [line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│")]
         until = next((i for i, line in enumerate(inside) if set(line) <= {"─"}), len(inside))
         named = f"jaxcnn {first} --help" if first in _COMMANDS else "jaxcnn --help"
-        sys.exit(_fail(f"{' '.join(inside[:until]) or 'the options cannot be read'}; see {named}", 2))
+        message = " ".join(inside[:until]) or "the options cannot be read"
+        if first in _COMMANDS and message.startswith("Unrecognized"):
+            known = ["--" + f.name.replace("_", "-") for f in dataclasses.fields(_COMMANDS[first])]
+            given = [arg.split("=")[0].replace("_", "-") for arg in args if arg.startswith("--")]
+            message = next((str(unknown("option", name, known)) for name in given if name not in known), message)
+        sys.exit(_fail(f"{message}; see {named}", 2))
 
 
 _ABOUT = "Convolutional networks in JAX. `jaxcnn train` trains LeNet-5 on handwritten digits."
