@@ -166,7 +166,8 @@ def _parse(args: list[str]) -> Any:
         named = f"jaxcnn {first} --help" if first in _COMMANDS else "jaxcnn --help"
         message = " ".join(inside[:until]) or "the options cannot be read"
         if first in _COMMANDS and message.startswith("Unrecognized"):
-            known = ["--" + f.name.replace("_", "-") for f in dataclasses.fields(_COMMANDS[first])]
+            fields = [f for f in dataclasses.fields(_COMMANDS[first]) if "Positional" not in str(f.type)]
+            known = ["--help", *("--" + f.name.replace("_", "-") for f in fields)]
             given = [arg.split("=")[0].replace("_", "-") for arg in args if arg.startswith("--")]
             message = next((str(unknown("option", name, known)) for name in given if name not in known), message)
         sys.exit(_fail(f"{message}; see {named}", 2))
@@ -383,7 +384,8 @@ def _summary(given: Summary) -> None:
     from jaxcnn import inspect, models
 
     entry = models.MODELS.get(given.model)
-    model = models.make(given.model, given.classes or (entry.classes if entry else 10))
+    classes = given.classes if given.classes is not None else entry.classes if entry else 10
+    model = models.make(given.model, classes)
     if given.input is None:
         if entry is None:
             raise UserError("--input is needed for a model of your own: height,width,channels")

@@ -112,6 +112,10 @@ def fit(
     began = time.monotonic()
     if epochs < 1 or batch_size < 1:
         raise UserError(f"epochs={epochs} and batch_size={batch_size} should be at least 1")
+    if not 0 <= seed < 1 << 31:
+        raise UserError(f"seed={seed} should be from 0 to 2147483647")
+    if patience is not None and patience < 1:
+        raise UserError(f"patience={patience} should be at least 1 epoch")
     if patience is not None and validation is None:
         raise UserError("early stopping needs validation data to see when to stop")
     size = min(batch_size, len(data))

@@ -49,7 +49,7 @@ def make_optimizer(
         from the moments (AdamW, Loshchilov and Hutter 2019).
 
     Raises:
-      UserError: for an unknown name, or a learning rate that is not positive.
+      UserError: for an unknown name, a learning rate that is not positive, or a negative weight decay.
     """
     if name not in OPTIMIZERS:
         raise unknown("optimizer", name, OPTIMIZERS)
@@ -59,6 +59,8 @@ def make_optimizer(
     lr = default if lr is None else lr
     if not lr > 0:
         raise UserError(f"the learning rate should be above 0, got {lr}")
+    if not weight_decay >= 0:
+        raise UserError(f"the weight decay should be 0 or more, got {weight_decay}")
     return make(SCHEDULES[schedule](lr, steps), weight_decay)
 
 

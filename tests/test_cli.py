@@ -1,0 +1,474 @@
+"""The command line: what each command prints and writes, and one line on stderr for whatever cannot be used."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+import jaxcnn
+from jaxcnn import cli, data, models, train
+from jaxcnn.inspect import summary
+
+OWN = """
+import jaxcnn as cnn
+
+def tiny(classes):
+    return cnn.serial(flat=cnn.flatten, head=cnn.dense(classes))
+
+def wide(classes):
+    return cnn.serial(conv1=cnn.conv(4, 9), flat=cnn.flatten, head=cnn.dense(classes))
+"""
+COMMANDS = ("train", "evaluate", "predict", "summary", "models", "datasets")
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a command in this process: (exit status, stdout, stderr)."""
+
+    def call(*args) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            cli.main([str(arg) for arg in args])
+            status = 0
+        except SystemExit as end:
+            status = end.code or 0
+        return status, *capsys.readouterr()
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield call
+    signal.signal(signal.SIGTERM, before)
+
+
+def command(*args, **options) -> subprocess.Popen:
+    """The command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "jaxcnn.cli", *map(str, args)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def picture(folder: Path, label: int, number: int) -> None:
+    """A bright column whose place is the class, in an image of 6x6 pixels."""
+    pixels = np.random.default_rng([label, number]).integers(0, 90, (6, 6)).astype(np.uint8)
+    pixels[:, 2 * label] += 120
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
+@pytest.fixture(scope="module")
+def columns(tmp_path_factory):
+    """A folder of images by class, and a file with models of one's own."""
+    folder = tmp_path_factory.mktemp("columns")
+    (folder / "mine.py").write_text(OWN)
+    for label, name in enumerate(("left", "middle", "right")):
+        for number in range(20):
+            picture(folder / "data" / name, label, number)
+    return folder
+
+
+def train_columns(columns: Path, where: Path, *more) -> list:
+    return ["train", f"{columns}/mine.py:tiny", "--data", f"{columns}/data", "--epochs", 3, "--batch-size", 8, "--lr",
+            0.05, "--run", where, *more]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A run of mlp on the digits."""
+    path = tmp_path_factory.mktemp("digits") / "run"
+    cli.main(["train", "mlp", "--epochs", "3", "--run", str(path)])
+    return path
+
+
+# --- what there is -----------------------------------------------------------------------------------------------
+
+
+def test_version(run):
+    assert run("--version") == (0, f"jaxcnn {jaxcnn.__version__}\n", "")
+    process = command("--version")
+    assert process.communicate() == (f"jaxcnn {jaxcnn.__version__}\n", "")
+    assert process.returncode == 0
+
+
+def test_help_names_every_command(run):
+    for args in ([], ["--help"], ["-h"]):
+        status, out, err = run(*args)
+        assert (status, err) == (0, "")
+        assert all(name in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_gives_every_option_and_its_default(run, name):
+    status, out, err = run(name, "--help")
+    assert (status, err) == (0, "")
+    text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", out).split())
+    for field in cli._COMMANDS[name].__dataclass_fields__.values():
+        if "Positional" not in str(field.type):
+            assert f"--{field.name.replace('_', '-')}" in text
+            assert f"(default: {field.default})" in text
+    if name == "train":
+        assert "(default: lenet5)" in text
+
+
+def test_models_and_datasets_are_a_line_each(run):
+    status, out, err = run("models")
+    assert (status, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()] == list(models.MODELS)
+    assert "lenet5 " in out
+    assert "LeNet-5, the modern form" in out
+    status, out, err = run("datasets")
+    assert (status, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()] == list(data.DATASETS)
+
+
+def test_summary_as_a_table_and_as_json(run, columns):
+    status, out, err = run("summary", "lenet5")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1].split() == ["total", "61,706", "416,520"]
+    found = json.loads(run("summary", "lenet5", "--json")[1])
+    assert set(found) == {"layers", "params", "macs"}
+    keys = {"name", "output_shape", "params", "macs", "activation_bytes", "receptive_field"}
+    assert all(set(row) == keys for row in found["layers"])
+    assert (found["params"], found["macs"]) == (61_706, 416_520)
+    assert found == json.loads(summary(models.lenet5(), np.zeros((1, 32, 32, 1), np.float32)).to_json())
+    other = json.loads(run("summary", "mlp", "--input", "4,5,3", "--classes", 7, "--json")[1])
+    assert other["params"] == 61 * 128 + 129 * 7
+    own = json.loads(run("summary", f"{columns}/mine.py:tiny", "--input", "6x6x1", "--json")[1])
+    assert own["params"] == 370
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+def test_train_writes_a_run(digits, run):
+    files = {
+        "config.json",
+        "metrics.jsonl",
+        "result.json",
+        "curves.png",
+        "confusion.png",
+        "mistakes.png",
+        "checkpoints",
+    }
+    assert {path.name for path in digits.iterdir()} == files
+    result = json.loads((digits / "result.json").read_text())
+    assert set(result) >= {
+        "model",
+        "data",
+        "seed",
+        "epochs",
+        "steps",
+        "params",
+        "test_accuracy",
+        "test_loss",
+        "seconds",
+    }
+    expected = {"model": "mlp", "data": "digits", "seed": 0, "epochs": 3, "steps": 30, "params": 1025 * 128 + 1290}
+    assert result.items() >= expected.items()
+    assert result["test_accuracy"] > 0.8  # a guess has 0.1
+    assert len((digits / "metrics.jsonl").read_text().splitlines()) == 3
+    config = json.loads((digits / "config.json").read_text())
+    asked = {"model": "mlp", "data": "digits", "epochs": 3, "batch_size": 128, "optimizer": "adam", "augment": "affine"}
+    assert config.items() >= asked.items()
+    assert config["version"] == jaxcnn.__version__
+
+
+def test_train_says_what_it_does_and_finds_a_name_for_the_run(run, columns, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = [arg for arg in train_columns(columns, "")[:-2] if arg != ""]
+    status, out, err = run(*args)
+    assert (status, err) == (0, "")
+    first, *epochs, outcome, where = out.splitlines()
+    assert "43 images to learn from, 5 to validate, 12 to test; 3 epochs of 5 steps" in first
+    assert len(epochs) == 3
+    for number, line in enumerate(epochs, 1):
+        assert re.fullmatch(rf"epoch {number}/3  loss [\d.]+  accuracy [\d.]+ %  validation loss [\d.]+  accuracy [\d.]+ %"
+                            r"  [\d,]+ images/s  \d+s left", line)  # fmt: skip
+    result = json.loads(Path("runs/tiny-data-1/result.json").read_text())
+    accuracy, loss = result["test_accuracy"], result["test_loss"]
+    assert outcome.startswith(f"test accuracy {100 * accuracy:.2f} %, loss {loss:.4f}, at epoch ")
+    assert where == "runs/tiny-data-1: curves.png, confusion.png, mistakes.png, result.json, checkpoints"
+    assert result["test_accuracy"] == 1
+    # The same again: another folder, and the same figures to the last digit.
+    assert run(*args)[0] == 0
+    again = json.loads(Path("runs/tiny-data-2/result.json").read_text())
+    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in result.items() if k != "seconds"}
+
+
+def test_resume_goes_on_as_if_nothing_had_happened(run, columns, tmp_path, monkeypatch):
+    assert run(*train_columns(columns, tmp_path / "whole"))[0] == 0
+    whole = train.fit.__globals__["batches"]
+
+    def until(data, size, seed, epoch):
+        if epoch == 3:
+            raise KeyboardInterrupt
+        return whole(data, size, seed, epoch)
+
+    part = tmp_path / "part"
+    with monkeypatch.context() as patch:
+        patch.setitem(train.fit.__globals__, "batches", until)
+        status, _, err = run(*train_columns(columns, part))
+    assert status == 1
+    assert err == f"jaxcnn: interrupted; go on with: jaxcnn train --run {part} --resume\n"
+    assert not (part / "result.json").exists()
+    status, out, err = run("train", "--run", part, "--resume")  # its settings are the run's
+    assert (status, err) == (0, "")
+    assert "epoch 3/3" in out
+    assert "epoch 2/3" not in out
+    results = [json.loads((path / "result.json").read_text()) for path in (tmp_path / "whole", part)]
+    for result in results:
+        del result["seconds"]
+    assert results[0] == results[1]
+    status, out, err = run("train", "--run", part, "--resume")
+    assert (status, err) == (0, "")
+    assert out.startswith(f"{part} is complete: test accuracy 100.00 %")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--seed", 1], "was made with --seed 0, not 1; start another run for that"),
+        (["mlp"], "was made with model .*mine.py:tiny, not mlp"),
+        (["--batch-size", 16], "was made with --batch-size 8, not 16"),
+    ],
+)
+def test_resume_with_other_settings_is_refused(run, columns, tmp_path, args, says):
+    tmp_path = tmp_path / "run"
+    tmp_path.mkdir()
+    config = {"model": f"{columns}/mine.py:tiny", "data": f"{columns}/data", "seed": 0, "batch_size": 8, "epochs": 3}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    status, out, err = run("train", *args, "--run", tmp_path, "--resume")
+    assert (status, out) == (1, "")
+    assert re.search(says, err)
+
+
+# --- asking a run ------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_repeats_the_figures_of_the_run(digits, run):
+    status, out, err = run("evaluate", digits, "--json")
+    assert (status, err) == (0, "")
+    found, result = json.loads(out), json.loads((digits / "result.json").read_text())
+    assert set(found) == {"run", "data", "split", "examples", "accuracy", "top5", "loss"}
+    assert (found["data"], found["split"], found["examples"]) == ("digits", "test", 355)
+    assert found["accuracy"] == result["test_accuracy"]
+    assert found["loss"] == pytest.approx(result["test_loss"], rel=1e-6)
+    assert found["accuracy"] <= found["top5"] <= 1
+    _, out, _ = run("evaluate", digits)
+    assert re.search(rf"accuracy +{100 * found['accuracy']:.2f} %", out)
+    assert re.search(rf"loss +{found['loss']:.4f}", out)
+    whole = json.loads(run("evaluate", digits, "--split", "train[:50]", "--json")[1])
+    assert (whole["split"], whole["examples"]) == ("train[:50]", 50)
+
+
+def test_evaluate_on_another_dataset(digits, run, data_dir):
+    """Digits and MNIST have the same classes; 28x28 get a border."""
+    found = json.loads(run("evaluate", digits, "--data", "mnist", "--data-dir", data_dir, "--json")[1])
+    assert (found["data"], found["examples"]) == ("mnist", 10_000)
+    assert found["accuracy"] > 0.2  # other people's digits, by another scanner, but still no guess
+
+
+@pytest.fixture(scope="module")
+def pages(digits, tmp_path_factory):
+    """Test images that the run is sure of, as files of all kinds; with their classes."""
+    folder, test = tmp_path_factory.mktemp("pages"), data.load("digits", "test")
+    trained = train.Trained.load(digits)
+    sure = np.argsort(-trained.probabilities(test.images)[np.arange(len(test)), test.labels])[:6]
+    written = {}
+    for index, (name, change) in zip(
+        sure,
+        {
+            "grey.png": lambda p: p,
+            "large.png": lambda p: p.resize((300, 300), Image.Resampling.BICUBIC),
+            "colour.jpg": lambda p: p.resize((100, 100)).convert("RGB"),
+            "deep.png": lambda p: Image.fromarray(257 * np.asarray(p, np.uint16)),
+            "palette.gif": lambda p: p.convert("P"),
+            "ink on paper.png": lambda p: Image.merge("LA", [Image.new("L", p.size, 0), p]),  # black, see-through
+        }.items(),
+        strict=True,
+    ):
+        change(Image.fromarray(test.images[index, ..., 0])).save(folder / name)
+        written[folder / name] = str(test.labels[index])
+    return written
+
+
+def test_predict_images_of_any_size_and_mode(digits, run, pages):
+    dark = [path for path in pages if path.name != "ink on paper.png"]
+    status, out, err = run("predict", digits, *dark, "--json")
+    assert (status, err) == (0, "")
+    rows = json.loads(out)
+    assert [row["image"] for row in rows] == [str(path) for path in dark]
+    assert [row["class"] for row in rows] == [pages[path] for path in dark]
+    for row in rows:
+        assert set(row) == {"image", "class", "probability", "probabilities"}
+        assert list(row["probabilities"]) == list("0123456789")
+        assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert row["probability"] == row["probabilities"][row["class"]] == max(row["probabilities"].values())
+    _, out, _ = run("predict", digits, dark[0])
+    assert out == f"{dark[0]}  {pages[dark[0]]}  {100 * rows[0]['probability']:.1f} %\n"
+
+
+def test_predict_dark_on_light(digits, run, pages, tmp_path):
+    ink = next(path for path in pages if path.name == "ink on paper.png")
+    (row,) = json.loads(run("predict", digits, ink, "--invert", "--json")[1])
+    assert row["class"] == pages[ink]
+    grey = next(iter(pages))
+    with Image.open(grey) as opened:
+        ImageOps.invert(opened).save(tmp_path / "inverted.png")
+    rows = [json.loads(run("predict", digits, *args, "--json")[1])[0]
+            for args in ((grey,), (tmp_path / "inverted.png", "--invert"), (tmp_path / "inverted.png",))]  # fmt: skip
+    assert rows[0]["probabilities"] == rows[1]["probabilities"] != rows[2]["probabilities"]
+
+
+def test_a_run_of_ones_own_model_can_be_asked(run, columns, tmp_path):
+    assert run(*train_columns(columns, tmp_path / "run"))[0] == 0
+    found = json.loads(run("evaluate", tmp_path / "run", "--json")[1])
+    assert (found["accuracy"], found["examples"]) == (1, 12)
+    assert "top5" not in found  # of three classes
+    (row,) = json.loads(run("predict", tmp_path / "run", columns / "data/middle/3.png", "--json")[1])
+    assert row["class"] == "middle"
+    status, _, err = run("evaluate", tmp_path / "run", "--data", "digits")
+    assert status == 1
+    assert "digits has 10 classes and 1 channels; the run has 3 and 1" in err
+
+
+# --- bad input ---------------------------------------------------------------------------------------------------
+
+RUN, OK = "{digits}", "{ok}"
+BAD = [  # arguments, exit status, what stderr says
+    (["tran"], 2, "unknown command 'tran': did you mean train"),
+    (["zzz"], 2, "unknown command 'zzz': there are datasets, evaluate, models, predict, summary, train"),
+    (["--verbose"], 2, "--verbose"),
+    (["train", "--epoch", "3"], 2, "unknown option '--epoch': did you mean --epochs"),
+    (["train", "--optimiser=sgd"], 2, "unknown option '--optimiser': did you mean --optimizer"),
+    (["models", "--json"], 2, "unknown option '--json': there are --help"),
+    (["train", "lenet5", "mlp"], 2, "mlp.*see jaxcnn train --help"),
+    (["train", "--epochs", "many"], 2, "--epochs.*see jaxcnn train --help"),
+    (["train", "--epochs"], 2, "--epochs"),
+    (["evaluate"], 2, "The folder of a run"),
+    (["summary"], 2, "see jaxcnn summary --help"),
+    (["train", "lenet"], 1, "unknown model 'lenet': did you mean lenet5"),
+    (["summary", "LeNet5"], 1, "unknown model 'LeNet5': did you mean lenet5"),
+    (["train", "gone.py:tiny"], 1, "there is no file gone.py; expected a name, or file.py:function"),
+    (["summary", "{mine}:tinny", "--input", "6,6,1"], 1, "has no function tinny; it has tiny, wide"),
+    (["summary", "{mine}:tiny"], 1, "--input is needed for a model of your own: height,width,channels"),
+    (["summary", "lenet5", "--input", "32,32"], 1, "--input 32,32: expected height,width,channels"),
+    (["summary", "lenet5", "--input", "0,32,1"], 1, "expected height,width,channels"),
+    (["summary", "lenet5", "--input", "8,8,1"], 1, "conv2: 5x5 filter.* on 2x2"),
+    (["summary", "mlp", "--classes", "0"], 1, "expected an integer of at least 1"),
+    (["train", "--optimizer", "adamm"], 1, "unknown optimizer 'adamm': did you mean adam"),
+    (["train", "--schedule", "cosin"], 1, "unknown schedule 'cosin': did you mean cosine"),
+    (["train", "--augment", "afine"], 1, "unknown augmentation 'afine': did you mean affine"),
+    (["train", "--lr", "0"], 1, "learning rate should be above 0"),
+    (["train", "--lr", "nan"], 1, "learning rate should be above 0"),
+    (["train", "--weight-decay=-1"], 1, "weight decay should be 0 or more"),
+    (["train", "--epochs", "0"], 1, "--epochs 0 should be at least 1"),
+    (["train", "--batch-size", "0"], 1, "--batch-size 0 .* should be at least 1"),
+    (["train", "--validation", "1"], 1, "--validation is a share from 0 to below 1"),
+    (["train", "--seed=-1"], 1, "seed=-1 should be from 0"),
+    (["train", "--patience", "0"], 1, "patience=0 should be at least 1"),
+    (["train", "--patience", "2", "--validation", "0"], 1, "early stopping needs validation data"),
+    (["train", "--data", "./nothere"], 1, "the folder nothere is not there"),
+    (["train", "--data", "./empty"], 1, "empty has no folders in it; expected one for each class"),
+    (["train", "--data", "./blank"], 1, "blank holds no images: the dataset is empty"),
+    (["train", "--data", "mnist"], 1, "mnist is not prepared .*JAXCNN_DATA_DIR is not set.*pip install tensorflow"),
+    (["train", "--data", "mnist", "--data-dir", "empty"], 1, "mnist is not prepared under empty.*four IDX files"),
+    (["train", "--data", "mnist", "--data-dir", "gone"], 1, r"the data directory gone \(--data-dir\) is not there"),
+    (["train", "--data", "mnits"], 1, "unknown dataset 'mnits': did you mean mnist"),
+    (["train", "{mine}:wide", "--data", "{columns}"], 1, "conv1: 9x9 filter"),
+    (["train", "--run", "full"], 1, "the run folder full is there and not empty; .* go on with --resume"),
+    (["train", "--run", "notes.txt"], 1, "the run folder notes.txt is there and not empty"),
+    (["train", "--resume"], 1, "--resume goes on with a run: say which, --run FOLDER"),
+    (["train", "--resume", "--run", "gone"], 1, "the run folder gone is not there"),
+    (["train", "--resume", "--run", "full"], 1, "full is no run of jaxcnn: it has no config.json"),
+    (["evaluate", "gone"], 1, "the run folder gone is not there"),
+    (["evaluate", "full"], 1, "full is no run of jaxcnn"),
+    (["evaluate", RUN, "--split", "dev"], 1, "digits has the splits train and test, not 'dev'"),
+    (["evaluate", RUN, "--data", "mnist", "--data-dir", "empty"], 1, "mnist is not prepared under empty"),
+    (["evaluate", RUN, "--data", "{columns}"], 1, "has 3 classes and 1 channels; the run has 10 and 1"),
+    (["predict", RUN], 1, "predict needs at least one image file"),
+    (["predict", "gone", OK], 1, "the run folder gone is not there"),
+    (["predict", RUN, "gone.png"], 1, "gone.png: there is no such file"),
+    (["predict", RUN, OK, "notes.txt"], 1, "notes.txt is no image that can be read"),
+    (["predict", RUN, "empty"], 1, "empty is a folder; expected an image file"),
+    (["predict", RUN, "nothing.png"], 1, "nothing.png is no image"),
+    (["predict", RUN, OK, "cut.png"], 1, "cut.png: the image is damaged"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(BAD)), ids=[" ".join(args) for args, *_ in BAD])
+def test_bad_input_is_one_line_and_leaves_nothing_behind(number, run, digits, columns, tmp_path, monkeypatch):
+    args, expected, says = BAD[number]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("JAXCNN_DATA_DIR", raising=False)
+    for folder in ("empty", "blank/cat", "full"):
+        Path(folder).mkdir(parents=True)
+    for name in ("notes.txt", "full/notes.txt"):
+        Path(name).write_text("mine")
+    Path("nothing.png").touch()
+    ok = columns / "data/left/0.png"
+    Path("cut.png").write_bytes(ok.read_bytes()[:60])
+    before = sorted(Path().rglob("*"))
+    names = {"digits": digits, "ok": ok, "mine": columns / "mine.py", "columns": columns / "data"}
+    status, out, err = run(*(arg.format(**names) for arg in args))
+    assert status == expected
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("jaxcnn: ")
+    assert re.search(says, err), err
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_training_that_diverges_says_at_which_step(run, columns, tmp_path):
+    args = train_columns(columns, tmp_path / "run", "--optimizer", "sgd", "--schedule", "constant")
+    args[args.index("--lr") + 1] = 1e38
+    status, _, err = run(*args)
+    assert status == 1
+    assert re.fullmatch(r"jaxcnn: the loss is (nan|inf) at step \d+ \(epoch 1\).*Try a smaller learning rate.*\n", err)
+    assert not (tmp_path / "run/result.json").exists()
+
+
+# --- as a process ------------------------------------------------------------------------------------------------
+
+
+def test_a_process_that_is_stopped_leaves_a_run_to_go_on_with(columns, tmp_path):
+    args = train_columns(columns, tmp_path / "run")
+    args[args.index("--epochs") + 1] = 100_000
+    process = command(*args)
+    for line in process.stdout:
+        if line.startswith("epoch     20/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (
+        1, f"jaxcnn: interrupted; go on with: jaxcnn train --run {tmp_path}/run --resume\n",
+    )  # fmt: skip
+    last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
+    assert train.Run.open(tmp_path / "run").epochs()[-1] == last["epoch"] >= 20
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["train", "lenet"], "unknown model 'lenet'"),
+        (["evaluate", "damaged"], "checkpoint of epoch .* cannot be restored"),
+    ],
+)
+def test_a_process_that_fails_writes_one_line(args, says, digits, tmp_path):
+    """Nothing else: no warnings of libraries, no traces of threads."""
+    shutil.copytree(digits, tmp_path / "damaged")
+    for path in (tmp_path / "damaged/checkpoints").glob("*/state/**/d/*"):
+        os.truncate(path, 100)
+    process = command(*args, cwd=tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert err.count("\n") == 1, err
+    assert re.match(f"jaxcnn: .*{says}", err)

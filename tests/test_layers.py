@@ -1,0 +1,361 @@
+"""One table of layers; every test here runs over all of it. A new layer is tested by adding a row."""
+
+import dataclasses
+import functools
+import itertools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import close, same, shapes
+
+import jaxcnn as cnn
+from jaxcnn.core import Layer, as_layer, fold_in
+
+Shape = tuple[int, ...]
+KEY = jax.random.key(0, impl="rbg")  # compiles in a fifth of the default's time; which bits are drawn does not matter
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A layer, the shape it is given, and what it should give and hold.
+
+    A layer with `state`, or one that is `random`, does something else in training; the others must not.
+    """
+
+    make: Callable[..., Any] | Layer
+    input: Shape
+    output: Any
+    params: dict[str, Shape] = dataclasses.field(default_factory=dict)
+    state: dict[str, Shape] = dataclasses.field(default_factory=dict)
+    random: bool = False
+    integer: bool = False
+
+    @property
+    def layer(self) -> Layer:
+        return as_layer(self.make)
+
+    @functools.cached_property
+    def compiled(self) -> Callable[..., Any]:
+        """The training pass: `(params, state, x, key) -> (output, state)`."""
+        return jax.jit(lambda params, state, x, key: self.layer.apply(params, state, x, train=True, key=key))
+
+    @property
+    def modes(self) -> tuple[bool, ...]:
+        """The values of `train` that make a difference."""
+        return (False, True) if self.state or self.random else (True,)
+
+    @property
+    def struct(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(self.input, jnp.int32 if self.integer else jnp.float32)
+
+    def values(self, seed: int, dtype: Any = np.float32) -> tuple[Any, Any, Any]:
+        """Random params, state and input: no initializer's zeros and ones, and a variance that is positive."""
+        rng = np.random.default_rng(seed)
+        params = {name: rng.normal(size=shape) for name, shape in self.params.items()}
+        state = {name: rng.uniform(0.5, 1.5, size=shape).astype(np.float32) for name, shape in self.state.items()}
+        x = rng.integers(0, 7, self.input).astype(np.int32) if self.integer else rng.normal(size=self.input)
+        cast = functools.partial(jax.tree.map, lambda a: a.astype(dtype) if a.dtype == np.float64 else a)
+        return cast(nest(params)), nest(state), cast(x)
+
+
+def nest(flat: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *outer, name = path.split("/")
+        functools.reduce(lambda t, key: t.setdefault(key, {}), outer, tree)[name] = value
+    return tree
+
+
+def weights(*kernel: int) -> dict[str, Shape]:
+    return {"kernel": kernel, "bias": kernel[-1:]}
+
+
+AFFINE = {"scale": (4,), "bias": (4,)}
+RUNNING = {"mean": (4,), "var": (4,)}
+IMAGE = (2, 5, 6, 4)
+
+# fmt: off
+CASES = {
+    # convolution, in 1, 2 and 3 dimensions
+    "conv_1d": Case(cnn.conv(3, 3), (2, 7, 4), (2, 5, 3), weights(3, 4, 3)),
+    "conv": Case(cnn.conv(3, 3), IMAGE, (2, 3, 4, 3), weights(3, 3, 4, 3)),
+    "conv_3d": Case(cnn.conv(3, 2), (2, 3, 4, 3, 4), (2, 2, 3, 2, 3), weights(2, 2, 2, 4, 3)),
+    "conv_1x1": Case(cnn.conv(2, 1), IMAGE, (2, 5, 6, 2), weights(1, 1, 4, 2)),
+    "conv_no_bias": Case(cnn.conv(3, 3, bias=False), IMAGE, (2, 3, 4, 3), {"kernel": (3, 3, 4, 3)}),
+    "conv_oblong": Case(cnn.conv(3, (1, 4), (2, 1)), IMAGE, (2, 3, 3, 3), weights(1, 4, 4, 3)),
+    "conv_pad": Case(cnn.conv(3, 3, 2, 1), (2, 5, 7, 4), (2, 3, 4, 3), weights(3, 3, 4, 3)),
+    "conv_pad_per_dim": Case(cnn.conv(3, 3, 1, (0, 2)), IMAGE, (2, 3, 8, 3), weights(3, 3, 4, 3)),
+    "conv_pad_pairs": Case(cnn.conv(3, 3, 1, ((1, 0), (0, 2))), IMAGE, (2, 4, 6, 3), weights(3, 3, 4, 3)),
+    "conv_same": Case(cnn.conv(3, 3, 2, "SAME"), IMAGE, (2, 3, 3, 3), weights(3, 3, 4, 3)),
+    "conv_valid": Case(cnn.conv(3, 2, 1, "VALID"), IMAGE, (2, 4, 5, 3), weights(2, 2, 4, 3)),
+    "conv_floor": Case(cnn.conv(3, 3, 2, floor=True), IMAGE, (2, 2, 2, 3), weights(3, 3, 4, 3)),
+    "conv_dilated": Case(cnn.conv(3, 3, dilation=2), IMAGE, (2, 1, 2, 3), weights(3, 3, 4, 3)),
+    "conv_groups": Case(cnn.conv(6, 3, groups=2), IMAGE, (2, 3, 4, 6), weights(3, 3, 2, 6)),
+    "conv_depthwise": Case(cnn.conv(4, 3, groups=4), IMAGE, (2, 3, 4, 4), weights(3, 3, 1, 4)),
+    "conv_transpose_1d": Case(cnn.conv_transpose(3, 3, 2), (2, 4, 4), (2, 9, 3), weights(3, 4, 3)),
+    "conv_transpose": Case(cnn.conv_transpose(3, 4, 2, 1), IMAGE, (2, 10, 12, 3), weights(4, 4, 4, 3)),
+    "conv_transpose_3d": Case(cnn.conv_transpose(3, 2), (2, 2, 3, 2, 4), (2, 3, 4, 3, 3), weights(2, 2, 2, 4, 3)),
+    "conv_transpose_extra": Case(
+        cnn.conv_transpose(3, 3, 2, 1, dilation=2, output_padding=1, bias=False), (2, 3, 4, 4), (2, 8, 10, 3),
+        {"kernel": (3, 3, 4, 3)}),
+    # fully connected
+    "dense": Case(cnn.dense(3), (2, 5), (2, 3), weights(5, 3)),
+    "dense_no_bias": Case(cnn.dense(3, bias=False), (2, 5), (2, 3), {"kernel": (5, 3)}),
+    "dense_per_pixel": Case(cnn.dense(3), IMAGE, (2, 5, 6, 3), weights(4, 3)),
+    "maxout": Case(cnn.maxout(3), (2, 5), (2, 3), {"kernel": (2, 5, 3), "bias": (2, 3)}),
+    "maxout_pieces": Case(cnn.maxout(3, 4, bias=False), (2, 5), (2, 3), {"kernel": (4, 5, 3)}),
+    "embed": Case(cnn.embed(7, 3), (2, 5), (2, 5, 3), {"kernel": (7, 3)}, integer=True),
+    "flatten": Case(cnn.flatten, IMAGE, (2, 120)),
+    # pooling
+    "max_pool_1d": Case(cnn.max_pool(2), (2, 6, 4), (2, 3, 4)),
+    "max_pool": Case(cnn.max_pool(2), IMAGE, (2, 2, 3, 4)),
+    "max_pool_3d": Case(cnn.max_pool(2), (2, 4, 2, 5, 3), (2, 2, 1, 2, 3)),
+    "max_pool_overlapping": Case(cnn.max_pool(3, 2), (2, 7, 5, 4), (2, 3, 2, 4)),
+    "max_pool_ceil": Case(cnn.max_pool(2, ceil=True), IMAGE, (2, 3, 3, 4)),
+    "max_pool_padded": Case(cnn.max_pool(3, 2, 1), IMAGE, (2, 3, 3, 4)),
+    "max_pool_oblong": Case(cnn.max_pool((1, 3), (2, 1)), IMAGE, (2, 3, 4, 4)),
+    "max_pool_wide": Case(cnn.max_pool(9, 1, "SAME"), IMAGE, (2, 5, 6, 4)),
+    "avg_pool": Case(cnn.avg_pool(2), IMAGE, (2, 2, 3, 4)),
+    "avg_pool_overlapping": Case(cnn.avg_pool(3, 2), (2, 7, 5, 4), (2, 3, 2, 4)),
+    "avg_pool_ceil": Case(cnn.avg_pool(3, 2, ceil=True), (2, 4, 6, 4), (2, 2, 3, 4)),
+    "avg_pool_padded": Case(cnn.avg_pool(3, 2, 1), IMAGE, (2, 3, 3, 4)),
+    "avg_pool_count_padding": Case(cnn.avg_pool(3, 2, 1, count_padding=True), IMAGE, (2, 3, 3, 4)),
+    "avg_pool_same": Case(cnn.avg_pool(2, 1, "SAME"), IMAGE, (2, 5, 6, 4)),
+    "sum_pool": Case(cnn.sum_pool(2, 1), IMAGE, (2, 4, 5, 4)),
+    "adaptive_avg_pool": Case(cnn.adaptive_avg_pool(3), IMAGE, (2, 3, 3, 4)),
+    "adaptive_avg_pool_repeating": Case(cnn.adaptive_avg_pool((2, 7)), IMAGE, (2, 2, 7, 4)),
+    "adaptive_avg_pool_dividing": Case(cnn.adaptive_avg_pool((5, 2)), IMAGE, (2, 5, 2, 4)),
+    "adaptive_avg_pool_1d": Case(cnn.adaptive_avg_pool(4), (2, 5, 4), (2, 4, 4)),
+    "global_max_pool": Case(cnn.global_max_pool, IMAGE, (2, 4)),
+    "global_avg_pool": Case(cnn.global_avg_pool, IMAGE, (2, 4)),
+    "global_avg_pool_1d": Case(cnn.global_avg_pool, (2, 5, 4), (2, 4)),
+    # normalization
+    "batch_norm": Case(cnn.batch_norm(), IMAGE, IMAGE, AFFINE, RUNNING),
+    "batch_norm_vectors": Case(cnn.batch_norm(), (5, 4), (5, 4), AFFINE, RUNNING),
+    "batch_norm_plain": Case(cnn.batch_norm(0.99, 1e-3, scale=False, bias=False), IMAGE, IMAGE, {}, RUNNING),
+    "layer_norm": Case(cnn.layer_norm(), IMAGE, IMAGE, AFFINE),
+    "layer_norm_image": Case(cnn.layer_norm(axes=(-3, -2, -1), bias=False), IMAGE, IMAGE, {"scale": (5, 6, 4)}),
+    "layer_norm_skipping": Case(cnn.layer_norm(axes=(-3, -1), scale=False), IMAGE, IMAGE, {"bias": (5, 1, 4)}),
+    "group_norm": Case(cnn.group_norm(2), IMAGE, IMAGE, AFFINE),
+    "instance_norm": Case(cnn.group_norm(4, scale=False, bias=False), IMAGE, IMAGE),
+    "local_response_norm": Case(cnn.local_response_norm(3, 0.5, 0.75, 1.0), IMAGE, IMAGE),
+    "local_response_norm_even": Case(cnn.local_response_norm(4, 0.5), IMAGE, IMAGE),
+    # dropout
+    "dropout": Case(cnn.dropout(0.5), IMAGE, IMAGE, random=True),
+    "dropout_maps": Case(cnn.dropout(0.5, shared_axes=(1, 2)), IMAGE, IMAGE, random=True),
+    "dropout_nothing": Case(cnn.dropout(0.0), IMAGE, IMAGE),
+    # activations
+    "relu": Case(cnn.relu, IMAGE, IMAGE),
+    "sigmoid": Case(cnn.sigmoid, IMAGE, IMAGE),
+    "tanh": Case(cnn.tanh, IMAGE, IMAGE),
+    "softmax": Case(cnn.softmax, IMAGE, IMAGE),
+    "leaky_relu": Case(cnn.leaky_relu(0.1), IMAGE, IMAGE),
+    "elu": Case(cnn.elu(0.5), IMAGE, IMAGE),
+    "prelu": Case(cnn.prelu(), IMAGE, IMAGE, {"slope": (4,)}),
+    "prelu_shared": Case(cnn.prelu(shared=True), IMAGE, IMAGE, {"slope": (1,)}),
+    # composition
+    "parallel": Case(
+        cnn.parallel(cnn.dense(3), cnn.relu), (2, 5), ((2, 3), (2, 5)),
+        {"dense1/kernel": (5, 3), "dense1/bias": (3,)}),
+    "parallel_concat": Case(
+        cnn.parallel(one=cnn.dense(3), norm=cnn.batch_norm(), pool=cnn.max_pool(3, 1, 1), join=cnn.concat),
+        IMAGE, (2, 5, 6, 11),
+        {"one/kernel": (4, 3), "one/bias": (3,), "norm/scale": (4,), "norm/bias": (4,)},
+        {"norm/mean": (4,), "norm/var": (4,)}),
+    "parallel_add": Case(cnn.parallel(cnn.relu, cnn.tanh, join=operator.add), IMAGE, IMAGE),
+    "residual": Case(
+        cnn.residual(cnn.serial(cnn.dense(4), cnn.dropout(0.5))), IMAGE, IMAGE,
+        {"body/dense1/kernel": (4, 4), "body/dense1/bias": (4,)}, random=True),
+    "residual_projection": Case(
+        cnn.residual(cnn.conv(3, 3, 2, 1), cnn.conv(3, 1, 2, bias=False)), (2, 5, 7, 4), (2, 3, 4, 3),
+        {"body/kernel": (3, 3, 4, 3), "body/bias": (3,), "shortcut/kernel": (1, 1, 4, 3)}),
+}
+# fmt: on
+
+# The scope brings the tests of one layer together, which then share compiled code.
+every_layer = pytest.mark.parametrize("case", CASES.values(), ids=CASES, scope="module")
+
+
+def test_every_layer_has_a_row():
+    def kinds(layer: Layer) -> set[str]:
+        return {layer.source.name}.union(*map(kinds, layer.sublayers.values()))
+
+    assert set(cnn.layers.__all__) <= set().union(*(kinds(case.layer) for case in CASES.values()))
+
+
+@every_layer
+def test_init_gives_variables_by_name_from_shapes_alone_and_the_same_inside_a_network(case):
+    variables = case.layer.init(fold_in(KEY, "it"), case.struct)
+    assert tuple(map(shapes, variables)) == (case.params, case.state)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} <= {np.dtype(np.float32)}
+    same(case.layer.init(fold_in(KEY, "it"), case.values(0)[2]), variables)
+    inside = cnn.serial(it=case.make).init(KEY, case.struct)
+    same(tuple(tree.get("it", {}) for tree in inside), variables)
+
+
+@every_layer
+def test_training_and_evaluation(case):
+    params, state, x = case.values(0)
+    apply = functools.partial(case.layer.apply, params, state, x)
+    evaluated, kept = apply()
+    trained, updated = apply(train=True, key=KEY if case.random else None)
+    for output in (evaluated, trained):
+        assert jax.tree.map(jnp.shape, output) == case.output
+        assert {leaf.dtype for leaf in jax.tree.leaves(output)} == {np.dtype(np.float32)}
+    same(kept, state)
+    assert shapes(updated) == case.state
+    if case.random or case.state:
+        assert not np.allclose(evaluated, trained)
+        same(apply(train=False, key=KEY), (evaluated, state))
+    else:
+        same(trained, evaluated)
+    for old, new in zip(jax.tree.leaves(state), jax.tree.leaves(updated), strict=True):
+        assert not np.any(old == new)
+
+
+@every_layer
+def test_jit_equals_eager(case):
+    values = case.values(1)
+    close(case.compiled(*values, KEY), case.layer.apply(*values, train=True, key=KEY))
+
+
+@every_layer
+def test_vmap_equals_a_loop(case):
+    ensemble = [case.values(seed) for seed in range(2)]
+    # Of keys of the kind `rbg`, a vmap would use the first alone.
+    keys = jax.random.split(jax.random.key(0), 2) if case.random else jax.random.split(KEY, 2)
+    stack = functools.partial(jax.tree.map, lambda *leaves: np.stack(leaves))
+    alone = [case.compiled(*values, key) for values, key in zip(ensemble, keys, strict=True)]
+    close(jax.vmap(case.compiled)(*stack(*ensemble), keys), stack(*alone))
+
+
+@every_layer
+@pytest.mark.usefixtures("x64")
+def test_gradient_equals_finite_differences(case):
+    """Along one random direction of parameters and input together.
+
+    Central differences with step 1e-5 in float64 are wrong by 1e-10 for the curvature and 1e-11 for rounding, so that
+    1e-7 tells a wrong formula from a right one. The numbers are random: none is within 1e-5 of a kink.
+    """
+    params, state, x = case.values(2, np.float64)
+    point = params if case.integer else (params, x)
+    rng = np.random.default_rng(3)
+    direction = jax.tree.map(lambda a: rng.normal(size=a.shape), point)
+    weights = jax.tree.map(lambda shape: rng.normal(size=shape), case.output, is_leaf=lambda s: isinstance(s[0], int))
+
+    def loss(point, train):
+        inner, given = (point, x) if case.integer else point
+        output = case.layer.apply(inner, state, given, train=train, key=KEY)[0]
+        return sum(jax.tree.leaves(jax.tree.map(lambda o, w: (o * w).sum(), output, weights)))
+
+    for train in case.modes:
+        value_and_grad = jax.jit(jax.value_and_grad(functools.partial(loss, train=train)))
+        moved = (jax.tree.map(lambda p, d: p + step * d, point, direction) for step in (1e-5, -1e-5))  # noqa: B023
+        ahead, behind = (float(value_and_grad(p)[0]) for p in moved)
+        along = jax.tree.map(lambda g, d: (g * d).sum(), value_and_grad(point)[1], direction)
+        assert float(sum(jax.tree.leaves(along))) == pytest.approx((ahead - behind) / 2e-5, rel=1e-7)
+
+
+@every_layer
+def test_bfloat16_in_bfloat16_out(case):
+    """Bfloat16 has 8 bits, 0.4 %: sums of some dozens of rounded terms stay within 3 % of the largest value."""
+    half = case.values(4, jnp.bfloat16)
+    output, state = case.compiled(*half, KEY)
+    assert {leaf.dtype for leaf in jax.tree.leaves(output)} == {np.dtype(jnp.bfloat16)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} <= {np.dtype(np.float32)}
+    wide = jax.tree.map(lambda a: a.astype(np.float32) if a.dtype == jnp.bfloat16 else a, half)
+    close((output, state), case.compiled(*wide, KEY), 3e-2)
+
+
+def standardized(x, *axes):
+    return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 1e-5)
+
+
+def transposed(p, x):
+    y = np.zeros((2, 9, 3))
+    for i, u in itertools.product(range(4), range(3)):
+        y[:, 2 * i + u] += x[:, i] @ p["kernel"][u]
+    return y + p["bias"]
+
+
+# Of rows of the table; convolution, pooling and batch normalization are compared with NumPy in test_ops.
+FORMULAS = {
+    "dense_per_pixel": lambda p, x: x @ p["kernel"] + p["bias"],
+    "conv_1x1": lambda p, x: x @ p["kernel"][0, 0] + p["bias"],
+    "conv_transpose_1d": transposed,
+    "maxout": lambda p, x: np.max([x @ k + b for k, b in zip(p["kernel"], p["bias"], strict=True)], 0),
+    "embed": lambda p, x: p["kernel"][x],
+    "flatten": lambda p, x: x.reshape(2, -1),
+    "prelu": lambda p, x: np.where(x >= 0, x, p["slope"] * x),
+    "prelu_shared": lambda p, x: np.where(x >= 0, x, p["slope"] * x),
+    "layer_norm": lambda p, x: standardized(x, 3) * p["scale"] + p["bias"],
+    "layer_norm_image": lambda p, x: standardized(x, 1, 2, 3) * p["scale"],
+    "layer_norm_skipping": lambda p, x: standardized(x, 1, 3) + p["bias"],
+    "group_norm": lambda p, x: (
+        standardized(x.reshape(2, 5, 6, 2, 2), 1, 2, 4).reshape(x.shape) * p["scale"] + p["bias"]
+    ),
+    "instance_norm": lambda p, x: standardized(x, 1, 2),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_layers_are_their_formulas(name):
+    params, _, x = CASES[name].values(6)
+    wide = jax.tree.map(lambda a: a.astype(np.float64) if a.dtype == np.float32 else a, (params, x))
+    close(CASES[name].layer.apply(params, {}, x)[0], FORMULAS[name](*wide))
+
+
+# --- what is true of one layer only ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
+def test_dropout_drops_its_share_and_scales_the_rest(rate):
+    x = np.ones((100, 1000), np.float32)
+    y = np.asarray(cnn.dropout(rate).apply({}, {}, x, train=True, key=jax.random.key(1))[0])
+    assert set(np.unique(y)) == {np.float32(0), np.float32(1) / np.float32(1 - rate)}
+    # Five standard deviations of the share of 100 000 draws: at most 0.8 %.
+    assert (y == 0).mean() == pytest.approx(rate, abs=5 * np.sqrt(rate * (1 - rate) / x.size))
+
+
+def test_dropout_of_whole_feature_maps():
+    layer = cnn.dropout(0.5, shared_axes=(1, 2))
+    y = layer.apply({}, {}, np.ones((4, 5, 6, 16), np.float32), train=True, key=jax.random.key(2))[0]
+    same(y, jnp.broadcast_to(y[:, :1, :1], y.shape))
+    assert 0 < (y[:, 0, 0] == 0).sum() < 64
+
+
+def test_embed_gives_nan_outside_the_vocabulary():
+    kernel = np.arange(6.0, dtype=np.float32).reshape(3, 2)
+    y = jax.jit(lambda x: cnn.embed(3, 2).apply({"kernel": kernel}, {}, x)[0])(jnp.array([0, 2, 3, -1]))
+    same(y, np.array([[0, 1], [4, 5], [np.nan, np.nan], [np.nan, np.nan]], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("layer", "x", "expected"),
+    [
+        (cnn.relu, [-2.0, 0.0, 3.0], [0, 0, 3]),
+        (cnn.sigmoid, [0.0, np.log(3.0)], [0.5, 0.75]),
+        (cnn.tanh, [0.0, np.log(2.0)], [0, 0.6]),
+        (cnn.softmax, [0.0, np.log(2.0), np.log(5.0)], [0.125, 0.25, 0.625]),
+        (cnn.leaky_relu(), [-2.0, 0.0, 3.0], [-0.02, 0, 3]),
+        (cnn.leaky_relu(0.1), [-2.0, 0.0, 3.0], [-0.2, 0, 3]),
+        (cnn.elu(2.0), [-np.log(4.0), 0.0, 3.0], [-1.5, 0, 3]),
+    ],
+    ids=lambda value: str(as_layer(value)) if callable(value) else "",
+)
+def test_activations_are_their_formulas(layer, x, expected):
+    close(as_layer(layer).apply({}, {}, jnp.array(x))[0], np.array(expected, np.float32))
+
+
+def test_derivatives_of_activations():
+    x = np.linspace(-4, 4, 9, dtype=np.float32)
+    slope = lambda f: jax.vmap(jax.grad(f))(x)  # noqa: E731
+    g = cnn.sigmoid(x)
+    close(slope(cnn.sigmoid), g * (1 - g))
+    close(slope(cnn.tanh), 1 - np.tanh(x) ** 2)
+    same(slope(cnn.relu), (x > 0).astype(np.float32))  # 0 at 0

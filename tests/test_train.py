@@ -1,0 +1,644 @@
+"""The step, the loop, evaluation, and a run's folder: what is learned, what is kept, and what is said when it fails."""
+
+import io
+import json
+import math
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import close, same
+from PIL import Image
+
+import jaxcnn as cnn
+from jaxcnn import data, losses, metrics, train
+from jaxcnn.errors import TrainingError, UserError
+from jaxcnn.train.progress import Display
+
+KEY = jax.random.key(0)
+
+
+def bars(count: int = 90, seed: int = 0) -> data.Dataset:
+    """Noise, and a bright column whose place is the class: a linear function tells them apart."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    images = rng.integers(0, 120, (count, 6, 6, 1))
+    images[np.arange(count), :, 2 * labels] += 60
+    return data.Dataset(images.astype(np.uint8), labels, ("left", "middle", "right"), "bars")
+
+
+DATA, HELD = bars(), bars(31, 1)
+
+
+def linear(classes: int = 3) -> cnn.Layer:
+    return cnn.serial(flat=cnn.flatten, head=cnn.dense(classes))
+
+
+def small() -> cnn.Layer:
+    """Parameters, running statistics, and randomness."""
+    return cnn.serial(
+        flat=cnn.flatten, fc1=cnn.dense(8, bias=False), bn1=cnn.batch_norm(), act1=cnn.relu, drop=cnn.dropout(0.2),
+        head=cnn.dense(3),
+    )  # fmt: skip
+
+
+def batch(count: int = 8) -> tuple[jax.Array, jax.Array]:
+    return jnp.asarray(DATA.images[:count]), jnp.asarray(DATA.labels[:count])
+
+
+def start(model: cnn.Layer, optimizer: optax.GradientTransformation, seed: int = 0) -> train.TrainState:
+    return train.create_state(model, optimizer, jax.random.key(seed), DATA.images[:1])
+
+
+# --- the step ----------------------------------------------------------------------------------------------------
+
+
+def test_a_step_is_one_step_of_gradient_descent():
+    """p - y times the input, in float64 by hand, with a penalty; bytes are scaled to 0 to 1."""
+    optimizer, penalty = optax.sgd(0.5), 0.01
+    state = start(linear(), optimizer)
+    w, b = (np.asarray(state.params["head"][name], np.float64) for name in ("kernel", "bias"))
+    step = train.make_step(
+        linear(), losses.softmax_cross_entropy, optimizer, penalty=lambda p: penalty * losses.l2_penalty(p)
+    )
+    images, labels = batch()
+    new, measured = step(state, (images, labels))
+    x, y = np.asarray(images, np.float64).reshape(8, -1) / 255, np.eye(3)[np.asarray(labels)]
+    p = np.exp(x @ w + b)
+    p /= p.sum(1, keepdims=True)
+    close(new.params["head"]["kernel"], w - 0.5 * (x.T @ (p - y) / 8 + 2 * penalty * w))
+    close(new.params["head"]["bias"], b - 0.5 * (p - y).mean(0))
+    assert set(measured) == {"loss", "accuracy"}
+    assert all(value.shape == () for value in measured.values())
+    close(measured["loss"], -np.log((p * y).sum(1)).mean() + penalty * (w**2).sum())
+    assert float(measured["accuracy"]) == (p.argmax(1) == y.argmax(1)).mean()
+
+
+def test_a_step_counts_donates_its_state_and_is_compiled_once():
+    traces = []
+
+    def loss(outputs, labels):
+        traces.append(outputs.shape)
+        return losses.softmax_cross_entropy(outputs, labels)
+
+    state = start(small(), optax.adam(0.01))
+    step = train.make_step(small(), loss, optax.adam(0.01))
+    for count in range(1, 4):
+        old = state
+        state, _ = step(state, batch())
+        assert int(state.step) == count
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves((old.params, old.opt_state)))
+        assert jax.tree.structure(state) == jax.tree.structure(old)
+    assert traces == [(8, 3)]
+    assert (np.asarray(state.model_state["bn1"]["mean"]) != 0).all()  # the running statistics moved
+
+
+def test_each_step_has_its_own_randomness_and_the_seed_decides_it():
+    def two_losses(seed):
+        # Dropout alone makes the losses differ: a rate of 0 leaves the weights as they are.
+        state = start(small(), optax.sgd(0.0)).replace(key=jax.random.key(seed))
+        step = train.make_step(small(), losses.softmax_cross_entropy, optax.sgd(0.0))
+        found = []
+        for _ in range(2):
+            state, measured = step(state, batch())
+            found.append(float(measured["loss"]))
+        return found
+
+    first = two_losses(0)
+    assert first == two_losses(0)
+    assert len({*first, *two_losses(1)}) == 4
+
+
+def test_a_network_of_several_inputs_takes_a_tuple():
+    model = cnn.network(
+        lambda net, image, number: net.head(jnp.concatenate([net.flat(image), number], 1)),
+        flat=cnn.flatten,
+        head=cnn.dense(3),
+    )
+    images, labels = batch()
+    inputs = (images, jnp.ones((8, 2)))
+    state = train.create_state(model, optax.sgd(0.1), KEY, inputs)
+    assert state.params["head"]["kernel"].shape == (38, 3)
+    before = np.asarray(state.params["head"]["kernel"])
+    step = train.make_step(model, losses.softmax_cross_entropy, optax.sgd(0.1))
+    state, measured = step(state, (inputs, labels))
+    assert math.isfinite(measured["loss"])
+    moved = np.abs(np.asarray(state.params["head"]["kernel"]) - before).max(1)
+    assert moved[-2:].min() > 0
+    assert moved[:-2].max() > 0
+
+
+def test_preprocess_augment_and_metrics_of_ones_own():
+    seen = {}
+
+    def augment(images, key):
+        seen["augment"] = images.dtype
+        return jnp.zeros_like(images)
+
+    def preprocess(images):
+        seen["preprocess"] = images.dtype
+        return images.astype(jnp.float32) + 1
+
+    optimizer = optax.sgd(0.0)
+    state = train.create_state(linear(), optimizer, KEY, jax.ShapeDtypeStruct((1, 6, 6, 1), jnp.uint8), preprocess)
+    expected = float((jnp.ones((1, 36)) @ state.params["head"]["kernel"]).sum())  # of the augmented, then preprocessed
+    step = train.make_step(
+        linear(), losses.softmax_cross_entropy, optimizer, preprocess=preprocess, augment=augment,
+        metrics={"sum": lambda outputs, labels: outputs.sum(1), "top2": metrics.top_k(2)},
+    )  # fmt: skip
+    _, measured = step(state, batch())
+    assert seen == {"augment": jnp.uint8, "preprocess": jnp.uint8}
+    assert set(measured) == {"loss", "sum", "top2"}
+    assert float(measured["sum"]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "labels", "names"),
+    [
+        (linear(3), losses.softmax_cross_entropy, jnp.zeros(8, jnp.int32), {"loss", "accuracy"}),
+        (linear(3), losses.l2, jnp.zeros((8, 3)), {"loss"}),
+        (linear(1), losses.sigmoid_cross_entropy, jnp.zeros(8, jnp.int32), {"loss"}),
+    ],
+)
+def test_accuracy_is_measured_where_it_makes_sense(model, loss, labels, names):
+    step = train.make_step(model, loss, optax.sgd(0.1))
+    assert set(step(start(model, optax.sgd(0.1)), (batch()[0], labels))[1]) == names
+
+
+def test_an_ensemble_is_one_vmap_of_init_and_step():
+    optimizer = optax.sgd(0.5, momentum=0.9)
+    step = train.make_step(small(), losses.softmax_cross_entropy, optimizer)
+    seeds = jax.random.split(KEY)
+    ensemble = jax.vmap(lambda key: train.create_state(small(), optimizer, key, batch()[0]))(seeds)
+    for _ in range(2):
+        ensemble, measured = jax.vmap(step, (0, None))(ensemble, batch())
+    assert measured["loss"].shape == (2,)
+    for i, key in enumerate(seeds):
+        state = train.create_state(small(), optimizer, key, batch()[0])
+        for _ in range(2):
+            state, alone = step(state, batch())
+        # Batched products sum in another order, and the second step carries the difference on.
+        close(jax.tree.map(lambda x, i=i: x[i], ensemble.params), jax.device_get(state.params), 1e-4)
+        close(measured["loss"][i], np.asarray(alone["loss"]), 1e-4)
+
+
+def test_layers_are_frozen_with_an_optax_mask():
+    def labels(params):
+        return {name: "still" if name == "fc1" else "moving" for name in params}
+
+    optimizer = optax.multi_transform({"still": optax.set_to_zero(), "moving": optax.adam(0.1)}, labels)
+    state = start(small(), optimizer)
+    before = jax.device_get(state.params)
+    step = train.make_step(small(), losses.softmax_cross_entropy, optimizer)
+    for _ in range(2):
+        state, _ = step(state, batch())
+    same(jax.device_get(state.params["fc1"]), before["fc1"])
+    for name in ("bn1", "head"):
+        assert all((np.asarray(a) != b).any() for a, b in zip(jax.tree.leaves(state.params[name]),
+                                                              jax.tree.leaves(before[name]), strict=True))  # fmt: skip
+
+
+# --- optimizers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "lr", "decay", "expected"),
+    [  # two updates for the gradients 1 and 3, of a weight that stays at 2
+        ("sgd", 0.1, 0.0, [-0.1, -0.3]),
+        ("sgd", None, 0.0, [-0.1, -0.3]),
+        ("sgd", 0.1, 0.5, [-0.2, -0.4]),  # the gradient plus 0.5 * 2
+        ("momentum", 0.1, 0.0, [-0.1, -(3 + 0.9) * 0.1]),
+        ("adam", 0.1, 0.0, [-0.1, -0.1 * (0.9 * 0.1 + 0.3) / 0.19 / math.sqrt((0.999 * 0.001 + 0.009) / 0.001999)]),
+        ("adam", 0.1, 0.5, [-0.2, -0.1 - 0.1 * 0.39 / 0.19 / math.sqrt(0.009999 / 0.001999)]),  # decoupled: AdamW
+    ],
+)
+def test_optimizers_are_their_formulas_and_decay_kernels_only(name, lr, decay, expected):
+    optimizer = train.make_optimizer(name, lr, weight_decay=decay)
+    params = {"conv": {"kernel": jnp.array(2.0), "bias": jnp.array(2.0)}}
+    state, got = optimizer.init(params), []
+    for gradient in (1.0, 3.0):
+        updates, state = optimizer.update(jax.tree.map(lambda _, g=gradient: jnp.array(g), params), state, params)
+        got.append(updates["conv"])
+    np.testing.assert_allclose([float(u["kernel"]) for u in got], expected, rtol=1e-5)  # float32 and epsilon
+    if not decay:
+        assert all(u["kernel"] == u["bias"] for u in got)
+    else:
+        np.testing.assert_allclose(float(got[0]["bias"] - got[0]["kernel"]), 0.1, rtol=1e-5)
+
+
+def test_schedules():
+    def rates(schedule):
+        optimizer = train.make_optimizer("sgd", 0.5, schedule, steps=4)
+        state, found = optimizer.init({"bias": jnp.array(0.0)}), []
+        for _ in range(5):
+            updates, state = optimizer.update({"bias": jnp.array(1.0)}, state, {"bias": jnp.array(0.0)})
+            found.append(-float(updates["bias"]))
+        return found
+
+    assert rates("constant") == [0.5] * 5
+    np.testing.assert_allclose(rates("cosine"), [0.25 * (1 + math.cos(math.pi * t / 4)) for t in range(5)], atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("adamm",), "unknown optimizer 'adamm': did you mean adam"),
+        (("qqq",), "unknown optimizer 'qqq': there are adam, momentum, sgd"),
+        (("sgd", 0.1, "cosin"), "unknown schedule 'cosin': did you mean cosine"),
+        (("sgd", 0.0), "learning rate should be above 0, got 0.0"),
+        (("sgd", -1.0), "learning rate should be above 0"),
+        (("sgd", math.nan), "learning rate should be above 0"),
+        (("sgd", 0.1, "constant", 1, -0.1), "weight decay should be 0 or more, got -0.1"),
+    ],
+)
+def test_optimizers_that_are_not_there(arguments, says):
+    with pytest.raises(UserError, match=says):
+        train.make_optimizer(*arguments)
+
+
+# --- evaluation --------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_counts_every_example_once_and_compiles_once():
+    traces = []
+
+    def loss(outputs, labels):
+        traces.append(outputs.shape)
+        return losses.softmax_cross_entropy(outputs, labels)
+
+    model = small()
+    params, state = model.init(KEY, DATA.images[:1])
+    evaluate = train.make_evaluate(model, loss, batch_size=16, metrics={"accuracy": metrics.accuracy})
+    for count in (31, 16, 1, 48):
+        got = evaluate(params, state, DATA.take(slice(count)))
+        outputs, _ = model.apply(params, state, data.to_float(DATA.images[:count]))
+        close(got.outputs, np.asarray(outputs))
+        o = np.asarray(outputs, np.float64)
+        each = np.log(np.exp(o).sum(1)) - o[np.arange(count), DATA.labels[:count]]
+        assert got.metrics["loss"] == pytest.approx(each.mean(), rel=1e-5)
+        assert got.metrics["accuracy"] == (o.argmax(1) == DATA.labels[:count]).mean()
+    assert traces == [(16, 3)]
+
+
+# --- fit ---------------------------------------------------------------------------------------------------------
+
+SETTINGS = {"validation": HELD, "test": bars(40, 2), "batch_size": 16, "show": False}
+LONG = {**SETTINGS, "epochs": 4, "augment": data.flip, "optimizer": train.make_optimizer("adam", 0.03, "cosine", 20)}
+
+
+def untimed(records):
+    """Without what no two runs share."""
+    if isinstance(records, list):
+        return [untimed(record) for record in records]
+    return {k: v for k, v in records.items() if k not in ("seconds", "images_per_second")}
+
+
+def lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A run that ended well, with its folder. Nobody may change it."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    return train.fit(small(), DATA, run=run, config={"note": "mine"}, **LONG), run
+
+
+def test_fit_learns_and_reports(undisturbed):
+    fitted, _ = undisturbed
+    assert fitted.result["test_accuracy"] > 0.8  # a guess has 0.33
+    assert [r["epoch"] for r in fitted.history] == [1, 2, 3, 4]
+    assert fitted.history[-1]["loss"] < fitted.history[0]["loss"]
+    expected = {"data": "bars", "seed": 0, "epochs": 4, "steps": 20, "params": 36 * 8 + 16 + 27}
+    assert fitted.result.items() >= expected.items()
+    assert set(fitted.result) >= {"model", "data", "seed", "epochs", "steps", "params", "test_accuracy", "test_loss",
+                                  "seconds", "best_epoch", "train_loss", "validation_accuracy"}  # fmt: skip
+    predicted = fitted.test.outputs.argmax(1)
+    assert fitted.result["test_accuracy"] == (predicted == SETTINGS["test"].labels).mean()
+    linearly = train.fit(linear(), DATA, epochs=10, optimizer=optax.adam(0.03), **SETTINGS)
+    assert linearly.result["test_accuracy"] == 1
+
+
+def test_the_folder_of_a_run(undisturbed):
+    fitted, run = undisturbed
+    files = {"config.json", "metrics.jsonl", "result.json", "curves.png", "confusion.png", "mistakes.png"}
+    assert {p.name for p in run.iterdir()} == files | {"checkpoints"}
+    assert lines(run) == fitted.history
+    assert json.loads((run / "result.json").read_text()) == fitted.result
+    config = json.loads((run / "config.json").read_text())
+    assert config["note"] == "mine"
+    assert config["classes"] == ["left", "middle", "right"]
+    assert (config["epochs"], config["batch_size"], config["seed"], config["image"]) == (4, 16, 0, [6, 6, 1])
+    for name in ("curves", "confusion", "mistakes"):
+        with Image.open(run / f"{name}.png") as picture:
+            assert min(picture.size) > 50
+    assert set(train.Run.open(run).epochs()) == {4, fitted.result["best_epoch"]}
+    assert train.Run.open(run).result == fitted.result
+
+
+def test_a_run_can_be_asked_later(undisturbed):
+    fitted, run = undisturbed
+    trained = train.Trained.load(run, small())
+    same(jax.device_get((trained.params, trained.model_state)), jax.device_get((fitted.params, fitted.model_state)))
+    got = trained.probabilities(SETTINGS["test"].images)
+    close(got, np.asarray(jax.nn.softmax(fitted.test.outputs)))
+    assert (trained.classes, trained.image) == (("left", "middle", "right"), (6, 6, 1))
+    with pytest.raises(UserError, match=r"the run's images are \(6, 6, 1\), got \(6, 5, 1\)"):
+        trained.probabilities(np.zeros((1, 6, 5, 1), np.uint8))
+
+
+def test_the_same_seed_gives_the_same_figures_and_another_seed_others(undisturbed):
+    fitted, _ = undisturbed
+    again, other = (
+        train.fit(small(), DATA, seed=seed, **LONG)
+        for seed in (0, 1)  # without a folder, too
+    )
+    assert untimed(again.history) == untimed(fitted.history)
+    assert untimed(again.result) == untimed(fitted.result)
+    same(jax.device_get(again.params), jax.device_get(fitted.params))
+    assert other.history[0]["loss"] != fitted.history[0]["loss"]
+    assert other.result["test_loss"] != fitted.result["test_loss"]
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(1, 3), (3, 0), (3, 4)])
+def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(epoch, step, undisturbed, tmp_path, monkeypatch):
+    fitted, _ = undisturbed
+    whole = train.fit.__globals__["batches"]
+
+    def until(data, size, seed, now):
+        for i, pair in enumerate(whole(data, size, seed, now)):
+            if (now, i) == (epoch, step):
+                raise KeyboardInterrupt
+            yield pair
+
+    settings = {**LONG, "run": tmp_path / "run"}
+    monkeypatch.setitem(train.fit.__globals__, "batches", until)
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(small(), DATA, **settings)
+    monkeypatch.setitem(train.fit.__globals__, "batches", whole)
+    assert not (tmp_path / "run/result.json").exists()
+    again = train.fit(small(), DATA, resume=True, **settings)
+    assert untimed(again.history) == untimed(fitted.history) == untimed(lines(tmp_path / "run"))
+    assert untimed(again.result) == untimed(fitted.result)
+    same(jax.device_get(again.params), jax.device_get(fitted.params))
+    same(jax.device_get(again.state.opt_state), jax.device_get(fitted.state.opt_state))
+    seconds = [record["seconds"] for record in again.history]
+    assert seconds == sorted(seconds)  # the time before the interruption counts
+    assert set(train.Run.open(tmp_path / "run").epochs()) == {4, fitted.result["best_epoch"]}
+
+
+def worse_after(steps: int) -> optax.GradientTransformation:
+    """Gradient descent that turns into ascent."""
+    return optax.sgd(lambda count: jnp.where(count < steps, 0.5, -0.5))
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_the_run(tmp_path, capsys):
+    settings = {**SETTINGS, "epochs": 9, "patience": 2, "run": tmp_path / "run", "optimizer": worse_after(15)}
+    fitted = train.fit(linear(), DATA, **{**settings, "show": True})
+    losses_ = [r["validation_loss"] for r in fitted.history]
+    assert fitted.result["best_epoch"] == 3
+    assert len(fitted.history) == fitted.result["epochs"] == 5
+    assert losses_[2] == min(losses_)
+    assert losses_[2] < losses_[4]
+    assert "stopped: no better validation for 2 epochs" in capsys.readouterr().out
+    evaluate = train.make_evaluate(linear(), losses.softmax_cross_entropy, preprocess=data.Preprocess.of(DATA.images))
+    assert evaluate(fitted.params, fitted.model_state, HELD).metrics["loss"] == losses_[2]
+    assert evaluate(fitted.state.params, fitted.state.model_state, HELD).metrics["loss"] == losses_[4]
+    assert train.Run.open(tmp_path / "run").epochs() == [3, 5]
+    same(jax.device_get(train.Trained.load(tmp_path / "run", linear()).params), jax.device_get(fitted.params))
+    # To go on with a run that is complete is to read it.
+    again = train.fit(linear(), DATA, resume=True, **settings)
+    assert untimed(again.result) == untimed(fitted.result)
+    same(jax.device_get(again.params), jax.device_get(fitted.params))
+
+
+def test_without_validation_the_last_epoch_counts():
+    fitted = train.fit(linear(), DATA, epochs=3, batch_size=16, optimizer=worse_after(5), show=False)
+    assert fitted.result["best_epoch"] == 3
+    same(jax.device_get(fitted.params), jax.device_get(fitted.state.params))
+    assert not any(name.startswith(("test_", "validation_")) for name in fitted.result)
+
+
+@pytest.mark.parametrize(("bad_step", "kept"), [(7, [1]), (3, [])])
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_what_to_try(tmp_path, bad_step, kept):
+    """An infinite rate in one step makes the loss of the next one no number; the epochs before stay."""
+    optimizer = optax.sgd(lambda count: jnp.where(count == bad_step - 2, jnp.inf, 0.1))
+    settings = {"epochs": 3, "run": tmp_path / "run", **SETTINGS}
+    epoch = 1 + bad_step // 6
+    with pytest.raises(TrainingError, match=rf"loss is nan at step {bad_step} \(epoch {epoch}\).*smaller"):
+        train.fit(linear(), DATA, optimizer=optimizer, **settings)
+    assert train.Run.open(tmp_path / "run").epochs() == kept
+    assert not (tmp_path / "run/result.json").exists()
+    if kept:
+        assert len(lines(tmp_path / "run")) == 1
+        assert np.isfinite(train.Trained.load(tmp_path / "run", linear()).probabilities(DATA.images)).all()
+    else:
+        with pytest.raises(UserError, match="has no checkpoint yet"):
+            train.Trained.load(tmp_path / "run", linear())
+    again = train.fit(linear(), DATA, optimizer=optax.sgd(lambda count: 0.1), resume=True, **settings)
+    assert again.result["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    "preprocess", [lambda x: x.astype(jnp.float32) / 0.0, lambda x: x.astype(jnp.float32) * jnp.inf]
+)
+def test_infinite_inputs_stop_at_the_first_step(preprocess):
+    with pytest.raises(TrainingError, match=r"at step 1 \(epoch 1\)"):
+        train.fit(linear(), DATA, epochs=1, preprocess=preprocess, **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"epochs": 0}, "epochs=0 and batch_size=16 should be at least 1"),
+        ({"batch_size": 0}, "batch_size=0 should be at least 1"),
+        ({"patience": 3, "validation": None}, "early stopping needs validation data"),
+        ({"patience": 0}, "patience=0 should be at least 1 epoch"),
+        ({"seed": -1}, "seed=-1 should be from 0 to 2147483647"),
+        ({"seed": 1 << 40}, "seed=1099511627776 should be from 0 to 2147483647"),
+        ({"resume": True, "run": None}, "resume needs the folder of the run"),
+        ({"model": linear(2)}, "the model has 2 outputs and the labels of bars go to 2: make the model with classes=3"),
+        ({"model": cnn.serial(conv1=cnn.conv(4, 9))}, "conv1: 9x9 filter"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_it_starts(settings, says, tmp_path):
+    settings = {"model": linear(), "data": DATA, "epochs": 1, "run": tmp_path / "run", **SETTINGS, **settings}
+    with pytest.raises(UserError, match=says):
+        train.fit(**settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_set_smaller_than_a_batch_is_one_batch():
+    fitted = train.fit(linear(), DATA.take(slice(5)), epochs=2, batch_size=64, show=False)
+    assert (fitted.result["steps"], len(fitted.history)) == (2, 2)
+
+
+# --- the folder when something is wrong --------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="is there and not empty; choose another --run, or go on with --resume"):
+        train.fit(linear(), DATA, epochs=1, run=tmp_path, **SETTINGS)
+    with pytest.raises(UserError, match="is there and not empty"):
+        train.Run.new(tmp_path / "notes.txt")
+    with pytest.raises(UserError, match="cannot be made: Not a directory"):
+        train.Run.new(tmp_path / "notes.txt/run").make()
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("notes.txt", "mine")]
+    (tmp_path / "empty").mkdir()
+    assert train.Run.new(tmp_path / "empty").path == tmp_path / "empty"
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (None, "the run folder .* is not there"),
+        ({}, "is no run of jaxcnn: it has no config.json"),
+        ({"config.json": "{"}, "config.json cannot be read"),
+        ({"config.json": "{}"}, "config.json does not say 'preprocess': the network cannot be rebuilt from it"),
+    ],
+)
+def test_a_folder_that_is_no_run(tmp_path, files, says):
+    if files is not None:
+        (tmp_path / "run").mkdir()
+    for name, text in (files or {}).items():
+        (tmp_path / "run" / name).write_text(text)
+    with pytest.raises(UserError, match=says):
+        train.Trained.load(tmp_path / "run", linear())
+
+
+def halve(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "damage"),
+    [
+        ("*/state/**/d/*", halve),
+        ("*/state/**/d/*", lambda path: path.write_bytes(b"x" * path.stat().st_size)),
+        ("*/state/**/*", Path.unlink),
+        ("*/history/*", halve),
+        ("**/*", halve),
+        ("**/*", lambda path: os.truncate(path, 0)),
+    ],
+    ids=["arrays-cut", "arrays-overwritten", "arrays-gone", "history-cut", "all-cut", "all-empty"],
+)
+def test_a_damaged_checkpoint_is_one_clear_error(undisturbed, tmp_path, pattern, damage):
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed[1], run)
+    files = [path for path in (run / "checkpoints").glob(pattern) if path.is_file()]
+    assert files
+    for path in files:
+        damage(path)
+    for use in (
+        lambda: train.Trained.load(run, small()),
+        lambda: train.fit(small(), DATA, epochs=9, run=run, resume=True, **SETTINGS),
+    ):
+        with pytest.raises(UserError, match=r"checkpoint.*cannot be (restored|opened)") as error:
+            use()
+        assert "\n" not in str(error.value)
+    assert lines(run) == undisturbed[0].history
+
+
+def test_a_checkpoint_of_another_network_is_refused(undisturbed, tmp_path):
+    shutil.copytree(undisturbed[1], tmp_path / "run")
+    with pytest.raises(UserError, match="of another network"):
+        train.fit(linear(), DATA, epochs=9, run=tmp_path / "run", resume=True, **SETTINGS)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A file system of 1.8 MB, and a function that enlarges it."""
+    options = ["mount", "-t", "tmpfs", "-o"]
+    try:
+        subprocess.run([*options, "size=1800k", "tmpfs", tmp_path], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no file system can be mounted here")
+    yield tmp_path, lambda: subprocess.run([*options, "remount,size=99m", "tmpfs", tmp_path], check=True)
+    subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+WIDE = {"fc": cnn.dense(3000), "act": cnn.relu, "head": cnn.dense(3)}  # 120,003 numbers, 480 kB
+
+
+@pytest.mark.parametrize("seen", ["beforehand", "while writing"])
+def test_a_full_disk_ends_the_run_with_one_clear_error_and_loses_nothing(tiny_disk, seen, monkeypatch):
+    disk, enlarge = tiny_disk
+    model = cnn.serial(flat=cnn.flatten, **WIDE)
+    settings = {"epochs": 4, "optimizer": worse_after(5), **SETTINGS}
+    with monkeypatch.context() as patch:
+        if seen == "while writing":
+            patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 40))
+            (disk / "other").write_bytes(bytes(900_000))
+        with pytest.raises(TrainingError, match=r"checkpoint.*: the disk is full. Make room and go on with --resume"):
+            train.fit(model, DATA, run=disk / "run", **settings)
+    assert train.Run.open(disk / "run").epochs() == [1]
+    assert lines(disk / "run")[0]["epoch"] == 1
+    assert np.isfinite(train.Trained.load(disk / "run", model).probabilities(DATA.images)).all()
+    assert not [path for path in (disk / "run").iterdir() if path.name.startswith(".")]
+    enlarge()
+    again = train.fit(model, DATA, run=disk / "run", resume=True, **settings)
+    assert untimed(again.history) == untimed(train.fit(model, DATA, **settings).history)
+
+
+def test_a_full_disk_while_writing_a_json_file(tmp_path, monkeypatch):
+    run = train.Run.new(tmp_path)
+    run.write("result.json", {"a": 1})
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    for name in ("write_text", "open"):
+        monkeypatch.setattr(Path, name, full)
+    with pytest.raises(TrainingError, match=r"result.json cannot be written: the disk is full"):
+        run.write("result.json", {"a": 2})
+    monkeypatch.undo()
+    assert run.result == {"a": 1}  # as a whole, or not at all
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+# --- progress ----------------------------------------------------------------------------------------------------
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(monkeypatch):
+    clock = iter([0, 60, 90])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    record = {"epoch": 3, "loss": 0.25, "accuracy": 0.5, "images_per_second": 1234.5}
+    with Display(10, 640, stream=stream) as display:
+        display.update(3, 64, {"loss": 1.0}, 100.0)  # in the middle of an epoch: only a terminal shows it
+        display.epoch(record)
+        display.epoch({**record, "epoch": 4, "validation_loss": 0.125, "validation_accuracy": 0.75})
+    assert stream.getvalue().splitlines() == [
+        "epoch  3/10  loss 0.2500  accuracy 50.00 %  1,234 images/s  7m00s left",  # 7 times 60 s
+        "epoch  4/10  loss 0.2500  accuracy 50.00 %  validation loss 0.1250  accuracy 75.00 %"
+        "  1,234 images/s  3m00s left",
+    ]
+
+
+def test_progress_can_be_silent():
+    stream = io.StringIO()
+    with Display(10, 640, show=False, stream=stream) as display:
+        display.update(1, 64, {"loss": 1.0}, 100.0)
+        display.epoch({"epoch": 3, "loss": 0.25, "images_per_second": 1234.5})
+        display.line("something")
+    assert stream.getvalue() == ""
+
+
+def test_progress_is_a_live_bar_on_a_terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    with Display(10, 640, stream=stream) as display:
+        display.update(4, 320, {"loss": 0.5, "accuracy": 0.25}, 320.0)
+        display._bar.refresh()
+    for part in ("epoch 4/10", "loss 0.5000", "accuracy 25.00 %", "320 images/s", "13s left"):
+        assert part in stream.getvalue()
