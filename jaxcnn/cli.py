@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import re
 import signal
@@ -161,16 +162,20 @@ def _parse(args: list[str]) -> Any:
         if not end.code:
             raise
         box = re.sub(r"\x1b\[[0-9;]*m", "", errors.getvalue())
-        inside = [line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│")]
-        until = next((i for i, line in enumerate(inside) if set(line) <= {"─"}), len(inside))
+        # A title, then what is wrong up to the next rule; without UTF-8 a rule is below the title, too, and of hyphens.
+        lines = itertools.dropwhile(_is_rule, [line.strip("│ ") for line in box.strip().splitlines()][1:])
         named = f"jaxcnn {first} --help" if first in _COMMANDS else "jaxcnn --help"
-        message = " ".join(inside[:until]) or "the options cannot be read"
+        message = " ".join(itertools.takewhile(lambda line: not _is_rule(line), lines)) or "the options cannot be read"
         if first in _COMMANDS and message.startswith("Unrecognized"):
             fields = [f for f in dataclasses.fields(_COMMANDS[first]) if "Positional" not in str(f.type)]
             known = ["--help", *("--" + f.name.replace("_", "-") for f in fields)]
             given = [arg.split("=")[0].replace("_", "-") for arg in args if arg.startswith("--")]
             message = next((str(unknown("option", name, known)) for name in given if name not in known), message)
         sys.exit(_fail(f"{message}; see {named}", 2))
+
+
+def _is_rule(line: str) -> bool:
+    return set(line) <= set("─-")
 
 
 _ABOUT = "Convolutional networks in JAX. `jaxcnn train` trains LeNet-5 on handwritten digits."

@@ -509,7 +509,8 @@ def _struct(x: Any) -> Any:
         return x
     if not hasattr(x, "dtype"):
         x = jnp.asarray(x)
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+    # Without `jax_enable_x64`, NumPy's float64 is float32.
+    return jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype, allow_extended_dtype=True))
 
 
 def _structs(inputs: tuple[PyTree, ...]) -> tuple[PyTree, ...]:

@@ -129,7 +129,8 @@ def test_summary_computes_nothing_and_takes_bytes_for_the_image_they_become():
     large = jax.ShapeDtypeStruct((1, 8192, 8192, 1), jnp.uint8)
     model = cnn.serial(conv1=cnn.conv(64, 3), flat=cnn.flatten, head=cnn.dense(1000))  # 16 TB of weights
     assert inspect.summary(model, large).params == 640 + 8190 * 8190 * 64 * 1000 + 1000
-    assert inspect.summary(cnn.models.lenet5(), np.zeros((1, 32, 32, 1), np.uint8)).params == 61_706
+    for dtype in (np.uint8, np.float64):
+        assert inspect.summary(cnn.models.lenet5(), np.zeros((1, 32, 32, 1), dtype)).params == 61_706
 
 
 def test_summary_as_json_keeps_the_contract():

@@ -6,6 +6,8 @@ import math
 import os
 import shutil
 import subprocess
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -392,6 +394,23 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(epoch, step, u
     seconds = [record["seconds"] for record in again.history]
     assert seconds == sorted(seconds)  # the time before the interruption counts
     assert set(train.Run.open(tmp_path / "run").epochs()) == {4, fitted.result["best_epoch"]}
+
+
+def test_a_checkpoint_holds_the_history_of_its_epoch_however_late_it_is_written(tmp_path, monkeypatch):
+    """Writing goes on in the background while the next epoch is run and added to the history."""
+    dumps, main = json.dumps, threading.current_thread()
+
+    def late(*args, **options):
+        if threading.current_thread() is not main:
+            time.sleep(0.2)
+        return dumps(*args, **options)
+
+    monkeypatch.setattr(json, "dumps", late)
+    run, history, state = train.Run.new(tmp_path), [{"epoch": 1, "loss": 1.0}], start(linear(), optax.sgd(0.1))
+    run.save(1, state, history)
+    history.append({"epoch": 2, "loss": 0.5})
+    run.wait()
+    assert run.restore(1, state)[1] == history[:1]
 
 
 def worse_after(steps: int) -> optax.GradientTransformation:

@@ -169,7 +169,8 @@ def _brief(layer: Layer) -> str:
 
 def _struct(x: Any) -> jax.ShapeDtypeStruct:
     # As in `init`, uint8 stands for the float image that a training step makes of it.
-    return jax.ShapeDtypeStruct(x.shape, jnp.float32 if x.dtype == jnp.uint8 else x.dtype)
+    dtype = jnp.float32 if x.dtype == jnp.uint8 else jax.dtypes.canonicalize_dtype(x.dtype, allow_extended_dtype=True)
+    return jax.ShapeDtypeStruct(x.shape, dtype)
 
 
 def _at(tree: Any, path: tuple[str, ...]) -> Any:

@@ -146,7 +146,7 @@ class Run:
             self._checkpoints.save(
                 epoch,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(tree), history=ocp.args.JsonSave({"epochs": history})
+                    state=ocp.args.StandardSave(tree), history=ocp.args.JsonSave({"epochs": list(history)})
                 ),
                 metrics={"score": list(score(history[-1]))},
                 force=True,
