@@ -182,7 +182,7 @@ def fit(
         "best_epoch": chosen["epoch"],
         "steps": history[-1]["step"],
         "params": sum(x.size for x in jax.tree.leaves(params)),
-        **{f"train_{name}": chosen[name] for name in chosen if f"validation_{name}" in chosen or name == "loss"},
+        **{f"train_{name}": value for name, value in chosen.items() if name in _learned(chosen)},
         **{name: value for name, value in chosen.items() if name.startswith("validation_")},
     }
     measured_test = None
@@ -245,6 +245,12 @@ def _epoch(
     look()
     rate = counted / max(time.monotonic() - start, 1e-9)
     return state, {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}, rate
+
+
+def _learned(record: Record) -> list[str]:
+    """The names of the training metrics in a record: what is neither validation nor bookkeeping."""
+    other = ("epoch", "step", "images_per_second", "seconds")
+    return [name for name in record if name not in other and not name.startswith("validation_")]
 
 
 def _stop(history: list[Record], patience: int | None) -> bool:
