@@ -7,6 +7,7 @@ import dataclasses
 import io
 import itertools
 import json
+import os
 import re
 import signal
 import sys
@@ -227,10 +228,10 @@ def _train(given: Train) -> None:
     name = _name(options)
     if folder is None:
         folder = train.Run.new(_next(name))
-    print(f"{options.model} on {options.data}: {len(learn):,} images to learn from, {len(held or []):,} to validate, "
+    print(f"{name.replace('-', ' on ')}: {len(learn):,} images to learn from, {len(held or []):,} to validate, "
           f"{len(test):,} to test; {epochs} epochs of {steps_per_epoch} steps", flush=True)  # fmt: skip
     config = {
-        **{k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(options).items()},
+        **{k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(_absolute(options)).items()},
         "epochs": epochs,
         "version": __version__,
     }
@@ -285,13 +286,25 @@ def _resumed(given: Train) -> tuple[Train, Any]:
     for f in dataclasses.fields(Train):
         if f.name in ("run", "resume") or f.name not in config:
             continue
-        asked, was = getattr(given, f.name), config[f.name]
+        asked, was = getattr(_absolute(given), f.name), config[f.name]
         if asked != f.default and str(asked) != str(was) and f.name != "data_dir":
             option = "--" + f.name.replace("_", "-") if f.name != "model" else "model"
             raise UserError(f"{given.run} was made with {option} {was}, not {asked}; start another run for that")
         if f.name != "data_dir" or asked is None:
             setattr(options, f.name, Path(was) if f.name == "data_dir" and was else was)
     return options, folder
+
+
+def _absolute(options: Train) -> Train:
+    """The options with absolute paths, which stay right when `evaluate` is called from another folder."""
+    model, data = options.model, options.data
+    if ":" in model:
+        file, _, function = model.rpartition(":")
+        model = f"{Path(file).expanduser().absolute()}:{function}"
+    if os.sep in data or data.startswith(("~", ".")):
+        data = str(Path(data).expanduser().absolute())
+    data_dir = options.data_dir and options.data_dir.expanduser().absolute()
+    return dataclasses.replace(options, model=model, data=data, data_dir=data_dir)
 
 
 def _name(options: Train) -> str:
