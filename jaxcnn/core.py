@@ -261,7 +261,7 @@ class _Planning(Net):
         path = (*self._path, name)
         if sublayer._forward is not None:
             return sublayer._forward(_Planning(sublayer.sublayers, key, path, self._plan), *inputs)
-        structs = _structs(inputs)
+        structs = structs_of(inputs)
         if path not in self._plan:
             shapes = jax.eval_shape(functools.partial(_init, sublayer), _struct(key), *structs)
             self._plan[path] = _Leaf(sublayer, structs, shapes)
@@ -373,7 +373,7 @@ def network(forward: Callable[..., PyTree], /, **sublayers: Layer | Callable[...
 
         try:
             with _watching(None):
-                jax.eval_shape(trace, _struct(key), *_structs(inputs))
+                jax.eval_shape(trace, _struct(key), *structs_of(inputs))
         except LayerError as error:
             raise LayerError(error.message, error.path) from None  # without the frames of the trace
         params: Variables = {}
@@ -505,16 +505,15 @@ def fold_in(key: jax.Array, name: str) -> jax.Array:
 
 
 def _struct(x: Any) -> Any:
-    if isinstance(x, jax.ShapeDtypeStruct):
-        return x
     if not hasattr(x, "dtype"):
         x = jnp.asarray(x)
     # Without `jax_enable_x64`, NumPy's float64 is float32.
     return jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype, allow_extended_dtype=True))
 
 
-def _structs(inputs: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
-    # uint8 stands for an image that the training step will scale: its variables are those of the float image.
+def structs_of(inputs: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+    """The shapes and dtypes of inputs. uint8 stands for the float image that a training step makes of it."""
+
     def one(x: Any) -> Any:
         struct = _struct(x)
         return jax.ShapeDtypeStruct(struct.shape, jnp.float32) if struct.dtype == jnp.uint8 else struct

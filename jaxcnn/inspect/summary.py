@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from jaxcnn.core import Layer, Watcher, watch
+from jaxcnn.core import Layer, Watcher, structs_of, watch
 from jaxcnn.inspect.receptive_field import fields, inner_jaxprs
 from jaxcnn.ops import onednn
 
@@ -93,7 +92,7 @@ def summary(model: Layer, *inputs: Any, train: bool = False) -> Summary:
     Raises:
       LayerError: where the model cannot take these inputs, with the layer where it fails.
     """
-    structs = jax.tree.map(_struct, inputs)
+    structs = structs_of(inputs)
     key = jax.eval_shape(lambda: jax.random.key(0))
     params, state = jax.eval_shape(model.init, key, *structs)
     calls: list[tuple[tuple[str, ...], Layer, tuple[Any, ...]]] = []
@@ -102,7 +101,7 @@ def summary(model: Layer, *inputs: Any, train: bool = False) -> Summary:
     class Record(Watcher):
         def called(self, layer: Layer, inputs: tuple[Any, ...], output: Any) -> None:
             if not layer.sublayers:
-                calls.append((self.path, layer, jax.tree.map(_struct, inputs)))
+                calls.append((self.path, layer, structs_of(inputs)))
                 outputs.append(output)
 
     def run(params: Any, state: Any, key: Any, *xs: Any) -> list[Any]:
@@ -165,12 +164,6 @@ def _brief(layer: Layer) -> str:
         kwargs = {name: value for name, value in source.kwargs.items() if not name.endswith("_init")}
         return " ".join(str(dataclasses.replace(source, kwargs=kwargs)).split())
     return repr(layer)
-
-
-def _struct(x: Any) -> jax.ShapeDtypeStruct:
-    # As in `init`, uint8 stands for the float image that a training step makes of it.
-    dtype = jnp.float32 if x.dtype == jnp.uint8 else jax.dtypes.canonicalize_dtype(x.dtype, allow_extended_dtype=True)
-    return jax.ShapeDtypeStruct(x.shape, dtype)
 
 
 def _at(tree: Any, path: tuple[str, ...]) -> Any:

@@ -240,11 +240,14 @@ def _epoch(
         if time.monotonic() - shown > _REFRESH:
             look()
             shown = time.monotonic()
-            means = {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}
-            display.update(epoch, len(rows) * size, means, counted / (shown - start))
+            display.update(epoch, len(rows) * size, _means(rows), counted / (shown - start))
     look()
     rate = counted / max(time.monotonic() - start, 1e-9)
-    return state, {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}, rate
+    return state, _means(rows), rate
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
 def _learned(record: Record) -> list[str]:
