@@ -1,17 +1,81 @@
-"""What the experiments share: a table, and one line for a mistake of the user's."""
+"""What the experiments share: data of a size that a CPU can bear, a table, a figure, one line for a user's mistake."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import tyro
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+import jaxcnn as cnn
 from jaxcnn.errors import UserError
+
+
+def images(
+    data: str, data_dir: Path | None, examples: int | None = None, size: int | None = None
+) -> tuple[cnn.data.Dataset, cnn.data.Dataset]:
+    """Training and test images, the first `examples` of the training set, shrunk to `size` by averaging blocks."""
+    train = cnn.data.load(data, "train" if examples is None else f"train[:{examples}]", data_dir)
+    test = cnn.data.load(data, "test", data_dir)
+    return _shrunk(train, size), _shrunk(test, size)
+
+
+def _shrunk(data: cnn.data.Dataset, size: int | None) -> cnn.data.Dataset:
+    n, height, width, channels = data.images.shape
+    if size is None or size == height == width:
+        return data
+    if height % size or width % size:
+        raise UserError(f"--size {size}: {data.name}'s images of {height}x{width} can be shrunk by a whole factor only")
+    blocks = data.images.reshape(n, size, height // size, size, width // size, channels)
+    return dataclasses.replace(data, images=blocks.mean((2, 4)).round().astype(np.uint8))
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One diagram of a figure: lines by name, each a pair of x and y."""
+
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    x: str
+    y: str
+    log: bool = False
+
+
+def draw(path: Path, panels: Sequence[Panel], styles: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """A figure of panels side by side. A line has the same colour in each; a legend is in the first."""
+    figure = Figure(figsize=(4.6 * len(panels), 3.6), layout="constrained")
+    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
+    for index, (axes, panel) in enumerate(zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True)):
+        for name, (x, y) in panel.lines.items():
+            style = {"color": f"C{names.index(name)}", **(styles or {}).get(name, {})}
+            axes.plot(x, y, label=name, marker="o" if len(x) < 30 else None, markersize=3, linewidth=1.4, **style)
+        axes.set(xlabel=panel.x, ylabel=panel.y)
+        if panel.log:
+            axes.set_yscale("log")
+        if panel.x.startswith("epoch"):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        if index == 0:
+            axes.legend(frameon=False, fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    print(f"drawn: {path}")
+
+
+def percent(values: float | Sequence[float]) -> str:
+    """A share in per cent: of several, the mean and in brackets the range."""
+    several = [100 * float(v) for v in np.atleast_1d(values)]
+    mean = f"{np.mean(several):.2f} %"
+    return mean if len(several) == 1 else f"{mean} ({min(several):.2f} to {max(several):.2f})"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

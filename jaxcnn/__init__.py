@@ -14,6 +14,7 @@ from jaxcnn.core import (
     residual,
     serial,
 )
+from jaxcnn._ensemble import ensemble
 from jaxcnn.layers import (
     adaptive_avg_pool,
     avg_pool,
@@ -40,13 +41,14 @@ from jaxcnn.layers import (
     sum_pool,
     tanh,
 )
+from jaxcnn.wrappers import freeze
 
 if TYPE_CHECKING:
-    from jaxcnn import data, inspect, losses, metrics, models, ops, train
+    from jaxcnn import data, inspect, losses, metrics, models, ops, train, weights
 
 __version__ = "0.1.0"
 
-_ROOMS = ("data", "inspect", "losses", "metrics", "models", "ops", "train")
+_ROOMS = ("data", "inspect", "losses", "metrics", "models", "ops", "train", "weights")
 
 __all__ = [
     "Layer",
@@ -62,7 +64,9 @@ __all__ = [
     "dropout",
     "elu",
     "embed",
+    "ensemble",
     "flatten",
+    "freeze",
     "global_avg_pool",
     "global_max_pool",
     "group_norm",
@@ -89,6 +93,7 @@ __all__ = [
     "sum_pool",
     "tanh",
     "train",
+    "weights",
 ]
 
 

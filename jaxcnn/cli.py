@@ -48,8 +48,17 @@ class Train:
     weight_decay: float = 0.0
     """Decay of the kernels."""
     augment: str = "auto"
-    """none, affine (small random shifts, turns, scalings, shears) or flip (left to right); auto is affine for digits
-    and mnist, flip for cifar10, none for others."""
+    """none, or any of affine (small shifts, turns, scalings and shears), flip (left to right), crop (shifts by whole
+    pixels), rotate, scale, colour, cutout and mixup, with commas between them; auto is affine for digits and mnist,
+    flip,crop for cifar10, none for others."""
+    weights: Path | None = None
+    """Weights to begin with: a .pth or .safetensors file of torchvision's or timm's names, or a Flax checkpoint."""
+    fresh: str = "head"
+    """With --weights: layers that begin anew all the same, with commas between them, or none."""
+    freeze: str = ""
+    """Layers that do not learn, with commas between them: conv1,bn1,layer1."""
+    ensemble: int = 0
+    """Train so many networks at once, which start at different weights and vote; 0 for a single network."""
     validation: float = 0.1
     """Share of the training data held out to choose the best epoch; 0 for none, then the last epoch counts."""
     patience: int | None = None
@@ -94,7 +103,7 @@ class Predict:
 
 @dataclass
 class Summary:
-    """Show a network's layers: output shape, parameters, multiply-accumulates, memory, receptive field."""
+    """Show a network's layers: output shape, parameters, operations forward and backward, memory, receptive field."""
 
     model: tyro.conf.Positional[str]
     """A name from `jaxcnn models`, or file.py:function."""
@@ -102,8 +111,16 @@ class Summary:
     """Height,width,channels, for instance 32,32,3. The size the model was designed for when not given."""
     classes: int | None = None
     """The number of classes. What the model was designed for when not given, 10 or 1000."""
+    depth: int | None = None
+    """How many levels of networks to open; 1 shows the network's own layers. All when not given."""
+    train: bool = False
+    """The training pass, with batch statistics and auxiliary heads, instead of the evaluating one."""
+    draw: Path | None = None
+    """Draw the graph to this file, .png, .svg or .pdf, too."""
+    markdown: bool = False
+    """Print the table in Markdown."""
     json: bool = False
-    """Print one JSON object."""
+    """Print one JSON object, which holds all levels."""
 
 
 @dataclass
@@ -194,8 +211,10 @@ def _union() -> Any:
 
 
 def _train(given: Train) -> None:
-    from jaxcnn import data, models, train
-    from jaxcnn.losses import softmax_cross_entropy
+    import jax
+
+    from jaxcnn import data, losses, models, train, weights
+    from jaxcnn.train.trained import rebuilt
 
     began = time.monotonic()
     # A stop from outside leaves as Ctrl-C does: what was saved stays.
@@ -205,10 +224,12 @@ def _train(given: Train) -> None:
         print(f"{folder.path} is complete: {_outcome(folder.result)}")
         return
     if options.augment == "auto":
-        options.augment = {"digits": "affine", "mnist": "affine", "cifar10": "flip"}.get(options.data, "none")
-    if options.augment not in _AUGMENT:
-        raise unknown("augmentation", options.augment, _AUGMENT)
-    augment = _AUGMENT[options.augment]
+        options.augment = {"digits": "affine", "mnist": "affine", "cifar10": "flip,crop"}.get(options.data, "none")
+    for augmentation in _words(options.augment):
+        if augmentation not in _AUGMENT:
+            raise unknown("augmentation", augmentation, _AUGMENT)
+    if options.ensemble and (options.weights or options.ensemble < 0):
+        raise UserError("--ensemble is a number of networks that start at different weights, and takes no --weights")
     if not 0 <= options.validation < 1:
         raise UserError(f"--validation is a share from 0 to below 1, got {options.validation}")
     if options.batch_size < 1 or (options.epochs is not None and options.epochs < 1):
@@ -222,9 +243,17 @@ def _train(given: Train) -> None:
     learn, held = everything.hold_out(options.validation) if options.validation else (everything, None)
     steps_per_epoch = max(1, len(learn) // options.batch_size)
     epochs = options.epochs or min(60, max(15, -(-_STEPS // steps_per_epoch)))
-    model = models.make(options.model, len(learn.classes))
+    model = rebuilt(dataclasses.asdict(options), len(learn.classes))
     entry = models.MODELS.get(options.model)
-    size = entry.input[:2] if entry is not None and entry.fixed_size else None
+    variables = None
+    if options.weights is None:
+        preprocess = data.Preprocess.of(learn.images, entry.input[:2] if entry and entry.fixed_size else None)
+    else:
+        preprocess = weights.preprocess(model)
+        if not options.resume:
+            variables = weights.load(
+                model, options.weights, fresh=_words(options.fresh), key=jax.random.key(options.seed)
+            )
     name = _name(options)
     if folder is None:
         folder = train.Run.new(_next(name))
@@ -242,15 +271,16 @@ def _train(given: Train) -> None:
             learn,
             validation=held,
             test=test,
-            loss=softmax_cross_entropy,
+            loss=losses.every_output(losses.softmax_cross_entropy),
             optimizer=train.make_optimizer(
                 options.optimizer, options.lr, options.schedule, epochs * steps_per_epoch, options.weight_decay
             ),
             epochs=epochs,
             batch_size=options.batch_size,
             seed=options.seed,
-            preprocess=data.Preprocess.of(learn.images, size),
-            augment=augment() if augment else None,
+            preprocess=preprocess,
+            augment=_augmentation(options.augment, learn),
+            variables=variables,
             patience=options.patience,
             run=folder,
             resume=options.resume,
@@ -291,7 +321,7 @@ def _resumed(given: Train) -> tuple[Train, Any]:
             option = "--" + f.name.replace("_", "-") if f.name != "model" else "model"
             raise UserError(f"{given.run} was made with {option} {was}, not {asked}; start another run for that")
         if f.name != "data_dir" or asked is None:
-            setattr(options, f.name, Path(was) if f.name == "data_dir" and was else was)
+            setattr(options, f.name, Path(was) if f.name in ("data_dir", "weights") and was else was)
     return options, folder
 
 
@@ -303,8 +333,9 @@ def _absolute(options: Train) -> Train:
         model = f"{Path(file).expanduser().absolute()}:{function}"
     if os.sep in data or data.startswith(("~", ".")):
         data = str(Path(data).expanduser().absolute())
-    data_dir = options.data_dir and options.data_dir.expanduser().absolute()
-    return dataclasses.replace(options, model=model, data=data, data_dir=data_dir)
+    paths = {name: getattr(options, name) for name in ("data_dir", "weights")}
+    absolute = {name: path and path.expanduser().absolute() for name, path in paths.items()}
+    return dataclasses.replace(options, model=model, data=data, **absolute)
 
 
 def _name(options: Train) -> str:
@@ -330,13 +361,32 @@ def _outcome(result: dict[str, Any]) -> str:
     return f"{text}, at epoch {result['best_epoch']} of {result['epochs']}"
 
 
-_AUGMENT: dict[str, Any] = {"none": None, "affine": lambda: _data().affine(), "flip": lambda: _data().flip}
+_AUGMENT = ("none", "affine", "flip", "crop", "rotate", "scale", "colour", "cutout", "mixup")
 
 
-def _data() -> Any:
+def _augmentation(names: str, learn: Any) -> Any:
+    """The augmentations of these names, for images of this size."""
     from jaxcnn import data
 
-    return data
+    side = min(learn.images.shape[1:3])
+    makers = {
+        "affine": data.affine,
+        "flip": lambda: data.flip,
+        "crop": lambda: data.crop(padding=max(1, side // 8)),  # the 4 of 32 pixels of He et al.
+        "rotate": lambda: data.rotate(15),
+        "scale": data.scale,
+        "colour": data.colour,
+        "cutout": lambda: data.cutout(max(1, side // 4)),
+        "mixup": lambda: data.mixup(len(learn.classes)),
+    }
+    chosen = [makers[name]() for name in _words(names) if name != "none"]
+    return data.compose(*chosen) if len(chosen) > 1 else chosen[0] if chosen else None
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """What stands between the commas; "none" is nothing."""
+    words = tuple(word.strip() for word in text.split(",") if word.strip())
+    return () if words == ("none",) else words
 
 
 # --- the others --------------------------------------------------------------------------------------------------
@@ -400,7 +450,14 @@ def _summary(given: Summary) -> None:
     import jax.numpy as jnp
 
     from jaxcnn import inspect, models
+    from jaxcnn.inspect.graph import check_suffix
 
+    if given.json and given.markdown:
+        raise UserError("--json and --markdown are two forms of one table: choose one")
+    if given.depth is not None and given.depth < 1:
+        raise UserError(f"--depth {given.depth} should be at least 1")
+    if given.draw is not None:
+        check_suffix(given.draw)
     entry = models.MODELS.get(given.model)
     classes = given.classes if given.classes is not None else entry.classes if entry else 10
     model = models.make(given.model, classes)
@@ -413,8 +470,10 @@ def _summary(given: Summary) -> None:
         if len(parts) != 3 or not all(p.strip().isdigit() and int(p) > 0 for p in parts):
             raise UserError(f"--input {given.input}: expected height,width,channels, for instance 32,32,3")
         shape = tuple(int(p) for p in parts)
-    table = inspect.summary(model, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
-    print(table.to_json() if given.json else table)
+    table = inspect.summary(model, jax.ShapeDtypeStruct((1, *shape), jnp.float32), train=given.train, depth=given.depth)
+    if given.draw is not None:
+        table.draw(given.draw)
+    print(table.to_json() if given.json else table.to_markdown() if given.markdown else table)
 
 
 def _models(given: Models) -> None:

@@ -201,9 +201,7 @@ class Net:
     def _call(self, name: str, *inputs: PyTree) -> PyTree:
         count = self._calls.get(name, 0)
         self._calls[name] = count + 1
-        key = self.key if self.key is None else fold_in(self.key, name)
-        if key is not None and count:
-            key = jax.random.fold_in(key, count)
+        key = self._key(name, count)
         watcher = _watcher.get()
         if watcher is not None:
             watcher.enter(name)
@@ -220,6 +218,13 @@ class Net:
             if watcher is not None:
                 watcher.exit()
         return output
+
+    def _key(self, name: str, count: int) -> jax.Array | None:
+        """The key of a sublayer's call, when it was called `count` times before."""
+        if self.key is None:
+            return None
+        key = fold_in(self.key, name)
+        return jax.random.fold_in(key, count) if count else key
 
     def _run(self, name: str, sublayer: Layer, inputs: tuple[PyTree, ...], key: jax.Array | None) -> PyTree:
         raise NotImplementedError
@@ -257,14 +262,21 @@ class _Planning(Net):
         super().__init__(sublayers, train=True, key=key)
         self._path, self._plan = path, plan
 
+    def _key(self, name: str, count: int) -> Any:
+        return self.key  # no number is drawn here, and folding one in takes a millisecond
+
     def _run(self, name: str, sublayer: Layer, inputs: tuple[PyTree, ...], key: Any) -> PyTree:
         path = (*self._path, name)
         if sublayer._forward is not None:
             return sublayer._forward(_Planning(sublayer.sublayers, key, path, self._plan), *inputs)
         structs = structs_of(inputs)
         if path not in self._plan:
-            shapes = jax.eval_shape(functools.partial(_init, sublayer), _struct(key), *structs)
-            self._plan[path] = _Leaf(sublayer, structs, shapes)
+            identity = _leaf_identity(sublayer, structs)
+            shapes = _shapes.get(identity)
+            if shapes is None:
+                shapes = jax.eval_shape(functools.partial(_init, sublayer), _struct(key), *structs)
+                _remember(_shapes, identity, shapes)
+            self._plan[path] = _Leaf(sublayer, structs, shapes, identity)
         params, state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self._plan[path].variables)
         try:
             return sublayer.apply(params, state, *inputs, train=True, key=key)[0]
@@ -277,6 +289,7 @@ class _Leaf:
     layer: Layer
     inputs: tuple[PyTree, ...]
     variables: tuple[Variables, Variables]
+    identity: Any
 
 
 _Plan = dict[tuple[str, ...], _Leaf]
@@ -292,10 +305,22 @@ def _make(leaf: _Leaf, key: jax.Array) -> tuple[Variables, Variables]:
     Random numbers are dear to compile on a CPU, 0.2 to 0.6 s a shape, and at LLVM's first level a third of that, with
     the same numbers to the last bit. Inside somebody's own trace (`jit`, `vmap` of `init`) it is the plain function.
     """
-    if isinstance(key, jax.core.Tracer) or leaf.layer.source is None or leaf.layer.source.maker is None:
+    if isinstance(key, jax.core.Tracer) or leaf.identity is None:
         return leaf.layer.init(key, *leaf.inputs)
-    arrays, structure = jax.tree.flatten(leaf.inputs)
-    source = leaf.layer.source
+    identity = (leaf.identity, jax.default_backend())
+    if identity not in _compiled:
+        options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+        layer, inputs = leaf.layer, leaf.inputs
+        _remember(_compiled, identity, jax.jit(lambda key: layer.init(key, *inputs), compiler_options=options))
+    return _compiled[identity](key)
+
+
+def _leaf_identity(layer: Layer, inputs: tuple[PyTree, ...]) -> Any:
+    """A hashable that is equal for leaves made by the same call and given the same shapes; None where it cannot be told."""
+    source = layer.source
+    if source is None or source.maker is None:
+        return None
+    arrays, structure = jax.tree.flatten(inputs)
     try:
         identity = (
             source.maker,
@@ -303,21 +328,23 @@ def _make(leaf: _Leaf, key: jax.Array) -> tuple[Variables, Variables]:
             tuple((k, _identity(v)) for k, v in sorted(source.kwargs.items())),
             structure,
             tuple((a.shape, a.dtype) for a in arrays),
-            jax.default_backend(),
             jnp.result_type(float),
         )
         hash(identity)
     except (TypeError, RecursionError):
-        return leaf.layer.init(key, *leaf.inputs)
-    if identity not in _compiled:
-        if len(_compiled) >= 512:
-            _compiled.pop(next(iter(_compiled)))
-        options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-        layer, inputs = leaf.layer, leaf.inputs
-        _compiled[identity] = jax.jit(lambda key: layer.init(key, *inputs), compiler_options=options)
-    return _compiled[identity](key)
+        return None
+    return identity
 
 
+def _remember(cache: dict[Any, Any], identity: Any, value: Any) -> None:
+    """Keeps a value of the last 512 identities."""
+    if identity is not None:
+        if len(cache) >= 512:
+            cache.pop(next(iter(cache)))
+        cache[identity] = value
+
+
+_shapes: dict[Any, tuple[Variables, Variables]] = {}
 _compiled: dict[Any, Callable[[jax.Array], tuple[Variables, Variables]]] = {}
 
 
@@ -378,9 +405,16 @@ def network(forward: Callable[..., PyTree], /, **sublayers: Layer | Callable[...
             raise LayerError(error.message, error.path) from None  # without the frames of the trace
         params: Variables = {}
         state: Variables = {}
+        keys: dict[tuple[str, ...], jax.Array] = {(): key}
+
+        def key_of(path: tuple[str, ...]) -> jax.Array:
+            if path not in keys:
+                keys[path] = fold_in(key_of(path[:-1]), path[-1])
+            return keys[path]
+
         for path, leaf in plan.items():
             if jax.tree.leaves(leaf.variables):
-                made_params, made_state = _make(leaf, functools.reduce(fold_in, path, key))
+                made_params, made_state = _make(leaf, key_of(path))
                 for tree, values in ((params, made_params), (state, made_state)):
                     if values:
                         _insert(tree, path, values)

@@ -6,7 +6,7 @@ labels have more axes (pixels, coordinates), classification losses are averaged 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,8 @@ import optax
 from jaxcnn.errors import UserError
 
 Array = jax.Array
+Loss = Callable[[Any, Any], Array]
+"""`(outputs, labels) -> one number an example`."""
 
 
 def softmax_cross_entropy(outputs: Array, labels: Array) -> Array:
@@ -26,7 +28,7 @@ def softmax_cross_entropy(outputs: Array, labels: Array) -> Array:
 
     Args:
       outputs: logits `(N, ..., K)`.
-      labels: integer classes `(N, ...)`, 0 to K - 1.
+      labels: integer classes `(N, ...)`, 0 to K - 1; or probabilities q `(N, ..., K)`, for -sum over k of q_k log p_k.
 
     Returns:
       `(N,)`.
@@ -34,6 +36,9 @@ def softmax_cross_entropy(outputs: Array, labels: Array) -> Array:
     Raises:
       UserError: for labels of another shape or dtype, and, outside `jit`, for labels outside the classes.
     """
+    _check_one(outputs)
+    if are_probabilities(outputs, labels):
+        return _mean(optax.softmax_cross_entropy(outputs, labels))
     _check_classes(outputs, labels)
     return _mean(optax.softmax_cross_entropy_with_integer_labels(outputs, labels))
 
@@ -110,6 +115,32 @@ def kl_divergence(outputs: Array, targets: Array) -> Array:
     return _mean(optax.losses.kl_divergence(jax.nn.log_softmax(outputs), targets))
 
 
+def every_output(loss: Loss, weights: float | Sequence[float] = 1.0) -> Loss:
+    """The loss of a network with several outputs: l(o_1, y) + w_2 l(o_2, y) + ...
+
+    For GoogLeNet with its auxiliary heads, `every_output(softmax_cross_entropy, 0.3)`; for an `ensemble`, whose members
+    each have a loss of their own, `every_output(softmax_cross_entropy)`. Where a network gives one output, as both do
+    in an evaluation, it is `loss` itself.
+
+    Args:
+      loss: of one output, `(outputs, labels) -> one number an example`.
+      weights: of the second output and those behind it, or one number for all of them.
+
+    Source: Szegedy et al., Going deeper with convolutions (2015), section 5.
+    """
+
+    def total(outputs: Any, labels: Any) -> Array:
+        if not isinstance(outputs, (tuple, list)):
+            return loss(outputs, labels)
+        others = len(outputs) - 1
+        each = [weights] * others if isinstance(weights, (int, float)) else list(weights)
+        if len(each) != others:
+            raise UserError(f"every_output has {len(each)} weights for {others} outputs behind the first")
+        return loss(outputs[0], labels) + sum(w * loss(o, labels) for w, o in zip(each, outputs[1:], strict=True))
+
+    return total
+
+
 def l2_penalty(params: Mapping[str, Any]) -> Array:
     """The sum of the squares of all kernels (not biases, not scales): the sum w^2 of C = C_0 + lambda sum w^2."""
     squares = [
@@ -120,7 +151,21 @@ def l2_penalty(params: Mapping[str, Any]) -> Array:
     return jnp.asarray(sum(squares))
 
 
+def are_probabilities(outputs: Any, labels: Any) -> bool:
+    """Whether labels are probabilities of the classes, as `mixup` gives them, and no integers."""
+    return jnp.issubdtype(jnp.result_type(labels), jnp.floating) and jnp.shape(labels) == outputs.shape
+
+
+def _check_one(outputs: Any) -> None:
+    if isinstance(outputs, (tuple, list)):
+        raise UserError(
+            f"the network gives {len(outputs)} outputs in training and this is a loss of one: pass "
+            "loss=losses.every_output(losses.softmax_cross_entropy, weights)"
+        )
+
+
 def _check_classes(outputs: Any, labels: Any) -> None:
+    _check_one(outputs)
     if not isinstance(labels, jax.core.Tracer):
         labels = np.asarray(labels)  # NumPy also looks at an array that a jitted function closes over
     if not jnp.issubdtype(labels.dtype, jnp.integer):
@@ -140,6 +185,7 @@ def _check_classes(outputs: Any, labels: Any) -> None:
 
 def _align(outputs: Array, labels: Array) -> Array:
     """`(N, 1)` outputs for `(N,)` labels lose their last axis; without this they would broadcast to `(N, N)`."""
+    _check_one(outputs)
     if outputs.shape == (*labels.shape, 1):
         return outputs[..., 0]
     if outputs.shape != labels.shape:

@@ -8,11 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.losses import are_probabilities
+
 Metric = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def accuracy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """1 where the largest output is the label, averaged over any axes behind the batch: `(N, ..., K) -> (N,)`."""
+    """1 where the largest output is the label, averaged over any axes behind the batch: `(N, ..., K) -> (N,)`.
+
+    Of labels that are probabilities `(N, ..., K)`, as `mixup` gives them, the likeliest class counts.
+    """
     return top_k(1)(outputs, labels)
 
 
@@ -34,6 +39,8 @@ def top_k(k: int) -> Metric:
     """
 
     def found(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+        if are_probabilities(outputs, labels):
+            labels = labels.argmax(-1)
         own = jnp.take_along_axis(outputs, labels[..., None], axis=-1)
         classes = jnp.arange(outputs.shape[-1])
         # As for argmax, a NaN is ahead of every number; with its own output NaN, a label is never found.

@@ -14,6 +14,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.inspect.summary import macs
 from jaxcnn.losses import softmax_cross_entropy
 from jaxcnn.models import MODELS, cifar_resnet, lenet, resnet, vgg16
+from jaxcnn.models.googlenet import TABLE_1
 
 KEY = jax.random.key(0, impl="rbg")
 
@@ -131,12 +132,22 @@ GFLOPS = {
 @pytest.mark.parametrize(("name", "published"), GFLOPS.items(), ids=GFLOPS)
 def test_multiply_accumulates_are_those_that_torchvision_publishes(name, published):
     assert round(traced(name)[1] / 1e9, 2) == published
+    assert summary(name).macs == traced(name)[1]
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vgg16", "googlenet", "resnet50"])
+def test_the_backward_pass_costs_about_twice_the_forward_pass(name):
+    """As the lectures say [003]; less by what the first layer saves, which needs no input gradient."""
+    total = summary(name).total
+    assert total.flops == pytest.approx(2 * total.macs, rel=0.02)
+    assert 1.88 < total.backward_flops / total.flops < 2.02
 
 
 # --- the lectures' tables ----------------------------------------------------------------------------------------
 
 
 def test_the_lectures_exercise_table():
+    """[002], the last page: layer, size of its output, parameters."""
     rows = {row.name: row for row in summary("lecture_cnn").layers}
     table = {
         "conv1": ((28, 28, 8), 608),
@@ -148,8 +159,11 @@ def test_the_lectures_exercise_table():
         "out": ((10,), 850),  # the deck ends in "84 x 10 + 84 = 84": there are 10 biases, and the sum is 850
     }
     assert {name: (rows[name].output_shape[1:], rows[name].params) for name in table} == table
+    assert [name for name in rows if name in table] == list(table)
+    assert summary("lecture_cnn").params == sum(params for _, params in table.values()) == 62_958
 
 
+# [004]: the volumes, and what each filter is said to be: number, size, stride, padding.
 ALEXNET = {
     "conv1": (55, 55, 96),
     "pool1": (27, 27, 96),
@@ -171,6 +185,16 @@ def test_the_lectures_table_of_alexnet():
     rows = {row.name: row.output_shape[1:] for row in summary("alexnet_single").layers}
     assert {name: rows[name] for name in ALEXNET} == ALEXNET
     assert [name for name in rows if name in ALEXNET] == list(ALEXNET)
+    code = {row.name: row.layer for row in summary("alexnet_single").layers}
+    said = {  # "256 5x5 filters at stride 1, pad 2"
+        "conv1": "conv(96, 11, 4)",
+        "conv2": "conv(256, 5, padding=2)",
+        "conv3": "conv(384, 3, padding=1)",
+        "conv4": "conv(384, 3, padding=1)",
+        "conv5": "conv(256, 3, padding=1)",
+        "pool1": "max_pool(3, 2)",
+    }
+    assert {name: code[name] for name in said} == said
     # "Parameters: (11*11*3)*96 = 35K", without the 96 biases.
     params, _ = variables(cnn.models.alexnet_single(), 227, 227, 3)
     assert kernels(params["conv1"]) == 11 * 11 * 3 * 96 == 34_848
@@ -226,6 +250,7 @@ def test_the_lectures_table_of_vgg16():
         assert math.prod(output) == pytest.approx(memory, rel=0.005)  # 800K stands for 802,816
         assert kernels(params.get(name, {})) == weights
     assert sum(weights for *_, weights in VGG16) + 13_416 == PARAMETERS["vgg16"]  # and the biases
+    assert math.prod(MODELS["vgg16"].input) == pytest.approx(150e3, rel=0.005)  # the table's first row, the image
 
 
 # Name, output, "params" (in units of 1024 weights) and "ops" (millions of multiply-accumulates).
@@ -262,20 +287,26 @@ SLIPS = {
 
 
 def test_the_lectures_table_of_googlenet():
-    rows = summary("googlenet_2014").layers
+    rows = {row.name: row for row in summary("googlenet_2014").total.children}
     params, _ = variables(cnn.models.googlenet_2014(), 224, 224, 3)
     for name, output, weights, operations in GOOGLENET:
         parts = name.split("+")
-        inside = [row for row in rows if row.name.split("/")[0] in parts]
-        if name.startswith("inception"):  # the output is the concatenation of its branches' last layers
-            ends = {row.name.split("/")[1]: row.output_shape for row in inside}
-            assert (*ends["branch1"][1:3], sum(shape[-1] for shape in ends.values())) == output
-        else:
-            assert inside[-1].output_shape[1:] == output
+        inside = [rows[part] for part in parts]
+        assert inside[-1].output_shape[1:] == output
         counted = sum(kernels(params.get(part, {})) for part in parts) / 1024
         assert counted == pytest.approx(SLIPS.get((name, "params"), weights), rel=0.01)
         done = sum(row.macs for row in inside) / 1e6
         assert done == pytest.approx(SLIPS.get((name, "ops"), operations), rel=0.01, abs=0.1)
+
+
+def test_the_filters_in_the_lectures_table_of_googlenet():
+    """Its columns #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj are what the branches put out."""
+    rows = {row.name: row.output_shape[-1] for row in summary("googlenet_2014").rows}
+    ends = ("branch1", "branch2/reduce", "branch2/conv", "branch3/reduce", "branch3/conv", "branch4/project")
+    table = {name: tuple(rows[f"inception{name}/{end}"] for end in ends) for name in TABLE_1}
+    assert table == TABLE_1
+    assert table["3a"] == (64, 96, 128, 16, 32, 32)
+    assert table["5b"] == (384, 192, 384, 48, 128, 128)
 
 
 def test_googlenet_against_alexnet():

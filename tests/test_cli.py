@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -131,17 +132,40 @@ def test_models_and_datasets_are_a_line_each(run):
 def test_summary_as_a_table_and_as_json(run, columns):
     status, out, err = run("summary", "lenet5")
     assert (status, err) == (0, "")
-    assert out.splitlines()[-1].split() == ["total", "61,706", "416,520"]
+    assert out.splitlines()[-2].split()[:3] == ["total", "61,706", "416,520"]
     found = json.loads(run("summary", "lenet5", "--json")[1])
-    assert set(found) == {"layers", "params", "macs"}
+    assert set(found) >= {"layers", "params", "macs"}
     keys = {"name", "output_shape", "params", "macs", "activation_bytes", "receptive_field"}
-    assert all(set(row) == keys for row in found["layers"])
+    assert all(set(row) >= keys for row in found["layers"])
     assert (found["params"], found["macs"]) == (61_706, 416_520)
     assert found == json.loads(summary(models.lenet5(), np.zeros((1, 32, 32, 1), np.float32)).to_json())
     other = json.loads(run("summary", "mlp", "--input", "4,5,3", "--classes", 7, "--json")[1])
     assert other["params"] == 61 * 128 + 129 * 7
     own = json.loads(run("summary", f"{columns}/mine.py:tiny", "--input", "6x6x1", "--json")[1])
     assert own["params"] == 370
+
+
+def test_summary_by_depth_in_markdown_of_the_training_pass_and_as_a_picture(run, tmp_path):
+    lines = run("summary", "resnet20", "--depth", 1)[1].splitlines()
+    assert [line.split()[0] for line in lines[2:9]] == [
+        "conv1",
+        "bn1",
+        "relu1",
+        "layer1",
+        "layer2",
+        "layer3",
+        "avgpool",
+    ]
+    assert run("summary", "resnet20", "--depth", 1, "--json")[1] == run("summary", "resnet20", "--json")[1]
+    assert run("summary", "lenet5", "--markdown")[1].startswith("| layer |  | output | parameters |")
+    evaluated, trained = (json.loads(run("summary", "resnet20", "--json", *more)[1]) for more in ([], ["--train"]))
+    assert evaluated["macs"] == trained["macs"]
+    assert evaluated["flops"] < trained["flops"]  # batch statistics
+    for name in ("net.png", "net.svg", "net.pdf"):
+        status, out, err = run("summary", "lenet5", "--draw", tmp_path / name)
+        assert (status, err) == (0, "")
+        assert out.startswith("layer")
+        assert (tmp_path / name).stat().st_size > 5000
 
 
 # --- training ----------------------------------------------------------------------------------------------------
@@ -347,6 +371,10 @@ BAD = [  # arguments, exit status, what stderr says
     (["summary", "lenet5", "--input", "0,32,1"], 1, "expected height,width,channels"),
     (["summary", "lenet5", "--input", "8,8,1"], 1, "conv2: 5x5 filter.* on 2x2"),
     (["summary", "mlp", "--classes", "0"], 1, "expected an integer of at least 1"),
+    (["summary", "mlp", "--depth", "0"], 1, "--depth 0 should be at least 1"),
+    (["summary", "LeNet5", "--draw", "net.gif"], 1, "net.gif: a graph is drawn as .png, .svg or .pdf"),
+    (["summary", "mlp", "--draw", "no/such/net.png"], 1, "no/such/net.png: there is no folder no/such"),
+    (["summary", "mlp", "--json", "--markdown"], 1, "--json and --markdown are two forms of one table: choose one"),
     (["train", "--optimizer", "adamm"], 1, "unknown optimizer 'adamm': did you mean adam"),
     (["train", "--schedule", "cosin"], 1, "unknown schedule 'cosin': did you mean cosine"),
     (["train", "--augment", "afine"], 1, "unknown augmentation 'afine': did you mean affine"),
@@ -456,3 +484,57 @@ def test_a_process_that_fails_writes_one_line(args, says, digits, tmp_path):
     assert (process.returncode, out) == (1, "")
     assert err.count("\n") == 1, err
     assert re.match(f"jaxcnn: .*{says}", err)
+
+
+# --- what training can begin with and add ------------------------------------------------------------------------
+
+
+def test_train_an_ensemble_with_augmentations_and_go_on_with_it(run, tmp_path):
+    options = ["mlp", "--epochs", "1", "--ensemble", "3", "--augment", "flip,crop,mixup", "--run", tmp_path / "run"]
+    status, _, stderr = run("train", *options)
+    assert (status, stderr) == (0, "")
+    single = sum(np.prod(s) for s in ((1024, 128), (128,), (128, 10), (10,)))
+    assert json.loads((tmp_path / "run/result.json").read_text())["params"] == 3 * single
+    Image.fromarray(data.load("digits", "test").images[0, ..., 0]).save(tmp_path / "digit.png")
+    status, stdout, _ = run("predict", tmp_path / "run", tmp_path / "digit.png", "--json")
+    (row,) = json.loads(stdout)
+    assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert run("train", "--resume", "--run", tmp_path / "run")[0] == 0
+
+
+def test_train_from_weights_with_frozen_layers_and_another_head(run, tmp_path, monkeypatch):
+    """A small ResNet's weights for 7 classes begin a network for 10 whose first stage stays as it was."""
+    (tmp_path / "nets.py").write_text(
+        "import jaxcnn as cnn\n\n"
+        "def net(classes):\n"
+        "    return cnn.models.resnet((1, 1, 1, 1), classes, width=8, stem='cifar')\n"
+    )
+    source = jaxcnn.models.resnet((1, 1, 1, 1), 7, width=8, stem="cifar")
+    params, state = source.init(jax.random.key(1), np.zeros((1, 224, 224, 3), np.float32))
+    jaxcnn.weights.save(source, params, state, tmp_path / "seven.safetensors")
+    for split in ("train", "test"):
+        for label in range(3):
+            folder = tmp_path / "images" / split / str(label)
+            folder.mkdir(parents=True)
+            for number in range(4):
+                pixels = np.random.default_rng([label, number]).integers(0, 255, (8, 8, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    monkeypatch.setattr(jaxcnn.weights, "preprocess", lambda model: data.Preprocess((16, 16), (0.5,) * 3, (0.5,) * 3))
+    given = [f"{tmp_path}/nets.py:net", "--data", tmp_path / "images", "--weights", tmp_path / "seven.safetensors"]
+    given += ["--validation", "0", "--batch-size", "4"]
+    status, _, stderr = run("train", *given, "--epochs", "2", "--freeze", "conv1,bn1,layer1", "--run", tmp_path / "run")
+    assert (status, stderr) == (0, "")
+    trained = train.Trained.load(tmp_path / "run")
+    np.testing.assert_array_equal(trained.model_state["conv1"]["frozen"]["kernel"], params["conv1"]["kernel"])
+    assert "conv1" not in trained.params
+    assert trained.params["fc"]["kernel"].shape == (64, 3)
+    changed = np.abs(trained.params["layer4"]["block1"]["conv1"]["kernel"] - params["layer4"]["block1"]["conv1"]["kernel"])
+    assert 0 < changed.max() < 0.5
+    status, _, stderr = run("train", *given, "--fresh", "none", "--epochs", "1")
+    assert status == 1
+    assert stderr.count("\n") == 1
+    assert "does not fit" in stderr
+    status, _, stderr = run("train", "mlp", "--ensemble", "2", "--weights", tmp_path / "seven.safetensors")
+    assert (status, "takes no --weights" in stderr) == (1, True)
+    status, _, stderr = run("train", "mlp", "--freeze", "fc7")
+    assert (status, stderr) == (1, "jaxcnn: unknown layer 'fc7': did you mean fc1?\n")

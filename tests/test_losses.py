@@ -49,6 +49,9 @@ VALUES = {
     "softmax_cross_entropy, pixels": (
         losses.softmax_cross_entropy, PIXELS, PIXEL_CLASSES, nll(PIXELS, PIXEL_CLASSES).mean((1, 2)),
     ),
+    "softmax_cross_entropy, probabilities": (
+        losses.softmax_cross_entropy, LOGITS, TARGETS, -(TARGETS * np.log(softmax(LOGITS))).sum(1),
+    ),
     "sigmoid_cross_entropy": (
         losses.sigmoid_cross_entropy, SCORES, BINARY,
         -BINARY * np.log(sigmoid(SCORES)) - (1 - BINARY) * np.log(sigmoid(-SCORES)),
@@ -69,6 +72,9 @@ VALUES = {
         losses.kl_divergence, LOGITS, TARGETS, (TARGETS * np.log(TARGETS / softmax(LOGITS))).sum(1),
     ),
     "accuracy": (metrics.accuracy, LOGITS, CLASSES, (LOGITS.argmax(1) == CLASSES).astype(float)),
+    "accuracy, probabilities": (
+        metrics.accuracy, LOGITS, softmax(-LOGITS[::-1]), (LOGITS.argmax(1) == LOGITS[::-1].argmin(1)).astype(float),
+    ),
     "accuracy, pixels": (
         metrics.accuracy, PIXELS, PIXEL_CLASSES, (PIXELS.argmax(-1) == PIXEL_CLASSES).mean((1, 2)),
     ),
@@ -95,8 +101,8 @@ def test_value_is_the_formula(case):
 def test_every_loss_and_metric_has_a_case():
     public = [n for room in (losses, metrics) for n, v in vars(room).items()
               if callable(v) and v.__module__ == room.__name__ and not n.startswith("_")]  # fmt: skip
-    named = {case.split(",")[0] for case in VALUES} | {"top_k", "l2_penalty", "confusion_matrix", "generalization_gap"}
-    assert set(public) == named - {"top 3"}
+    elsewhere = {"top_k", "l2_penalty", "confusion_matrix", "generalization_gap", "every_output", "are_probabilities"}
+    assert set(public) == {case.split(",")[0] for case in VALUES} - {"top 3"} | elsewhere
 
 
 # --- the gradients of the lectures -------------------------------------------------------------------------------
@@ -180,7 +186,7 @@ def test_l2_penalty_takes_kernels_only():
         ((2, 3), np.array([0, 3]), "labels from 0 to 3 for 3 classes: expected 0 to 2"),
         ((2, 3), np.array([-1, 2]), "labels from -1 to 2 for 3 classes"),
         ((2, 3), np.array([0.0, 1.0]), "integer classes, got float"),
-        ((2, 3), np.eye(3)[:2], "integer classes, got float"),
+        ((2, 3), np.eye(4)[:2], "integer classes, got float"),
         ((2, 3), np.array([0, 1, 2]), "do not belong together"),
         ((2, 3), np.array([[0], [1]]), "do not belong together"),
         ((2,), np.array([0, 1]), "do not belong together"),

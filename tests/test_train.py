@@ -137,6 +137,79 @@ def test_a_network_of_several_inputs_takes_a_tuple():
     assert moved[:-2].max() > 0
 
 
+def test_a_step_with_mixed_labels_is_the_step_on_what_mixup_made():
+    """The same loss as for the mixed batch given by hand, with the key that the first step hands to its augmentation."""
+    optimizer, mixup = optax.sgd(0.5), data.mixup(3, alpha=1.0)
+    state = start(linear(), optimizer)
+    key, _ = jax.random.split(jax.random.fold_in(state.key, 0))
+    images, probabilities = mixup(*batch(), key)
+    logits, _ = linear().apply(state.params, {}, data.to_float(images))
+    expected = -(probabilities * jax.nn.log_softmax(logits)).sum(1).mean()
+    right = (logits.argmax(1) == probabilities.argmax(1)).mean()
+    step = train.make_step(linear(), losses.softmax_cross_entropy, optimizer, augment=mixup)
+    _, measured = step(state, batch())
+    close(measured["loss"], expected)
+    close(measured["accuracy"], right)
+    fitted = train.fit(
+        linear(), DATA, test=HELD, epochs=2, batch_size=30, show=False, augment=data.compose(data.flip, mixup)
+    )
+    assert set(fitted.result) >= {"train_accuracy", "test_accuracy"}
+
+
+def test_several_outputs_are_learned_together_and_the_first_one_is_measured():
+    """A network with an auxiliary head in training, as GoogLeNet's."""
+
+    def forward(net, x):
+        x = net.flat(x)
+        return (net.head(x), net.aux(x)) if net.train else net.head(x)
+
+    model = cnn.network(forward, flat=cnn.flatten, head=cnn.dense(3), aux=cnn.dense(3))
+    optimizer = optax.sgd(1.0)
+    state = start(model, optimizer)
+    before = jax.tree.map(np.asarray, state.params)
+    step = train.make_step(model, losses.every_output(losses.softmax_cross_entropy, 0.3), optimizer)
+    state, measured = step(state, batch())
+    assert set(measured) == {"loss", "accuracy"}
+    alone = start(linear(), optimizer).replace(params={"head": jax.tree.map(jnp.asarray, before["aux"])})
+    alone, single = train.make_step(linear(), losses.softmax_cross_entropy, optimizer)(alone, batch())
+    moved = jax.tree.map(lambda a, b: a - b, state.params["aux"], before["aux"])
+    expected = jax.tree.map(lambda a, b: 0.3 * (a - b), alone.params["head"], before["aux"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), moved, expected)
+    fitted = train.fit(
+        model, DATA, test=HELD, epochs=1, show=False, loss=losses.every_output(losses.softmax_cross_entropy, 0.3)
+    )
+    assert 0 <= fitted.result["test_accuracy"] <= 1
+
+
+def test_training_goes_on_from_variables_that_are_given_and_leaves_them_alone():
+    first = train.fit(small(), DATA, epochs=2, batch_size=30, show=False)
+    variables = first.params, first.model_state
+    kept = jax.tree.map(np.array, variables)
+    state = train.create_state(small(), optax.sgd(0.1), KEY, DATA.images[:1], variables=variables)
+    same((state.params, state.model_state), variables)
+    second = train.fit(small(), DATA, epochs=1, batch_size=30, show=False, variables=variables)
+    assert second.history[0]["loss"] < first.history[0]["loss"]
+    same(variables, kept)
+    with pytest.raises(UserError, match=r"params head/kernel should be \(8, 3\) and is \(36, 3\)"):
+        params = {**first.params, "head": linear().init(KEY, jnp.zeros((1, 6, 6, 1)))[0]["head"]}
+        train.fit(small(), DATA, epochs=1, show=False, variables=(params, first.model_state))
+    with pytest.raises(UserError, match=r"state bn1/mean should be \(8,\) and is absent"):
+        train.fit(small(), DATA, epochs=1, show=False, variables=(first.params, {}))
+
+
+def test_a_schedule_of_optax_is_a_learning_rate():
+    halves = optax.piecewise_constant_schedule(1.0, {2: 0.5})
+    optimizer = train.make_optimizer("sgd", halves, weight_decay=0.1)
+    params = {"fc": {"kernel": jnp.ones(()), "bias": jnp.ones(())}}
+    state = optimizer.init(params)
+    for step in range(4):
+        update, state = optimizer.update(jax.tree.map(jnp.zeros_like, params), state, params)
+        close(update["fc"]["kernel"], -0.1 * (1.0 if step < 2 else 0.5))
+        assert update["fc"]["bias"] == 0
+    with pytest.raises(UserError, match="lr is a schedule already"):
+        train.make_optimizer("sgd", halves, "cosine")
+
+
 def test_preprocess_augment_and_metrics_of_ones_own():
     seen = {}
 

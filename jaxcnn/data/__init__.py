@@ -4,7 +4,19 @@
 looked for in `data_dir`, or in the folder that `JAXCNN_DATA_DIR` names; a path is a folder of images by class.
 """
 
-from jaxcnn.data.augment import affine, flip
+from jaxcnn.data.augment import (
+    affine,
+    augmented,
+    colour,
+    compose,
+    crop,
+    cutout,
+    flip,
+    mixup,
+    rotate,
+    scale,
+    translate,
+)
 from jaxcnn.data.batches import batches, padded_batches
 from jaxcnn.data.dataset import Dataset
 from jaxcnn.data.images import read_image
@@ -16,10 +28,19 @@ __all__ = [
     "Dataset",
     "Preprocess",
     "affine",
+    "augmented",
     "batches",
+    "colour",
+    "compose",
+    "crop",
+    "cutout",
     "flip",
     "load",
+    "mixup",
     "padded_batches",
     "read_image",
+    "rotate",
+    "scale",
     "to_float",
+    "translate",
 ]

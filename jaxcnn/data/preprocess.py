@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.errors import DataError
+from jaxcnn.errors import DataError, UserError
 
 
 def to_float(inputs: Any) -> Any:
@@ -27,16 +27,26 @@ class Preprocess:
     """uint8 images `(N, H, W, C)` -> float32 `(N, *size, C)`, with zero mean and unit variance in each channel.
 
     An image that is smaller than `size` by no more than 8 pixels gets a border of 0, as LeCun et al. (1998) padded
-    MNIST to 32x32; any other is resized bilinearly.
+    MNIST to 32x32; any other is resized bilinearly. With `resize`, the proportions stay: the shorter side is brought to
+    that many pixels, and `size` is cut out of the middle, as networks for ImageNet are evaluated.
 
     Attributes:
       size: (height, width) of the network's input.
       mean, std: of each channel of the training images, scaled to 0 to 1.
+      resize: `(pixels, "bilinear")` or `(pixels, "bicubic")`, for the shorter side; empty for none.
     """
 
     size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resize: tuple[()] | tuple[int, str] = ()
+
+    def __post_init__(self) -> None:
+        if self.resize and (self.resize[0] < max(self.size) or self.resize[1] not in ("bilinear", "bicubic")):
+            raise UserError(
+                f"resize={self.resize!r}: expected (pixels, 'bilinear') or (pixels, 'bicubic'), with no fewer pixels "
+                f"than the {self.size[0]}x{self.size[1]} that are cut out"
+            )
 
     @staticmethod
     def of(images: np.ndarray, size: Sequence[int] | None = None) -> Preprocess:
@@ -61,7 +71,15 @@ class Preprocess:
     def __call__(self, images: jax.Array | np.ndarray) -> jax.Array:
         x = to_float(images)
         (h, w), (height, width) = x.shape[1:3], self.size
-        if 0 <= height - h <= 8 and 0 <= width - w <= 8:
+        if self.resize:
+            shorter, method = self.resize
+            h, w = (int(shorter * side / min(h, w)) for side in (h, w))
+            x = jax.image.resize(x, (len(x), h, w, x.shape[-1]), method)  # antialiased, as Pillow does it
+            top, left = round((h - height) / 2), round((w - width) / 2)
+            x = x[:, top : top + height, left : left + width]
+            if images.dtype == jnp.uint8:
+                x = jnp.clip(x, 0, 1)  # bicubic weights overshoot
+        elif 0 <= height - h <= 8 and 0 <= width - w <= 8:
             top, left = (height - h) // 2, (width - w) // 2
             x = jnp.pad(x, ((0, 0), (top, height - h - top), (left, width - w - left), (0, 0)))
         else:

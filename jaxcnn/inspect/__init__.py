@@ -1,8 +1,8 @@
-"""Looking into a network: a table of its layers, activations by name, a gradient check, pictures."""
+"""Looking into a network: tables of its layers, pictures of its graph, activations by name, a gradient check, plots."""
 
 from jaxcnn.inspect import plots
 from jaxcnn.inspect.activations import activations
 from jaxcnn.inspect.gradient import gradient_check
-from jaxcnn.inspect.summary import Row, Summary, summary
+from jaxcnn.inspect.summary import Row, Summary, draw_graph, summary
 
-__all__ = ["Row", "Summary", "activations", "gradient_check", "plots", "summary"]
+__all__ = ["Row", "Summary", "activations", "draw_graph", "gradient_check", "plots", "summary"]

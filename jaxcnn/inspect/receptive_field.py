@@ -11,12 +11,11 @@ Source: Araujo, Norris and Sim, Computing receptive fields of convolutional neur
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-import jax
 from jax import lax
 from jax.extend import core as jex
 
@@ -48,24 +47,35 @@ class Field:
     @property
     def size(self) -> int | tuple[int, ...]:
         """The pixels along each axis; one number where they are equal."""
-        sizes = tuple(span.size for span in self.spans)
-        return sizes[0] if len(set(sizes)) == 1 else sizes
+        return alike(span.size for span in self.spans)
+
+    @property
+    def stride(self) -> float | tuple[float, ...]:
+        """How many pixels lie between the fields of two neighbours; 0 where all values see the same."""
+        return alike(_number(span.jump) for span in self.spans)
+
+    @property
+    def offset(self) -> int | tuple[int, ...]:
+        """The pixel where the field of the first value begins: 0 is the image's first, padding is below."""
+        return alike(math.ceil(span.first) for span in self.spans)
 
 
-def fields(traced: jex.ClosedJaxpr, skip: int, inputs: Sequence[Any]) -> list[Field | None]:
-    """The field of each output of a traced function, by its first image-like input; None where there is no dependence.
+def alike(values: Iterable[Any]) -> Any:
+    """One number for all axes where they are equal, else a tuple."""
+    several = tuple(values)
+    return several[0] if len(set(several)) == 1 else several
 
-    Args:
-      skip: how many arguments come before the inputs.
-      inputs: the inputs' shapes; the first of rank 3 to 5 is the image `(N, *spatial, C)`.
-    """
-    start: list[Field | None] = [None] * len(traced.jaxpr.invars)
-    for i, x in enumerate(jax.tree.leaves(inputs)):
-        if 3 <= len(x.shape) <= 5:
-            one, zero = Fraction(1), Fraction(0)
-            start[skip + i] = Field(tuple(Span(axis, one, zero, zero) for axis in range(1, len(x.shape) - 1)))
-            break
-    return _follow(traced.jaxpr, start)
+
+def _number(value: Fraction) -> float:
+    return int(value) if value.denominator == 1 else float(value)
+
+
+def image(shape: Sequence[int]) -> Field | None:
+    """The field of an input image `(N, *spatial, C)` itself: each pixel sees itself. None for another rank."""
+    if not 3 <= len(shape) <= 5:
+        return None
+    one, zero = Fraction(1), Fraction(0)
+    return Field(tuple(Span(axis, one, zero, zero) for axis in range(1, len(shape) - 1)))
 
 
 def inner_jaxprs(eqn: Any) -> Iterator[jex.Jaxpr]:
@@ -78,6 +88,26 @@ def inner_jaxprs(eqn: Any) -> Iterator[jex.Jaxpr]:
                 yield item
 
 
+def through(eqn: Any, ins: Sequence[Field | None]) -> list[Field | None]:
+    """The fields of an operation's outputs, from those of its inputs; None where there is no dependence."""
+    if all(f is None for f in ins):
+        return [None] * len(eqn.outvars)
+    shapes = [v.aval.shape for v in eqn.invars]
+    name = eqn.primitive.name
+    rule = _pointwise if name in POINTWISE else _RULES.get(name)
+    if rule is not None:
+        return [rule(eqn.params, ins, shapes, eqn.outvars[0].aval.shape)] * len(eqn.outvars)
+    inner = [] if name in LOOPS else list(inner_jaxprs(eqn))
+    if len(inner) == 1 and len(inner[0].invars) == len(ins) and len(inner[0].outvars) == len(eqn.outvars):
+        return _follow(inner[0], ins)
+    return [anywhere(ins, shapes)] * len(eqn.outvars)
+
+
+def anywhere(ins: Sequence[Field | None], shapes: Sequence[Sequence[int]]) -> Field | None:
+    """The field of a value that may depend on all values of these arrays."""
+    return _union([_all(f, s) for f, s in zip(ins, shapes, strict=True)], shapes)
+
+
 def _follow(jaxpr: Any, start: Sequence[Field | None]) -> list[Field | None]:
     known: dict[Any, Field | None] = dict(zip(jaxpr.invars, start, strict=True))
 
@@ -85,22 +115,7 @@ def _follow(jaxpr: Any, start: Sequence[Field | None]) -> list[Field | None]:
         return None if isinstance(var, jex.Literal) else known.get(var)
 
     for eqn in jaxpr.eqns:
-        ins = [get(v) for v in eqn.invars]
-        if all(f is None for f in ins):
-            continue
-        shapes = [v.aval.shape for v in eqn.invars]
-        out = eqn.outvars[0].aval.shape
-        name = eqn.primitive.name
-        rule = _pointwise if name in _POINTWISE else _RULES.get(name)
-        inner = [] if name in _LOOPS else list(inner_jaxprs(eqn))
-        results: list[Field | None]
-        if rule is not None:
-            results = [rule(eqn.params, ins, shapes, out)] * len(eqn.outvars)
-        elif len(inner) == 1 and len(inner[0].invars) == len(ins) and len(inner[0].outvars) == len(eqn.outvars):
-            results = _follow(inner[0], ins)
-        else:
-            results = [_union([_all(f, s) for f, s in zip(ins, shapes, strict=True)], shapes)] * len(eqn.outvars)
-        known |= dict(zip(eqn.outvars, results, strict=True))
+        known |= dict(zip(eqn.outvars, through(eqn, [get(v) for v in eqn.invars]), strict=True))
     return [get(v) for v in jaxpr.outvars]
 
 
@@ -303,7 +318,7 @@ _RULES = {
     "concatenate": _concatenate,
 }
 
-_LOOPS = frozenset({"scan", "while", "cond", "shard_map"})  # what is inside runs often, or in part, or on another shape
+LOOPS = frozenset({"scan", "while", "cond", "shard_map"})  # what is inside runs often, or in part, or on another shape
 
 _NAMES = """
     abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy copy_p cos cosh
@@ -311,4 +326,4 @@ _NAMES = """
     lt max min mul name ne neg nextafter not or pow real reduce_precision rem round rsqrt select_n shift_left
     shift_right_arithmetic shift_right_logical sign sin sinh sqrt square sub tan tanh xor
 """
-_POINTWISE = frozenset(_NAMES.split())
+POINTWISE = frozenset(_NAMES.split())

@@ -1,29 +1,34 @@
 """A table of a network's layers, measured from the computation itself.
 
-The network is traced once, abstractly. Multiply-accumulates are counted in the traced operations, and the receptive
-field of each output is followed through them, so that the figures hold for any Layer, a user's own included; nothing
-is typed in layer by layer.
+The network is traced once, abstractly. Multiply-accumulates, operations and the gradient's are counted in what was
+traced (`jaxcnn.inspect.cost` has the rules), and the receptive field of each output is followed through it, so that the
+figures hold for any Layer, a user's own included; nothing is typed in layer by layer.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxcnn.core import Layer, Watcher, structs_of, watch
-from jaxcnn.inspect.receptive_field import fields, inner_jaxprs
-from jaxcnn.ops import onednn
+from jaxcnn.core import Layer
+from jaxcnn.inspect.cost import Cost, costs, macs, nbytes
+from jaxcnn.inspect.graph import check_suffix, draw
+from jaxcnn.inspect.receptive_field import Field, anywhere, image, through
+from jaxcnn.inspect.trace import Call, Trace, trace
+
+__all__ = ["Row", "Summary", "draw_graph", "macs", "summary"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer.
+    """One layer, or a network of layers with the sums of what is inside.
 
     Attributes:
       name: its path, `conv1` or `block1/conv2`.
@@ -31,9 +36,16 @@ class Row:
       output_shape: of its output (the first array of it), with the batch.
       params: the numbers it learns; 0 for a second use of the same layer.
       macs: multiply-accumulates of matrix products and convolutions in one forward pass of the batch.
-      activation_bytes: the size of its output.
+      activation_bytes: the size of its output; of a network, that of the outputs of all layers inside.
       receptive_field: how many pixels of the input one output value depends on, along each side (one number where the
         sides are equal); None where the input has no spatial axes, or none is left to follow.
+      receptive_stride: how many pixels further the next value's field lies; 0 where all values see the same.
+      receptive_offset: the pixel where the first value's field begins, the image's first being 0 and padding negative.
+      flops: floating-point operations of the forward pass, two for each multiply-accumulate.
+      backward_flops: those of its part of the gradient by all parameters.
+      held_bytes: what its gradient needs of the forward pass, and no layer before it holds already.
+      shared: whether this is a second use of the same layer.
+      children: the layers of a network, in the order of computation; empty for a leaf.
     """
 
     name: str
@@ -43,137 +55,308 @@ class Row:
     macs: int
     activation_bytes: int
     receptive_field: int | tuple[int, ...] | None
+    receptive_stride: float | tuple[float, ...] | None = None
+    receptive_offset: int | tuple[int, ...] | None = None
+    flops: int = 0
+    backward_flops: int = 0
+    held_bytes: int = 0
+    shared: bool = False
+    children: tuple[Row, ...] = field(default=(), repr=False)
+
+    @property
+    def depth(self) -> int:
+        """1 for the layers of the network itself, 2 for the layers of these, and so on."""
+        return self.name.count("/") + 1
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The rows, and the totals of the whole network. `print` shows the table."""
+    """The table of a network.
+
+    `print` shows it, `to_json` and `to_markdown` give it as text, `draw` as a picture of the graph.
+
+    Attributes:
+      layers: the leaves in the order of computation.
+      params, macs: of the whole network; every column's total is in `total`.
+      total: the row of the network, with its layers nested in `children`.
+      params_bytes: the memory of the parameters.
+      depth: how deep the table and the picture go: 1 shows the layers of the network itself, each with the sums of
+        what is inside; None shows all.
+    """
 
     layers: tuple[Row, ...]
     params: int
     macs: int
+    total: Row
+    params_bytes: int
+    depth: int | None = None
+    _trace: Trace | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows that the table shows: networks, each before what is inside, down to `depth`."""
+        return tuple(_visible(self.total, self.depth, 1)) or (self.total,)
 
     def to_json(self) -> str:
-        rows = [{k: v for k, v in asdict(row).items() if k != "layer"} for row in self.layers]
-        return json.dumps({"layers": rows, "params": self.params, "macs": self.macs})
+        """One JSON object: the leaves as `layers`, the networks among the layers as `groups`, and the totals.
+
+        It is the same whatever the depth, so that the sums over `layers` are those of the whole.
+        """
+        groups = [row for row in _visible(self.total, None, 1) if row.children]
+        return json.dumps(
+            {
+                "layers": [_record(row) for row in self.layers],
+                "params": self.params,
+                "macs": self.macs,
+                "flops": self.total.flops,
+                "backward_flops": self.total.backward_flops,
+                "params_bytes": self.params_bytes,
+                "activation_bytes": self.total.activation_bytes,
+                "held_bytes": self.total.held_bytes,
+                "groups": [_record(row) for row in groups],
+            }
+        )
+
+    def to_markdown(self) -> str:
+        """The table in Markdown."""
+        header, *body = self._table("&emsp;")
+        lines = [header, ["---"] * 2 + ["---:"] * (len(header) - 2), *body]
+        text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return f"{text}\n\n{self._memory()}"
+
+    def draw(self, path: str | Path | None = None) -> Any:
+        """A picture of the graph, as `jaxcnn.inspect.draw_graph`, down to `depth`."""
+        if self._trace is None:
+            raise ValueError("only a summary that `summary` made can be drawn")
+        return draw(self._trace, self.total, self.depth, path)
 
     def __str__(self) -> str:
-        header = ("layer", "", "output", "parameters", "MACs", "memory", "receptive field")
-        table = [header]
-        for r in self.layers:
-            table.append(
-                (r.name, r.layer, "x".join(map(str, r.output_shape[1:])) or "-", f"{r.params:,}" if r.params else "",
-                 f"{r.macs:,}" if r.macs else "", _bytes(r.activation_bytes), _field(r.receptive_field))
-            )  # fmt: skip
-        table.append(("total", "", "", f"{self.params:,}", f"{self.macs:,}", "", ""))
-        widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+        table = self._table("  ")
+        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
         lines = [
             "  ".join(
                 cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
+            ).rstrip()
             for row in table
         ]
-        rule = "-" * len(lines[0])
-        return "\n".join([lines[0].rstrip(), rule, *(line.rstrip() for line in lines[1:-1]), rule, lines[-1].rstrip()])
+        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], self._memory()])
+
+    def _table(self, indent: str) -> list[list[str]]:
+        header = [
+            "layer",
+            "",
+            "output",
+            "parameters",
+            "MACs",
+            "FLOPs",
+            "backward",
+            "memory",
+            "field",
+            "stride",
+            "offset",
+        ]
+        rows = self.rows
+        lines = [_line(row, indent * (row.depth - 1) + row.name.rsplit("/", 1)[-1]) for row in rows]
+        end = _line(self.total, "total")
+        end[1], end[2] = "", ""
+        return [header, *lines, [*end[:8], "", "", ""]]
+
+    def _memory(self) -> str:
+        return (
+            f"memory: {_bytes(self.params_bytes)} of parameters, {_bytes(self.total.activation_bytes)} of outputs; "
+            f"training holds {_bytes(self.total.held_bytes)} for the backward pass"
+        )
 
 
-def summary(model: Layer, *inputs: Any, train: bool = False) -> Summary:
+def summary(model: Layer, *inputs: Any, train: bool = False, depth: int | None = None) -> Summary:
     """A table of the layers of any model.
 
     Args:
       model: a Layer.
       *inputs: arrays or `jax.ShapeDtypeStruct`s, with a batch axis. Nothing is computed on them. Figures are for the
         batch given: use one of 1.
-      train: whether the pass is a training pass (auxiliary heads and the like).
+      train: whether the pass is a training pass (auxiliary heads, batch statistics and the like). Batch normalization
+        then looks at all pixels of an image, and so does what comes after it.
+      depth: how many levels of networks the table shows; all of them when not given. `layers` and the JSON hold all.
 
     Returns:
-      A `Summary`, with a row for each leaf layer in the order of computation.
+      A `Summary`, with a row for each layer in the order of computation. A plain function that gives back its input as
+      it is has no row.
 
     Raises:
       LayerError: where the model cannot take these inputs, with the layer where it fails.
     """
-    structs = structs_of(inputs)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    params, state = jax.eval_shape(model.init, key, *structs)
-    calls: list[tuple[tuple[str, ...], Layer, tuple[Any, ...]]] = []
-    outputs: list[Any] = []
+    if depth is not None and depth < 1:
+        raise ValueError(f"depth={depth}: expected 1 or more levels, or None for all")
+    traced = trace(model, *inputs, train=train)
+    rows = _Rows(traced)
+    total = rows.row(traced.root)
+    if not total.children:
+        total = dataclasses.replace(total, name=_kind(model))
+    leaves = tuple(row for row in _visible(total, None, 1) if not row.children) or (total,)
+    size = sum(nbytes(x) for x in jax.tree.leaves(traced.params))
+    return Summary(leaves, total.params, total.macs, total, size, depth, traced)
 
-    class Record(Watcher):
-        def called(self, layer: Layer, inputs: tuple[Any, ...], output: Any) -> None:
-            if not layer.sublayers:
-                calls.append((self.path, layer, structs_of(inputs)))
-                outputs.append(output)
 
-    def run(params: Any, state: Any, key: Any, *xs: Any) -> list[Any]:
-        with watch(Record()):
-            output, _ = model.apply(params, state, *xs, train=train, key=key)
-        if not calls:  # the model is itself a leaf
-            calls.append(((), model, structs))
-            outputs.append(output)
-        return outputs
+def draw_graph(
+    model: Layer, *inputs: Any, path: str | Path | None = None, depth: int | None = None, train: bool = False
+) -> Any:
+    """A picture of the graph of any model: its layers as boxes, coloured by kind, and the edges that values take.
 
-    traced, shapes = jax.make_jaxpr(run, return_shape=True)(params, state, key, *structs)
-    reached = fields(traced, len(jax.tree.leaves((params, state, key))), structs)
-    rows: list[Row] = []
-    seen: set[tuple[str, ...]] = set()
-    at = 0
-    for (path, layer, xs), out in zip(calls, shapes, strict=True):
-        arrays = jax.tree.leaves(out)
-        field, at = reached[at] if arrays else None, at + len(arrays)
-        own, own_state = _at(params, path), _at(state, path)
-        apply = functools.partial(layer.apply, train=train)
-        inner = jax.make_jaxpr(lambda p, s, k, *x, apply=apply: apply(p, s, *x, key=k))(own, own_state, key, *xs)
-        rows.append(
-            Row(
-                "/".join(path) or (layer.source.name if layer.source else "layer"),
-                _brief(layer),
-                tuple(arrays[0].shape) if arrays else (),
-                0 if path in seen else _size(own),
-                macs(inner.jaxpr),
-                sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays),
-                None if field is None else field.size,
-            )
+    A box has the layer's name, the code that makes it, the shape of its output without the batch, and its parameters.
+
+    Args:
+      model, *inputs, train: as in `summary`.
+      path: where to save it, as .png, .svg or .pdf. Not saved when not given.
+      depth: how many levels of networks are opened; below, a network is one box. All when not given.
+
+    Returns:
+      The `matplotlib.figure.Figure`.
+
+    Raises:
+      LayerError: where the model cannot take these inputs.
+      UserError: for another suffix, or a folder that does not exist, before anything is computed.
+    """
+    if path is not None:
+        check_suffix(path)
+    return summary(model, *inputs, train=train, depth=depth).draw(path)
+
+
+class _Rows:
+    """Makes the rows of a traced network's calls."""
+
+    def __init__(self, traced: Trace):
+        self.trace = traced
+        self.costs = costs(traced)
+        self.fields = _fields(traced)
+        self.seen: set[tuple[str, ...]] = set()
+
+    def row(self, call: Call) -> Row:
+        shared = call.path in self.seen
+        self.seen.add(call.path)
+        children = [self.row(inner) for inner in call.calls if not inner.nothing]
+        own = sum((self.costs[op] for op in call.own), Cost())
+        if children and own.macs:  # products between the layers, in the network's own function
+            children.append(self._own(call, own))
+        arrays = [i for i in call.outputs if i is not None]
+        shape = tuple(self.trace.values[arrays[0]].shape) if arrays else ()
+        seen = self.fields.get(arrays[0]) if arrays else None
+        size = sum(nbytes(self.trace.values[i]) for i in arrays)
+        cost = sum((self.costs[op] for op in call.ops()), Cost())
+        return Row(
+            "/".join(call.path),
+            brief(call.layer),
+            shape,
+            0 if shared else _size(_at(self.trace.params, call.path)),
+            cost.macs,
+            sum(child.activation_bytes for child in children) if children else size,
+            None if seen is None else seen.size,
+            None if seen is None else seen.stride,
+            None if seen is None else seen.offset,
+            cost.flops,
+            cost.backward_flops,
+            cost.held_bytes,
+            shared,
+            tuple(children),
         )
-        seen.add(path)
-    return Summary(tuple(rows), _size(params), macs(traced.jaxpr))
+
+    def _own(self, call: Call, cost: Cost) -> Row:
+        name = "/".join((*call.path, "(itself)"))
+        figures = (cost.macs, 0, None, None, None, cost.flops, cost.backward_flops, cost.held_bytes)
+        return Row(name, "its own products", (), 0, *figures)
 
 
-def macs(jaxpr: Any) -> int:
-    """The multiply-accumulates of all matrix products and convolutions in a traced function."""
-    total = 0
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "dot_general":
-            (contracted, _), _ = eqn.params["dimension_numbers"]
-            shape = eqn.invars[0].aval.shape
-            total += math.prod(eqn.outvars[0].aval.shape) * math.prod(shape[d] for d in contracted)
-        elif eqn.primitive.name in ("conv_general_dilated", onednn.conv_p.name):
-            kernel = eqn.invars[1].aval.shape
-            dims = eqn.params.get("dimension_numbers")
-            out_features = kernel[-1 if dims is None else dims.rhs_spec[0]]
-            total += math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // out_features
+def _fields(traced: Trace) -> dict[int, Field]:
+    """The receptive field of each value that depends on the image: the first input of rank 3 to 5."""
+    found: dict[int, Field | None] = {}
+    for i in traced.inputs:
+        if (start := image(traced.values[i].shape)) is not None:
+            found[i] = start
+            break
+    for op, _ in traced.ops:
+        ins = [None if i is None else found.get(i) for i in op.inputs]
+        if all(f is None for f in ins):
+            continue
+        if op.eqn is None:
+            shapes = [() if i is None else traced.values[i].shape for i in op.inputs]
+            found |= dict.fromkeys(op.outputs, anywhere(ins, shapes))
         else:
-            times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
-            total += times * sum(macs(inner) for inner in inner_jaxprs(eqn))
-    return total
+            found |= dict(zip(op.outputs, through(op.eqn, ins), strict=True))
+    return {i: f for i, f in found.items() if f is not None}
 
 
-def _brief(layer: Layer) -> str:
-    """The code that makes a layer on one line, without its initializers."""
+def _visible(row: Row, depth: int | None, level: int) -> Iterator[Row]:
+    for child in row.children:
+        yield child
+        if depth is None or level < depth:
+            yield from _visible(child, depth, level + 1)
+
+
+def _kind(layer: Layer) -> str:
+    return layer.source.name if layer.source else "layer"
+
+
+def brief(layer: Layer) -> str:
+    """The code that makes a layer on one line, without its initializers; of a plain composition, its name alone."""
     source = layer.source
-    if source is not None:
-        kwargs = {name: value for name, value in source.kwargs.items() if not name.endswith("_init")}
-        return " ".join(str(dataclasses.replace(source, kwargs=kwargs)).split())
-    return repr(layer)
+    if source is None:
+        return repr(layer)
+    if layer.sublayers and source.maker is None:
+        return source.name
+    kwargs = {
+        name: value
+        for name, value in source.kwargs.items()
+        if not (name.endswith("_init") or "initializers" in str(getattr(value, "__module__", "")))
+    }
+    return " ".join(str(dataclasses.replace(source, kwargs=kwargs)).split())
 
 
-def _at(tree: Any, path: tuple[str, ...]) -> Any:
+def _at(tree: Any, path: Sequence[str]) -> Any:
     for name in path:
-        tree = tree.get(name, {})
+        tree = tree.get(name, {}) if isinstance(tree, Mapping) else {}
     return tree
 
 
 def _size(tree: Any) -> int:
     return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+
+
+# --- as text -----------------------------------------------------------------------------------------------------
+
+_LONGEST = 44
+
+
+def _record(row: Row) -> dict[str, Any]:
+    hidden = {"layer", "children"}
+    record = {f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.name not in hidden}
+    return {**record, "depth": row.depth, "code": row.layer}
+
+
+def _line(row: Row, name: str) -> list[str]:
+    code = row.layer if len(row.layer) <= _LONGEST else row.layer[: _LONGEST - 1] + "…"
+    sizes = [
+        _number(row.params) if not row.shared else "shared",
+        _number(row.macs),
+        _short(row.flops),
+        _short(row.backward_flops),
+        _bytes(row.activation_bytes) if row.output_shape else "",
+    ]
+    shape = "x".join(map(str, row.output_shape[1:])) or ("-" if row.output_shape else "")
+    places = [_sides(row.receptive_field, "x"), _sides(row.receptive_stride), _sides(row.receptive_offset)]
+    return [name, code, shape, *sizes, *places]
+
+
+def _number(count: int) -> str:
+    return f"{count:,}" if count else ""
+
+
+def _short(count: int) -> str:
+    """`1,234`, `12.3 K`, `12.3 M`, `12.3 G`: operations are no exact science."""
+    if count < 10_000:
+        return _number(count)
+    power = next(p for p in (1, 2, 3, 4) if count < 999.95 * 1000**p or p == 4)
+    return f"{count / 1000**power:,.1f} {'KMGT'[power - 1]}"
 
 
 def _bytes(count: float) -> str:
@@ -183,7 +366,9 @@ def _bytes(count: float) -> str:
     return f"{count / 1024**power:.1f} {('KiB', 'MiB', 'GiB')[power - 1]}"
 
 
-def _field(field: int | tuple[int, ...] | None) -> str:
-    if field is None:
+def _sides(value: Any, alone: str = "") -> str:
+    """`3` for all sides alike, `3x5` for others; `3x3` where it is the size of a window."""
+    if value is None:
         return ""
-    return f"{field}x{field}" if isinstance(field, int) else "x".join(map(str, field))
+    several = value if isinstance(value, tuple) else (value, value) if alone else (value,)
+    return ("x" if alone else ",").join(f"{v:g}" for v in several)

@@ -21,9 +21,13 @@ _he = initializers.variance_scaling(2, "fan_out", "normal")
 _uniform = initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # within 1 / sqrt(fan-in)
 
 
-def _conv(features: int, size: int, stride: int = 1) -> core.Layer:
+Pads = Literal["symmetric", "same"]
+
+
+def _conv(features: int, size: int, stride: int = 1, padding: Pads = "symmetric") -> core.Layer:
     """A convolution that keeps the image's size, but for the stride; batch normalization has the bias."""
-    return conv(features, size, stride, padding=size // 2, bias=False, kernel_init=_he)
+    pads: Any = size // 2 if padding == "symmetric" else "SAME"
+    return conv(features, size, stride, padding=pads, bias=False, kernel_init=_he)
 
 
 def _projection(features: int, stride: int) -> core.Layer:
@@ -33,13 +37,19 @@ def _projection(features: int, stride: int) -> core.Layer:
 
 @core.layer
 def basic_block(
-    features: int, stride: int = 1, *, project: bool = False, last_scale: Initializer = initializers.ones
+    features: int,
+    stride: int = 1,
+    *,
+    project: bool = False,
+    last_scale: Initializer = initializers.ones,
+    padding: Pads = "symmetric",
 ) -> core.Layer:
     """Two 3x3 convolutions and a shortcut around them: `(N, H, W, C) -> (N, H / stride, W / stride, features)`.
 
     Args:
       project: whether the shortcut is a projection; if not, it is the identity, and C is `features` already.
       last_scale: where the scale of the last normalization starts. At zero, the block starts as its shortcut.
+      padding: as in `resnet`.
 
     Source: He et al. (2016), figure 5 on the left.
     """
@@ -51,7 +61,7 @@ def basic_block(
 
     return core.network(
         forward,
-        conv1=_conv(features, 3, stride),
+        conv1=_conv(features, 3, stride, padding),
         bn1=batch_norm(),
         conv2=_conv(features, 3),
         bn2=batch_norm(scale_init=last_scale),
@@ -61,7 +71,12 @@ def basic_block(
 
 @core.layer
 def bottleneck_block(
-    features: int, stride: int = 1, *, project: bool = False, last_scale: Initializer = initializers.ones
+    features: int,
+    stride: int = 1,
+    *,
+    project: bool = False,
+    last_scale: Initializer = initializers.ones,
+    padding: Pads = "symmetric",
 ) -> core.Layer:
     """1x1 to a quarter of the features, 3x3 there, 1x1 back, and a shortcut around them.
 
@@ -81,7 +96,7 @@ def bottleneck_block(
         forward,
         conv1=_conv(features // 4, 1),
         bn1=batch_norm(),
-        conv2=_conv(features // 4, 3, stride),
+        conv2=_conv(features // 4, 3, stride, padding),
         bn2=batch_norm(),
         conv3=_conv(features, 1),
         bn3=batch_norm(scale_init=last_scale),
@@ -98,6 +113,7 @@ def resnet(
     width: int = 64,
     stem: Literal["imagenet", "cifar"] = "imagenet",
     zero_init_residual: bool = False,
+    padding: Pads = "symmetric",
 ) -> core.Layer:
     """A stem, stages of residual blocks, the mean over the image and one dense layer: `(N, H, W, C) -> (N, classes)`.
 
@@ -108,6 +124,9 @@ def resnet(
       stem: `"imagenet"`, a 7x7 convolution and a pool that leave a quarter of the rows and columns, or `"cifar"` for
         small images, a 3x3 convolution that leaves them all.
       zero_init_residual: whether every block starts as its shortcut (Goyal et al. 2017, section 5.1).
+      padding: where the 3x3 windows of stride 2, the stem's pool included, have their border: `"symmetric"`, one pixel
+        on every side, as torchvision's weights expect; or `"same"`, as those of Flax's ImageNet example do: of an even
+        number of rows or columns only behind the last.
 
     Shortcuts are the identity, and projections where the shape changes: the paper's option B. The weights start by
     fan-out (He et al. 2015), as in torchvision.
@@ -116,20 +135,25 @@ def resnet(
     """
     if stem not in ("imagenet", "cifar"):
         raise UserError(f"stem={stem!r}: expected 'imagenet' or 'cifar'")
+    if padding not in ("symmetric", "same"):
+        raise UserError(f"padding={padding!r}: expected 'symmetric' or 'same'")
     layers: dict[str, core.Layer | Callable] = {}
     if stem == "imagenet":
-        layers |= {"conv1": _conv(width, 7, 2), "bn1": batch_norm(), "relu1": relu, "maxpool": max_pool(3, 2, 1)}
+        pool = max_pool(3, 2, 1 if padding == "symmetric" else "SAME")
+        layers |= {"conv1": _conv(width, 7, 2), "bn1": batch_norm(), "relu1": relu, "maxpool": pool}
     else:
         layers |= {"conv1": _conv(width, 3), "bn1": batch_norm(), "relu1": relu}
 
     block, expansion = (bottleneck_block, 4) if bottleneck else (basic_block, 1)
-    last_scale = initializers.zeros if zero_init_residual else initializers.ones
+    shared: dict[str, Any] = {"last_scale": initializers.zeros if zero_init_residual else initializers.ones}
+    if padding != "symmetric":
+        shared["padding"] = padding
     entering = width
     for stage, count in enumerate(blocks, 1):
         features, stride = expansion * width * 2 ** (stage - 1), 1 if stage == 1 else 2
         changes = stride != 1 or features != entering
-        first = block(features, stride, project=changes, last_scale=last_scale)
-        rest = {f"block{i}": block(features, last_scale=last_scale) for i in range(2, count + 1)}
+        first = block(features, stride, project=changes, **shared)
+        rest = {f"block{i}": block(features, **shared) for i in range(2, count + 1)}
         layers[f"layer{stage}"] = core.serial(block1=first, **rest)
         entering = features
     return core.serial(**layers, avgpool=global_avg_pool, fc=dense(classes, kernel_init=_uniform))

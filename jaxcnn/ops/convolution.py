@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.ops import onednn
+from jaxcnn.ops.backend import on_cpu
 from jaxcnn.ops.geometry import Padding, Size, extent, pads, per_dim
 
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
@@ -105,7 +106,7 @@ def conv_transpose(
         (extent(f, d) - 1 - p, extent(f, d) - 1 - p + e)
         for f, d, p, e in zip(kernel.shape[:ndim], dilations, padding_, extra, strict=True)
     )
-    if jax.default_backend() == "cpu":
+    if on_cpu():
         config = [(0, 0, 0), *((lo, hi, s - 1) for (lo, hi), s in zip(edges, strides, strict=True)), (0, 0, 0)]
         return conv(lax.pad(x, jnp.zeros((), dtype), config), kernel, dilation=dilations)
     return lax.conv_general_dilated(

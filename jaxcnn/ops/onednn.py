@@ -35,6 +35,8 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jaxcnn.ops.backend import on_cpu
+
 CHECKED = frozenset({"0.10.2", "0.12.0.1"})
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 _LOOP = 16  # networks of an ensemble up to which a batched convolution is unrolled
@@ -49,7 +51,7 @@ def available() -> bool:
         and jaxlib.__version__ in CHECKED
         and platform.system() == "Linux"
         and platform.machine() == "x86_64"
-        and jax.default_backend() == "cpu"
+        and on_cpu()
     )
 
 
@@ -248,6 +250,9 @@ def _batched(args: Any, dims: Any, **params: Any) -> tuple[jax.Array, int]:
         x = jnp.moveaxis(x, x_dim, 0)
         out = conv(x.reshape(-1, *x.shape[2:]), kernel, **params)
         return out.reshape(*x.shape[:2], *out.shape[1:]), 0
+    if x_dim is None and kernel.shape[kernel_dim] <= _LOOP:
+        kernel = jnp.moveaxis(kernel, kernel_dim, 0)
+        return jnp.stack([conv(x, k, **params) for k in kernel]), 0
     if x_dim is None:
         kernel = jnp.moveaxis(kernel, kernel_dim, -2)
         out = conv(x, kernel.reshape(*kernel.shape[:-2], -1), **params)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcnn.ops.backend import on_cpu
 from jaxcnn.ops.geometry import Padding, Size, out_size, pads, per_dim
 
 _MAX_SLICES = 16  # wider windows go to reduce_window: the chain grows with the width
@@ -142,7 +143,7 @@ def _pool(
     combine: Callable[[jax.Array, jax.Array], jax.Array],
     reducer: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> jax.Array:
-    if jax.default_backend() != "cpu" or sum(window) > _MAX_SLICES:
+    if not on_cpu() or sum(window) > _MAX_SLICES:
         return lax.reduce_window(x, start, reducer, (1, *window, 1), (1, *strides, 1), ((0, 0), *edges, (0, 0)))
     if any(any(edge) for edge in edges):
         x = lax.pad(x, jnp.asarray(start), [(0, 0, 0), *((lo, hi, 0) for lo, hi in edges), (0, 0, 0)])

@@ -14,8 +14,9 @@ from jaxcnn.core import Layer
 from jaxcnn.data.batches import padded_batches
 from jaxcnn.data.dataset import Dataset
 from jaxcnn.data.preprocess import to_float
+from jaxcnn.losses import Loss
 from jaxcnn.metrics import Metric
-from jaxcnn.train.step import Loss, _measures
+from jaxcnn.train.step import measure
 
 _BATCH = 256
 
@@ -51,10 +52,7 @@ def make_evaluate(
         inputs = preprocess(images)
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
         outputs, _ = model.apply(params, model_state, *inputs)
-        each = {"loss": loss(outputs, labels)}
-        for name, metric in _measures(metrics, outputs, labels).items():
-            each[name] = metric(outputs, labels)
-        return outputs, each
+        return outputs, {"loss": loss(outputs, labels), **measure(metrics, outputs, labels)}
 
     def evaluate(params: Any, model_state: Any, data: Dataset) -> Evaluation:
         outputs, measured = [], []

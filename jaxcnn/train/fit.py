@@ -21,13 +21,13 @@ from jaxcnn.data.batches import batches
 from jaxcnn.data.dataset import Dataset
 from jaxcnn.data.preprocess import Preprocess
 from jaxcnn.errors import TrainingError, UserError
-from jaxcnn.losses import softmax_cross_entropy
+from jaxcnn.losses import Loss, softmax_cross_entropy
 from jaxcnn.metrics import Metric, confusion_matrix
 from jaxcnn.train.evaluate import Evaluation, make_evaluate
 from jaxcnn.train.optimizers import make_optimizer
 from jaxcnn.train.progress import Display
 from jaxcnn.train.run import Record, Run, best_of
-from jaxcnn.train.step import Loss, TrainState, create_state, make_step
+from jaxcnn.train.step import TrainState, create_state, make_step
 
 _REFRESH = 0.5  # seconds between two looks at the metrics: each waits for the steps under way
 
@@ -78,6 +78,7 @@ def fit(
     augment: Augment | None = None,
     metrics: Mapping[str, Metric] | None = None,
     penalty: Callable[[Any], jax.Array] | None = None,
+    variables: tuple[Any, Any] | None = None,
     patience: int | None = None,
     run: str | Path | Run | None = None,
     resume: bool = False,
@@ -98,6 +99,7 @@ def fit(
       preprocess: `images -> inputs` inside the step; to zero mean and unit variance of `data` when not given.
       augment: `(images, key) -> images`, on training batches only.
       metrics, penalty: as in `make_step`.
+      variables: `(params, state)` to begin with, from `weights.load` or an earlier training, instead of new ones.
       patience: stop after so many epochs without a better validation.
       run: a new folder, for config.json, metrics.jsonl, result.json, pictures and checkpoints. Nothing is written
         when not given.
@@ -125,7 +127,7 @@ def fit(
     if preprocess is None:
         preprocess = Preprocess.of(data.images)
     folder = _folder(run, resume)
-    state = create_state(model, optimizer, jax.random.key(seed), data.images[:1], preprocess)
+    state = create_state(model, optimizer, jax.random.key(seed), data.images[:1], preprocess, variables)
     _check_outputs(model, state, preprocess, data)
     if folder is not None and not resume:  # nothing is left behind by what cannot start
         folder.make()

@@ -36,13 +36,18 @@ SCHEDULES: dict[str, Callable[[float, int], optax.ScalarOrSchedule]] = {
 
 
 def make_optimizer(
-    name: str, lr: float | None = None, schedule: str = "constant", steps: int = 1, weight_decay: float = 0.0
+    name: str,
+    lr: float | optax.Schedule | None = None,
+    schedule: str = "constant",
+    steps: int = 1,
+    weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
     """The optimizer called `name`.
 
     Args:
       name: `sgd`, `momentum` (SGD with momentum 0.9) or `adam` (beta 0.9 and 0.999, epsilon 1e-8).
-      lr: the learning rate, or the first one; the optimizer's own in `OPTIMIZERS` when not given.
+      lr: the learning rate, or the first one; the optimizer's own in `OPTIMIZERS` when not given. Or any Optax schedule,
+        a function of the step, and then `schedule` stays as it is.
       schedule: `constant`, or `cosine`: half a cosine from `lr` to 0 over all steps.
       steps: of the whole training.
       weight_decay: lambda: the update has lambda w beside the gradient, for kernels only. With `adam` it is decoupled
@@ -57,10 +62,14 @@ def make_optimizer(
         raise unknown("schedule", schedule, SCHEDULES)
     default, make = OPTIMIZERS[name]
     lr = default if lr is None else lr
-    if not lr > 0:
-        raise UserError(f"the learning rate should be above 0, got {lr}")
     if not weight_decay >= 0:
         raise UserError(f"the weight decay should be 0 or more, got {weight_decay}")
+    if callable(lr):
+        if schedule != "constant":
+            raise UserError(f"lr is a schedule already: it cannot be one of schedule={schedule!r} too")
+        return make(lr, weight_decay)
+    if not lr > 0:
+        raise UserError(f"the learning rate should be above 0, got {lr}")
     return make(SCHEDULES[schedule](lr, steps), weight_decay)
 
 

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import optax
 
 from jaxcnn.core import Layer
-from jaxcnn.data.augment import Augment
+from jaxcnn.data.augment import Augment, augmented
 from jaxcnn.data.preprocess import to_float
+from jaxcnn.errors import UserError
+from jaxcnn.losses import Loss, are_probabilities
 from jaxcnn.metrics import Metric, accuracy
 
 PyTree = Any
-Loss = Callable[[Any, Any], jax.Array]
-"""`(outputs, labels) -> one number an example`."""
 Step = Callable[["TrainState", tuple[Any, Any]], tuple["TrainState", dict[str, jax.Array]]]
 
 
@@ -44,6 +44,7 @@ def create_state(
     key: jax.Array,
     example: PyTree,
     preprocess: Callable[[Any], Any] = to_float,
+    variables: tuple[PyTree, PyTree] | None = None,
 ) -> TrainState:
     """The state before the first step.
 
@@ -52,10 +53,20 @@ def create_state(
       example: a batch of inputs, or their `jax.ShapeDtypeStruct`s. Only shapes and dtypes are read. A tuple is several
         inputs.
       preprocess: as in `make_step`.
+      variables: `(params, state)` of the model to begin with, as `weights.load` returns them, instead of new ones. They
+        are copied, since a step uses up the state that it is given.
+
+    Raises:
+      UserError: for variables that are not the model's.
     """
     init_key, step_key = jax.random.split(key)
     inputs = jax.eval_shape(preprocess, example)
-    params, model_state = model.init(init_key, *(inputs if isinstance(inputs, tuple) else (inputs,)))
+    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+    if variables is None:
+        params, model_state = model.init(init_key, *inputs)
+    else:
+        _check_variables(model, init_key, inputs, variables)
+        params, model_state = jax.tree.map(jnp.copy, tuple(variables))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -63,6 +74,23 @@ def create_state(
         opt_state=optimizer.init(params),
         key=step_key,
     )
+
+
+def _check_variables(model: Layer, key: jax.Array, inputs: tuple[Any, ...], variables: Any) -> None:
+    """Raises unless the variables have the names and shapes of the model's own."""
+
+    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf) for path, leaf in leaves}
+
+    for name, own, given in zip(("params", "state"), jax.eval_shape(model.init, key, *inputs), variables, strict=True):
+        expected, got = shapes(own), shapes(given)
+        for path in sorted(expected.keys() | got.keys()):
+            if expected.get(path) != got.get(path):
+                raise UserError(
+                    f"the variables given are not this model's: {name} {path} should be "
+                    f"{expected.get(path, 'absent')} and is {got.get(path, 'absent')}"
+                )
 
 
 def make_step(
@@ -84,9 +112,9 @@ def make_step(
     Args:
       loss: `(outputs, labels) -> one number an example`.
       preprocess: what is done to the inputs inside the step; uint8 images become float32 from 0 to 1 when not given.
-      augment: `(images, key) -> images`, before `preprocess`.
+      augment: `(images, key) -> images`, before `preprocess`; or `mixup`, which changes the labels too.
       metrics: measures beside `loss`, by name: `(outputs, labels) -> one number an example`. When not given,
-        `accuracy`, if the outputs are scores of classes and the labels integers.
+        `accuracy`, if the outputs are scores of classes and the labels integers. Of several outputs the first counts.
       penalty: a function of the parameters that is added to the loss, for instance `lambda p: 1e-4 * l2_penalty(p)`.
 
     Returns:
@@ -107,7 +135,7 @@ def make_step(
         inputs, labels = batch
         augment_key, key = jax.random.split(jax.random.fold_in(state.key, state.step))
         if augment is not None:
-            inputs = augment(inputs, augment_key)
+            inputs, labels = augmented(augment, inputs, labels, augment_key)
         inputs = preprocess(inputs)
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
         (value, (outputs, model_state)), gradient = jax.value_and_grad(objective, has_aux=True)(
@@ -115,23 +143,19 @@ def make_step(
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         measured = {"loss": value}
-        for name, metric in _measures(metrics, outputs, labels).items():
-            measured[name] = metric(outputs, labels).mean()
+        measured |= {name: each.mean() for name, each in measure(metrics, outputs, labels).items()}
         params = optax.apply_updates(state.params, updates)
         return state.replace(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state), measured
 
     return jax.jit(step, donate_argnums=0)
 
 
-def _measures(metrics: Mapping[str, Metric] | None, outputs: Any, labels: Any) -> Mapping[str, Metric]:
-    """The metrics asked for, or accuracy where it makes sense."""
+def measure(metrics: Mapping[str, Metric] | None, outputs: Any, labels: Any) -> dict[str, jax.Array]:
+    """The metrics asked for, one number an example each; when none were, accuracy where it makes sense."""
     if metrics is not None:
-        return metrics
-    classifies = (
-        hasattr(outputs, "shape")
-        and hasattr(labels, "shape")
-        and outputs.shape[:-1] == labels.shape
-        and outputs.shape[-1] > 1
-        and jnp.issubdtype(labels.dtype, jnp.integer)
-    )
-    return {"accuracy": accuracy} if classifies else {}
+        return {name: metric(outputs, labels) for name, metric in metrics.items()}
+    first = outputs[0] if isinstance(outputs, tuple) and outputs else outputs
+    if not (hasattr(first, "shape") and hasattr(labels, "shape") and len(first.shape) > 1 and first.shape[-1] > 1):
+        return {}
+    classes = jnp.issubdtype(labels.dtype, jnp.integer) and first.shape[:-1] == labels.shape
+    return {"accuracy": accuracy(first, labels)} if classes or are_probabilities(first, labels) else {}

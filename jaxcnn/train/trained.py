@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn import models
+from jaxcnn import ensemble, freeze, models
 from jaxcnn.core import Layer
 from jaxcnn.data.preprocess import Preprocess
 from jaxcnn.errors import UserError
 from jaxcnn.train.run import Run
+
+
+def rebuilt(config: Mapping[str, Any], classes: int) -> Layer:
+    """The network that a run's config.json, or the command line's options, describe."""
+    model = models.make(config["model"], classes)
+    if frozen := [prefix for prefix in (config.get("freeze") or "").split(",") if prefix]:
+        model = freeze(model, *frozen)
+    return ensemble(model, config["ensemble"]) if config.get("ensemble") else model
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +59,11 @@ class Trained:
         folder = Run.open(run)
         config = folder.config
         try:
-            preprocess = Preprocess(**{k: tuple(v) for k, v in config["preprocess"].items()})
+            preprocess = Preprocess(**{k: v and tuple(v) for k, v in config["preprocess"].items()})
             height, width, channels = config["image"]
             classes = tuple(config["classes"])
             if model is None:
-                model = models.make(config["model"], len(classes))
+                model = rebuilt(config, len(classes))
         except (KeyError, TypeError) as error:
             raise UserError(
                 f"{folder.path / 'config.json'} does not say {error}: the network cannot be rebuilt from it"

@@ -1,0 +1,19 @@
+"""Other people's weights: torchvision's and timm's files, and those of Flax's ImageNet example, in our networks.
+
+Nothing is downloaded, PyTorch is not needed, and no code in a file is run. Fine-tuning:
+
+>>> import jaxcnn as cnn
+>>> net = cnn.models.resnet18(classes=3)
+>>> model = cnn.freeze(net, "conv1", "bn1", "layer1", "layer2")    # not learned; their statistics stay
+>>> params, state = cnn.weights.load(model, "resnet18-f37072fd.pth", fresh="head")
+>>> preprocess = cnn.weights.preprocess(net)    # uint8 images of any size to what the weights were trained on
+>>> fitted = cnn.train.fit(model, data, preprocess=preprocess, variables=(params, state), epochs=5)
+>>> cnn.weights.save(model, fitted.params, fitted.model_state, "flowers.safetensors")    # torchvision's names
+"""
+
+from jaxcnn.weights.files import read
+from jaxcnn.weights.presets import preprocess
+from jaxcnn.weights.transfer import load, save
+from jaxcnn.wrappers import adapt
+
+__all__ = ["adapt", "load", "preprocess", "read", "save"]

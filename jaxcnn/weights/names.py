@@ -1,0 +1,337 @@
+"""What our variables are called in other people's files, and how their axes lie there.
+
+Names, ours on the left:
+
+    ResNet      layer1/block2/conv1             layer1.1.conv1                          torchvision, timm
+                layer1/block2/shortcut/conv, bn layer1.1.downsample.0, .1
+                layer1/block2/conv1             BottleneckResNetBlock_1/Conv_0          Flax's example
+    GoogLeNet   inception3a/branch2/reduce/conv inception3a.branch2.0.conv
+    VGG,        conv1_2, bn1_2                  features.2, .3: all layers counted
+    AlexNet     fc6, fc7, fc8                   classifier.0, .3, .6
+                fc6, fc7, fc8                   pre_logits.fc1, pre_logits.fc2, head.fc timm's VGG
+
+Arrays, PyTorch's on the right:
+
+    kernel of conv   (H, W, C, K)               weight (K, C, H, W)
+    kernel of dense  (D, K)                     weight (K, D); D = H W C here and C H W there behind a flattened map
+    scale, bias      params of batch_norm       weight, bias
+    mean, var        state of batch_norm        running_mean, running_var; num_batches_tracked counts steps
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcnn import core, models
+from jaxcnn.core import Layer
+from jaxcnn.errors import UserError
+from jaxcnn.wrappers import Path, get, leaves, split, thawed
+
+Namer = Callable[[Path], str]
+"""The path of a layer -> what the file calls it."""
+
+
+# --- families ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Family:
+    """Networks whose published weights have one way of naming.
+
+    Attributes:
+      makers: the names of the functions in `cnn.models` that make them.
+      torch: the layers' names in PyTorch's files.
+      heads: the layers that have a unit for each class.
+      training: beginnings of names that serve in training only, and are passed over by a model without them.
+    """
+
+    makers: tuple[str, ...]
+    torch: Callable[[Layer], Namer]
+    heads: tuple[str, ...]
+    training: tuple[str, ...] = ()
+
+
+def _resnet(model: Layer) -> Namer:
+    def name(path: Path) -> str:
+        there = "/".join(path).replace("shortcut/conv", "downsample/0").replace("shortcut/bn", "downsample/1")
+        return re.sub(r"block(\d+)", lambda m: str(int(m[1]) - 1), there).replace("/", ".")
+
+    return name
+
+
+def _googlenet(model: Layer) -> Namer:
+    order = {"reduce": 0, "conv": 1, "project": 1}
+
+    def name(path: Path) -> str:
+        module, *rest = path
+        # Of a branch of several layers; the first branch is one.
+        if len(rest) == 3 and rest[0].startswith("branch"):
+            rest[1] = str(order[rest[1]])
+        return ".".join([module, *rest])
+
+    return name
+
+
+def _counted(model: Layer) -> Namer:
+    """`features` and `classifier` of AlexNet and VGG: each layer by its place, those without variables included."""
+    layers = list(model.sublayers)
+    features, classifier = layers[: layers.index("avgpool")], layers[layers.index("flat") + 1 :]
+
+    def name(path: Path) -> str:
+        (layer,) = path
+        return f"features.{features.index(layer)}" if layer in features else f"classifier.{classifier.index(layer)}"
+
+    return name
+
+
+FAMILIES = {
+    "alexnet": Family(("alexnet",), _counted, ("fc8",)),
+    "vgg": Family(
+        ("vgg", *(f"vgg{depth}{bn}" for depth in (11, 13, 16, 19) for bn in ("", "_bn"))), _counted, ("fc8",)
+    ),
+    "googlenet": Family(("googlenet",), _googlenet, ("fc", "aux1/fc2", "aux2/fc2"), ("aux1.", "aux2.")),
+    "resnet": Family(("resnet", *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152))), _resnet, ("fc",)),
+}
+
+
+def timm_vgg(model: Layer) -> Namer:
+    """timm's VGG, whose hidden dense layers are convolutions."""
+    names = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2", "classifier.6": "head.fc"}
+    torch = _counted(model)
+    return lambda path: names.get(torch(path), torch(path))
+
+
+def flax_resnet(model: Layer) -> Namer:
+    """The ResNet of Flax's ImageNet example, which counts the blocks through all stages."""
+    blocks = [(s, b) for s in model.sublayers if s.startswith("layer") for b in model.sublayers[s].sublayers]
+    stage, block = blocks[0]
+    kind = "BottleneckResNetBlock" if "conv3" in model.sublayers[stage].sublayers[block].sublayers else "ResNetBlock"
+    inside = {"shortcut/conv": "conv_proj", "shortcut/bn": "norm_proj"}
+    for i in (1, 2, 3):
+        inside |= {f"conv{i}": f"Conv_{i - 1}", f"bn{i}": f"BatchNorm_{i - 1}"}
+    outside = {"conv1": "conv_init", "bn1": "bn_init", "fc": "Dense_0"}
+
+    def name(path: Path) -> str:
+        if len(path) == 1:
+            return outside[path[0]]
+        stage, block, *rest = path
+        return f"{kind}_{blocks.index((stage, block))}/{inside['/'.join(rest)]}"
+
+    return name
+
+
+def inside_wrappers(model: Layer) -> Layer:
+    """The network that `freeze`, or another wrapper that keeps the layers' names, was given."""
+    while model.source is not None and model.source.args and isinstance(model.source.args[0], Layer):
+        inner = model.source.args[0]
+        if not inner.sublayers or inner.sublayers.keys() != model.sublayers.keys():
+            break
+        model = inner
+    return model
+
+
+def family(model: Layer) -> Family | None:
+    """The family of a model made by `cnn.models`, wrapped or not."""
+    source = inside_wrappers(model).source
+    for found in FAMILIES.values():
+        for name in found.makers:
+            # The decorated function keeps the one that the source names.
+            if source is not None and source.maker is inspect.unwrap(getattr(models, name)):
+                return found
+    return None
+
+
+def option(model: Layer, name: str, default: Any) -> Any:
+    """An option that the model was made with."""
+    source = inside_wrappers(model).source
+    return default if source is None else source.kwargs.get(name, default)
+
+
+def by_user(names: Mapping[str, str] | Callable[[str], str], model: Layer) -> Namer:
+    """Names that a user gives; a layer that a dict does not mention keeps its path, with dots.
+
+    Raises:
+      UserError: for a path in the dict that the model does not have, or a name that is no text.
+    """
+    paths = {"/".join(path) for path, _ in leaves(model)}
+    if not callable(names):
+        if not isinstance(names, Mapping):
+            raise UserError(f"names={names!r}: expected a dict or a function from a layer's path to the file's name")
+        if strange := [path for path in names if path not in paths]:
+            raise UserError(
+                f"names= has {strange[0]!r}, which is no layer with variables; there are {', '.join(sorted(paths))}"
+            )
+
+    def name(path: Path) -> str:
+        ours = "/".join(path)
+        there = names(ours) if callable(names) else names.get(ours, ours.replace("/", "."))
+        if not isinstance(there, str):
+            raise UserError(f"names= gives {there!r} for {ours}: expected the file's name as text")
+        return there
+
+    return name
+
+
+# --- arrays ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One array of a model.
+
+    Attributes:
+      path: of the variable, `("layer1", "block2", "conv1", "kernel")`.
+      home: where it is in `(params, state)`: 0 or 1, and the path there.
+      shape, dtype: as `init` makes it.
+      kind: of the layer: `"conv"`, `"dense"`, ...
+      map: `(H, W, C)` of the map that was flattened in front of a dense layer.
+      name: in the file.
+    """
+
+    path: Path
+    home: tuple[int, Path]
+    shape: tuple[int, ...]
+    dtype: Any
+    kind: str
+    map: tuple[int, ...] | None
+    name: str
+
+    @property
+    def there(self) -> tuple[int, ...]:
+        """The shape in a file of PyTorch."""
+        if self._turned is None:
+            return self.shape
+        shape = dict(enumerate(self.shape))
+        first = [shape.pop(axis % len(self.shape)) for axis in self._turned]
+        return (*first, *shape.values())
+
+    @property
+    def _turned(self) -> tuple[int, int] | None:
+        """Which of our axes PyTorch has first and second; None where the axes are the same."""
+        turned = {"conv": (-1, -2), "dense": (-1, -2), "conv_transpose": (-2, -1)}
+        return turned.get(self.kind) if self.path[-1] == "kernel" else None
+
+    def from_torch(self, array: np.ndarray) -> np.ndarray | None:
+        """The file's array with our axes, or None if it has another shape."""
+        if self._turned is None:
+            return array if array.shape == self.shape else None
+        if self.kind == "dense":
+            # The channels were flattened first. timm's VGG keeps such a layer as a convolution over the whole map.
+            *size, channels = self.map or (1, 1, self.shape[0])
+            whole = (self.shape[1], channels, *size)
+            if array.shape not in (self.there, whole):
+                return None
+            return np.moveaxis(array.reshape(whole), (0, 1), (-1, -2)).reshape(self.shape)
+        return np.moveaxis(array, (0, 1), self._turned) if array.shape == self.there else None
+
+    def to_torch(self, array: np.ndarray) -> np.ndarray:
+        """Our array with PyTorch's axes."""
+        if self._turned is None:
+            return array
+        if self.kind == "dense" and self.map is not None:
+            array = array.reshape(*self.map, self.shape[1])
+        return np.moveaxis(array, self._turned, (0, 1)).reshape(self.there)
+
+
+def variables(model: Layer, inputs: Sequence[Any], name: Namer, kind: str = "torch") -> list[Variable]:
+    """The arrays of a model for inputs of these shapes, in the order of the code, under their names in a file.
+
+    Args:
+      name: what the file calls a layer.
+      kind: whose file it is, `"torch"` or `"flax"`.
+    """
+    key = jax.random.key(0)
+    params, state = jax.eval_shape(model.init, key, *inputs)
+    maps = _Maps()
+    with core.watch(maps):
+        jax.eval_shape(lambda p, s, k, *xs: model.apply(p, s, *xs, train=True, key=k), params, state, key, *inputs)
+    found = []
+    for path, leaf in leaves(model):
+        own = get(state, path) or {}
+        if thawed(leaf) is leaf:
+            homes: list[tuple[int, Path, Any]] = [(0, path, get(params, path) or {}), (1, path, own)]
+        else:
+            kept, own = split(own)
+            homes = [(1, (*path, "frozen"), kept), (1, path, own)]
+        what = _kind(leaf)
+        for place, (tree, at, values) in enumerate(homes):
+            # A layer of somebody's own may nest its variables.
+            for keys, struct in sorted(jax.tree.leaves_with_path(values), key=lambda leaf: leaf[0][-1].key == "bias"):
+                inner = tuple(str(k.key) for k in keys)
+                named = _suffix(inner, what, kind)
+                there = name(path)
+                if kind == "flax":
+                    there = f"{('params', 'batch_stats')[place]}/{there}/{named}"
+                else:
+                    there = f"{there}.{named}" if there else named
+                found.append(
+                    Variable((*path, *inner), (tree, (*at, *inner)), struct.shape, struct.dtype, what,
+                             maps.behind.get(path), there)
+                )  # fmt: skip
+    return found
+
+
+_TORCH = {"kernel": "weight", "scale": "weight", "slope": "weight", "mean": "running_mean", "var": "running_var"}
+
+
+def _kind(leaf: Layer) -> str:
+    """The name of the function in `jaxcnn.layers` that made the layer, or nothing."""
+    source = thawed(leaf).source
+    ours = source is not None and getattr(source.maker, "__module__", "").startswith("jaxcnn.layers.")
+    return source.name if source is not None and ours else ""
+
+
+def _suffix(inner: Path, kind: str, file: str) -> str:
+    if file == "flax":
+        return "/".join(inner)
+    return ".".join(_TORCH.get(name, name) if kind else name for name in inner)
+
+
+class _Maps(core.Watcher):
+    """Finds the dense layers that stand behind a flattened map, and that map's shape.
+
+    Followed is the flattened array itself, through layers that keep its shape (dropout, an activation). Where a
+    network's own function flattens between two layers, it is the last map of as many numbers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.behind: dict[Path, tuple[int, ...]] = {}
+        self._from: dict[int, tuple[int, ...] | None] = {}
+        self._held: list[Any] = []  # so that no other array gets an `id` that is known
+        self._last: tuple[int, ...] = ()
+
+    def called(self, layer: Layer, inputs: tuple[Any, ...], output: Any) -> None:
+        if layer._forward is not None or not inputs or not hasattr(inputs[0], "ndim") or not hasattr(output, "ndim"):
+            return
+        x = inputs[0]
+        if x.ndim > 2:
+            self._last = x.shape[1:]
+        flattened = None
+        if x.ndim == 2:
+            # An array of no layer's making comes from the network's own function.
+            flattened = self._from[id(x)] if id(x) in self._from else self._guess(x.shape[1])
+            if _kind(layer) == "dense":
+                if flattened is not None:
+                    self.behind[self.path] = flattened
+                flattened = None
+            elif output.shape != x.shape:
+                flattened = None
+        elif x.ndim > 2 and output.ndim == 2:
+            flattened = self._guess(output.shape[1])
+        if output.ndim > 2:
+            self._last = output.shape[1:]
+        self._from[id(output)] = flattened
+        self._held += [x, output]
+
+    def _guess(self, size: int) -> tuple[int, ...] | None:
+        """The last map, if it has as many numbers, and more than one pixel."""
+        return self._last if math.prod(self._last) == size and math.prod(self._last[:-1]) > 1 else None

@@ -1,0 +1,74 @@
+"""What published weights expect of their images."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from jaxcnn.core import Layer
+from jaxcnn.data.preprocess import Preprocess
+from jaxcnn.errors import DataError, UserError
+from jaxcnn.weights.names import FAMILIES, family
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def preprocess(source: Layer | str | Path) -> Preprocess:
+    """The preprocessing that belongs to published weights, for `make_step`, `fit`, `evaluate`, or raw uint8 images.
+
+    Args:
+      source: a model, for torchvision's weights and those of Flax's example: the shorter side to 256 bilinearly, the
+        224x224 in the middle, ImageNet's mean and deviation; 0.5 and 0.5 for GoogLeNet, whose published weights were
+        made for images from -1 to 1 (torchvision's `transform_input=True`). Or a path, for timm's: of a file that has
+        its `config.json` beside it, of the folder, or of the `config.json`; mean, std, input_size, crop_pct and
+        interpolation are read from it.
+
+    Returns:
+      A Preprocess. What torchvision calls IMAGENET1K_V2 has another size before the crop:
+      `dataclasses.replace(preprocess(model), resize=(232, "bilinear"))`.
+
+    Raises:
+      UserError: for a model of no family with published weights.
+      DataError: when there is no config.json, or it cannot be used.
+    """
+    if not isinstance(source, Layer):
+        return _of_config(Path(source).expanduser())
+    found = family(source)
+    if found is None:
+        raise UserError(
+            f"nobody published weights for {source.source.name if source.source else source!r}: "
+            "cnn.data.Preprocess(size, mean, std) makes a preprocessing of your own"
+        )
+    mean, std = ((0.5,) * 3, (0.5,) * 3) if found is FAMILIES["googlenet"] else (_MEAN, _STD)
+    return Preprocess((224, 224), mean, std, (256, "bilinear"))
+
+
+def _of_config(path: Path) -> Preprocess:
+    if path.is_dir():
+        path = path / "config.json"
+    elif path.suffix != ".json":
+        path = path.parent / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file; preprocess(model) is for torchvision's weights") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+    try:
+        return _of_fields({**config, **config.get("pretrained_cfg", {})})
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise DataError(f"{path} does not say how images are prepared: {error}") from None
+
+
+def _of_fields(fields: dict[str, Any]) -> Preprocess:
+    mean, std = (tuple(float(v) for v in fields[name]) for name in ("mean", "std"))
+    channels, height, width = (int(v) for v in fields.get("input_size", (3, 224, 224)))
+    share = float(fields.get("crop_pct") or 0.875)
+    method = fields.get("interpolation", "bilinear")
+    if len(mean) != channels or len(std) != channels or min(height, width) < 1 or not 0 < share <= 1:
+        raise ValueError("its mean, std, input_size and crop_pct do not fit together")
+    if method not in ("bilinear", "bicubic"):
+        raise ValueError(f"the interpolation {method!r} is neither bilinear nor bicubic")
+    return Preprocess((height, width), mean, std, (math.floor(min(height, width) / share), method))

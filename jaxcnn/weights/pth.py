@@ -1,0 +1,582 @@
+"""PyTorch's files, read and written without PyTorch and without running anything that is in them.
+
+A `.pth` is a pickle: a program for a small stack machine, which may call any function of any module. What follows is
+such a machine that knows only the instructions a file of weights is made of. It never imports, and where PyTorch's
+would call a function, this one makes a record (`Tensor`, `Storage`, `Inert`) for the few names that such files hold,
+and refuses the file for any other.
+
+Two formats. Since 1.6 a `.pth` is an uncompressed zip archive: `data.pkl`, and each storage (a flat run of numbers)
+in `data/KEY`. Before, it was one stream of pickles: a magic number, a version, the machine's sizes, the object, the
+storages' keys; then each storage, its length in front. Both say where a tensor lies in its storage: offset, shape and
+strides in numbers. The file is mapped into memory, and tensors are views of it.
+
+Source: PyTorch's `torch/serialization.py` and `torch/_utils.py`, for the formats; Python's `pickletools`, for what the
+instructions do.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import mmap
+import pickle
+import pickletools
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from jaxcnn.errors import DataError
+
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+# PyTorch's names of its storages and dtypes.
+_STORAGES: dict[str, np.dtype] = {
+    "FloatStorage": np.dtype(np.float32),
+    "DoubleStorage": np.dtype(np.float64),
+    "HalfStorage": np.dtype(np.float16),
+    "BFloat16Storage": _BFLOAT16,
+    "LongStorage": np.dtype(np.int64),
+    "IntStorage": np.dtype(np.int32),
+    "ShortStorage": np.dtype(np.int16),
+    "CharStorage": np.dtype(np.int8),
+    "ByteStorage": np.dtype(np.uint8),
+    "BoolStorage": np.dtype(np.bool_),
+    "UntypedStorage": np.dtype(np.uint8),
+}
+_DTYPES: dict[str, np.dtype] = {
+    "float32": np.dtype(np.float32),
+    "float64": np.dtype(np.float64),
+    "float16": np.dtype(np.float16),
+    "bfloat16": _BFLOAT16,
+    "int64": np.dtype(np.int64),
+    "int32": np.dtype(np.int32),
+    "int16": np.dtype(np.int16),
+    "int8": np.dtype(np.int8),
+    "uint8": np.dtype(np.uint8),
+    "bool": np.dtype(np.bool_),
+}
+# Of a training's checkpoint, what lies beside the weights and is never looked at.
+_INERT = {
+    "argparse.Namespace",
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "list", "dict", "int", "float")),
+    "collections.Counter",
+    "numpy.dtype",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "_codecs.encode",
+    "torch.device",
+    "torch.Size",
+}
+_MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
+
+
+class Damaged(Exception):
+    """The file is not what such a file is. The message completes "FILE is damaged: "."""
+
+
+class Code(Exception):
+    """The file names something that is not data; the message is its name."""
+
+
+@dataclass(frozen=True)
+class Global:
+    """A function or class that the file names. It is not looked up."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Inert:
+    """An object that is none of ours and does nothing."""
+
+    name: str
+
+
+@dataclass
+class Storage:
+    """A run of numbers in the file; `data` when it was found there."""
+
+    dtype: np.dtype
+    count: int
+    key: str
+    data: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A view of a storage; offset and strides count numbers."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype
+
+    def array(self) -> np.ndarray:
+        """The tensor as a read-only view of the file."""
+        if self.storage.data is None:
+            raise Damaged(f"its storage {self.storage.key!r} is missing")
+        flat = self.storage.data.view(self.dtype)[self.offset :]
+        strides = [s * self.dtype.itemsize for s in self.strides]
+        return np.lib.stride_tricks.as_strided(flat, self.shape, strides, writeable=False)
+
+
+# --- the stack machine -------------------------------------------------------------------------------------------
+
+
+class _Mark:
+    """Where a tuple, list or dict began on the stack."""
+
+
+_MARK = _Mark()
+
+
+class _Machine:
+    """Runs one pickle. Each instruction has a method or a line in `run`; a missing one is refused."""
+
+    def __init__(self, storage: Callable[[tuple], Storage]):
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+        self.storage = storage
+
+    def run(self, stream: Any) -> Any:
+        for opcode, argument, _ in pickletools.genops(stream):
+            name = opcode.name
+            if name == "STOP":
+                if len(self.stack) != 1:
+                    raise Damaged("its pickle leaves nothing, or too much")
+                return self.stack[0]
+            if name in _VALUES:
+                self.stack.append(argument)
+            elif name in _CONSTANTS:
+                self.stack.append(_CONSTANTS[name]())
+            elif name in _TUPLES:
+                self.stack.append(tuple(self.take(_TUPLES[name])))
+            elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+                self.memo[argument] = self.top()
+            elif name in ("GET", "BINGET", "LONG_BINGET"):
+                self.stack.append(self.memo[argument])
+            elif name not in ("PROTO", "FRAME"):
+                method = getattr(self, f"do_{name.lower()}", None)
+                if method is None:
+                    # INST, OBJ, EXT1 and the like, which do nothing but call.
+                    raise Code(".".join(argument.split()) if isinstance(argument, str) else f"instruction {name}")
+                method(argument)
+        raise Damaged("its pickle has no end")
+
+    def top(self) -> Any:
+        if not self.stack or self.stack[-1] is _MARK:
+            raise Damaged("its pickle takes more than there is")
+        return self.stack[-1]
+
+    def pop(self) -> Any:
+        self.top()
+        return self.stack.pop()
+
+    def take(self, count: int) -> list[Any]:
+        return [self.pop() for _ in range(count)][::-1]
+
+    def since_mark(self) -> list[Any]:
+        for index in range(len(self.stack) - 1, -1, -1):
+            if self.stack[index] is _MARK:
+                items = self.stack[index + 1 :]
+                del self.stack[index:]
+                return items
+        raise Damaged("its pickle takes more than there is")
+
+    def do_mark(self, _: Any) -> None:
+        self.stack.append(_MARK)
+
+    def do_pop(self, _: Any) -> None:
+        if not self.stack:
+            raise Damaged("its pickle takes more than there is")
+        self.stack.pop()
+
+    def do_pop_mark(self, _: Any) -> None:
+        self.since_mark()
+
+    def do_dup(self, _: Any) -> None:
+        self.stack.append(self.top())
+
+    def do_memoize(self, _: Any) -> None:
+        self.memo[len(self.memo)] = self.top()
+
+    # Containers.
+
+    def do_tuple(self, _: Any) -> None:
+        self.stack.append(tuple(self.since_mark()))
+
+    def do_list(self, _: Any) -> None:
+        self.stack.append(self.since_mark())
+
+    def do_dict(self, _: Any) -> None:
+        self.stack.append(_put({}, self.since_mark()))
+
+    def do_frozenset(self, _: Any) -> None:
+        self.since_mark()
+        self.stack.append(Inert("builtins.set"))
+
+    def do_append(self, _: Any) -> None:
+        self.extend([self.pop()])
+
+    def do_appends(self, _: Any) -> None:
+        self.extend(self.since_mark())
+
+    def extend(self, items: list[Any]) -> None:
+        into = self.top()
+        if not isinstance(into, list):
+            raise Damaged("its pickle appends to something that is no list")
+        into.extend(items)
+
+    def do_additems(self, _: Any) -> None:
+        self.since_mark()
+        self.top()
+
+    def do_setitem(self, _: Any) -> None:
+        self.set_items(self.take(2))
+
+    def do_setitems(self, _: Any) -> None:
+        self.set_items(self.since_mark())
+
+    def set_items(self, items: list[Any]) -> None:
+        into = self.top()
+        if isinstance(into, dict):
+            _put(into, items)
+        elif not isinstance(into, Inert):
+            raise Damaged("its pickle sets items of something that is no dict")
+
+    # What Python's own machine would import and call.
+
+    def do_global(self, argument: str) -> None:
+        self.stack.append(_global(*argument.split(" ", 1)))
+
+    def do_stack_global(self, _: Any) -> None:
+        module, name = self.take(2)
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise Damaged("its pickle names something by no name")
+        self.stack.append(_global(module, name))
+
+    def do_reduce(self, _: Any) -> None:
+        function, arguments = self.take(2)
+        self.stack.append(_call(function, arguments))
+
+    do_newobj = do_reduce
+
+    def do_build(self, _: Any) -> None:
+        self.pop()  # hooks of a Parameter, metadata of a state dict
+        if not isinstance(self.top(), (dict, Tensor, Inert)):
+            raise Damaged("its pickle gives attributes to something that has none")
+
+    def do_binpersid(self, _: Any) -> None:
+        identity = self.pop()
+        if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
+            raise Damaged("it refers to something that is no storage")
+        self.stack.append(self.storage(identity))
+
+
+_VALUES = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+}
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": lambda: Inert("builtins.set"),
+}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+def _put(into: dict, items: list[Any]) -> dict:
+    if len(items) % 2:
+        raise Damaged("its pickle has a key without a value")
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        # Of simple types only: a tuple's hash goes as deep as the tuple is nested, which may be too deep.
+        if not isinstance(key, (str, int, float, bytes, type(None))):
+            raise Damaged(f"its pickle has a key that is a {type(key).__name__}")
+        into[key] = value
+    return into
+
+
+def _global(module: str, name: str) -> Global:
+    found = Global(f"{module}.{name}")
+    if found.name not in _CALLS and found.name not in _INERT and _storage(found) is None and _dtype(found) is None:
+        raise Code(found.name)
+    return found
+
+
+def _storage(named: Any) -> np.dtype | None:
+    module, _, name = named.name.rpartition(".") if isinstance(named, Global) else ("", "", "")
+    return _STORAGES.get(name) if module in ("torch", "torch.storage", "torch.cuda") else None
+
+
+def _dtype(named: Any) -> np.dtype | None:
+    module, _, name = named.name.rpartition(".") if isinstance(named, Global) else ("", "", "")
+    return _DTYPES.get(name) if module == "torch" else None
+
+
+def _call(function: Any, arguments: Any) -> Any:
+    """The record of a call, by this module's own code."""
+    if not isinstance(function, Global) or not isinstance(arguments, tuple):
+        raise Damaged("its pickle calls something that is no function")
+    if function.name in _INERT:
+        return arguments[0] if function.name == "torch.Size" and len(arguments) == 1 else Inert(function.name)
+    if function.name not in _CALLS:
+        raise Damaged(f"its pickle calls {function.name}")
+    return _CALLS[function.name](*arguments)
+
+
+def _ordered_dict(pairs: Any = ()) -> dict:
+    if not isinstance(pairs, (list, tuple)) or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
+        raise Damaged("an OrderedDict is made of something else than pairs")
+    return _put({}, list(itertools.chain.from_iterable(pairs)))
+
+
+def _default_dict(factory: Any = None, pairs: Any = ()) -> dict:
+    return _ordered_dict(pairs)
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any, dtype: np.dtype | None = None) -> Tensor:
+    if not isinstance(storage, Storage):
+        raise Damaged("a tensor has no storage")
+    dtype = storage.dtype if dtype is None else dtype
+    numbers = (offset, *shape, *strides) if isinstance(shape, tuple) and isinstance(strides, tuple) else (None,)
+    if not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers) or len(shape) != len(strides) or len(shape) > 32:
+        raise Damaged("a tensor has an impossible shape")
+    last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    available = storage.count * storage.dtype.itemsize // dtype.itemsize
+    if (offset > available) if 0 in shape else (last >= available):
+        raise Damaged(f"a tensor of shape {shape} goes beyond its storage of {available} numbers")
+    if math.prod(max(n, 1) for n in shape) * dtype.itemsize > sys.maxsize:
+        raise Damaged(f"a tensor has the impossible shape {shape}")
+    return Tensor(storage, offset, shape, strides, dtype)
+
+
+def _tensor_of_dtype(
+    storage: Any, offset: Any, shape: Any, strides: Any, gradient: Any, hooks: Any, named: Any, *rest: Any
+) -> Tensor:
+    dtype = _dtype(named)
+    if dtype is None:
+        raise Damaged("a tensor has no dtype")
+    return _tensor(storage, offset, shape, strides, dtype=dtype)
+
+
+def _parameter(data: Any = None, *rest: Any) -> Tensor:
+    if not isinstance(data, Tensor):
+        raise Damaged("a parameter is no tensor")
+    return data
+
+
+def _of_type(function: Any, kind: Any, arguments: Any, *rest: Any) -> Any:
+    return _call(function, arguments)
+
+
+_CALLS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _ordered_dict,
+    "collections.defaultdict": _default_dict,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_of_dtype,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._tensor._rebuild_from_type_v2": _of_type,
+    "torch.nn.parameter.Parameter": _parameter,
+    "torch.Tensor": _parameter,
+}
+
+
+# --- the two formats ---------------------------------------------------------------------------------------------
+
+
+class _Storages:
+    """The storages that a pickle refers to, by key."""
+
+    def __init__(self) -> None:
+        self.by_key: dict[str, Storage] = {}
+
+    def __call__(self, identity: tuple) -> Storage:
+        _, kind, key, _, count, *rest = identity
+        key = key if isinstance(key, str) else repr(key) if isinstance(key, int) else None
+        dtype = _storage(kind)
+        if key is None or dtype is None or type(count) is not int or not 0 <= count < 1 << 58:
+            raise Damaged("a storage is not described as one")
+        if rest and rest[0] is not None:
+            raise Damaged("it holds views of storages, as versions before 0.4 wrote them; save it anew with PyTorch")
+        known = self.by_key.setdefault(key, Storage(dtype, count, key))
+        if (known.dtype, known.count) != (dtype, count):
+            raise Damaged(f"the storage {key} is described in two ways")
+        return known
+
+
+def read(path: Path) -> Any:
+    """What the file holds: dicts, lists, numbers and text as they are, tensors as `Tensor`, anything else as `Inert`.
+
+    Raises:
+      DataError: when it is damaged, or holds code or objects that are no data.
+    """
+    try:
+        with open(path, "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return _read_zip(mapped, path) if mapped[:2] == b"PK" else _read_stream(mapped, path)
+    except Code as error:
+        raise DataError(
+            f"{path} holds code ({str(error)[:100]}), or an object that is no tensor: nothing of it was run. If you "
+            'trust it, write its weights alone where PyTorch is: torch.save(model.state_dict(), "weights.pth")'
+        ) from None
+    except Damaged as error:
+        raise DataError(f"{path} is damaged: {error}") from None
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # what zipfile and pickletools raise on bytes that mean nothing has no common base
+        raise DataError(f"{path} is damaged: {str(error)[:100] or type(error).__name__}") from None
+
+
+def _read_zip(mapped: mmap.mmap, path: Path) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        entries = {info.filename: info for info in archive.infolist()}
+    if any(name.endswith((".npy", "/constants.pkl")) or name == "constants.pkl" for name in entries):
+        raise DataError(
+            f"{path} is an archive of another kind (TorchScript, or NumPy's .npz): save a state dict with PyTorch, "
+            'torch.save(model.state_dict(), "weights.pth")'
+        )
+    pickles = [name for name in entries if name == "data.pkl" or name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise DataError(f"{path} is a zip archive, but none that PyTorch wrote: it has no data.pkl")
+    folder = pickles[0].removesuffix("data.pkl")
+
+    def member(name: str) -> memoryview:
+        info = entries.get(folder + name)
+        if info is None:
+            raise Damaged(f"{name} is missing")
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+            raise Damaged(f"{name} is compressed or encrypted, as PyTorch does not write it")
+        head = mapped[info.header_offset : info.header_offset + 30] if info.header_offset >= 0 else b""
+        if len(head) != 30 or head[:4] != b"PK\x03\x04":
+            raise Damaged(f"{name} is not where the archive says")
+        first = info.header_offset + 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:], "little")
+        data = memoryview(mapped)[first : first + info.file_size]
+        if len(data) != info.file_size:
+            raise Damaged(f"{name} ends too early")
+        if info.CRC and zlib.crc32(data) != info.CRC:  # PyTorch can be told to write none
+            raise Damaged(f"the checksum of {name} is wrong")
+        return data
+
+    if folder + "byteorder" in entries and bytes(member("byteorder")) != b"little":
+        raise Damaged("its numbers are in the order of a big-endian machine; save it anew with PyTorch")
+    storages = _Storages()
+    result = _Machine(storages).run(io.BytesIO(member("data.pkl")))
+    for key, storage in storages.by_key.items():
+        _fill(storage, member(f"data/{key}"))
+    return result
+
+
+def _read_stream(mapped: mmap.mmap, path: Path) -> Any:
+    def no_storage(identity: tuple) -> Storage:
+        raise Damaged("there is a storage before the object")
+
+    if _Machine(no_storage).run(mapped) != _MAGIC:
+        raise DataError(f"{path} is a pickle, but none that PyTorch wrote")
+    version, system = _Machine(no_storage).run(mapped), _Machine(no_storage).run(mapped)
+    if version != _VERSION or not isinstance(system, dict):
+        raise Damaged(f"its version is {version if isinstance(version, int) else 'no number'}")
+    if system.get("little_endian") is not True:
+        raise Damaged("its numbers are in the order of a big-endian machine; save it anew with PyTorch")
+    storages = _Storages()
+    result = _Machine(storages).run(mapped)
+    keys = _Machine(no_storage).run(mapped)
+    if not isinstance(keys, list):
+        raise Damaged("the list of its storages is missing")
+    view = memoryview(mapped)
+    position = mapped.tell()
+    for key in keys:
+        storage = storages.by_key.get(key) if isinstance(key, str) else None
+        if storage is None:
+            raise Damaged("a storage belongs to nothing")
+        if int.from_bytes(view[position : position + 8], "little") != storage.count:
+            raise Damaged(f"the storage {key} has another size than its tensors say")
+        position += 8
+        _fill(storage, view[position : position + storage.count * storage.dtype.itemsize])
+        position += storage.count * storage.dtype.itemsize
+    return result
+
+
+def _fill(storage: Storage, data: memoryview) -> None:
+    if len(data) != storage.count * storage.dtype.itemsize:
+        raise Damaged(f"the storage {storage.key} has {len(data)} bytes for {storage.count} numbers")
+    storage.data = np.frombuffer(data, np.uint8).view(storage.dtype)
+
+
+# --- writing -----------------------------------------------------------------------------------------------------
+
+_ALIGNMENT = 64  # of storages in the file, so that it can be mapped
+_NAMES = {dtype: name for name, dtype in reversed(_STORAGES.items())}
+
+
+def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a state dict in the zip format, which `torch.load` reads, also with `weights_only=True`."""
+    contiguous = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in arrays.items()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+
+        def add(name: str, data: Any) -> None:
+            info = zipfile.ZipInfo(f"archive/{name}")
+            filled = -(archive.start_dir + 30 + len(info.filename) + 4) % _ALIGNMENT
+            info.extra = b"FB" + filled.to_bytes(2, "little") + bytes(filled)
+            archive.writestr(info, data)
+
+        add("data.pkl", _pickle(contiguous))
+        add("byteorder", b"little")
+        for key, array in enumerate(contiguous.values()):
+            add(f"data/{key}", memoryview(array.reshape(-1).view(np.uint8)))
+        add("version", b"3\n")
+
+
+def _pickle(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """`OrderedDict` of tensors, each the whole of its own storage; protocol 2, as PyTorch writes it."""
+    empty = _named("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
+    out = [pickle.PROTO + b"\x02", empty, pickle.MARK]
+    for key, (name, array) in enumerate(arrays.items()):
+        strides = [s // array.itemsize for s in array.strides]
+        out += [
+            _text(name),
+            _named("torch._utils", "_rebuild_tensor_v2"),
+            pickle.MARK,
+            pickle.MARK + _text("storage") + _named("torch", _NAMES[array.dtype]) + _text(str(key)) + _text("cpu"),
+            _integer(array.size) + pickle.TUPLE + pickle.BINPERSID,
+            _integer(0),
+            pickle.MARK + b"".join(map(_integer, array.shape)) + pickle.TUPLE,
+            pickle.MARK + b"".join(map(_integer, strides)) + pickle.TUPLE,
+            pickle.NEWFALSE,
+            empty,
+            pickle.TUPLE + pickle.REDUCE,
+        ]
+    return b"".join([*out, pickle.SETITEMS, pickle.STOP])
+
+
+def _named(module: str, name: str) -> bytes:
+    return pickle.GLOBAL + f"{module}\n{name}\n".encode()
+
+
+def _text(value: str) -> bytes:
+    data = value.encode()
+    return pickle.BINUNICODE + len(data).to_bytes(4, "little") + data
+
+
+def _integer(value: int) -> bytes:
+    if value < 1 << 31:
+        return pickle.BININT + value.to_bytes(4, "little", signed=True)
+    data = pickle.encode_long(value)
+    return pickle.LONG1 + bytes([len(data)]) + data

@@ -1,0 +1,339 @@
+"""Loading weights into our networks, and saving ours for others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.core import Layer, Variables
+from jaxcnn.errors import UserError, unknown
+from jaxcnn.models import MODELS
+from jaxcnn.weights import files
+from jaxcnn.weights.names import (
+    FAMILIES,
+    Family,
+    Variable,
+    by_user,
+    family,
+    flax_resnet,
+    inside_wrappers,
+    option,
+    timm_vgg,
+    variables,
+)
+from jaxcnn.wrappers import get, put
+
+Names = Mapping[str, str] | Callable[[str], str]
+
+
+def load(
+    model: Layer,
+    path: str | FilePath,
+    *,
+    input: Any = None,
+    fresh: str | Sequence[str] = (),
+    key: jax.Array | None = None,
+    names: Names | None = None,
+    dtype: Any = jnp.float32,
+    entry: str | None = None,
+) -> tuple[Variables, Variables]:
+    """The variables of a model from a file that PyTorch, timm or Flax wrote: `(params, state)`, as from `model.init`.
+
+    Known are `alexnet`, `vgg11` to `vgg19` with and without batch norm, `googlenet` and `resnet18` to `resnet152`,
+    with any number of classes, width or depth, under torchvision's names or timm's; the ResNet of Flax's ImageNet
+    example, for models made with `padding="same"`, which is how it pads; and any network whose `names` are given.
+
+    Args:
+      model: a Layer, also one by `freeze`.
+      path: see `read` for the kinds of files.
+      input: (height, width, channels) of one image, or inputs as for `model.init`, where the model's own, 224x224x3,
+        is not meant. Dense layers behind a flattened map depend on the size.
+      fresh: paths of layers that start anew, `"fc"` or `("layer4", "fc")`, whatever the file has for them; `"head"`
+        stands for the layers with a unit a class: the last dense layer, and those of GoogLeNet's auxiliary heads.
+      key: the random key of the fresh layers' weights; `jax.random.key(0)` when not given.
+      names: what the file calls each layer: a dict or a function from our path, `"block1/conv2"`, to PyTorch's name,
+        `"blocks.0.conv2"`. A layer that the dict does not mention is looked for under its own path with dots. Axes are
+        turned by what the layer is: `conv`, `conv_transpose`, `dense`.
+      dtype: of the parameters, whatever floating-point numbers the file has; None leaves them as they are there.
+        Running statistics are float32 always.
+      entry: which weights of a training's checkpoint; see `read`.
+
+    A file of GoogLeNet with auxiliary heads fits a model without them, where they are passed over.
+
+    Raises:
+      UserError: when arrays are missing, left over or of another shape, listed with both names; for a model of no
+        known family without `names`; for paths in `fresh` that do not exist; for a Flax checkpoint and a model that
+        pads as PyTorch does, or the other way round, which would compute something else without a word.
+      DataError: when the file is not there, damaged, or holds code.
+
+    Example:
+      >>> model = cnn.models.resnet50(classes=3)
+      >>> params, state = cnn.weights.load(model, "resnet50-11ad3fa6.pth", fresh="head")
+
+      >>> mine = cnn.serial(conv1=cnn.conv(8, 3), act=cnn.relu, flat=cnn.flatten, out=cnn.dense(10))
+      >>> names = {"conv1": "0", "out": "3"}    # of torch.nn.Sequential(Conv2d, ReLU, Flatten, Linear)
+      >>> params, state = cnn.weights.load(mine, "mine.pth", input=(28, 28, 1), names=names)
+    """
+    inputs = _inputs(model, input, names)
+    content = files.content(path, entry)
+    namer = _namer(model, content.kind, content.arrays, names, path)
+    wanted = variables(model, inputs, namer, content.kind)
+    found = family(model) if names is None else None
+    anew = _fresh(model, wanted, (fresh,) if isinstance(fresh, str) else tuple(fresh), found)
+
+    arrays, trouble = content.arrays, _Trouble(model, content, found)
+    given: dict[Variable, np.ndarray] = {}
+    for variable in wanted:
+        if variable in anew:
+            continue
+        if variable.name not in arrays:
+            trouble.missing.append(variable)
+            continue
+        array = arrays[variable.name]
+        ours = variable.from_torch(array) if content.kind == "torch" else array
+        if ours is None or ours.shape != variable.shape or not _alike(ours.dtype, variable.dtype):
+            trouble.misfits.append((variable, array))
+        else:
+            given[variable] = ours
+    known = {variable.name for variable in wanted}
+    optional = [p for p in found.training if not any(n.startswith(p) for n in known)] if found else []
+    for name in arrays:
+        counts_steps = content.kind == "torch" and name.endswith("num_batches_tracked")
+        if name not in known and not counts_steps and not name.startswith(tuple(optional)):
+            trouble.extra.append(name)
+    trouble.check(len(wanted))
+
+    arrays.clear()  # what was read from the disk goes as soon as it is converted
+    trees: tuple[Variables, Variables] = ({}, {})
+    new = _initial(model, inputs, [variable for variable in wanted if variable in anew], key)
+    for variable in wanted:
+        tree, at = variable.home
+        kept = _dtype(variable, dtype)
+        if variable in new:
+            value = new[variable] if kept is None else new[variable].astype(kept)
+        else:
+            value = _array(given.pop(variable), kept)
+        put(trees[tree], at, value)
+    return trees
+
+
+def save(
+    model: Layer,
+    params: Variables,
+    state: Variables,
+    path: str | FilePath,
+    *,
+    input: Any = None,
+    names: Names | None = None,
+) -> None:
+    """Writes the variables of a model under torchvision's names: PyTorch's `load_state_dict(strict=True)` takes them.
+
+    Args:
+      model: a Layer of a family that `load` knows, also by `freeze`, or any with `names`.
+      params, state: its variables.
+      path: ends in `.safetensors`, or in `.pth`, `.pt` or `.bin` for PyTorch's own format.
+      input, names: as in `load`.
+
+    What `load` reads from the file is equal to the last bit. Batch normalization gets PyTorch's count of steps, which
+    nothing depends on, as 0.
+
+    Raises:
+      UserError: for variables of another model, another ending of the path, a model of no known family without
+        `names`, one with `padding="same"`, which PyTorch's network has not, or when the file cannot be written.
+    """
+    files.check_ending(path)
+    inputs = _inputs(model, input, names)
+    arrays: dict[str, np.ndarray] = {}
+    for variable in variables(model, inputs, _namer(model, "torch", {}, names, path)):
+        tree, at = variable.home
+        value = get((params, state)[tree], at)
+        ours = "/".join(variable.path)
+        if value is None:
+            raise UserError(
+                f"{('params', 'state')[tree]} has no {'/'.join(at)}: these are not the variables of {_call(model)}; "
+                "those of a model with other layers frozen are brought here by cnn.weights.adapt(model, params, state)"
+            )
+        if np.shape(value) != variable.shape:
+            raise UserError(f"{ours} has the shape {np.shape(value)}, and in {_call(model)} it has {variable.shape}")
+        if variable.name in arrays:
+            raise UserError(f"names= gives {variable.name!r} to {ours} and to a layer before it")
+        arrays[variable.name] = variable.to_torch(np.asarray(value))
+        if variable.kind == "batch_norm" and variable.path[-1] == "var":
+            arrays[variable.name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
+    files.write(path, arrays)
+
+
+# --- what is wanted ----------------------------------------------------------------------------------------------
+
+
+def _inputs(model: Layer, given: Any, names: Names | None) -> tuple[Any, ...]:
+    if not isinstance(model, Layer):
+        raise UserError(f"expected a model, a Layer, first; got {type(model).__name__}")
+    found = family(model)
+    if found is None and names is None:
+        raise UserError(
+            f"{_call(model)} is of no family whose files are known ({', '.join(FAMILIES)}): pass names=, a dict or a "
+            'function from its layers\' paths ("block1/conv1") to the file\'s names ("blocks.0.conv1")'
+        )
+    if given is None:
+        if found is None:
+            raise UserError("pass input=(height, width, channels), the shape of one image of the network")
+        source = inside_wrappers(model).source
+        given = MODELS[source.name].input if source and source.name in MODELS else (224, 224, 3)
+    if isinstance(given, (tuple, list)) and all(isinstance(n, int) for n in given):
+        return (jax.ShapeDtypeStruct((1, *given), jnp.float32),)
+    return tuple(given) if isinstance(given, (tuple, list)) else (given,)
+
+
+def _namer(
+    model: Layer, kind: str, arrays: Mapping[str, Any], names: Names | None, path: str | FilePath
+) -> Callable[[tuple[str, ...]], str]:
+    """How the file names the model's layers, from whose file it is and the names in it."""
+    if names is not None:
+        return by_user(names, model)
+    found = family(model)
+    assert found is not None
+    padding = option(model, "padding", "symmetric")
+    if kind == "flax":
+        if found is not FAMILIES["resnet"]:
+            raise UserError(f"{path} is a checkpoint of Flax, which is read into ResNets only; {_call(model)} is none")
+        if padding != "same":
+            raise UserError(
+                f"{path} is a checkpoint of Flax, whose ResNet pads otherwise than {_call(model)}: make the model with "
+                'padding="same", or it would compute something else'
+            )
+        return flax_resnet(model)
+    if padding != "symmetric":
+        raise UserError(
+            f"{path} has PyTorch's names, and {_call(model)} pads otherwise than PyTorch's network: make the model "
+            f"without padding={padding!r}, or it would compute something else"
+        )
+    if found is FAMILIES["vgg"] and any(name.startswith("pre_logits.") for name in arrays):
+        return timm_vgg(model)
+    return found.torch(model)
+
+
+def _fresh(
+    model: Layer, wanted: Sequence[Variable], prefixes: tuple[str, ...], found: Family | None
+) -> set[Variable]:
+    """The variables under these paths."""
+    chosen: set[Variable] = set()
+    for prefix in prefixes:
+        paths = [prefix]
+        if prefix == "head" and not any(v.path[0] == "head" for v in wanted):
+            dense = ["/".join(v.path[:-1]) for v in wanted if v.kind == "dense"]
+            paths = list(found.heads) if found else dense[-1:]
+        under = {v for v in wanted for p in paths if v.path[: p.count("/") + 1] == tuple(p.split("/"))}
+        if not under:
+            steps = {"/".join(v.path[:n]) for v in wanted for n in range(1, len(v.path) + 1)}
+            depth = prefix.count("/")
+            raise unknown("layer in fresh=", prefix, [s for s in steps if s.count("/") == depth] or steps)
+        chosen |= under
+    return chosen
+
+
+def _initial(
+    model: Layer, inputs: tuple[Any, ...], chosen: Sequence[Variable], key: jax.Array | None
+) -> dict[Variable, jax.Array]:
+    """New values of the chosen variables; the others are not computed."""
+    if not chosen:
+        return {}
+    def some(key: jax.Array) -> list[jax.Array]:
+        trees = model.init(key, *inputs)
+        return [get(trees[tree], at) for tree, at in homes]
+
+    homes = [v.home for v in chosen]
+    made = jax.jit(some)(jax.random.key(0) if key is None else key)
+    return dict(zip(chosen, made, strict=True))
+
+
+def _alike(there: Any, here: Any) -> bool:
+    return jnp.issubdtype(there, jnp.floating) == jnp.issubdtype(here, jnp.floating)
+
+
+def _dtype(variable: Variable, wanted: Any) -> Any:
+    """What a variable is converted to; None leaves it."""
+    learned = variable.home[0] == 0 or "frozen" in variable.home[1]
+    return wanted if learned and jnp.issubdtype(variable.dtype, jnp.floating) else variable.dtype
+
+
+def _array(array: np.ndarray, dtype: Any) -> jax.Array:
+    """The array on the device, in this dtype or its own."""
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype if dtype is None else dtype)
+    # What can be written to is memory of our own, made in turning the axes; the rest is the file's, which may change.
+    if array.dtype != dtype or not (array.flags.writeable and array.flags.c_contiguous):
+        array = np.array(array, dtype, order="C")
+    return jnp.asarray(array)
+
+
+def _call(model: Layer) -> str:
+    text = " ".join(repr(model).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+# --- what is wrong -----------------------------------------------------------------------------------------------
+
+
+class _Trouble:
+    """Everything in which a file and a model differ, told at once."""
+
+    def __init__(self, model: Layer, content: files.Content, found: Family | None):
+        self.model, self.content, self.family = model, content, found
+        self.missing: list[Variable] = []
+        self.extra: list[str] = []
+        self.misfits: list[tuple[Variable, np.ndarray]] = []
+
+    def check(self, count: int) -> None:
+        """Raises UserError if there is anything."""
+        if not (self.missing or self.extra or self.misfits):
+            return
+        lines = [f"{self.content.path} does not fit {_call(self.model)}, which has {count} arrays:"]
+        lines += self._list(
+            f"{len(self.misfits)} of another shape or kind",
+            [f"{_where(v)}: {v.name} should be {self._there(v)}, is {_shape(a, v)}" for v, a in self.misfits],
+        )
+        lines += self._list(
+            f"{len(self.missing)} that the file does not have",
+            [f"{_where(v)}: no {v.name} {self._there(v)}" for v in self.missing],
+        )
+        lines += self._list(
+            f"{len(self.extra)} in the file that the model does not have",
+            [f"{name} {self.content.arrays[name].shape}" for name in self.extra],
+        )
+        raise UserError("\n".join([*lines, self._hint(count)]))
+
+    def _there(self, variable: Variable) -> tuple[int, ...]:
+        return variable.there if self.content.kind == "torch" else variable.shape
+
+    def _list(self, what: str, items: list[str]) -> list[str]:
+        if not items:
+            return []
+        rest = [f"    and {len(items) - 10} more"] if len(items) > 10 else []
+        return [f"  {what}:", *(f"    {item}" for item in items[:10]), *rest]
+
+    def _hint(self, count: int) -> str:
+        heads = self.family.heads if self.family else ()
+        layers = {"/".join(v.path[:-1]) for v in [*self.missing, *(v for v, _ in self.misfits)]}
+        aux = {layer for layer in layers if layer.startswith(("aux1/", "aux2/"))}
+        if self.extra or len(layers) > count // 4:
+            if self.missing and self.extra:
+                return "They are weights of another network, or under other names: names= says what they are called."
+            return "They are weights of another network, or of one made with other options."
+        if layers and layers <= set(heads):
+            return 'For other classes than the file\'s: fresh="head" starts the last layer anew.'
+        if layers and layers == aux:
+            return 'The file has no auxiliary heads: fresh=("aux1", "aux2") starts them anew, or make it without aux.'
+        return "fresh= starts layers anew, names= says what they are called, input= is the image's (H, W, C)."
+
+
+def _where(variable: Variable) -> str:
+    return f"{'/'.join(variable.path)} {variable.shape}"
+
+
+def _shape(array: np.ndarray, variable: Variable) -> str:
+    return f"{array.shape}" if _alike(array.dtype, variable.dtype) else f"{array.shape} of {array.dtype}"

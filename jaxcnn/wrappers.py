@@ -1,0 +1,222 @@
+"""Layers of layers: what takes a network and gives the same one, used in another way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from jaxcnn.core import Layer, LayerError, PyTree, Source, Variables, _Function, network
+from jaxcnn.errors import UserError, unknown
+
+Path = tuple[str, ...]
+
+
+def freeze(model: Layer, *prefixes: str) -> Layer:
+    """The model with some of its layers as they are: their parameters do not learn, their statistics stay.
+
+    A frozen layer keeps its parameters in `state`, as `{"frozen": {...}}` beside its own, not in `params`: no gradient
+    is computed for them, the optimizer has no memory for them, and no weight decay or penalty reaches them. It is run
+    in evaluation mode also in training: batch normalization uses its running statistics, dropout drops nothing.
+
+    Args:
+      model: a network, its layers named.
+      prefixes: paths of layers, `"conv1"` or `"layer4/block1"`; a path stands for all that is inside. None: the whole
+        model.
+
+    Returns:
+      A Layer whose paths and first weights are those of `model`. `cnn.weights.load` fills it as it does any other, and
+      `cnn.weights.adapt` brings variables from `model` to it and back.
+
+    Raises:
+      UserError: for a path that the model does not have, with the nearest ones that it has.
+
+    Example:
+      >>> model = cnn.freeze(cnn.models.resnet18(classes=3), "conv1", "bn1", "layer1", "layer2")
+      >>> params, state = cnn.weights.load(model, "resnet18.pth", fresh="fc")
+    """
+    if not isinstance(model, Layer):
+        raise LayerError(f"freeze takes a Layer first, got {model!r}")
+    for prefix in prefixes:
+        if not isinstance(prefix, str):
+            raise LayerError(f"freeze takes paths of layers after the model, got {prefix!r}")
+        sublayer(model, prefix)
+    return _inside(model, prefixes) if prefixes else _evaluated(model)
+
+
+@dataclass(frozen=True)
+class _Frozen(Source):
+    """How a frozen leaf was made: as `leaf` was, so that those alike share their compiled `init`."""
+
+    leaf: Layer | None = None
+
+    def __str__(self) -> str:
+        return f"freeze({self.leaf!r})"
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """`freeze` of what another function makes; equal where that function is."""
+
+    make: Callable[..., Layer]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Layer:
+        return freeze(self.make(*args, **kwargs))
+
+
+def _inside(model: Layer, prefixes: tuple[str, ...]) -> Layer:
+    """The network with the sublayers at these paths frozen."""
+    if model._forward is None:
+        raise LayerError(f"{model!r} is in one piece: it can be frozen as a whole only")
+    sublayers = {}
+    for name, inner in model.sublayers.items():
+        below = tuple(p.removeprefix(f"{name}/") for p in prefixes if p.startswith(f"{name}/"))
+        sublayers[name] = _evaluated(inner) if name in prefixes else _inside(inner, below) if below else inner
+    made = network(model._forward, **sublayers)
+    return Layer(made.init, made.apply, Source("freeze", (model, *prefixes)), made.sublayers, made._forward)
+
+
+def _evaluated(model: Layer) -> Layer:
+    """The model frozen to the last leaf, and always in evaluation mode."""
+    if model._forward is None:
+        return _leaf(model)
+    made = network(model._forward, **{name: _evaluated(inner) for name, inner in model.sublayers.items()})
+
+    def apply(
+        params: Variables, state: Variables, *inputs: PyTree, train: bool = False, key: jax.Array | None = None
+    ) -> tuple[PyTree, Variables]:
+        return made.apply(params, state, *inputs)
+
+    return Layer(made.init, apply, Source("freeze", (model,)), made.sublayers, model._forward)
+
+
+def _leaf(leaf: Layer) -> Layer:
+    source = leaf.source
+    if isinstance(source, (_Frozen, _Function)):
+        return leaf
+
+    def init(key: jax.Array, *inputs: PyTree) -> tuple[Variables, Variables]:
+        params, state = leaf.init(key, *inputs)
+        return {}, _moved(params, state)
+
+    def apply(
+        params: Variables, state: Variables, *inputs: PyTree, train: bool = False, key: jax.Array | None = None
+    ) -> tuple[PyTree, Variables]:
+        if params:
+            raise LayerError(
+                f"the layer is frozen, and its {', '.join(params)} should be in `state`: "
+                "cnn.weights.adapt(model, params, state) moves them"
+            )
+        kept, own = split(state)
+        return leaf.apply(kept, own, *inputs)[0], state
+
+    if source is None:
+        return Layer(init, apply, _Frozen("", leaf=leaf))
+    maker = _Maker(source.maker) if source.maker else None
+    return Layer(init, apply, _Frozen(source.name, source.args, source.kwargs, maker, leaf))
+
+
+# --- the variables of frozen layers ------------------------------------------------------------------------------
+
+
+def _moved(params: Variables, state: Variables) -> Variables:
+    return {"frozen": params, **state} if params else state
+
+
+def split(state: Variables) -> tuple[Variables, Variables]:
+    """The parameters in the state of a frozen leaf, and the rest of it."""
+    return state.get("frozen", {}), {name: value for name, value in state.items() if name != "frozen"}
+
+
+def thawed(leaf: Layer) -> Layer:
+    """The leaf as it was before it was frozen."""
+    return leaf.source.leaf if isinstance(leaf.source, _Frozen) and leaf.source.leaf is not None else leaf
+
+
+def adapt(model: Layer, params: Variables, state: Variables) -> tuple[Variables, Variables]:
+    """The same variables where this model keeps them: those of frozen layers in `state`, all others in `params`.
+
+    From a network to the frozen form of it, back, and from one choice of frozen layers to another. Nothing is copied.
+
+    Args:
+      model: a Layer, by `freeze` or not.
+      params, state: variables of a model with the same layers, whichever of them were frozen.
+
+    Raises:
+      UserError: for variables of layers that the model does not have.
+
+    Example:
+      >>> frozen = cnn.freeze(model, "layer1", "layer2")
+      >>> params, state = cnn.weights.adapt(frozen, params, state)    # and after the training
+      >>> params, state = cnn.weights.adapt(model, params, state)
+    """
+    new_params: Variables = {}
+    new_state: Variables = {}
+    known = []
+    for path, leaf in leaves(model):
+        kept, own = split(get(state, path) or {})
+        kept = kept or get(params, path) or {}
+        if thawed(leaf) is not leaf:
+            kept, own = {}, _moved(kept, own)
+        put(new_params, path, kept)
+        put(new_state, path, own)
+        known.append(path)
+    for tree in (params, state):
+        _only(tree, known, ())
+    return new_params, new_state
+
+
+def _only(tree: Any, known: list[Path], at: Path) -> None:
+    """Raises for a part of the tree that belongs to none of the layers."""
+    for name in tree if at not in known else ():
+        path = (*at, name)
+        if not any(k[: len(path)] == path for k in known):
+            raise UserError(f"there are variables for {'/'.join(path)}, which the model does not have")
+        _only(tree[name], known, path)
+
+
+def leaves(model: Layer, at: Path = ()) -> Iterator[tuple[Path, Layer]]:
+    """The layers that are in one piece, with their paths, in the order of the code."""
+    if model._forward is None:
+        yield at, model
+    else:
+        for name, inner in model.sublayers.items():
+            yield from leaves(inner, (*at, name))
+
+
+def sublayer(model: Layer, path: str) -> Layer:
+    """The layer at a path, `"layer1/block2"`.
+
+    Raises:
+      UserError: when there is none, with the nearest that there are.
+    """
+    done: list[str] = []
+    for name in path.split("/"):
+        if name not in model.sublayers:
+            raise unknown("layer", path, ["/".join([*done, n]) for n in model.sublayers])
+        model = model.sublayers[name]
+        done.append(name)
+    return model
+
+
+def get(tree: Any, path: Path) -> Any:
+    """What is at a path of nested dicts, or None."""
+    for name in path:
+        if not isinstance(tree, dict) or name not in tree:
+            return None
+        tree = tree[name]
+    return tree
+
+
+def put(tree: Variables, path: Path, value: Any) -> None:
+    """Puts a value at a path of nested dicts; an empty dict leaves no entry."""
+    if isinstance(value, dict) and not value:
+        return
+    if not path:
+        tree.update(value)
+        return
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = value
