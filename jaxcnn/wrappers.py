@@ -194,6 +194,8 @@ def sublayer(model: Layer, path: str) -> Layer:
     """
     done: list[str] = []
     for name in path.split("/"):
+        if done and not model.sublayers:
+            raise UserError(f"unknown layer {path!r}: {'/'.join(done)} is in one piece")
         if name not in model.sublayers:
             raise unknown("layer", path, ["/".join([*done, n]) for n in model.sublayers])
         model = model.sublayers[name]

@@ -33,7 +33,9 @@ from jaxcnn.inspect.receptive_field import POINTWISE, inner_jaxprs
 from jaxcnn.inspect.trace import Op, Trace, runs
 from jaxcnn.ops import onednn
 
-_MOVES = frozenset({"convert_element_type", "copy", "copy_p", "imag", "real", "reduce_precision"})
+_MOVES = frozenset(
+    {"convert_element_type", "copy", "copy_p", "imag", "name", "real", "reduce_precision", "stop_gradient"}
+)
 _VALUE_BY_VALUE = POINTWISE - _MOVES
 _NAMES = """
     argmax argmin cumlogsumexp cummax cummin cumprod cumsum reduce reduce_max reduce_min reduce_prod reduce_sum
@@ -99,7 +101,7 @@ def _flops(eqn: Any) -> int:
         return 0
     out = math.prod(eqn.outvars[0].aval.shape) if eqn.outvars else 0
     if name in _VALUE_BY_VALUE:
-        return out
+        return 2 * out if name == "one_minus_square" else out
     if name in _ALL_THAT_GOES_IN:
         taken = math.prod(eqn.invars[0].aval.shape)
         return taken if taken != out or name.startswith("cum") else 0  # an axis of length 1 is nothing to add up

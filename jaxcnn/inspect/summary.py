@@ -100,7 +100,9 @@ class Summary:
     def to_json(self) -> str:
         """One JSON object: the leaves as `layers`, the networks among the layers as `groups`, and the totals.
 
-        It is the same whatever the depth, so that the sums over `layers` are those of the whole.
+        It is the same whatever the depth. Over `layers`, parameters, multiply-accumulates and the bytes of outputs add
+        up to those of the whole; what a network itself computes between its layers, sums and activations, is in the
+        operations of its group.
         """
         groups = [row for row in _visible(self.total, None, 1) if row.children]
         return json.dumps(

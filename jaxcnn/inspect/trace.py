@@ -25,6 +25,7 @@ from jaxcnn.ops.backend import general_form
 # JAX caches what it traces by the axes in scope, among other things. Under an axis of its own a marked trace neither
 # takes an unmarked one from the cache nor leaves a marked one there.
 _APART = [("jaxcnn summary", 1)]
+# JAX's names for `jax.checkpoint`.
 _AGAIN = frozenset({"remat", "remat2", "checkpoint"})
 
 _mark = Primitive("jaxcnn_mark")
@@ -128,22 +129,26 @@ def trace(model: Layer, *inputs: Any, train: bool = False) -> Trace:
     class Mark(Watcher):
         def __init__(self) -> None:
             super().__init__()
-            self.open: list[int] = []
+            self.open: list[tuple[int, list[list[Any]]]] = []
 
         def enter(self, name: str) -> None:
             super().enter(name)
-            self.open.append(len(met))
+            self.open.append((len(met), []))
+            _mark.bind(call=len(met), inputs=None)
             met.append(Call(self.path, model))
-            _mark.bind(call=self.open[-1], inputs=None)
 
         def called(self, layer: Layer, inputs: tuple[Any, ...], output: Any) -> None:
-            met[self.open[-1]].layer = layer
-            taken = _arrays(inputs)
-            _mark.bind(*taken, *_arrays(output), call=self.open[-1], inputs=len(taken))
+            number, arrays = self.open[-1]
+            met[number].layer = layer
+            arrays += [_arrays(inputs), _arrays(output)]
 
         def exit(self) -> None:
             super().exit()
-            self.open.pop()
+            number, arrays = self.open.pop()
+            if arrays:
+                _mark.bind(*arrays[0], *arrays[1], call=number, inputs=len(arrays[0]))
+            else:  # it was left by an error, which the network may catch
+                _mark.bind(call=number, inputs=-1)
 
     def run(params: Any, state: Any, key: Any, *xs: Any) -> Any:
         with watch(Mark()):
@@ -177,7 +182,6 @@ class _Reader:
         self.kept: list[int] = []
         self.ops: list[tuple[Op, Call]] = []
         self.inside = [root]
-        self.numbers: list[int] = []
 
     def value(self, aval: Any) -> int:
         self.values.append(aval)
@@ -227,12 +231,12 @@ class _Reader:
             begun = Call(self.met[call].path, self.met[call].layer)
             self.inside[-1].steps.append(begun)
             self.inside.append(begun)
-            self.numbers.append(call)
             return
-        while self.numbers.pop() != call:  # a call that was left by an error which the network caught
-            self.inside.pop()
         ended = self.inside.pop()
-        ended.inputs, ended.outputs = arrays[:inputs], arrays[inputs:]
+        if inputs < 0:
+            self.inside[-1].steps.remove(ended)
+        else:
+            ended.inputs, ended.outputs = arrays[:inputs], arrays[inputs:]
 
 
 def runs(eqn: Any) -> int:

@@ -73,7 +73,7 @@ def batch_norm(
                 "var": (momentum * var + (1 - momentum) * unbiased).astype(var.dtype),
             }
             mean, var = batch_mean, batch_var
-        return ops.normalize(x, mean, var, params.get("scale"), params.get("bias"), eps), state
+        return ops.batch_normalize(x, mean, var, params.get("scale"), params.get("bias"), eps), state
 
     return Layer(init, apply)
 

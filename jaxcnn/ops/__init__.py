@@ -6,12 +6,13 @@ primitive; the result is the same, and the module's docstring says what was meas
 """
 
 from jaxcnn.ops.convolution import conv, conv_transpose, convolve
-from jaxcnn.ops.normalization import batch_statistics, local_response_norm, normalize
+from jaxcnn.ops.normalization import batch_normalize, batch_statistics, local_response_norm, normalize
 from jaxcnn.ops.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, global_max_pool, max_pool, sum_pool
 
 __all__ = [
     "adaptive_avg_pool",
     "avg_pool",
+    "batch_normalize",
     "batch_statistics",
     "conv",
     "conv_transpose",

@@ -64,6 +64,7 @@ def content(path: str | Path, entry: str | None = None) -> Content:
         for name in ("model.safetensors", "pytorch_model.bin"):
             if (path / name).is_file():
                 return content(path / name, entry)
+        _only_one(path, entry)
         return Content(path, "flax", _flax(_orbax(path), path))
     try:
         with open(path, "rb") as file:
@@ -75,15 +76,20 @@ def content(path: str | Path, entry: str | None = None) -> Content:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
     header = int.from_bytes(start[:8], "little")
     if len(start) > 8 and start[8:9] == b"{" and header <= size - 8:
-        if entry is not None:
-            raise UserError(f"{path} holds one set of weights; entry={entry!r} is for a training's checkpoint")
+        _only_one(path, entry)
         return Content(path, "torch", _unwrapped(_safetensors(path)))
     if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
         return Content(path, "torch", _unwrapped(_state_dict(pth.read(path), path, entry)))
     # A map of MessagePack: of up to 15 entries, or more. HDF5 begins like one.
     if start and not start.startswith(b"\x89HDF") and (0x81 <= start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):
+        _only_one(path, entry)
         return Content(path, "flax", _flax(_msgpack(path), path))
     raise DataError(f"{path} {_what_else(start)}; expected safetensors, PyTorch's .pth, or a checkpoint of Flax")
+
+
+def _only_one(path: Path, entry: str | None) -> None:
+    if entry is not None:
+        raise UserError(f"{path} holds one set of weights; entry={entry!r} is for PyTorch's checkpoints of a training")
 
 
 def _what_else(start: bytes) -> str:
@@ -119,14 +125,9 @@ def _state_dict(found: Any, path: Path, entry: str | None) -> dict[str, np.ndarr
             has = ", ".join(str(k)[:40] for k, v in list(found.items())[:20] if isinstance(v, dict)) if found else ""
             raise UserError(f"{path} has no entry {entry!r} that holds weights; it has {has or 'none'}")
         found = named
-    elif isinstance(found, dict) and not any(isinstance(v, pth.Tensor) for v in found.values()):
-        for name in _ENTRIES:
-            if isinstance(found.get(name), dict):
-                found = found[name]
-                break
-    tensors = {}
-    if isinstance(found, dict):
-        tensors = {k: v for k, v in found.items() if isinstance(v, pth.Tensor) and isinstance(k, str)}
+    elif isinstance(found, dict):
+        found = next((found[name] for name in _ENTRIES if _tensors(found.get(name))), found)
+    tensors = _tensors(found)
     if not tensors:
         has = ", ".join(str(k)[:40] for k in list(found)[:10]) if isinstance(found, dict) else type(found).__name__
         raise DataError(f"{path} holds no state dict: what it has is {has or 'nothing'}")
@@ -134,6 +135,12 @@ def _state_dict(found: Any, path: Path, entry: str | None) -> dict[str, np.ndarr
         return {name: tensor.array() for name, tensor in tensors.items()}
     except (pth.Damaged, ValueError) as error:
         raise DataError(f"{path} is damaged: {error}") from None
+
+
+def _tensors(found: Any) -> dict[str, pth.Tensor]:
+    if not isinstance(found, dict):
+        return {}
+    return {k: v for k, v in found.items() if isinstance(v, pth.Tensor) and isinstance(k, str)}
 
 
 def _unwrapped(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -166,6 +173,8 @@ def _orbax(path: Path) -> Any:
             reader = ocp.PyTreeCheckpointer()
             metadata = reader.metadata(folder)
             tree = getattr(metadata, "item_metadata", metadata)
+            if tree is None:
+                raise ValueError("its list of arrays is damaged")
             tree = _weights(getattr(tree, "tree", tree), path)
             wanted = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             return reader.restore(

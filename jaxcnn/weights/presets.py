@@ -37,8 +37,9 @@ def preprocess(source: Layer | str | Path) -> Preprocess:
         return _of_config(Path(source).expanduser())
     found = family(source)
     if found is None:
+        name = source.source.name if source.source else repr(source)
         raise UserError(
-            f"nobody published weights for {source.source.name if source.source else source!r}: "
+            f"{name} is of no family with published weights ({', '.join(FAMILIES)}): "
             "cnn.data.Preprocess(size, mean, std) makes a preprocessing of your own"
         )
     mean, std = ((0.5,) * 3, (0.5,) * 3) if found is FAMILIES["googlenet"] else (_MEAN, _STD)

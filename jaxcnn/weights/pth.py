@@ -148,6 +148,7 @@ class _Machine:
         self.storage = storage
 
     def run(self, stream: Any) -> Any:
+        argument: Any
         for opcode, argument, _ in pickletools.genops(stream):
             name = opcode.name
             if name == "STOP":
@@ -540,7 +541,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         add("data.pkl", _pickle(contiguous))
         add("byteorder", b"little")
         for key, array in enumerate(contiguous.values()):
-            add(f"data/{key}", memoryview(array.reshape(-1).view(np.uint8)))
+            add(f"data/{key}", array.reshape(-1).view(np.uint8).data)
         add("version", b"3\n")
 
 

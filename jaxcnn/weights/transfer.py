@@ -185,7 +185,7 @@ def _inputs(model: Layer, given: Any, names: Names | None) -> tuple[Any, ...]:
             raise UserError("pass input=(height, width, channels), the shape of one image of the network")
         source = inside_wrappers(model).source
         given = MODELS[source.name].input if source and source.name in MODELS else (224, 224, 3)
-    if isinstance(given, (tuple, list)) and all(isinstance(n, int) for n in given):
+    if isinstance(given, (tuple, list)) and all(isinstance(n, (int, np.integer)) for n in given):
         return (jax.ShapeDtypeStruct((1, *given), jnp.float32),)
     return tuple(given) if isinstance(given, (tuple, list)) else (given,)
 
@@ -195,6 +195,8 @@ def _namer(
 ) -> Callable[[tuple[str, ...]], str]:
     """How the file names the model's layers, from whose file it is and the names in it."""
     if names is not None:
+        if kind == "flax":
+            raise UserError(f"{path} is a checkpoint of Flax, and names= is for PyTorch's files")
         return by_user(names, model)
     found = family(model)
     assert found is not None
@@ -218,9 +220,7 @@ def _namer(
     return found.torch(model)
 
 
-def _fresh(
-    model: Layer, wanted: Sequence[Variable], prefixes: tuple[str, ...], found: Family | None
-) -> set[Variable]:
+def _fresh(model: Layer, wanted: Sequence[Variable], prefixes: tuple[str, ...], found: Family | None) -> set[Variable]:
     """The variables under these paths."""
     chosen: set[Variable] = set()
     for prefix in prefixes:
@@ -243,12 +243,15 @@ def _initial(
     """New values of the chosen variables; the others are not computed."""
     if not chosen:
         return {}
+
     def some(key: jax.Array) -> list[jax.Array]:
         trees = model.init(key, *inputs)
         return [get(trees[tree], at) for tree, at in homes]
 
     homes = [v.home for v in chosen]
-    made = jax.jit(some)(jax.random.key(0) if key is None else key)
+    # Random numbers are dear to compile, and drawn once; as in `core`.
+    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    made = jax.jit(some, compiler_options=options)(jax.random.key(0) if key is None else key)
     return dict(zip(chosen, made, strict=True))
 
 

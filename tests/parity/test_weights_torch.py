@@ -224,7 +224,9 @@ def relative(actual, expected):
 NETWORKS = {
     "alexnet": (alexnet, cnn.models.alexnet, 224, "zip"),
     "vgg16": (lambda: vgg((2, 2, 3, 3, 3), units=512), lambda: cnn.models.vgg16(units=512), 96, "zip"),
-    "vgg16_bn": (lambda: vgg((2, 2, 3, 3, 3), norm=True, units=512), lambda: cnn.models.vgg16_bn(units=512), 96, "legacy"),
+    "vgg16_bn": (
+        lambda: vgg((2, 2, 3, 3, 3), norm=True, units=512), lambda: cnn.models.vgg16_bn(units=512), 96, "legacy"
+    ),
     "googlenet": (GoogLeNet, lambda: cnn.models.googlenet(aux=True), 96, "legacy"),
     "resnet18": (lambda: ResNet((2, 2, 2, 2)), cnn.models.resnet18, 96, "safetensors"),
     "resnet50": (lambda: ResNet((3, 4, 6, 3), 4), cnn.models.resnet50, 96, "legacy"),
@@ -359,7 +361,7 @@ def test_checkpoints_of_a_training(form, small, tmp_path):
     state = {f"module._orig_mod.{k}": v for k, v in randomized(model, 2).state_dict().items()}
     average = {k: 2 * v for k, v in state.items()}
     checkpoint = {
-        "epoch": 3, "arch": "resnet", "optimizer": optimizer.state_dict(), "args": argparse.Namespace(lr=0.1, f=[1, "a"]),
+        "epoch": 3, "arch": "resnet", "optimizer": optimizer.state_dict(), "args": argparse.Namespace(f=[1, "a"]),
         "best": np.float64(0.5), "seen": {1, 2}, "counts": collections.Counter("aab"), "metric": None, "big": 1 << 70,
         "state_dict_ema": average, "state_dict": state, "device": torch.device("cpu"), "dtype": torch.float16,
         "by_class": collections.defaultdict(list, {1: [2]}), "text": "é", "size": torch.Size([1, 2]),

@@ -1,0 +1,77 @@
+"""A process in which one peer works on one task: `python -m experiments.peers REQUEST`, started by `experiments.speed`.
+
+It builds, times the first call (tracing, compiling, running), does two more and writes a line of JSON. Then it reads
+a number of calls a line and answers with the seconds of each; an empty line ends it. Between lines it sleeps.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.peers import Task
+
+
+def peak() -> float:
+    """The most memory that this process has had, MiB.
+
+    Where Linux says so, it is the process's own: the other count begins with what the process that started it had.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    """The seconds of a call and what it gave."""
+    began = time.perf_counter()
+    value = run()
+    return time.perf_counter() - began, value
+
+
+def main() -> None:
+    """Works until an empty line."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is no answer
+    request = json.loads(sys.argv[1])
+    if request["mode"] == "prepare":
+        from experiments.peers import ours
+
+        ours.prepare(Task(**{**request["task"], "shape": tuple(request["task"]["shape"])}))
+        return
+    module = importlib.import_module(request["module"])
+    task = Task.load(request["folder"], dtype=request["dtype"])
+    build = module.trainer if request["mode"] == "train" else module.inference
+    run = build(task, **request["options"])
+
+    calls = [timed(run) for _ in range(3)]
+    seconds = [duration for duration, _ in calls]
+    found: dict[str, Any] = {"first_call": seconds[0], "call": min(seconds[1:])}
+    if request["mode"] == "train":
+        found["losses"] = [float(loss) for _, loss in calls]
+    else:
+        found["outputs"] = str(Path(request["folder"]) / f"{os.getpid()}.npy")
+        np.save(found["outputs"], np.asarray(calls[-1][1], np.float32))
+    del calls
+    print(json.dumps(found), file=answers, flush=True)
+    for line in iter(sys.stdin.readline, ""):
+        if not line.strip():
+            break
+        print(json.dumps([timed(run)[0] for _ in range(int(line))]), file=answers, flush=True)
+    print(json.dumps({"peak": peak()}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

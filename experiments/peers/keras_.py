@@ -1,0 +1,186 @@
+"""The networks in Keras on JAX, trained by the stateless loop of its guide to writing one in JAX."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+from keras import layers
+
+from experiments.peers import INCEPTION, LEARNING_RATE, MOMENTUM, RESNET50, VGG16, Task
+from experiments.peers.jax_common import stepper
+
+Norm = partial(layers.BatchNormalization, momentum=0.9, epsilon=1e-5)
+
+
+def lenet5(x: Any, task: Task) -> Any:
+    x = layers.AveragePooling2D()(layers.Conv2D(6, 5, activation="tanh")(x))
+    x = layers.AveragePooling2D()(layers.Conv2D(16, 5, activation="tanh")(x))
+    x = layers.Dense(120, activation="tanh")(layers.Flatten()(x))
+    x = layers.Dense(84, activation="tanh")(x)
+    return layers.Dense(task.classes)(x)
+
+
+def padded(x: Any, features: int, size: int, stride: int, bias: bool = False) -> Any:
+    """A convolution whose stride does not fit Keras' "same", which pads the far side more."""
+    if stride > 1 and size > 1:
+        x = layers.ZeroPadding2D(size // 2)(x)
+    return layers.Conv2D(features, size, stride, padding="valid" if stride > 1 else "same", use_bias=bias)(x)
+
+
+def resnet20(x: Any, task: Task) -> Any:
+    x = layers.ReLU()(Norm()(padded(x, 16, 3, 1)))
+    for stage in range(3):
+        for block in range(3):
+            features, stride = 16 * 2**stage, 2 if stage and not block else 1
+            y = layers.ReLU()(Norm()(padded(x, features, 3, stride)))
+            y = Norm()(padded(y, features, 3, 1))
+            if stride > 1:
+                x = x[:, ::stride, ::stride]
+                x = keras.ops.pad(x, ((0, 0), (0, 0), (0, 0), (0, features - x.shape[-1])))
+            x = layers.ReLU()(layers.Add()([x, y]))
+    return layers.Dense(task.classes)(layers.GlobalAveragePooling2D()(x))
+
+
+def vgg_pools(x: Any) -> list[Any]:
+    """The outputs of VGG-16's five stages."""
+    pools = []
+    for stage in VGG16:
+        for features in stage:
+            x = layers.Conv2D(features, 3, padding="same", activation="relu")(x)
+        x = layers.MaxPooling2D()(x)
+        pools.append(x)
+    return pools
+
+
+def vgg16(x: Any, task: Task) -> Any:
+    x = layers.Flatten()(vgg_pools(x)[-1])
+    x = layers.Dense(task.units, activation="relu")(x)
+    x = layers.Dense(task.units, activation="relu")(x)
+    return layers.Dense(task.classes)(x)
+
+
+def conv_norm(x: Any, features: int, size: int, stride: int = 1) -> Any:
+    return layers.ReLU()(Norm(epsilon=1e-3)(padded(x, features, size, stride)))
+
+
+def googlenet(x: Any, task: Task) -> Any:
+    x = layers.MaxPooling2D(3, 2, padding="same")(conv_norm(x, 64, 7, 2))
+    x = conv_norm(conv_norm(x, 64, 1), 192, 3)
+    x = layers.MaxPooling2D(3, 2, padding="same")(x)
+    for name, (ones, reduce3, threes, reduce5, fives, projected) in INCEPTION.items():
+        first = conv_norm(x, ones, 1)
+        second = conv_norm(conv_norm(x, reduce3, 1), threes, 3)
+        third = conv_norm(conv_norm(x, reduce5, 1), fives, 3)
+        fourth = conv_norm(layers.MaxPooling2D(3, 1, padding="same")(x), projected, 1)
+        x = layers.Concatenate()([first, second, third, fourth])
+        if name == "3b":
+            x = layers.MaxPooling2D(3, 2, padding="same")(x)
+        if name == "4e":
+            x = layers.MaxPooling2D(2, 2)(x)
+    return layers.Dense(task.classes)(layers.GlobalAveragePooling2D()(x))
+
+
+def alexnet(x: Any, task: Task) -> Any:
+    conv = partial(layers.Conv2D, padding="same", activation="relu")
+    x = layers.Conv2D(64, 11, 4, activation="relu")(layers.ZeroPadding2D(2)(x))
+    x = layers.MaxPooling2D(3, 2)(x)
+    x = layers.MaxPooling2D(3, 2)(conv(192, 5)(x))
+    x = conv(256, 3)(conv(256, 3)(conv(384, 3)(x)))
+    x = layers.Flatten()(layers.MaxPooling2D(3, 2)(x))
+    x = layers.Dense(task.units, activation="relu")(x)
+    x = layers.Dense(task.units, activation="relu")(x)
+    return layers.Dense(task.classes)(x)
+
+
+def resnet50(x: Any, task: Task) -> Any:
+    x = layers.ReLU()(Norm()(padded(x, 64, 7, 2)))
+    x = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x))
+    for stage, count in enumerate(RESNET50):
+        for block in range(count):
+            features, stride = 64 * 2**stage, 2 if stage and not block else 1
+            y = layers.ReLU()(Norm()(padded(x, features, 1, 1)))
+            y = layers.ReLU()(Norm()(padded(y, features, 3, stride)))
+            y = Norm()(padded(y, 4 * features, 1, 1))
+            if not block:
+                x = Norm()(padded(x, 4 * features, 1, stride))
+            x = layers.ReLU()(layers.Add()([x, y]))
+    return layers.Dense(task.classes)(layers.GlobalAveragePooling2D()(x))
+
+
+def fcn8s(image: Any, task: Task) -> Any:
+    pools = vgg_pools(image)
+    x = layers.Conv2D(task.units, 7, padding="same", activation="relu")(pools[4])
+    x = layers.Conv2D(task.units, 1, activation="relu")(x)
+    x = layers.Conv2D(task.classes, 1)(x)
+    for pool in (pools[3], pools[2]):
+        x = cropped(layers.Conv2DTranspose(task.classes, 4, 2, use_bias=False)(x), pool)
+        x = layers.Add()([x, layers.Conv2D(task.classes, 1)(pool)])
+    return cropped(layers.Conv2DTranspose(task.classes, 16, 8, use_bias=False)(x), image)
+
+
+def cropped(x: Any, like: Any) -> Any:
+    """The middle of the images, of the size that `like` has."""
+    edges = [(a - b, (a - b) // 2) for a, b in zip(x.shape[1:3], like.shape[1:3], strict=True)]
+    return layers.Cropping2D([(before, both - before) for both, before in edges])(x)
+
+
+MODELS: dict[str, Callable[[Any, Task], Any]] = {
+    "lenet5": lenet5,
+    "resnet20": resnet20,
+    "vgg16": vgg16,
+    "googlenet": googlenet,
+    "alexnet": alexnet,
+    "resnet50": resnet50,
+    "fcn8s": fcn8s,
+}
+
+
+def _made(model: keras.Model) -> list[Any]:
+    """The layers that have variables in the order in which they were made, which is not that of `model.layers`.
+
+    Within a kind Keras numbers them: conv2d, conv2d_1, ... The kinds have to follow one another as the weights do.
+    """
+
+    def number(layer: Any) -> int:
+        last = layer.name.rpartition("_")[2]
+        return int(last) if last.isdigit() else 0
+
+    return sorted((layer for layer in model.layers if layer.weights), key=number)
+
+
+def _built(task: Task) -> tuple[keras.Model, jax.Array, jax.Array]:
+    keras.utils.clear_session()  # so that names are numbered from the beginning
+    keras.config.set_dtype_policy("mixed_bfloat16" if task.half else "float32")
+    inputs = keras.Input(task.shape[1:], batch_size=task.shape[0])
+    outputs = MODELS[task.model](inputs, task)
+    model = keras.Model(inputs, layers.Activation("linear", dtype="float32")(outputs))  # logits in float32
+    kinds: dict[type, list[Any]] = {}
+    for layer in _made(model):
+        kinds.setdefault(type(layer), []).append(layer)
+    order = {kind: iter(found) for kind, found in kinds.items()}
+    before = None
+    for weights in task.layers():
+        kind = _kind(weights, before)
+        before = kind
+        layer = next(order[kind])
+        values = [weights["scale" if kind is layers.BatchNormalization else "kernel"]]
+        if kind is layers.Conv2DTranspose:
+            values[0] = values[0].transpose(0, 1, 3, 2)
+        if "bias" in weights:
+            values.append(weights["bias"])
+        for variable, value in zip(layer.trainable_variables, values, strict=True):
+            variable.assign(np.ascontiguousarray(value))
+    if left := [layer.name for found in order.values() for layer in found]:
+        raise ValueError(f"no weights for {', '.join(left)}")
+    images, labels = map(jnp.array, task.batch())
+    return model, images, labels

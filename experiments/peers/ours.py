@@ -1,0 +1,140 @@
+"""The networks in jaxcnn, and what all others start from: its weights and a batch of digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxcnn as cnn
+from experiments.peers import LEARNING_RATE, MOMENTUM, VGG16, Task
+
+
+def fcn8s(classes: int, units: int) -> cnn.Layer:
+    """FCN-8s on VGG-16: `(N, H, W, C) -> (N, H, W, classes)` (Long, Shelhamer and Darrell, 2015)."""
+
+    def forward(net: cnn.core.Net, x: jax.Array) -> jax.Array:
+        pool3 = net.stage3(net.stage2(net.stage1(x)))
+        pool4 = net.stage4(pool3)
+        y = net.score7(net.head(net.stage5(pool4)))
+        for pool, score, up in ((pool4, net.score4, net.up7), (pool3, net.score3, net.up4)):
+            y = cropped(up(y), pool) + score(pool)
+        return cropped(net.up3(y), x)
+
+    def stage(filters: tuple[int, ...]) -> cnn.Layer:
+        he = jax.nn.initializers.he_normal()
+        return cnn.serial(*[part for k in filters for part in (cnn.conv(k, 3, padding=1, kernel_init=he), cnn.relu)],
+                          cnn.max_pool(2))  # fmt: skip
+
+    return cnn.network(
+        forward,
+        **{f"stage{i}": stage(filters) for i, filters in enumerate(VGG16, 1)},
+        head=cnn.serial(fc6=cnn.conv(units, 7, padding=3), relu6=cnn.relu, fc7=cnn.conv(units, 1), relu7=cnn.relu),
+        score7=cnn.conv(classes, 1), up7=cnn.conv_transpose(classes, 4, 2, bias=False),
+        score4=cnn.conv(classes, 1), up4=cnn.conv_transpose(classes, 4, 2, bias=False),
+        score3=cnn.conv(classes, 1), up3=cnn.conv_transpose(classes, 16, 8, bias=False),
+    )  # fmt: skip
+
+
+def cropped(x: jax.Array, like: jax.Array) -> jax.Array:
+    """The middle of the images, of the size that `like` has."""
+    (height, width), (top, left) = like.shape[1:3], ((a - b) // 2 for a, b in zip(x.shape[1:3], like.shape[1:3]))
+    return x[:, top : top + height, left : left + width]
+
+
+def alexnet(task: Task) -> cnn.Layer:
+    """`cnn.models.alexnet`, whose dense layers are smaller where the task says so."""
+    model = cnn.models.alexnet(task.classes, drop=0)
+    smaller = {name: cnn.dense(task.units) for name in ("fc6", "fc7")} if task.units != 4096 else {}
+    return cnn.serial(**{**model.sublayers, **smaller})
+
+
+MODELS: dict[str, Callable[[Task], cnn.Layer]] = {
+    "lenet5": lambda task: cnn.models.lenet5(task.classes),
+    "resnet20": lambda task: cnn.models.resnet20(task.classes),
+    "vgg16": lambda task: cnn.models.vgg16(task.classes, units=task.units, drop=0),
+    "googlenet": lambda task: cnn.models.googlenet(task.classes, drop=0),
+    "alexnet": alexnet,
+    "resnet50": lambda task: cnn.models.resnet50(task.classes),
+    "fcn8s": lambda task: fcn8s(task.classes, task.units),
+}
+
+
+def half(model: cnn.Layer) -> cnn.Layer:
+    """The model computed in bfloat16, its parameters and outputs in float32."""
+
+    def apply(params: Any, state: Any, x: jax.Array, **pass_: Any) -> tuple[jax.Array, Any]:
+        params, x = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (params, x))
+        outputs, state = model.apply(params, state, x, **pass_)
+        return outputs.astype(jnp.float32), state
+
+    return cnn.Layer(model.init, apply)
+
+
+def _built(task: Task) -> tuple[cnn.Layer, tuple[Any, Any], jax.Array, jax.Array]:
+    images, labels = map(jnp.array, task.batch())
+    model = MODELS[task.model](task)
+    params, state = model.init(jax.random.key(0), images)
+    for own, saved in zip(_layers(params), task.layers(), strict=True):
+        own.update({name: jnp.array(value) for name, value in saved.items()})
+    return half(model) if task.half else model, (params, state), images, labels
+
+
+def trainer(task: Task) -> Callable[[], Any]:
+    model, variables, images, labels = _built(task)
+    optimizer = optax.sgd(LEARNING_RATE, MOMENTUM)
+    step = cnn.train.make_step(model, cnn.losses.softmax_cross_entropy, optimizer, metrics={})
+    state = cnn.train.create_state(model, optimizer, jax.random.key(0), images, variables=variables)
+    del variables
+
+    def run() -> jax.Array:
+        nonlocal state
+        state, measured = jax.block_until_ready(step(state, (images, labels)))
+        return measured["loss"]
+
+    return run
+
+
+def inference(task: Task) -> Callable[[], Any]:
+    model, (params, state), images, _ = _built(task)
+    outputs = jax.jit(lambda params, state, x: model.apply(params, state, x)[0])
+    return lambda: jax.block_until_ready(outputs(params, state, images))
+
+
+# --- where all begin ---------------------------------------------------------------------------------------------
+
+
+def _layers(params: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The dicts of variables in the order in which `init` made them: that of the network's calls."""
+    for value in params.values():
+        if "kernel" in value or "scale" in value:
+            yield value
+        else:
+            yield from _layers(value)
+
+
+def prepare(task: Task) -> None:
+    """Writes a task with the weights of jaxcnn's `init` and a batch of digits."""
+    images, labels = digits(task)
+    params, _ = MODELS[task.model](task).init(jax.random.key(0), images)
+    task.save([jax.tree.map(np.asarray, layer) for layer in _layers(params)], images, labels)
+
+
+def digits(task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """Handwritten digits, enlarged to the task's size, of mean 0 and deviation 1; of the FCN each pixel has a label.
+
+    Pixels with ink have the digit's class there, the others that of the background.
+    """
+    batch, height, width, channels = task.shape
+    data = cnn.data.load("digits", "train")
+    images, labels = data.images[:batch, ..., 0], data.labels[:batch]
+    rows, columns = (np.arange(size) * images.shape[1] // size for size in (height, width))
+    images = images[:, rows][:, :, columns]
+    if task.model == "fcn8s":
+        labels = np.where(images > 127, labels[:, None, None], len(data.classes))
+    x = (images.astype(np.float32) - images.mean()) / images.std()
+    return np.repeat(x[..., None], channels, -1).astype(np.float32), labels.astype(np.int32)
