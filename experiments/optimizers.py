@@ -27,7 +27,7 @@ def optimizers(
       seeds: how many runs each, of weights and order.
       sgd, momentum, adam: the learning rates at the start.
       picture: a file for the curves.
-      full: the comparison of Kingma and Ba's figure 3: three convolutions and a dense layer of 1000 on CIFAR-10, 45 epochs.
+      full: the comparison of Kingma and Ba's figure 3: three convolutions and 1000 dense units on CIFAR-10, 45 epochs.
     """
     if full:
         data, examples, epochs = "cifar10", 50_000, 45

@@ -21,7 +21,7 @@ import optax
 import jaxcnn as cnn
 from experiments.common import machine, main, table
 
-BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
+BLOCKS = {"resnet14": (1, 1, 1, 1), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
 
 
 class FlaxBottleneck(nn.Module):
@@ -67,7 +67,7 @@ def measure(library: str, model: str, batch_size: int) -> dict[str, Any]:
     optimizer = optax.sgd(0.1, 0.9)
     began = time.perf_counter()
     if library == "jaxcnn":
-        network = getattr(cnn.models, model)()
+        network = cnn.models.resnet(BLOCKS[model], bottleneck=True)
         state: Any = cnn.train.create_state(network, optimizer, key, images)
         params = state.params
         train_step = cnn.train.make_step(network, cnn.losses.softmax_cross_entropy, optimizer, metrics={})
@@ -98,7 +98,7 @@ def measure(library: str, model: str, batch_size: int) -> dict[str, Any]:
 
 
 def startup(
-    models: tuple[Literal["resnet50", "resnet101", "resnet152"], ...] = ("resnet50", "resnet152"),
+    models: tuple[Literal["resnet14", "resnet50", "resnet101", "resnet152"], ...] = ("resnet50", "resnet152"),
     batch_size: int = 2,
     repeats: int = 3,
 ) -> None:
@@ -114,10 +114,9 @@ def startup(
         found: dict[str, list[dict[str, Any]]] = {"jaxcnn": [], "flax": []}
         for _ in range(repeats):
             for library, runs in found.items():
-                code = f"import json; from experiments.startup import measure; m = measure({library!r}, {model!r}, {batch_size})"
-                done = subprocess.run(
-                    [sys.executable, "-c", code + "; print(json.dumps(m))"], check=True, capture_output=True, text=True
-                )
+                call = f"measure({library!r}, {model!r}, {batch_size})"
+                code = f"import json; from experiments.startup import measure; print(json.dumps({call}))"
+                done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
                 runs.append(json.loads(done.stdout.splitlines()[-1]))
         if found["jaxcnn"][0]["params"] != found["flax"][0]["params"]:
             raise RuntimeError(f"{model} is not the same network in both: {found}")

@@ -14,7 +14,6 @@ from jaxcnn.core import (
     residual,
     serial,
 )
-from jaxcnn._ensemble import ensemble
 from jaxcnn.layers import (
     adaptive_avg_pool,
     avg_pool,
@@ -41,7 +40,7 @@ from jaxcnn.layers import (
     sum_pool,
     tanh,
 )
-from jaxcnn.wrappers import freeze
+from jaxcnn.wrappers import ensemble, freeze
 
 if TYPE_CHECKING:
     from jaxcnn import data, inspect, losses, metrics, models, ops, train, weights

@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,7 +55,7 @@ class Train:
     """Weights to begin with: a .pth or .safetensors file of torchvision's or timm's names, or a Flax checkpoint."""
     fresh: str = "head"
     """With --weights: layers that begin anew all the same, with commas between them, or none."""
-    freeze: str = ""
+    freeze: str | None = None
     """Layers that do not learn, with commas between them: conv1,bn1,layer1."""
     ensemble: int = 0
     """Train so many networks at once, which start at different weights and vote; 0 for a single network."""
@@ -369,7 +369,7 @@ def _augmentation(names: str, learn: Any) -> Any:
     from jaxcnn import data
 
     side = min(learn.images.shape[1:3])
-    makers = {
+    makers: dict[str, Callable[[], Any]] = {
         "affine": data.affine,
         "flip": lambda: data.flip,
         "crop": lambda: data.crop(padding=max(1, side // 8)),  # the 4 of 32 pixels of He et al.

@@ -316,7 +316,7 @@ def _make(leaf: _Leaf, key: jax.Array) -> tuple[Variables, Variables]:
 
 
 def _leaf_identity(layer: Layer, inputs: tuple[PyTree, ...]) -> Any:
-    """A hashable that is equal for leaves made by the same call and given the same shapes; None where it cannot be told."""
+    """A hashable, equal for leaves made by the same call and given the same shapes; None where it cannot be told."""
     source = layer.source
     if source is None or source.maker is None:
         return None

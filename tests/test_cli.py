@@ -528,7 +528,9 @@ def test_train_from_weights_with_frozen_layers_and_another_head(run, tmp_path, m
     np.testing.assert_array_equal(trained.model_state["conv1"]["frozen"]["kernel"], params["conv1"]["kernel"])
     assert "conv1" not in trained.params
     assert trained.params["fc"]["kernel"].shape == (64, 3)
-    changed = np.abs(trained.params["layer4"]["block1"]["conv1"]["kernel"] - params["layer4"]["block1"]["conv1"]["kernel"])
+    changed = np.abs(
+        trained.params["layer4"]["block1"]["conv1"]["kernel"] - params["layer4"]["block1"]["conv1"]["kernel"]
+    )
     assert 0 < changed.max() < 0.5
     status, _, stderr = run("train", *given, "--fresh", "none", "--epochs", "1")
     assert status == 1

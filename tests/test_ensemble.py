@@ -60,9 +60,11 @@ def test_each_member_learns_as_it_would_alone():
 
 
 def test_the_step_itself_can_be_mapped_over_members():
-    """`jax.vmap` of `create_state` and of the step, without the wrapper: as the wrapper starts, every member differs."""
+    """`jax.vmap` of `create_state` and of the step, without the wrapper; every member learns, and differently."""
     model, optimizer = small(norm=False), optax.sgd(0.1)
-    states = jax.vmap(lambda key: train.create_state(model, optimizer, key, DIGITS.images[:1]))(jax.random.split(KEY, 3))
+    states = jax.vmap(lambda key: train.create_state(model, optimizer, key, DIGITS.images[:1]))(
+        jax.random.split(KEY, 3)
+    )
     step = jax.jit(jax.vmap(train.make_step(model, losses.softmax_cross_entropy, optimizer), in_axes=(0, None)))
     batch = (DIGITS.images[:32], DIGITS.labels[:32])
     first = None

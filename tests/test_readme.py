@@ -27,6 +27,11 @@ SHORT = {
     "experiments.lenet_mnist": "--data digits --epochs 1 --seeds 1",
     "experiments.builder": "--data digits --epochs 1 --examples 256",
     "experiments.lenet_flax": "--data digits --epochs 1 --seeds 1 --repeats 2",
+    "experiments.depth": "--data digits --examples 64 --epochs 1 --depths 8",
+    "experiments.regularization": "--data digits --examples 100 --epochs 1 --seeds 1 --width 4",
+    "experiments.optimizers": "--data digits --examples 256 --epochs 1 --seeds 1",
+    "experiments.initialization": "--data digits --examples 256 --epochs 1 --seeds 1 --depth 3",
+    "experiments.startup": "--models resnet14 --batch-size 1 --repeats 1",
     "experiments.picture": "",
 }
 

@@ -138,7 +138,7 @@ def test_a_network_of_several_inputs_takes_a_tuple():
 
 
 def test_a_step_with_mixed_labels_is_the_step_on_what_mixup_made():
-    """The same loss as for the mixed batch given by hand, with the key that the first step hands to its augmentation."""
+    """The loss is that of the mixed batch made by hand, with the key that the first step gives its augmentation."""
     optimizer, mixup = optax.sgd(0.5), data.mixup(3, alpha=1.0)
     state = start(linear(), optimizer)
     key, _ = jax.random.split(jax.random.fold_in(state.key, 0))
@@ -171,7 +171,7 @@ def test_several_outputs_are_learned_together_and_the_first_one_is_measured():
     state, measured = step(state, batch())
     assert set(measured) == {"loss", "accuracy"}
     alone = start(linear(), optimizer).replace(params={"head": jax.tree.map(jnp.asarray, before["aux"])})
-    alone, single = train.make_step(linear(), losses.softmax_cross_entropy, optimizer)(alone, batch())
+    alone, _ = train.make_step(linear(), losses.softmax_cross_entropy, optimizer)(alone, batch())
     moved = jax.tree.map(lambda a, b: a - b, state.params["aux"], before["aux"])
     expected = jax.tree.map(lambda a, b: 0.3 * (a - b), alone.params["head"], before["aux"])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), moved, expected)
@@ -190,8 +190,8 @@ def test_training_goes_on_from_variables_that_are_given_and_leaves_them_alone():
     second = train.fit(small(), DATA, epochs=1, batch_size=30, show=False, variables=variables)
     assert second.history[0]["loss"] < first.history[0]["loss"]
     same(variables, kept)
+    params = {**first.params, "head": linear().init(KEY, jnp.zeros((1, 6, 6, 1)))[0]["head"]}
     with pytest.raises(UserError, match=r"params head/kernel should be \(8, 3\) and is \(36, 3\)"):
-        params = {**first.params, "head": linear().init(KEY, jnp.zeros((1, 6, 6, 1)))[0]["head"]}
         train.fit(small(), DATA, epochs=1, show=False, variables=(params, first.model_state))
     with pytest.raises(UserError, match=r"state bn1/mean should be \(8,\) and is absent"):
         train.fit(small(), DATA, epochs=1, show=False, variables=(first.params, {}))

@@ -3,14 +3,15 @@
 A file gives two functions of a `Task`:
 
 * `trainer(task) -> step`: `step()` does one training step and waits for all of it; it returns the loss.
-* `inference(task) -> run`: `run()` does a forward pass in evaluation mode, waits, and returns the outputs, channels last.
+* `inference(task) -> run`: `run()` does a forward pass in evaluation mode and waits; it returns the outputs, channels
+  last.
 
 What is the same everywhere: the weights at the start, the batch, softmax cross-entropy, SGD with momentum, batch
 normalization by the batch in a training step with its running statistics updated. Dropout is left out, so that the
 outputs can be compared; it takes next to no time. Files here import their library and NumPy, not each other's.
 
 Weights travel as a list of layers in the order of the networks' code: each file makes its layers in that order, and a
-shape or an output that does not fit is an error.
+number of layers, a shape or an output that does not fit is an error.
 """
 
 from __future__ import annotations

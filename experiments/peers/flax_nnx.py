@@ -1,4 +1,4 @@
-"""The networks in Flax NNX, trained by the functional loop of its performance guide, the one with the least overhead."""
+"""The networks in Flax NNX, trained by the functional loop of its performance guide, which has the least overhead."""
 
 from __future__ import annotations
 

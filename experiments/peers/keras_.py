@@ -6,14 +6,13 @@ import os
 
 os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import keras
-import numpy as np
 from keras import layers
 
 from experiments.peers import INCEPTION, LEARNING_RATE, MOMENTUM, RESNET50, VGG16, Task
@@ -23,8 +22,8 @@ Norm = partial(layers.BatchNormalization, momentum=0.9, epsilon=1e-5)
 
 
 def lenet5(x: Any, task: Task) -> Any:
-    x = layers.AveragePooling2D()(layers.Conv2D(6, 5, activation="tanh")(x))
-    x = layers.AveragePooling2D()(layers.Conv2D(16, 5, activation="tanh")(x))
+    x = layers.AveragePooling2D(2)(layers.Conv2D(6, 5, activation="tanh")(x))
+    x = layers.AveragePooling2D(2)(layers.Conv2D(16, 5, activation="tanh")(x))
     x = layers.Dense(120, activation="tanh")(layers.Flatten()(x))
     x = layers.Dense(84, activation="tanh")(x)
     return layers.Dense(task.classes)(x)
@@ -145,42 +144,75 @@ MODELS: dict[str, Callable[[Any, Task], Any]] = {
 }
 
 
-def _made(model: keras.Model) -> list[Any]:
-    """The layers that have variables in the order in which they were made, which is not that of `model.layers`.
+def _order(model: keras.Model) -> dict[type, Iterator[Any]]:
+    """The layers of each class in the order in which they were made, which is not that of `model.layers`.
 
-    Within a kind Keras numbers them: conv2d, conv2d_1, ... The kinds have to follow one another as the weights do.
+    Keras numbers them: conv2d, conv2d_1, ...
     """
 
     def number(layer: Any) -> int:
         last = layer.name.rpartition("_")[2]
         return int(last) if last.isdigit() else 0
 
-    return sorted((layer for layer in model.layers if layer.weights), key=number)
+    kinds = (layers.Conv2D, layers.Conv2DTranspose, layers.Dense, layers.BatchNormalization)
+    return {kind: iter(sorted((x for x in model.layers if type(x) is kind), key=number)) for kind in kinds}
 
 
 def _built(task: Task) -> tuple[keras.Model, jax.Array, jax.Array]:
-    keras.utils.clear_session()  # so that names are numbered from the beginning
+    keras.utils.clear_session()  # so that the numbers begin at none
     keras.config.set_dtype_policy("mixed_bfloat16" if task.half else "float32")
     inputs = keras.Input(task.shape[1:], batch_size=task.shape[0])
     outputs = MODELS[task.model](inputs, task)
     model = keras.Model(inputs, layers.Activation("linear", dtype="float32")(outputs))  # logits in float32
-    kinds: dict[type, list[Any]] = {}
-    for layer in _made(model):
-        kinds.setdefault(type(layer), []).append(layer)
-    order = {kind: iter(found) for kind, found in kinds.items()}
-    before = None
+    order = _order(model)
     for weights in task.layers():
-        kind = _kind(weights, before)
-        before = kind
-        layer = next(order[kind])
-        values = [weights["scale" if kind is layers.BatchNormalization else "kernel"]]
-        if kind is layers.Conv2DTranspose:
-            values[0] = values[0].transpose(0, 1, 3, 2)
-        if "bias" in weights:
-            values.append(weights["bias"])
+        if "scale" in weights:
+            layer = next(order[layers.BatchNormalization])
+            values = [weights["scale"], weights["bias"]]
+        else:
+            kernel, bias = weights["kernel"], [weights["bias"]] if "bias" in weights else []
+            if kernel.ndim == 2:
+                layer = next(order[layers.Dense])
+            elif bias or task.model != "fcn8s":
+                layer = next(order[layers.Conv2D])
+            else:  # of all convolutions in the FCN only the transposed ones have no bias
+                layer, kernel = next(order[layers.Conv2DTranspose]), kernel.transpose(0, 1, 3, 2)
+            values = [kernel, *bias]
         for variable, value in zip(layer.trainable_variables, values, strict=True):
-            variable.assign(np.ascontiguousarray(value))
-    if left := [layer.name for found in order.values() for layer in found]:
+            variable.assign(value)
+    if left := [layer.name for rest in order.values() for layer in rest]:
         raise ValueError(f"no weights for {', '.join(left)}")
     images, labels = map(jnp.array, task.batch())
     return model, images, labels
+
+
+def trainer(task: Task) -> Callable[[], Any]:
+    model, images, labels = _built(task)
+    optimizer = keras.optimizers.SGD(LEARNING_RATE, MOMENTUM)
+    optimizer.build(model.trainable_variables)
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def objective(trainable: Any, others: Any, images: Any, labels: Any) -> tuple[jax.Array, Any]:
+        logits, others = model.stateless_call(trainable, others, images, training=True)
+        return cross_entropy(labels, logits), others
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: Any, images: Any, labels: Any) -> Any:
+        trainable, others, opt_state = state
+        (loss, others), gradient = jax.value_and_grad(objective, has_aux=True)(trainable, others, images, labels)
+        trainable, opt_state = optimizer.stateless_apply(opt_state, gradient, trainable)
+        return (trainable, others, opt_state), loss
+
+    variables = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
+    return stepper(step, tuple([v.value for v in each] for each in variables), images, labels)
+
+
+def inference(task: Task) -> Callable[[], Any]:
+    model, images, _ = _built(task)
+    trainable, others = ([v.value for v in each] for each in (model.trainable_variables, model.non_trainable_variables))
+
+    @jax.jit
+    def outputs(trainable: Any, others: Any, images: Any) -> jax.Array:
+        return model.stateless_call(trainable, others, images, training=False)[0]
+
+    return lambda: jax.block_until_ready(outputs(trainable, others, images))

@@ -42,8 +42,8 @@ def fcn8s(classes: int, units: int) -> cnn.Layer:
 
 def cropped(x: jax.Array, like: jax.Array) -> jax.Array:
     """The middle of the images, of the size that `like` has."""
-    (height, width), (top, left) = like.shape[1:3], ((a - b) // 2 for a, b in zip(x.shape[1:3], like.shape[1:3]))
-    return x[:, top : top + height, left : left + width]
+    top, left = ((a - b) // 2 for a, b in zip(x.shape[1:3], like.shape[1:3], strict=True))
+    return x[:, top : top + like.shape[1], left : left + like.shape[2]]
 
 
 def alexnet(task: Task) -> cnn.Layer:

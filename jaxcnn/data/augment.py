@@ -261,7 +261,7 @@ def cutout(size: int, fill: float | None = None) -> Augment:
 
 
 def mixup(classes: int, alpha: float = 0.2) -> Mixing:
-    """Each image and its label mixed with those of another one of the batch: w x_i + (1 - w) x_j, w ~ Beta(alpha, alpha).
+    """Each image and its label mixed with another one's of the batch: w x_i + (1 - w) x_j, w ~ Beta(alpha, alpha).
 
     The labels become probabilities `(N, classes)`, which `losses.softmax_cross_entropy` takes.
 

@@ -86,15 +86,15 @@ def _out_shape(x: Any, kernel: Any, strides: Any, pads: Any, dilation: Any) -> t
     return (x.shape[0], *spatial, kernel.shape[-1])
 
 
-def _vary_alike(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Inside `shard_map`, both operands as varying over the axes that either varies over."""
+def _vary_alike(*arrays: jax.Array) -> list[jax.Array]:
+    """Inside `shard_map`, all operands as varying over the axes that any of them varies over."""
     # In the checked versions of JAX the type says it under this name; XLA's own convolution does the same by itself.
-    x_axes, kernel_axes = (jax.typeof(a).manual_axis_type.varying for a in (x, kernel))
-    if missing := tuple(sorted(kernel_axes - x_axes)):
-        x = lax.pcast(x, missing, to="varying")
-    if missing := tuple(sorted(x_axes - kernel_axes)):
-        kernel = lax.pcast(kernel, missing, to="varying")
-    return x, kernel
+    axes = [jax.typeof(a).manual_axis_type.varying for a in arrays]
+    every = frozenset().union(*axes)
+    return [
+        lax.pcast(a, missing, to="varying") if (missing := tuple(sorted(every - own))) else a
+        for a, own in zip(arrays, axes, strict=True)
+    ]
 
 
 def _abstract(x: Any, kernel: Any, *, strides: Any, pads: Any, dilation: Any) -> Any:
@@ -110,6 +110,19 @@ def _plain(x: jax.Array, kernel: jax.Array, *, strides: Any, pads: Any, dilation
 def _onednn(x: jax.Array, kernel: jax.Array, *, strides: Any, pads: Any, dilation: Any) -> jax.Array:
     if not available() or not suits(x, kernel, strides, pads, dilation):
         return _plain(x, kernel, strides=strides, pads=pads, dilation=dilation)
+    return _call(x, kernel, strides=strides, pads=pads, dilation=dilation)
+
+
+def _call(
+    x: jax.Array,
+    kernel: jax.Array,
+    *operands: jax.Array,
+    fusions: Sequence[str] = (),
+    strides: Any,
+    pads: Any,
+    dilation: Any,
+) -> jax.Array:
+    """The custom call, with operations on the result that oneDNN does before it is written, and their operands."""
     ndim = x.ndim
     data = {"batch_dim": "0", "feature_dim": str(ndim - 1), "spatial_dims": _text(range(1, ndim - 1))}
     config = {
@@ -132,6 +145,7 @@ def _onednn(x: jax.Array, kernel: jax.Array, *, strides: Any, pads: Any, dilatio
             "strides": _text(strides),
             "window_dilations": _text(dilation),
         },
+        **({"fusions": {"ops": list(fusions)}} if fusions else {}),
     }
     call = jax.ffi.ffi_call(
         "__onednn$convolution",
@@ -139,7 +153,7 @@ def _onednn(x: jax.Array, kernel: jax.Array, *, strides: Any, pads: Any, dilatio
         custom_call_api_version=2,
         legacy_backend_config=json.dumps({"onednn_conv_config": config}),
     )
-    return call(x, kernel)
+    return call(x, kernel, *operands)
 
 
 def _text(numbers: Any) -> list[str]:
@@ -149,6 +163,45 @@ def _text(numbers: Any) -> list[str]:
 @functools.lru_cache(maxsize=1024)
 def _compiled(**params: Any) -> Any:
     return jax.jit(functools.partial(conv_p.bind, **params))
+
+
+# --- with what follows it, in inference --------------------------------------------------------------------------
+
+
+def conv_fused(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array,
+    residual: jax.Array | None = None,
+    *,
+    relu: bool,
+    strides: tuple[int, ...],
+    pads: Pads,
+    dilation: tuple[int, ...],
+) -> jax.Array:
+    """conv(x, kernel) + bias + residual, and the ReLU of that, in one pass over the memory.
+
+    bias is `(K,)`, residual of the output's shape. It has a rule for `vmap` and none for gradients, which
+    `jaxcnn.ops.fusion` takes of the program before. A NaN does not pass oneDNN's ReLU: it becomes 0.
+    """
+    operands = (x, kernel, bias) if residual is None else (x, kernel, bias, residual)
+    return conv_fused_p.bind(*_vary_alike(*operands), relu=relu, strides=strides, pads=pads, dilation=dilation)
+
+
+conv_fused_p = Primitive("jaxcnn_conv_fused")
+
+
+def _fused_plain(x: jax.Array, kernel: jax.Array, *operands: jax.Array, relu: bool, **window: Any) -> jax.Array:
+    y = sum(operands, conv(x, kernel, **window))
+    return jax.nn.relu(y) if relu else y
+
+
+def _fused_onednn(x: jax.Array, kernel: jax.Array, *operands: jax.Array, relu: bool, **window: Any) -> jax.Array:
+    if not available() or not suits(x, kernel, **window):
+        return _fused_plain(x, kernel, *operands, relu=relu, **window)
+    # SUM is no choice for the residual: it adds what the result's memory held before.
+    fusions = ["BIAS", "BINARY_ADD"][: len(operands)] + ["RELU"] * relu
+    return _call(x, kernel, *operands, fusions=fusions, **window)
 
 
 # --- gradients ---------------------------------------------------------------------------------------------------

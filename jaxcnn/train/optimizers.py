@@ -46,7 +46,7 @@ def make_optimizer(
 
     Args:
       name: `sgd`, `momentum` (SGD with momentum 0.9) or `adam` (beta 0.9 and 0.999, epsilon 1e-8).
-      lr: the learning rate, or the first one; the optimizer's own in `OPTIMIZERS` when not given. Or any Optax schedule,
+      lr: the learning rate, or the first one; the optimizer's own in `OPTIMIZERS` when not given. Or an Optax schedule,
         a function of the step, and then `schedule` stays as it is.
       schedule: `constant`, or `cosine`: half a cosine from `lr` to 0 over all steps.
       steps: of the whole training.

@@ -32,7 +32,7 @@ import numpy as np
 
 from jaxcnn import core, models
 from jaxcnn.core import Layer
-from jaxcnn.errors import UserError
+from jaxcnn.errors import UserError, unknown
 from jaxcnn.wrappers import Path, get, leaves, split, thawed
 
 Namer = Callable[[Path], str]
@@ -166,9 +166,7 @@ def by_user(names: Mapping[str, str] | Callable[[str], str], model: Layer) -> Na
         if not isinstance(names, Mapping):
             raise UserError(f"names={names!r}: expected a dict or a function from a layer's path to the file's name")
         if strange := [path for path in names if path not in paths]:
-            raise UserError(
-                f"names= has {strange[0]!r}, which is no layer with variables; there are {', '.join(sorted(paths))}"
-            )
+            raise unknown("layer in names=", str(strange[0]), paths)
 
     def name(path: Path) -> str:
         ours = "/".join(path)

@@ -1,0 +1,356 @@
+"""jaxcnn beside other libraries: a training step and an inference pass of seven networks, on the CPU, in one run.
+
+Every library has the same weights, batch, loss and optimizer (`experiments/peers`), all cores, and a process of its
+own. Before anything is timed its outputs and its losses over three steps have to be jaxcnn's; where they are not, it is
+left out and the command ends with an error. Then it and jaxcnn take turns, so that what else the machine does falls on
+both: each ratio is of medians over the same turns. Only one computes at a time, and after each turn there is a pause in
+which the threads of the other go to sleep.
+
+The first call is tracing, compiling and running. Memory is the most that the process had, its libraries included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+
+from experiments.common import machine, main, table
+from experiments.peers import OURS, OURS_FLOAT32, PEERS, QUICK, TASKS, Peer, Task
+from jaxcnn.errors import UserError, unknown
+
+Mode = Literal["train", "infer"]
+MODES: dict[Mode, str] = {"train": "training step", "infer": "inference"}
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "equinox", "keras", "torch")
+
+TURN, PAUSE, TURNS = 0.25, 0.02, 5
+"""Seconds of calls in a turn, seconds between turns, and how many turns there are at least."""
+
+# How far a peer's outputs may be from jaxcnn's, as a share of the largest, and its losses, as a share of what three
+# steps change them by (the first, of itself). Float32 rounding gives 1e-6 to 1e-5 for outputs; an epsilon of 1e-5
+# for 1e-3 in batch normalization gives 1e-2. From step to step rounding grows, by a ReLU that is on in one library and
+# off in the other: to several 1e-3 of the loss in networks with batch normalization, while a wrong momentum changes
+# the third loss by a third of the way. Bfloat16 has three decimal digits, and each library rounds in other places.
+TOLERANCES = {"float32": (1e-3, 1e-4, 0.1), "bfloat16": (0.1, 0.05, 0.5)}
+
+
+class Mismatch(Exception):
+    """A peer does not compute what jaxcnn computes."""
+
+
+class Worker:
+    """A process in which one peer has one task; it sleeps until it is asked.
+
+    Attributes:
+      built: what it found before the first turn: seconds of the first and of a later call; losses or outputs.
+    """
+
+    def __init__(self, peer: Peer, mode: str, folder: str, dtype: str):
+        request = {"module": peer.module, "options": dict(peer.options), "mode": mode, "folder": folder,
+                   "dtype": peer.dtype or dtype}  # fmt: skip
+        self._errors = Path(tempfile.mkdtemp(dir=folder)) / "errors"
+        with self._errors.open("w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "experiments.peers", json.dumps(request)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=_environment(folder),
+            )  # fmt: skip
+        self.built: dict[str, Any] = self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if line:
+            return json.loads(line)
+        status = self._process.wait()
+        self.close()
+        raise RuntimeError((self._errors.read_text().strip().splitlines() or [f"it ended with {status}"])[-1])
+
+    def _ask(self, line: str) -> Any:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # where it has ended, it says why
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        return self._answer()
+
+    def turn(self) -> float:
+        """The median of the seconds of several calls, about a quarter of a second of them."""
+        calls = min(100, max(1, round(TURN / self.built["call"])))
+        seconds = statistics.median(self._ask(str(calls)))
+        time.sleep(PAUSE)
+        return seconds
+
+    def peak(self) -> float:
+        """Ends it; the most memory that it had, MiB."""
+        return self._ask("")["peak"]
+
+    def close(self) -> None:
+        """Ends it, whatever it does."""
+        self._process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate()
+
+
+def _environment(folder: str) -> dict[str, str]:
+    """On the CPU, with nothing that was compiled before."""
+    kept = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    return {**kept, "JAX_PLATFORMS": "cpu", "TORCHINDUCTOR_CACHE_DIR": tempfile.mkdtemp(dir=folder)}
+
+
+@contextlib.contextmanager
+def _working(peer: Peer, mode: str, folder: str, dtype: str) -> Iterator[Worker]:
+    worker = Worker(peer, mode, folder, dtype)
+    try:
+        yield worker
+    finally:
+        worker.close()
+
+
+def compare(ours: Mapping[str, Any], theirs: Mapping[str, Any], dtype: str) -> float:
+    """How far a peer is from jaxcnn: the outputs as a share of the largest, the losses as one of what they changed by.
+
+    Raises:
+      Mismatch: when it is more than `TOLERANCES` allow.
+    """
+    outputs, first, later = TOLERANCES[dtype]
+    if "losses" in ours:
+        a, b = np.array(ours["losses"]), np.array(theirs["losses"])
+        began = abs(b[0] - a[0]) / abs(a[0])
+        difference = float(np.abs(b - a).max() / np.abs(a - a[0]).max())
+        if not (began <= first and difference <= later):
+            raise Mismatch(f"losses {_list(b)} instead of {_list(a)}")
+        return difference
+    x, y = np.load(ours["outputs"]), np.load(theirs["outputs"])
+    if x.shape != y.shape:
+        raise Mismatch(f"outputs of shape {y.shape} instead of {x.shape}")
+    difference = float(np.abs(x - y).max() / np.abs(x).max())
+    if not difference <= outputs:
+        raise Mismatch(f"outputs differ by {difference:.1e} of the largest")
+    return difference
+
+
+def _list(values: np.ndarray) -> str:
+    return ", ".join(f"{v:.6g}" for v in values)
+
+
+def take_turns(ours: Worker, theirs: Worker | None, seconds: float) -> tuple[list[float], list[float]]:
+    """Milliseconds of a call, turn by turn, for so many seconds and five turns at least."""
+    mine: list[float] = []
+    other: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(mine) < TURNS or time.perf_counter() < end:
+        mine.append(1000 * ours.turn())
+        if theirs is not None:
+            other.append(1000 * theirs.turn())
+    return mine, other
+
+
+def measure(
+    task: Task, peers: Mapping[str, Peer], modes: Sequence[Mode], seconds: float
+) -> Iterator[tuple[dict[str, Any], bool]]:
+    """The record of each library and mode as soon as it is there, and whether it is right. jaxcnn's is the last."""
+    with tempfile.TemporaryDirectory() as folder:
+        task = dataclasses.replace(task, folder=folder)
+        request = json.dumps({"mode": "prepare", "task": dataclasses.asdict(task)})
+        subprocess.run([sys.executable, "-m", "experiments.peers", request], check=True, env=_environment(folder))
+        for mode in modes:
+            with _working(OURS, mode, folder, task.dtype) as ours:
+                common: dict[str, Any] = {"model": task.model, "batch": task.shape, "mode": mode}
+                alone: list[float] = []
+                for name, peer in peers.items():
+                    record: dict[str, Any] = {**common, "peer": name}
+                    try:
+                        with _working(peer, mode, folder, task.dtype) as theirs:
+                            # The other precision differs by what the wider tolerance allows.
+                            difference = compare(ours.built, theirs.built, task.dtype)
+                            mine, other = take_turns(ours, theirs, seconds)
+                            record |= _summary(theirs, other) | {"difference": difference}
+                    except (Mismatch, RuntimeError) as error:
+                        yield {**record, "error": str(error)}, False
+                        continue
+                    alone += mine
+                    median = statistics.median(mine)
+                    yield {**record, "jaxcnn_ms": median, "ratio": record["ms"] / median}, True
+                if not peers:
+                    alone, _ = take_turns(ours, None, seconds)
+                if alone:
+                    yield {**common, "peer": "jaxcnn", **_summary(ours, alone), "ratio": 1.0}, True
+
+
+def _summary(worker: Worker, times: Sequence[float]) -> dict[str, Any]:
+    low, median, high = np.percentile(times, [25, 50, 75]).tolist()
+    found = {"ms": median, "quartiles": [low, high], "turns": len(times), "first_call_s": worker.built["first_call"]}
+    losses = {"losses": worker.built["losses"]} if "losses" in worker.built else {}
+    return {**found, **losses, "peak_mib": worker.peak()}
+
+
+# --- what it looks like ------------------------------------------------------------------------------------------
+
+
+def tables(records: Sequence[Mapping[str, Any]], labels: Mapping[str, str], dtype: str) -> str:
+    """Markdown: for each mode the times, the first calls and the memory; a row a network, a column a library."""
+    models = list(dict.fromkeys(r["model"] for r in records))
+    names = [name for name in labels if any(r["peer"] == name for r in records)]
+    found = {(r["mode"], r["model"], r["peer"]): r for r in records}
+    parts = []
+
+    def times(r: Mapping[str, Any]) -> str:
+        low, high = r["quartiles"]
+        ratio = "" if r["peer"] == "jaxcnn" else f", {r['ratio']:.2f}x"
+        return f"{_digits(r['ms'])} ({_digits(low)} to {_digits(high)}){ratio}"
+
+    measures = {
+        "ms: median (quartiles), ratio to jaxcnn": times,
+        "first call, s": lambda r: f"{r['first_call_s']:.1f}",
+        "peak memory, MiB": lambda r: f"{r['peak_mib']:.0f}",
+    }
+    for mode, title in MODES.items():
+        if not any(r["mode"] == mode for r in records):
+            continue
+        for what, show in measures.items():
+            rows = []
+            for model in models:
+                cells = [found.get((mode, model, name)) for name in names]
+                rows.append([_title(records, model), *["" if r is None else _cell(r, show) for r in cells]])
+            parts.append(f"{title}, {dtype}, {what}\n\n" + table(["", *[labels[name] for name in names]], rows))
+    return "\n\n".join(parts)
+
+
+def _cell(record: Mapping[str, Any], show: Any) -> str:
+    return "wrong" if "error" in record else show(record)
+
+
+def _title(records: Sequence[Mapping[str, Any]], model: str) -> str:
+    n, height, width, channels = next(r["batch"] for r in records if r["model"] == model)
+    return f"{model}, {n} of {height}x{width}x{channels}"
+
+
+def _digits(ms: float) -> str:
+    """Three significant digits."""
+    return f"{ms:.{max(0, 2 - int(np.floor(np.log10(max(ms, 1e-3)))))}f}"
+
+
+def draw(path: Path, records: Sequence[Mapping[str, Any]], labels: Mapping[str, str], dtype: str) -> None:
+    """Bars of the ratios to jaxcnn, which is the line at 1: what is above it takes longer."""
+    records = [r for r in records if "ratio" in r and r["peer"] != "jaxcnn"]
+    modes = [mode for mode in MODES if any(r["mode"] == mode for r in records)]
+    models = list(dict.fromkeys(r["model"] for r in records))
+    names = [name for name in labels if any(r["peer"] == name for r in records)]
+    if not records:
+        raise UserError("there is nothing to draw: no peer was measured")
+    figure = Figure(figsize=(2.5 + 1.3 * len(models), 3.2 * len(modes)), layout="constrained")
+    for axes, mode in zip(np.atleast_1d(figure.subplots(len(modes), 1, sharex=True)), modes, strict=True):
+        found = {(r["model"], r["peer"]): r["ratio"] for r in records if r["mode"] == mode}
+        width = 0.8 / len(names)
+        for i, name in enumerate(names):
+            heights = [found.get((model, name), np.nan) for model in models]
+            places = np.arange(len(models)) + (i - (len(names) - 1) / 2) * width
+            axes.bar(places, np.array(heights) - 1, width, bottom=1, label=labels[name], color=f"C{i}")
+        axes.axhline(1, color="black", linewidth=1)
+        axes.set(yscale="log", ylabel=f"{MODES[mode]}: time / jaxcnn's", xticks=range(len(models)), xticklabels=models)
+        axes.set_yticks(*_ticks(list(found.values())))
+        axes.minorticks_off()
+        axes.grid(axis="y", alpha=0.3)
+        axes.set_axisbelow(True)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
+    figure.suptitle(f"The time of other libraries as a multiple of jaxcnn's ({dtype}, CPU)", fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    print(f"drawn: {path}")
+
+
+def _ticks(ratios: Sequence[float]) -> tuple[list[float], list[str]]:
+    """The round numbers of the ratios' range, and how they are written."""
+    round_ones = [m * 10.0**e for e in range(-2, 4) for m in (1, 2, 5)]
+    low, high = min(1.0, *ratios), max(1.0, *ratios)
+    ticks = [t for t in round_ones if low / 2 <= t <= high * 2]
+    return ticks, [f"{t:g}" for t in ticks]
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+def speed(
+    models: tuple[str, ...] = tuple(TASKS),
+    peers: tuple[str, ...] = tuple(PEERS),
+    modes: tuple[Mode, ...] = tuple(MODES),
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    seconds: float = 20,
+    quick: bool = False,
+    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+    picture: Path | None = None,
+) -> None:
+    """jaxcnn beside other libraries: times, first calls, memory.
+
+    Args:
+      models: the networks.
+      peers: the other libraries; those that are not installed are left out and named.
+      modes: a training step, an inference pass, or both.
+      dtype: what is computed in; bfloat16 with float32 parameters, in PyTorch by its autocast. jaxcnn in float32 is
+        then one more column.
+      seconds: how long jaxcnn and a peer take turns, for each network and mode; five turns are taken in any case.
+      quick: small batches and images, one turn after another without a minimum of seconds, to see that it works.
+      json_file: where everything is written, after each measurement.
+      picture: where a chart of the ratios is drawn.
+    """
+    for what, given, known in (("model", models, TASKS), ("peer", peers, PEERS)):
+        for name in given:
+            if name not in known:
+                raise unknown(what, name, known)
+    left_out = {name: reason for name in peers if (reason := PEERS[name].missing())}
+    for name, reason in left_out.items():
+        print(f"left out: {PEERS[name].label}: {reason}")
+    chosen = {name: PEERS[name] for name in peers if name not in left_out}
+    if dtype == "bfloat16":
+        chosen = {"jaxcnn_float32": OURS_FLOAT32, **chosen}
+    labels = {"jaxcnn": OURS.label, **{name: peer.label for name, peer in chosen.items()}}
+
+    report: dict[str, Any] = {
+        "machine": machine(), "versions": _versions(), "dtype": dtype, "seconds": seconds, "left_out": left_out,
+        "results": [],
+    }  # fmt: skip
+    wrong = []
+    for model in models:
+        task = dataclasses.replace((QUICK if quick else TASKS)[model], dtype=dtype)
+        for record, right in measure(task, chosen, modes, 0 if quick else seconds):
+            report["results"].append(record)
+            line = f"{model}, {MODES[record['mode']]}, {labels[record['peer']]}: "
+            if right:
+                line += f"{_digits(record['ms'])} ms, {record['ratio']:.2f} of jaxcnn's"
+            else:
+                line += record["error"]
+                wrong.append(line)
+            print(line, flush=True)
+            if json_file is not None:
+                json_file.parent.mkdir(parents=True, exist_ok=True)
+                json_file.write_text(json.dumps(report, indent=1))
+    print(f"\n{tables(report['results'], labels, dtype)}\n\n({report['machine']})")
+    if picture is not None:
+        draw(picture, report["results"], labels, dtype)
+    if wrong:
+        raise UserError(f"left out, since they failed: {'; '.join(wrong)}")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+if __name__ == "__main__":
+    main(speed)
