@@ -35,8 +35,8 @@ def gradient_norms(model: cnn.Layer, params: Any, state: Any, inputs: Any, label
 
 
 def depth(
-    data: str = "cifar10", data_dir: Path | None = None, depths: tuple[int, ...] = (8, 20, 44), examples: int = 10_000,
-    size: int = 16, width: int = 16, epochs: int = 12, batch_size: int = 128, lr: float = 0.1, seeds: int = 1,
+    data: str = "cifar10", data_dir: Path | None = None, depths: tuple[int, ...] = (8, 14, 20), examples: int = 10_000,
+    size: int = 16, width: int = 16, epochs: int = 16, batch_size: int = 128, lr: float = 0.1, seeds: int = 1,
     picture: Path | None = None, full: bool = False,
 ) -> None:  # fmt: skip
     """Plain and residual networks of each depth by the same recipe: SGD with momentum, weight decay 1e-4, flips, crops.
@@ -53,8 +53,8 @@ def depth(
       lr: the highest learning rate: up to it over the first tenth of the steps, then half a cosine to 0.
       seeds: how many runs each.
       picture: a file for the curves.
-      full: the paper's: 20, 32, 44, 56 and 110 layers, all 50,000 images of 32x32, 64,000 steps, 0.1 divided by 10 at
-        32,000 and 48,000 (for an accelerator).
+      full: the paper's: 20, 32, 44, 56 and 110 layers, all 50,000 images of 32x32, 64,000 steps of 128, 0.1 divided by
+        10 at 32,000 and 48,000 (for an accelerator).
     """
     if full:
         depths, examples, size, width = (20, 32, 44, 56, 110), 50_000, 32, 16

@@ -107,7 +107,12 @@ class Worker:
 def _environment(folder: str) -> dict[str, str]:
     """On the CPU, with nothing that was compiled before."""
     kept = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
-    return {**kept, "JAX_PLATFORMS": "cpu", "TORCHINDUCTOR_CACHE_DIR": tempfile.mkdtemp(dir=folder)}
+    return {
+        **kept,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_TRACEBACK_FILTERING": "off",
+        "TORCHINDUCTOR_CACHE_DIR": tempfile.mkdtemp(dir=folder),
+    }
 
 
 @contextlib.contextmanager
@@ -174,7 +179,6 @@ def measure(
                     record: dict[str, Any] = {**common, "peer": name}
                     try:
                         with _working(peer, mode, folder, task.dtype) as theirs:
-                            # The other precision differs by what the wider tolerance allows.
                             difference = compare(ours.built, theirs.built, task.dtype)
                             mine, other = take_turns(ours, theirs, seconds)
                             record |= _summary(theirs, other) | {"difference": difference}
@@ -230,7 +234,7 @@ def tables(records: Sequence[Mapping[str, Any]], labels: Mapping[str, str], dtyp
 
 
 def _cell(record: Mapping[str, Any], show: Any) -> str:
-    return "wrong" if "error" in record else show(record)
+    return "failed" if "error" in record else show(record)
 
 
 def _title(records: Sequence[Mapping[str, Any]], model: str) -> str:
@@ -251,7 +255,7 @@ def draw(path: Path, records: Sequence[Mapping[str, Any]], labels: Mapping[str, 
     names = [name for name in labels if any(r["peer"] == name for r in records)]
     if not records:
         raise UserError("there is nothing to draw: no peer was measured")
-    figure = Figure(figsize=(2.5 + 1.3 * len(models), 3.2 * len(modes)), layout="constrained")
+    figure = Figure(figsize=(4.5 + 1.3 * len(models), 3.2 * len(modes)), layout="constrained")
     for axes, mode in zip(np.atleast_1d(figure.subplots(len(modes), 1, sharex=True)), modes, strict=True):
         found = {(r["model"], r["peer"]): r["ratio"] for r in records if r["mode"] == mode}
         width = 0.8 / len(names)
@@ -265,7 +269,7 @@ def draw(path: Path, records: Sequence[Mapping[str, Any]], labels: Mapping[str, 
         axes.minorticks_off()
         axes.grid(axis="y", alpha=0.3)
         axes.set_axisbelow(True)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     figure.suptitle(f"The time of other libraries as a multiple of jaxcnn's ({dtype}, CPU)", fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
@@ -306,11 +310,13 @@ def speed(
       json_file: where everything is written, after each measurement.
       picture: where a chart of the ratios is drawn.
     """
-    for what, given, known in (("model", models, TASKS), ("peer", peers, PEERS)):
-        for name in given:
-            if name not in known:
-                raise unknown(what, name, known)
-    left_out = {name: reason for name in peers if (reason := PEERS[name].missing())}
+    for name in models:
+        if name not in TASKS:
+            raise unknown("model", name, TASKS)
+    for name in peers:
+        if name not in PEERS:
+            raise unknown("peer", name, PEERS)
+    left_out = {name: reason for name in peers if (reason := PEERS[name].missing(dtype))}
     for name, reason in left_out.items():
         print(f"left out: {PEERS[name].label}: {reason}")
     chosen = {name: PEERS[name] for name in peers if name not in left_out}

@@ -145,6 +145,15 @@ def test_a_filter_larger_than_the_image_is_an_error_in_python() -> None:
     assert not onednn.suits(x, jnp.zeros((3, 3, 2, 2)), (1, 1), ((0, 0), (0, 0)), (1, 1))
 
 
+@needs_onednn
+def test_what_onednn_computes_wrongly_is_left_to_xla() -> None:
+    """One channel, a stride along the width only, one column left: some of its rows were never written."""
+    for k, stride in ((1, 2), (16, 3)):
+        x, kernel = normal(0, 2, 6, 3, 1), normal(1, 5, 5, 1, k)
+        settings = {"strides": (1, stride), "pads": ((0, 1), (0, 2)), "dilation": (1, 1)}
+        close(jax.jit(partial(onednn.conv, **settings))(x, kernel), onednn._plain(x, kernel, **settings))
+
+
 def test_a_network_trains_alike_with_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same LeNet-5 gives the same loss and gradients with and without."""
     model, x = cnn.models.lenet5(), normal(0, 4, 32, 32, 1)

@@ -42,6 +42,9 @@ def commands() -> list[str]:
     return [line for line in lines if line and "venv" not in line]
 
 
+EXPERIMENTS = [line for line in commands() if "experiments." in line and "picture runs" not in line]
+
+
 def test_the_readme_has_its_two_commands() -> None:
     marked = re.findall(r"<!-- (main|test) command -->\s*```sh\n(.*?)```\s*<!-- end -->", README, re.DOTALL)
     assert [name for name, _ in marked] == ["main", "test"]
@@ -65,9 +68,8 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.chdir(tmp_path)
     for name, text in re.findall(r"`(\w+\.py)`[^`]*```python\n(.*?)```", README, re.DOTALL):
         (tmp_path / name).write_text(text)
-    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     (tmp_path / "notebooks").mkdir()
-    lines = commands()
+    lines = [line for line in commands() if line not in EXPERIMENTS]
     assert any(line.startswith("jaxcnn train") for line in lines)
     for line in lines:
         if line.startswith("jaxcnn "):
@@ -80,11 +82,26 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
                 main(words)
             assert capsys.readouterr().out
         else:
-            words = shlex.split(line)
-            assert words[:2] == ["python", "-m"], f"not a command that this test knows how to run: {line}"
-            environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-            short = SHORT[words[2]].split()
-            subprocess.run([sys.executable, *words[1:], *short], check=True, env=environment, capture_output=True)
+            _experiment(line, tmp_path)
+
+
+@pytest.mark.parametrize("line", EXPERIMENTS)
+def test_experiments(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each by itself, so that they run beside each other."""
+    monkeypatch.chdir(tmp_path)
+    _experiment(line, tmp_path)
+
+
+def _experiment(line: str, folder: Path) -> None:
+    words = shlex.split(line)
+    assert words[:2] == ["python", "-m"], f"not a command that this test knows how to run: {line}"
+    shutil.copytree(ROOT / "experiments", folder / "experiments")
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    short = SHORT[words[2]].split()
+    done = subprocess.run(
+        [sys.executable, *words[1:], *short], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def _digit(path: Path) -> None:

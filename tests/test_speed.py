@@ -18,7 +18,8 @@ from experiments import speed
 from experiments.peers import PEERS, QUICK, Peer, Task, channels_first, ours
 from jaxcnn.errors import UserError
 
-MODELS = tuple(QUICK)
+# GoogLeNet and ResNet-50 take half a minute each to make and to compile. Every run of the experiment compares them.
+MODELS = ("lenet5", "resnet20", "alexnet", "fcn8s")
 ON_JAX = ("flax_linen", "flax_nnx", "equinox", "keras")
 
 

@@ -36,6 +36,9 @@ VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)
 RESNET50 = (3, 4, 6, 3)
 """The number of blocks in each stage."""
 
+FLATTENED = {"lenet5": 16, "vgg16": 512, "alexnet": 256}
+"""How many maps are flattened before the first dense layer; in the other networks there is one pixel of each."""
+
 INCEPTION = {
     "3a": (64, 96, 128, 16, 32, 32),
     "3b": (128, 128, 192, 32, 96, 64),
@@ -143,6 +146,7 @@ class Peer:
       packages: what has to be installed for it.
       compiler: whether a C++ compiler is needed, too.
       dtype: what it computes in whatever was asked for; None, what was asked for.
+      mixes: whether it computes in bfloat16 with float32 parameters.
     """
 
     label: str
@@ -151,9 +155,12 @@ class Peer:
     packages: tuple[str, ...] = ()
     compiler: bool = False
     dtype: str | None = None
+    mixes: bool = True
 
-    def missing(self) -> str | None:
-        """What it lacks on this machine; None for nothing."""
+    def missing(self, dtype: str = "float32") -> str | None:
+        """What it lacks on this machine or for this dtype; None for nothing."""
+        if dtype == "bfloat16" and not self.mixes:
+            return "its batch normalization does not work in bfloat16 with float32 statistics"
         if absent := [name for name in self.packages if importlib.util.find_spec(name) is None]:
             return f"{' and '.join(absent)} not installed (pip install 'jaxcnn[peers]')"
         if self.compiler and not any(map(shutil.which, ("c++", "g++", "clang++"))):
@@ -167,7 +174,7 @@ OURS_FLOAT32 = Peer("jaxcnn, float32", f"{_HERE}.ours", dtype="float32")
 PEERS = {
     "flax_linen": Peer("Flax linen", f"{_HERE}.flax_linen"),
     "flax_nnx": Peer("Flax NNX", f"{_HERE}.flax_nnx"),
-    "equinox": Peer("Equinox", f"{_HERE}.equinox_", packages=("equinox",)),
+    "equinox": Peer("Equinox", f"{_HERE}.equinox_", packages=("equinox",), mixes=False),
     "keras": Peer("Keras on JAX", f"{_HERE}.keras_", packages=("keras",)),
     "torch": Peer("PyTorch", f"{_HERE}.pytorch", packages=("torch",)),
     "torch_channels_last": Peer(
@@ -179,8 +186,10 @@ PEERS = {
 }
 
 
-def channels_first(kernel: np.ndarray, maps: int) -> np.ndarray:
+def channels_first(kernel: np.ndarray, maps: int | None) -> np.ndarray:
     """The kernel of a dense layer `(H W C, K)` behind C flattened maps as one of `(C H W, K)`; H is W here."""
+    if maps is None:
+        return kernel
     rows, features = kernel.shape
     side = math.isqrt(rows // maps)
     return kernel.reshape(side, side, maps, features).transpose(2, 0, 1, 3).reshape(rows, features)

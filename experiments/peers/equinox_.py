@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.peers import INCEPTION, RESNET50, VGG16, Task, channels_first
-from experiments.peers.jax_common import cross_entropy, halved, members, optimizer, stepper
+from experiments.peers import FLATTENED, INCEPTION, RESNET50, VGG16, Task, channels_first
+from experiments.peers.jax_common import cross_entropy, members, optimizer, stepper
 
 Keys = Iterator[jax.Array]
 Norm = partial(eqx.nn.BatchNorm, axis_name="batch", momentum=0.9, mode="batch")
@@ -331,15 +331,18 @@ def _variables(model: eqx.Module) -> list[jax.Array]:
 
 
 def _built(task: Task) -> tuple[eqx.Module, eqx.nn.State, jax.Array, jax.Array]:
-    model, state = eqx.nn.make_with_state(MODELS[task.model])(task, iter(jax.random.split(jax.random.key(0), 200)))
-    values, maps = [], 0
+    make = eqx.nn.make_with_state(lambda: MODELS[task.model](task, iter(jax.random.split(jax.random.key(0), 200))))
+    model, state = eqx.filter_eval_shape(make)  # random weights would only be replaced
+    values, maps = [], FLATTENED.get(task.model)
     for layer, weights in zip(_layers(model), task.layers(), strict=True):
         if isinstance(layer, eqx.nn.BatchNorm):
-            weight = weights["scale"]
+            weight, size = weights["scale"], layer.input_size
+            state = state.set(layer.batch_counter, jnp.array(0))
+            state = state.set(layer.batch_state_index, (jnp.zeros(size), jnp.ones(size)))
         elif isinstance(layer, eqx.nn.Linear):
-            weight, maps = channels_first(weights["kernel"], maps).T, layer.out_features
+            weight, maps = channels_first(weights["kernel"], maps).T, None
         else:
-            weight, maps = weights["kernel"].transpose(3, 2, 0, 1), layer.out_channels
+            weight = weights["kernel"].transpose(3, 2, 0, 1)
             if isinstance(layer, eqx.nn.ConvTranspose):  # which slides its kernel over the image: it has it reversed
                 weight = weight[:, :, ::-1, ::-1]
         values.append(jnp.array(np.ascontiguousarray(weight)))
@@ -363,9 +366,7 @@ def trainer(task: Task) -> Callable[[], Any]:
     model, state, images, labels = _built(task)
 
     def objective(model: eqx.Module, state: eqx.nn.State, images: Any, labels: Any) -> tuple[jax.Array, eqx.nn.State]:
-        arrays, rest = eqx.partition(model, eqx.is_inexact_array)
-        arrays, images = halved(task.half, arrays, images)
-        logits, state = _batched(eqx.combine(arrays, rest), state, images)
+        logits, state = _batched(model, state, images)
         return cross_entropy(logits, labels), state
 
     @eqx.filter_jit(donate="all-except-first")
@@ -385,8 +386,6 @@ def inference(task: Task) -> Callable[[], Any]:
 
     @eqx.filter_jit
     def outputs(model: eqx.Module, state: eqx.nn.State, images: Any) -> jax.Array:
-        arrays, rest = eqx.partition(model, eqx.is_inexact_array)
-        arrays, images = halved(task.half, arrays, images)
-        return _batched(eqx.combine(arrays, rest), state, images)[0].astype(jnp.float32)
+        return _batched(model, state, images)[0]
 
     return lambda: jax.block_until_ready(outputs(model, state, images))

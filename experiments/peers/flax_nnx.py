@@ -241,8 +241,16 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
 
 
 def _built(task: Task) -> tuple[nnx.Module, jax.Array, jax.Array]:
-    model = MODELS[task.model](task, nnx.Rngs(0))
-    layers = members(model, (nnx.Conv, nnx.ConvTranspose, nnx.Linear, nnx.BatchNorm))
+    kinds = (nnx.Conv, nnx.ConvTranspose, nnx.Linear, nnx.BatchNorm)
+
+    def make() -> nnx.Module:
+        model = MODELS[task.model](task, nnx.Rngs(0))
+        for place, layer in enumerate(members(model, kinds)):
+            layer.place = place  # for `eval_shape` sorts the attributes by name
+        return model
+
+    model = nnx.eval_shape(make)  # random weights would only be replaced
+    layers = sorted(members(model, kinds), key=lambda layer: layer.place)
     for layer, weights in zip(layers, task.layers(), strict=True):
         if isinstance(layer, nnx.ConvTranspose):  # which slides its kernel over the image, and so has it reversed
             weights["kernel"] = np.ascontiguousarray(weights["kernel"][::-1, ::-1])
@@ -250,7 +258,10 @@ def _built(task: Task) -> tuple[nnx.Module, jax.Array, jax.Array]:
             variable = getattr(layer, name)
             if variable.shape != value.shape:
                 raise ValueError(f"{name}: {value.shape} for {variable.shape}")
-            variable[...] = jnp.array(value)
+            variable.set_value(jnp.array(value))
+        if isinstance(layer, nnx.BatchNorm):
+            layer.mean.set_value(jnp.zeros(layer.mean.shape))
+            layer.var.set_value(jnp.ones(layer.var.shape))
     images, labels = map(jnp.array, task.batch())
     return model, images, labels
 

@@ -18,22 +18,26 @@ from keras import layers
 from experiments.peers import INCEPTION, LEARNING_RATE, MOMENTUM, RESNET50, VGG16, Task
 from experiments.peers.jax_common import stepper
 
+# Weights are given, and drawing random ones would only take time.
+Conv2D = partial(layers.Conv2D, kernel_initializer="zeros")
+Conv2DTranspose = partial(layers.Conv2DTranspose, kernel_initializer="zeros", use_bias=False)
+Dense = partial(layers.Dense, kernel_initializer="zeros")
 Norm = partial(layers.BatchNormalization, momentum=0.9, epsilon=1e-5)
 
 
 def lenet5(x: Any, task: Task) -> Any:
-    x = layers.AveragePooling2D(2)(layers.Conv2D(6, 5, activation="tanh")(x))
-    x = layers.AveragePooling2D(2)(layers.Conv2D(16, 5, activation="tanh")(x))
-    x = layers.Dense(120, activation="tanh")(layers.Flatten()(x))
-    x = layers.Dense(84, activation="tanh")(x)
-    return layers.Dense(task.classes)(x)
+    x = layers.AveragePooling2D(2)(Conv2D(6, 5, activation="tanh")(x))
+    x = layers.AveragePooling2D(2)(Conv2D(16, 5, activation="tanh")(x))
+    x = Dense(120, activation="tanh")(layers.Flatten()(x))
+    x = Dense(84, activation="tanh")(x)
+    return Dense(task.classes)(x)
 
 
 def padded(x: Any, features: int, size: int, stride: int, bias: bool = False) -> Any:
     """A convolution whose stride does not fit Keras' "same", which pads the far side more."""
     if stride > 1 and size > 1:
         x = layers.ZeroPadding2D(size // 2)(x)
-    return layers.Conv2D(features, size, stride, padding="valid" if stride > 1 else "same", use_bias=bias)(x)
+    return Conv2D(features, size, stride, padding="valid" if stride > 1 else "same", use_bias=bias)(x)
 
 
 def resnet20(x: Any, task: Task) -> Any:
@@ -47,7 +51,7 @@ def resnet20(x: Any, task: Task) -> Any:
                 x = x[:, ::stride, ::stride]
                 x = keras.ops.pad(x, ((0, 0), (0, 0), (0, 0), (0, features - x.shape[-1])))
             x = layers.ReLU()(layers.Add()([x, y]))
-    return layers.Dense(task.classes)(layers.GlobalAveragePooling2D()(x))
+    return Dense(task.classes)(layers.GlobalAveragePooling2D()(x))
 
 
 def vgg_pools(x: Any) -> list[Any]:
@@ -55,7 +59,7 @@ def vgg_pools(x: Any) -> list[Any]:
     pools = []
     for stage in VGG16:
         for features in stage:
-            x = layers.Conv2D(features, 3, padding="same", activation="relu")(x)
+            x = Conv2D(features, 3, padding="same", activation="relu")(x)
         x = layers.MaxPooling2D()(x)
         pools.append(x)
     return pools
@@ -63,9 +67,9 @@ def vgg_pools(x: Any) -> list[Any]:
 
 def vgg16(x: Any, task: Task) -> Any:
     x = layers.Flatten()(vgg_pools(x)[-1])
-    x = layers.Dense(task.units, activation="relu")(x)
-    x = layers.Dense(task.units, activation="relu")(x)
-    return layers.Dense(task.classes)(x)
+    x = Dense(task.units, activation="relu")(x)
+    x = Dense(task.units, activation="relu")(x)
+    return Dense(task.classes)(x)
 
 
 def conv_norm(x: Any, features: int, size: int, stride: int = 1) -> Any:
@@ -86,19 +90,21 @@ def googlenet(x: Any, task: Task) -> Any:
             x = layers.MaxPooling2D(3, 2, padding="same")(x)
         if name == "4e":
             x = layers.MaxPooling2D(2, 2)(x)
-    return layers.Dense(task.classes)(layers.GlobalAveragePooling2D()(x))
+    return Dense(task.classes)(layers.GlobalAveragePooling2D()(x))
 
 
 def alexnet(x: Any, task: Task) -> Any:
-    conv = partial(layers.Conv2D, padding="same", activation="relu")
-    x = layers.Conv2D(64, 11, 4, activation="relu")(layers.ZeroPadding2D(2)(x))
+    conv = partial(Conv2D, padding="same", activation="relu")
+    x = Conv2D(64, 11, 4, activation="relu")(layers.ZeroPadding2D(2)(x))
     x = layers.MaxPooling2D(3, 2)(x)
     x = layers.MaxPooling2D(3, 2)(conv(192, 5)(x))
-    x = conv(256, 3)(conv(256, 3)(conv(384, 3)(x)))
-    x = layers.Flatten()(layers.MaxPooling2D(3, 2)(x))
-    x = layers.Dense(task.units, activation="relu")(x)
-    x = layers.Dense(task.units, activation="relu")(x)
-    return layers.Dense(task.classes)(x)
+    x = conv(384, 3)(x)
+    x = conv(256, 3)(x)
+    x = layers.MaxPooling2D(3, 2)(conv(256, 3)(x))
+    x = layers.Flatten()(x)
+    x = Dense(task.units, activation="relu")(x)
+    x = Dense(task.units, activation="relu")(x)
+    return Dense(task.classes)(x)
 
 
 def resnet50(x: Any, task: Task) -> Any:
@@ -113,18 +119,18 @@ def resnet50(x: Any, task: Task) -> Any:
             if not block:
                 x = Norm()(padded(x, 4 * features, 1, stride))
             x = layers.ReLU()(layers.Add()([x, y]))
-    return layers.Dense(task.classes)(layers.GlobalAveragePooling2D()(x))
+    return Dense(task.classes)(layers.GlobalAveragePooling2D()(x))
 
 
 def fcn8s(image: Any, task: Task) -> Any:
     pools = vgg_pools(image)
-    x = layers.Conv2D(task.units, 7, padding="same", activation="relu")(pools[4])
-    x = layers.Conv2D(task.units, 1, activation="relu")(x)
-    x = layers.Conv2D(task.classes, 1)(x)
+    x = Conv2D(task.units, 7, padding="same", activation="relu")(pools[4])
+    x = Conv2D(task.units, 1, activation="relu")(x)
+    x = Conv2D(task.classes, 1)(x)
     for pool in (pools[3], pools[2]):
-        x = cropped(layers.Conv2DTranspose(task.classes, 4, 2, use_bias=False)(x), pool)
-        x = layers.Add()([x, layers.Conv2D(task.classes, 1)(pool)])
-    return cropped(layers.Conv2DTranspose(task.classes, 16, 8, use_bias=False)(x), image)
+        x = cropped(Conv2DTranspose(task.classes, 4, 2)(x), pool)
+        x = layers.Add()([x, Conv2D(task.classes, 1)(pool)])
+    return cropped(Conv2DTranspose(task.classes, 16, 8)(x), image)
 
 
 def cropped(x: Any, like: Any) -> Any:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from experiments.peers import INCEPTION, LEARNING_RATE, MOMENTUM, RESNET50, VGG16, Task, channels_first
+from experiments.peers import FLATTENED, INCEPTION, LEARNING_RATE, MOMENTUM, RESNET50, VGG16, Task, channels_first
 
 
 class LeNet5(nn.Sequential):
@@ -208,16 +208,16 @@ def _built(task: Task, channels_last: bool) -> tuple[nn.Module, torch.Tensor, to
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     model = MODELS[task.model](task)
     kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d)
-    maps = 0
+    maps = FLATTENED.get(task.model)
     for module, weights in zip((m for m in model.modules() if isinstance(m, kinds)), task.layers(), strict=True):
         if isinstance(module, nn.BatchNorm2d):
             weight = weights["scale"]
         elif isinstance(module, nn.Conv2d):
-            weight, maps = weights["kernel"].transpose(3, 2, 0, 1), module.out_channels
+            weight = weights["kernel"].transpose(3, 2, 0, 1)
         elif isinstance(module, nn.ConvTranspose2d):
             weight = weights["kernel"].transpose(2, 3, 0, 1)
         else:
-            weight, maps = channels_first(weights["kernel"], maps).T, module.out_features
+            weight, maps = channels_first(weights["kernel"], maps).T, None
         _set(module.weight, weight)
         if module.bias is not None:
             _set(module.bias, weights["bias"])

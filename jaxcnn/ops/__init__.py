@@ -6,6 +6,7 @@ primitive; the result is the same, and the module's docstring says what was meas
 """
 
 from jaxcnn.ops.convolution import conv, conv_transpose, convolve
+from jaxcnn.ops.fusion import fuse
 from jaxcnn.ops.normalization import batch_normalize, batch_statistics, local_response_norm, normalize
 from jaxcnn.ops.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, global_max_pool, max_pool, sum_pool
 
@@ -17,6 +18,7 @@ __all__ = [
     "conv",
     "conv_transpose",
     "convolve",
+    "fuse",
     "global_avg_pool",
     "global_max_pool",
     "local_response_norm",

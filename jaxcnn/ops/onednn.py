@@ -14,6 +14,9 @@ taken: the absence of this one costs speed only.
   channels are folded into the width, whose taps are then C apart. Folded, the result is wide enough to block well;
 - `vmap` over images joins the batches, over kernels joins the filters; over both it is one convolution a network.
 
+`conv_fused` is the convolution with the bias, residual sum and ReLU that follow it, for inference
+(`jaxcnn.ops.fusion`).
+
 Under `jit` with a batch sharded over several CPU devices the compiler gathers it for the call: right, but not faster.
 `experiments/lenet_flax.py` measures a training step with it.
 """
@@ -58,14 +61,17 @@ def available() -> bool:
 def suits(x: Any, kernel: Any, strides: Any, pads: Any, dilation: Any) -> bool:
     """Whether oneDNN takes these arrays, and quickly: float32 pictures, nothing empty, no negative padding.
 
-    What oneDNN rejects ends the process, so everything else is left to XLA, and to its errors.
+    What oneDNN rejects ends the process, so everything else is left to XLA, and to its errors. One case it gets wrong:
+    of a single channel at strides like (1, 2), a result one pixel wide has rows that were never written.
     """
+    out = _out_shape(x, kernel, strides, pads, dilation)
     return (
         x.dtype == kernel.dtype == jnp.float32
         and x.ndim == kernel.ndim == 4
         and x.shape[-1] == kernel.shape[-2]
         and all(p >= 0 for pair in pads for p in pair)
-        and min(*x.shape, *kernel.shape, *_out_shape(x, kernel, strides, pads, dilation)) > 0
+        and min(*x.shape, *kernel.shape, *out) > 0
+        and not (x.shape[-1] == 1 and 1 in out[1:3] and max(strides) > 1)
     )
 
 
@@ -111,6 +117,16 @@ def _onednn(x: jax.Array, kernel: jax.Array, *, strides: Any, pads: Any, dilatio
     if not available() or not suits(x, kernel, strides, pads, dilation):
         return _plain(x, kernel, strides=strides, pads=pads, dilation=dilation)
     return _call(x, kernel, strides=strides, pads=pads, dilation=dilation)
+
+
+def _touches(x: Any, kernel: Any, strides: Any, pads: Any, dilation: Any) -> bool:
+    """Whether every window has a tap on the image. Where none has, oneDNN crashes on what is to be done behind it."""
+    sizes, outs = x.shape[1:-1], _out_shape(x, kernel, strides, pads, dilation)[1:-1]
+    return all(
+        any(0 <= i * s + u * d - lo < w for u in range(f))
+        for w, o, f, s, (lo, _), d in zip(sizes, outs, kernel.shape, strides, pads, dilation, strict=False)
+        for i in range(o)
+    )
 
 
 def _call(
@@ -161,8 +177,8 @@ def _text(numbers: Any) -> list[str]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _compiled(**params: Any) -> Any:
-    return jax.jit(functools.partial(conv_p.bind, **params))
+def _compiled(primitive: Primitive, **params: Any) -> Any:
+    return jax.jit(functools.partial(primitive.bind, **params))
 
 
 # --- with what follows it, in inference --------------------------------------------------------------------------
@@ -191,13 +207,17 @@ def conv_fused(
 conv_fused_p = Primitive("jaxcnn_conv_fused")
 
 
+def _fused_abstract(x: Any, kernel: Any, *operands: Any, relu: bool, **window: Any) -> Any:
+    return _abstract(x, kernel, **window)
+
+
 def _fused_plain(x: jax.Array, kernel: jax.Array, *operands: jax.Array, relu: bool, **window: Any) -> jax.Array:
     y = sum(operands, conv(x, kernel, **window))
     return jax.nn.relu(y) if relu else y
 
 
 def _fused_onednn(x: jax.Array, kernel: jax.Array, *operands: jax.Array, relu: bool, **window: Any) -> jax.Array:
-    if not available() or not suits(x, kernel, **window):
+    if not available() or not suits(x, kernel, **window) or not _touches(x, kernel, **window):
         return _fused_plain(x, kernel, *operands, relu=relu, **window)
     # SUM is no choice for the residual: it adds what the result's memory held before.
     fusions = ["BIAS", "BINARY_ADD"][: len(operands)] + ["RELU"] * relu
@@ -316,9 +336,33 @@ def _batched(args: Any, dims: Any, **params: Any) -> tuple[jax.Array, int]:
     return lax.map(lambda pair: conv(*pair, **params), (x, kernel)), 0
 
 
-conv_p.def_impl(lambda x, kernel, **params: _compiled(**params)(x, kernel))
+def _fused_batched(args: Any, dims: Any, **params: Any) -> tuple[jax.Array, int]:
+    size = next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
+    first = [a if d is None else jnp.moveaxis(a, d, 0) for a, d in zip(args, dims, strict=True)]
+    if dims[1] is dims[2] is None:
+        x, kernel, bias, *residual = first
+        images = [
+            (jnp.broadcast_to(a, (size, *a.shape)) if d is None else a).reshape(-1, *a.shape[-3:])
+            for a, d in zip((x, *residual), (dims[0], *dims[3:]), strict=True)
+        ]
+        out = conv_fused(images[0], kernel, bias, *images[1:], **params)
+        return out.reshape(size, -1, *out.shape[1:]), 0
+    if size <= _LOOP:
+        each = ([a if d is None else a[i] for a, d in zip(first, dims, strict=True)] for i in range(size))
+        return jnp.stack([conv_fused(*one, **params) for one in each]), 0
+    plain = functools.partial(_fused_plain, **params)
+    return jax.vmap(plain, [None if d is None else 0 for d in dims])(*first), 0
+
+
+conv_p.def_impl(lambda x, kernel, **params: _compiled(conv_p, **params)(x, kernel))
 conv_p.def_abstract_eval(_abstract)
 ad.defbilinear(conv_p, _input_gradient, _kernel_gradient)
 batching.primitive_batchers[conv_p] = _batched
 mlir.register_lowering(conv_p, mlir.lower_fun(_plain, multiple_results=False))
 mlir.register_lowering(conv_p, mlir.lower_fun(_onednn, multiple_results=False), platform="cpu")
+
+conv_fused_p.def_impl(lambda *operands, **params: _compiled(conv_fused_p, **params)(*operands))
+conv_fused_p.def_abstract_eval(_fused_abstract)
+batching.primitive_batchers[conv_fused_p] = _fused_batched
+mlir.register_lowering(conv_fused_p, mlir.lower_fun(_fused_plain, multiple_results=False))
+mlir.register_lowering(conv_fused_p, mlir.lower_fun(_fused_onednn, multiple_results=False), platform="cpu")

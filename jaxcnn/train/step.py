@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import optax
 
 from jaxcnn.core import Layer
-from jaxcnn.data.augment import Augment, augmented
+from jaxcnn.data.augment import Augment, Mixing, augmented
 from jaxcnn.data.preprocess import to_float
 from jaxcnn.errors import UserError
-from jaxcnn.losses import Loss, are_probabilities
+from jaxcnn.losses import Loss
 from jaxcnn.metrics import Metric, accuracy
 
 PyTree = Any
@@ -114,7 +114,8 @@ def make_step(
       preprocess: what is done to the inputs inside the step; uint8 images become float32 from 0 to 1 when not given.
       augment: `(images, key) -> images`, before `preprocess`; or `mixup`, which changes the labels too.
       metrics: measures beside `loss`, by name: `(outputs, labels) -> one number an example`. When not given,
-        `accuracy`, if the outputs are scores of classes and the labels integers. Of several outputs the first counts.
+        `accuracy`, if the outputs are scores of classes and the labels integers. Of several outputs the first counts,
+        and of mixed labels the larger part.
       penalty: a function of the parameters that is added to the loss, for instance `lambda p: 1e-4 * l2_penalty(p)`.
 
     Returns:
@@ -133,9 +134,11 @@ def make_step(
 
     def step(state: TrainState, batch: tuple[Any, Any]) -> tuple[TrainState, dict[str, jax.Array]]:
         inputs, labels = batch
+        classes = labels  # for the measures, when the labels are mixed
         augment_key, key = jax.random.split(jax.random.fold_in(state.key, state.step))
         if augment is not None:
             inputs, labels = augmented(augment, inputs, labels, augment_key)
+            classes = labels.argmax(-1) if isinstance(augment, Mixing) else labels
         inputs = preprocess(inputs)
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
         (value, (outputs, model_state)), gradient = jax.value_and_grad(objective, has_aux=True)(
@@ -143,7 +146,7 @@ def make_step(
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         measured = {"loss": value}
-        measured |= {name: each.mean() for name, each in measure(metrics, outputs, labels).items()}
+        measured |= {name: each.mean() for name, each in measure(metrics, outputs, classes).items()}
         params = optax.apply_updates(state.params, updates)
         return state.replace(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state), measured
 
@@ -158,4 +161,4 @@ def measure(metrics: Mapping[str, Metric] | None, outputs: Any, labels: Any) -> 
     if not (hasattr(first, "shape") and hasattr(labels, "shape") and len(first.shape) > 1 and first.shape[-1] > 1):
         return {}
     classes = jnp.issubdtype(labels.dtype, jnp.integer) and first.shape[:-1] == labels.shape
-    return {"accuracy": accuracy(first, labels)} if classes or are_probabilities(first, labels) else {}
+    return {"accuracy": accuracy(first, labels)} if classes else {}

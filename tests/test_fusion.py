@@ -1,0 +1,304 @@
+"""Convolutions that take in what follows them give what the network gives, and take in what they should and no more.
+
+Where not said otherwise every kernel is multiplied, however large it is for its image: tests have small images.
+Tolerance as in tests/test_onednn.py: the same sums in another order.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+import jaxcnn as cnn
+from jaxcnn.models.googlenet import conv_bn, inception
+from jaxcnn.models.resnet import basic_block, bottleneck_block, resnet
+from jaxcnn.ops import fusion, onednn
+from tests.helpers import close, normal, same
+from tests.test_onednn import a_case
+
+pytestmark = pytest.mark.skipif(not onednn.available(), reason="oneDNN's convolution is not used on this platform")
+
+
+@pytest.fixture(autouse=True)
+def _every_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fusion, "_FOLD", 0)
+
+
+def steps(function: Callable, *args: Any) -> Counter[str]:
+    """How often each primitive stands in the function's program."""
+    count: Counter[str] = Counter()
+
+    def add(jaxpr: Any) -> None:
+        for eqn in jaxpr.eqns:
+            count[eqn.primitive.name] += 1
+            for inner in jaxprs_in_params(eqn.params):
+                add(inner)
+
+    add(jax.make_jaxpr(lambda *a: function(*a))(*args))
+    return count
+
+
+def convolutions(function: Callable, *args: Any) -> tuple[int, int]:
+    """How many convolutions took something in, and how many did not."""
+    count = steps(fusion.fuse(function), *args)
+    return count[onednn.conv_fused_p.name], count[onednn.conv_p.name]
+
+
+def varied(tree: Any) -> Any:
+    """Variables with none at 0 or 1, where a mistake would not show; variances are positive."""
+    leaves, structure = jax.tree.flatten(tree)
+    moved = [leaf + 0.1 * np.abs(normal(i, *leaf.shape)) for i, leaf in enumerate(leaves)]
+    return jax.tree.unflatten(structure, moved)
+
+
+def network(model: cnn.Layer, *shape: int) -> tuple[Callable, tuple[Any, Any, Any]]:
+    x = jnp.asarray(normal(0, *shape))
+    params, state = model.init(jax.random.key(0), x)
+    return model.apply, (varied(params), varied(state), x)
+
+
+def bn_relu(**options: bool) -> cnn.Layer:
+    return cnn.serial(conv=cnn.conv(8, 3), bn=cnn.batch_norm(**options), relu=cnn.relu)
+
+
+NETWORKS = {
+    "identity": (basic_block(8), (2, 6, 6, 8), 2),
+    "projection": (basic_block(16, 2, project=True), (2, 6, 6, 8), 3),
+    "bottleneck": (bottleneck_block(16), (2, 6, 6, 16), 3),
+    "bottleneck, projection": (bottleneck_block(16, 2, project=True), (2, 6, 6, 8), 4),
+    "imagenet": (resnet((1,), 3, bottleneck=True, width=4), (1, 32, 32, 3), 5),
+    "cifar, option A": (cnn.models.cifar_resnet(8, width=2), (1, 4, 4, 3), 7),
+    "inception": (inception(conv_bn, 3, 4, 4, 8, 4, 8, 4), (2, 6, 6, 4), 6),
+    "bias": (cnn.serial(cnn.conv(4, 3), cnn.max_pool(2), cnn.conv(1, 1), cnn.sigmoid), (2, 8, 8, 1), 2),
+    "bias, relu": (cnn.serial(cnn.conv(4, 3, 2, 1, dilation=2, floor=True), cnn.relu), (2, 9, 8, 3), 1),
+    "bias, norm": (bn_relu(), (2, 6, 6, 3), 1),
+    "no scale": (bn_relu(scale=False), (2, 6, 6, 3), 1),
+    "no shift": (bn_relu(bias=False), (2, 6, 6, 3), 1),
+    "7x7/2": (cnn.serial(cnn.conv(8, 7, 2, 3, floor=True), cnn.relu), (1, 16, 16, 3), 1),
+    "one pixel": (basic_block(8), (1, 1, 1, 8), 2),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_is_the_same(name: str) -> None:
+    model, shape, count = NETWORKS[name]
+    apply, args = network(model, *shape)
+    assert convolutions(apply, *args) == (count, 0)
+    (y, state), (expected, expected_state) = jax.jit(fusion.fuse(apply))(*args), jax.jit(apply)(*args)
+    close(y, expected)
+    same(state, expected_state)
+
+
+@pytest.mark.parametrize(("model", "count"), [("resnet18", 20), ("resnet50", 53), ("googlenet", 57), ("vgg16", 13)])
+def test_every_convolution_of_a_large_network(model: str, count: int) -> None:
+    """Nothing is computed: the program is looked at."""
+    made = getattr(cnn.models, model)()
+    image = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    variables = jax.eval_shape(made.init, jax.random.key(0), image)
+    assert convolutions(made.apply, *variables, image) == (count, 0)
+    left = steps(fusion.fuse(made.apply), *variables, image)
+    assert left["max"] == (2 if model == "vgg16" else 0)  # those of the dense layers
+
+
+def test_a_preactivated_network_has_the_sums_inside() -> None:
+    """Behind its convolutions there is a sum, or normalization and ReLU; before the first of a stage nothing."""
+    apply, args = network(cnn.models.cifar_resnet(8, preactivation=True, shortcut="B", width=2), 1, 4, 4, 3)
+    close(jax.jit(fusion.fuse(apply))(*args), jax.jit(apply)(*args))
+    taken, left = convolutions(apply, *args)
+    assert taken + left == steps(apply, *args)[onednn.conv_p.name]
+    assert taken >= 6
+
+
+ONE = jnp.ones((4,))
+X, KERNEL, BIAS = jnp.asarray(normal(0, 2, 5, 5, 3)), jnp.asarray(normal(1, 3, 3, 3, 4)), jnp.asarray(normal(2, 4))
+SUM = jnp.asarray(normal(3, 2, 5, 5, 4))
+conv = partial(cnn.ops.conv, padding=1)
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x, k: conv(x, k), (0, 1)),
+        (lambda x, k: cnn.relu(conv(x, k)), (1, 0)),
+        (lambda x, k: jnp.maximum(0, conv(x, k)), (1, 0)),
+        (lambda x, k: BIAS + conv(x, k), (1, 0)),
+        (lambda x, k: conv(x, k) - BIAS, (1, 0)),
+        (lambda x, k: BIAS - conv(x, k), (0, 1)),
+        (lambda x, k: (conv(x, k) - BIAS) * BIAS * 2 + 1, (1, 0)),
+        (lambda x, k: SUM + conv(x, k) * BIAS, (1, 0)),
+        (lambda x, k: (conv(x, k) + SUM) * BIAS, (1, 0)),
+        (lambda x, k: cnn.relu(conv(x, k) + SUM + BIAS), (1, 0)),
+        (lambda x, k: conv(x, k) + SUM + SUM, (1, 0)),
+        (lambda x, k: cnn.relu(conv(x, k)) + SUM, (1, 0)),
+        (lambda x, k: conv(x, k) + conv(x, k[::-1]), (1, 1)),
+        (lambda x, k: conv(x, k) * BIAS + (conv(x, k[::-1]) + BIAS), (2, 0)),
+        (lambda x, k: conv(x, k) + jnp.arange(5.0)[:, None], (0, 1)),
+        (lambda x, k: conv(x, k) + jnp.broadcast_to(BIAS, (2, 5, 5, 4)), (1, 0)),
+        (lambda x, k: jnp.maximum(conv(x, k), 0.5), (0, 1)),
+        (lambda x, k: cnn.ops.max_pool(cnn.relu(conv(x, k) + BIAS), 2), (1, 0)),
+        (lambda x, k: jax.jit(lambda x: cnn.relu(conv(x, k) + BIAS))(x), (1, 0)),
+        (lambda x, k: jax.lax.scan(lambda x, _: (x, cnn.relu(conv(x, k))), x, length=2)[1], (0, 1)),
+        (lambda x, k: (y := conv(x, k), cnn.relu(y)), (0, 1)),
+        (lambda x, k: (y := conv(x, k) + BIAS, cnn.relu(y), cnn.relu(y + SUM)), (1, 0)),
+        (lambda x, k: (y := conv(x, k)) + y, (0, 1)),
+        (lambda x, k: (y := conv(x, k) + BIAS) * y.mean((0, 1, 2)), (1, 0)),
+    ],
+)
+def test_what_is_taken_in(function: Callable, expected: tuple[int, int]) -> None:
+    """A value that something else needs stays, and its result is the same."""
+    assert convolutions(function, X, KERNEL) == expected
+    close(jax.jit(fusion.fuse(function))(X, KERNEL), jax.jit(function)(X, KERNEL))
+
+
+def test_without_a_compiler_and_with_every_kind_of_argument() -> None:
+    """Eagerly; with integers, keys and closed-over arrays; and with arguments by keyword."""
+
+    def function(key: jax.Array, tree: dict[str, Any], kernel: jax.Array, flip: bool = False) -> Any:
+        y = cnn.relu(conv(tree["x"] / 255, -kernel if flip else kernel) + BIAS) + jax.random.normal(key, (4,))
+        return {"y": y, "labels": tree["labels"], "none": None}
+
+    args = jax.random.key(0), {"x": jnp.asarray(X * 100, jnp.uint8), "labels": jnp.arange(2)}, KERNEL
+    fused = fusion.fuse(function)
+    close(fused(*args), function(*args))
+    assert (fused(*args, flip=True)["y"] != fused(*args)["y"]).any()
+    close(
+        jax.grad(lambda k: fused(*args[:2], k)["y"].sum())(KERNEL),
+        jax.grad(lambda k: function(*args[:2], k)["y"].sum())(KERNEL),
+    )
+
+
+def test_derivatives_are_the_functions_own() -> None:
+    """Also where a ReLU stands at 0, also of what is closed over, forwards, backwards and twice."""
+
+    def loss(fuse: Callable, params: Any, x: jax.Array) -> jax.Array:
+        def function(x: jax.Array) -> jax.Array:
+            y = cnn.relu(conv(x, params["kernel"]) * params["scale"] + params["bias"])
+            return jnp.maximum(conv(y, params["kernel"].swapaxes(2, 3)[..., :1]) + SUM[..., :1], 0)
+
+        return jnp.sum(jnp.tanh(fuse(function)(x)))
+
+    params = {"kernel": KERNEL * jnp.array([1, 1, 1, 0.0]), "scale": ONE, "bias": jnp.array([0, 1, 2, 0.0])}
+
+    def every(fuse: Callable) -> Any:
+        f = partial(loss, fuse)
+        first = jax.grad(f, (0, 1))
+        return (
+            jax.jit(first)(params, X),
+            jax.jvp(partial(f, params), (X,), (X,)),
+            jax.grad(lambda x: jnp.sum(jax.grad(partial(f, params))(x) ** 2))(X),
+        )
+
+    close(every(fusion.fuse), every(lambda f: f))
+
+
+@pytest.mark.parametrize(
+    "axes", [(0, None, None, None), (0, None, None, 0), (None, 0, 0, 0), (None, None, None, 2), (1, 3, 0, 0)]
+)
+@pytest.mark.parametrize("networks", [2, 17])
+def test_vmap(axes: tuple[int | None, ...], networks: int) -> None:
+    args = [
+        a if d is None else jnp.moveaxis(jnp.asarray(normal(i, networks, *a.shape)), 0, d)
+        for i, (a, d) in enumerate(zip((X, KERNEL, BIAS, SUM), axes, strict=True))
+    ]
+
+    def function(x: jax.Array, kernel: jax.Array, bias: jax.Array, other: jax.Array) -> jax.Array:
+        return cnn.relu(conv(x, kernel) + bias + other)
+
+    close(jax.vmap(fusion.fuse(function), axes)(*args), jax.vmap(function, axes)(*args))
+    if networks == 2:
+        fused = steps(jax.vmap(fusion.fuse(function), axes), *args)[onednn.conv_fused_p.name]
+        assert fused == (1 if axes[1] is None else networks)
+
+
+def test_an_ensemble_and_a_gradient_under_vmap() -> None:
+    model = cnn.serial(bn_relu(), cnn.global_avg_pool)
+    params, state = jax.vmap(lambda key: model.init(key, X))(jax.random.split(jax.random.key(0), 3))
+
+    def every(apply: Callable) -> Any:
+        one = jax.value_and_grad(lambda p, s: apply(p, s, X)[0].sum())
+        return jax.jit(jax.vmap(one))(params, state)
+
+    close(every(fusion.fuse(model.apply)), every(model.apply))
+
+
+def test_the_residual_is_not_overwritten() -> None:
+    def function(x: jax.Array, kernel: jax.Array, other: jax.Array) -> Any:
+        other = other * 2
+        y = cnn.relu(conv(x, kernel) + other)
+        return y, jnp.sin(other), cnn.relu(conv(y, kernel.swapaxes(2, 3)[..., :1]) + other[..., :1])
+
+    close(jax.jit(fusion.fuse(function))(X, KERNEL, SUM), jax.jit(function)(X, KERNEL, SUM))
+
+
+def test_a_kernel_that_is_large_for_its_image_is_not_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    norm, bias = bn_relu(), cnn.serial(cnn.conv(8, 3), cnn.relu)
+    for model, size, expected in ((norm, 5, (0, 1)), (norm, 12, (1, 0)), (bias, 5, (1, 0))):
+        apply, args = network(model, 1, size, size, 3)
+        assert convolutions(apply, *args) == expected
+
+
+def test_where_it_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    def function(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return cnn.relu(conv(x, kernel))
+
+    half = X.astype(jnp.bfloat16), KERNEL.astype(jnp.bfloat16)
+    assert convolutions(function, *half) == (0, 0)
+    assert convolutions(partial(cnn.ops.conv, groups=2), SUM, KERNEL[:, :, :2]) == (0, 0)
+    monkeypatch.setenv("JAXCNN_ONEDNN", "0")
+    assert convolutions(function, X, KERNEL) == (0, 0)
+    same(fusion.fuse(function)(X, KERNEL), function(X, KERNEL))
+
+
+@pytest.mark.parametrize("seed", range(1000, 1024, 2))
+def test_the_fused_form_is_the_plain_one(seed: int) -> None:
+    """The latter is what other platforms compute, and is done where oneDNN is not to be asked."""
+    x, kernel, window = a_case(seed)
+    shape = onednn._out_shape(x, kernel, **window)
+    operands = [jnp.asarray(normal(1, shape[-1])), jnp.asarray(normal(2, *shape))][: 1 + seed // 2 % 2]
+    for relu in (False, True):
+        fused, plain = (partial(f, relu=relu, **window) for f in (onednn.conv_fused, onednn._fused_plain))
+        close(fused(x, kernel, *operands), plain(x, kernel, *operands))
+
+
+def test_windows_wholly_in_the_padding() -> None:
+    """oneDNN crashes on these: the first window's two taps are beside the only column, and so are the second's."""
+    x, kernel = jnp.asarray(normal(0, 1, 5, 1, 8)), jnp.asarray(normal(1, 3, 2, 8, 8))
+    window = {"strides": (2, 2), "pads": ((0, 0), (1, 3)), "dilation": (1, 2)}
+    y = onednn.conv_fused(x, kernel, jnp.arange(8.0), relu=True, **window)
+    same(y, jnp.broadcast_to(jnp.arange(8.0), (1, 2, 2, 8)))
+
+
+PARALLEL = """
+import jax, jax.numpy as jnp, numpy as np, jaxcnn as cnn
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+rng = np.random.default_rng(0)
+x, k, b = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((4, 8, 8, 3), (3, 3, 3, 4), (4,)))
+plain = lambda x, k, b: jax.nn.relu(cnn.ops.conv(x, k) * b + b)
+fused = cnn.ops.fuse(plain)
+shared = jax.jit(fused)(jax.device_put(x, NamedSharding(mesh, P("d"))), k, b)
+mapped = jax.jit(jax.shard_map(fused, mesh=mesh, in_specs=(P("d"), P(), P()), out_specs=P("d")))(x, k, b)
+np.testing.assert_allclose(shared, plain(x, k, b), atol=1e-5)
+np.testing.assert_allclose(mapped, plain(x, k, b), atol=1e-5)
+"""
+
+
+def test_on_several_devices() -> None:
+    """Under `jit` with a sharded batch, and under `shard_map` with its checks on: needs a process with two devices."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run(
+        [sys.executable, "-c", PARALLEL], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
