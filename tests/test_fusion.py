@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import close, normal, same
 from jax.extend.core import jaxprs_in_params
 
 import jaxcnn as cnn
 from jaxcnn.models.googlenet import conv_bn, inception
 from jaxcnn.models.resnet import basic_block, bottleneck_block, resnet
 from jaxcnn.ops import fusion, onednn
-from tests.helpers import close, normal, same
 from tests.test_onednn import a_case
 
 pytestmark = pytest.mark.skipif(not onednn.available(), reason="oneDNN's convolution is not used on this platform")
