@@ -13,50 +13,15 @@ import time
 from functools import partial
 from typing import Any, Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 import jaxcnn as cnn
 from experiments.common import machine, main, table
+from experiments.peers.flax_linen import ResNet
 
 BLOCKS = {"resnet14": (1, 1, 1, 1), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
-
-
-class FlaxBottleneck(nn.Module):
-    """A bottleneck block as Flax's ImageNet example writes it, with torchvision's padding."""
-
-    features: int
-    stride: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        conv = partial(nn.Conv, use_bias=False)
-        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5)
-        y = nn.relu(norm()(conv(self.features, (1, 1))(x)))
-        y = nn.relu(norm()(conv(self.features, (3, 3), (self.stride, self.stride), padding=1)(y)))
-        y = norm()(conv(4 * self.features, (1, 1))(y))
-        if x.shape != y.shape:
-            x = norm()(conv(4 * self.features, (1, 1), (self.stride, self.stride))(x))
-        return nn.relu(x + y)
-
-
-class FlaxResNet(nn.Module):
-    """A residual network of bottlenecks in Flax."""
-
-    blocks: tuple[int, ...]
-    classes: int = 1000
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = True) -> jax.Array:
-        x = nn.Conv(64, (7, 7), (2, 2), padding=3, use_bias=False)(x)
-        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5)(x))
-        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-        for stage, count in enumerate(self.blocks):
-            for block in range(count):
-                x = FlaxBottleneck(64 * 2**stage, 2 if stage and not block else 1)(x, train)
-        return nn.Dense(self.classes)(x.mean((1, 2)))
 
 
 def measure(library: str, model: str, batch_size: int) -> dict[str, Any]:
@@ -72,7 +37,7 @@ def measure(library: str, model: str, batch_size: int) -> dict[str, Any]:
         params = state.params
         train_step = cnn.train.make_step(network, cnn.losses.softmax_cross_entropy, optimizer, metrics={})
     else:
-        module = FlaxResNet(BLOCKS[model])
+        module = ResNet(1000, BLOCKS[model])
         # Inside jit, as Flax's examples do: outside, the whole network is run layer by layer.
         variables = jax.jit(partial(module.init, train=False))(key, images)
         params = variables["params"]

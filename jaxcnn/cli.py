@@ -361,25 +361,26 @@ def _outcome(result: dict[str, Any]) -> str:
     return f"{text}, at epoch {result['best_epoch']} of {result['epochs']}"
 
 
-_AUGMENT = ("none", "affine", "flip", "crop", "rotate", "scale", "colour", "cutout", "mixup")
+# Each is made of jaxcnn.data, the side of an image and the number of classes.
+_AUGMENT: dict[str, Callable[[Any, int, int], Any]] = {
+    "none": lambda data, side, classes: None,
+    "affine": lambda data, side, classes: data.affine(),
+    "flip": lambda data, side, classes: data.flip,
+    "crop": lambda data, side, classes: data.crop(padding=max(1, side // 8)),  # the 4 of 32 pixels of He et al.
+    "rotate": lambda data, side, classes: data.rotate(15),
+    "scale": lambda data, side, classes: data.scale(),
+    "colour": lambda data, side, classes: data.colour(),
+    "cutout": lambda data, side, classes: data.cutout(max(1, side // 4)),
+    "mixup": lambda data, side, classes: data.mixup(classes),
+}
 
 
 def _augmentation(names: str, learn: Any) -> Any:
     """The augmentations of these names, for images of this size."""
     from jaxcnn import data
 
-    side = min(learn.images.shape[1:3])
-    makers: dict[str, Callable[[], Any]] = {
-        "affine": data.affine,
-        "flip": lambda: data.flip,
-        "crop": lambda: data.crop(padding=max(1, side // 8)),  # the 4 of 32 pixels of He et al.
-        "rotate": lambda: data.rotate(15),
-        "scale": data.scale,
-        "colour": data.colour,
-        "cutout": lambda: data.cutout(max(1, side // 4)),
-        "mixup": lambda: data.mixup(len(learn.classes)),
-    }
-    chosen = [makers[name]() for name in _words(names) if name != "none"]
+    made = [_AUGMENT[name](data, min(learn.images.shape[1:3]), len(learn.classes)) for name in _words(names)]
+    chosen = [augment for augment in made if augment is not None]
     return data.compose(*chosen) if len(chosen) > 1 else chosen[0] if chosen else None
 
 

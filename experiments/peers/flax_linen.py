@@ -154,15 +154,18 @@ class Bottleneck(nn.Module):
         return nn.relu(x + y)
 
 
-class ResNet50(nn.Module):
+class ResNet(nn.Module):
+    """A residual network of bottlenecks: ResNet-50 with the blocks given."""
+
     classes: int
+    blocks: tuple[int, ...] = RESNET50
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         x = nn.Conv(64, (7, 7), (2, 2), padding=3, use_bias=False)(x)
         x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-        for stage, count in enumerate(RESNET50):
+        for stage, count in enumerate(self.blocks):
             for block in range(count):
                 x = Bottleneck(64 * 2**stage, 2 if stage and not block else 1)(x, train)
         return nn.Dense(self.classes)(x.mean((1, 2)))
@@ -201,7 +204,7 @@ MODELS: dict[str, Callable[[Task], nn.Module]] = {
     "vgg16": lambda task: VGG16Net(task.classes, task.units),
     "googlenet": lambda task: GoogLeNet(task.classes),
     "alexnet": lambda task: AlexNet(task.classes, task.units),
-    "resnet50": lambda task: ResNet50(task.classes),
+    "resnet50": lambda task: ResNet(task.classes),
     "fcn8s": lambda task: FCN8s(task.classes, task.units),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,9 +55,7 @@ def batch_normalize(
     of processor time by `normalize` and takes 21 so. As in PyTorch, the relative error grows with mean / deviation.
     """
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    factor = lax.rsqrt(var.astype(dtype) + jnp.asarray(eps, dtype))
-    if scale is not None:
-        factor = factor * scale.astype(dtype)
+    factor = _factor(var, scale, eps, dtype)
     shift = -mean.astype(dtype) * factor
     if bias is not None:
         shift = shift + bias.astype(dtype)
@@ -76,13 +75,17 @@ def normalize(
     mean, var, scale and bias broadcast against x from the right.
     """
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    factor = lax.rsqrt(var.astype(dtype) + jnp.asarray(eps, dtype))
-    if scale is not None:
-        factor = factor * scale.astype(dtype)
+    factor = _factor(var, scale, eps, dtype)
     y = (x.astype(dtype) - mean.astype(dtype)) * factor
     if bias is not None:
         y = y + bias.astype(dtype)
     return y.astype(x.dtype)
+
+
+def _factor(var: jax.Array, scale: jax.Array | None, eps: float, dtype: Any) -> jax.Array:
+    """scale / sqrt(var + eps)."""
+    factor = lax.rsqrt(var.astype(dtype) + jnp.asarray(eps, dtype))
+    return factor if scale is None else factor * scale.astype(dtype)
 
 
 def local_response_norm(

@@ -12,7 +12,8 @@ taken: the absence of this one costs speed only.
   at a stride, one such convolution for each phase of the output, and the phases woven together;
 - kernel gradient: the batch takes the place of the input features, the output gradient that of the kernel, and the
   channels are folded into the width, whose taps are then C apart. Folded, the result is wide enough to block well;
-- `vmap` over images joins the batches, over kernels joins the filters; over both it is one convolution a network.
+- `vmap` over images joins the batches; over kernels, or over both, it is one convolution a network, as far as an
+  ensemble goes: beyond, kernels of one image join their filters, and both are a loop.
 
 `conv_fused` is the convolution with the bias, residual sum and ReLU that follow it, for inference
 (`jaxcnn.ops.fusion`).
