@@ -32,10 +32,10 @@ from jax.extend import core as jex
 from jaxcnn.inspect.receptive_field import POINTWISE, inner_jaxprs
 from jaxcnn.inspect.trace import Op, Trace, runs
 from jaxcnn.ops import onednn
+from jaxcnn.ops.backend import stored_p
 
-_MOVES = frozenset(
-    {"convert_element_type", "copy", "copy_p", "imag", "name", "real", "reduce_precision", "stop_gradient"}
-)
+_NAMES = "convert_element_type copy copy_p imag name real reduce_precision stop_gradient"
+_MOVES = frozenset(_NAMES.split()) | {stored_p.name}
 _VALUE_BY_VALUE = POINTWISE - _MOVES
 _NAMES = """
     argmax argmin cumlogsumexp cummax cummin cumprod cumsum reduce reduce_max reduce_min reduce_prod reduce_sum

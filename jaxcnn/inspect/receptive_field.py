@@ -20,6 +20,7 @@ from jax import lax
 from jax.extend import core as jex
 
 from jaxcnn.ops import onednn
+from jaxcnn.ops.backend import stored_p
 
 
 @dataclass(frozen=True)
@@ -326,4 +327,4 @@ _NAMES = """
     lt max min mul name ne neg nextafter not one_minus_square or pow real reduce_precision rem round rsqrt select_n
     shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor
 """
-POINTWISE = frozenset(_NAMES.split())
+POINTWISE = frozenset(_NAMES.split()) | {stored_p.name}

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
+from jaxcnn import ops
 from jaxcnn.core import Layer, LayerError, layer
 from jaxcnn.layers.common import Initializer, count, floating, stateless
 
 
 def relu(x: jax.Array) -> jax.Array:
     """max(0, x); its derivative at 0 is taken as 0."""
-    return jax.nn.relu(x)
+    return ops.relu(x)
 
 
 def sigmoid(x: jax.Array) -> jax.Array:

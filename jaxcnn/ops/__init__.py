@@ -5,6 +5,7 @@ works on one, two or three spatial dimensions. On a CPU some of them take a form
 primitive; the result is the same, and the module's docstring says what was measured.
 """
 
+from jaxcnn.ops.activation import relu
 from jaxcnn.ops.convolution import conv, conv_transpose, convolve
 from jaxcnn.ops.fusion import fuse
 from jaxcnn.ops.normalization import batch_normalize, batch_statistics, local_response_norm, normalize
@@ -24,5 +25,6 @@ __all__ = [
     "local_response_norm",
     "max_pool",
     "normalize",
+    "relu",
     "sum_pool",
 ]

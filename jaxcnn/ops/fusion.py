@@ -19,6 +19,7 @@ import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 from jaxcnn.ops import onednn
+from jaxcnn.ops.backend import stored_p
 
 _FOLD = 3  # numbers of the output that there must be for each of the kernel, for the kernel to be multiplied
 
@@ -154,12 +155,13 @@ def _vector(value: Any, shape: tuple[int, ...], made: dict[Any, JaxprEqn]) -> An
 
 
 def _is_relu(eqn: JaxprEqn) -> bool:
-    """Whether a step is max(x, 0): by itself, or as the one step of the functions that JAX wraps it in."""
+    """Whether a step is max(x, 0): by itself, or as what is done in the functions that JAX wraps it in."""
     while eqn.primitive.name in ("jit", "custom_jvp_call"):
         body = eqn.params["jaxpr" if eqn.primitive.name == "jit" else "call_jaxpr"].jaxpr
-        if len(eqn.invars) != 1 or len(body.eqns) != 1 or body.outvars != body.eqns[0].outvars:
+        steps = [inner for inner in body.eqns if inner.primitive is not stored_p]
+        if len(eqn.invars) != 1 or len(steps) != 1 or body.outvars != body.eqns[-1].outvars:
             return False
-        (eqn,) = body.eqns
+        (eqn,) = steps
         if body.invars[0] not in [v for v in eqn.invars if isinstance(v, Var)]:
             return False
     return eqn.primitive.name == "max" and any(isinstance(v, Literal) and np.all(v.val == 0) for v in eqn.invars)

@@ -27,6 +27,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -39,10 +40,12 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxcnn.ops.backend import on_cpu
+from jaxcnn.ops.backend import on_cpu, stored
 
 CHECKED = frozenset({"0.10.2", "0.12.0.1"})
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+_NARROW = 16  # places of a kernel gradient's row below which two pixels are folded into one
+_MANY = 4096  # pixels of a batch from which on a pointwise convolution's kernel gradient is no matrix product
 _LOOP = 16  # networks of an ensemble up to which a batched convolution is unrolled
 
 Pads = tuple[tuple[int, int], ...]
@@ -68,11 +71,11 @@ def suits(x: Any, kernel: Any, strides: Any, pads: Any, dilation: Any) -> bool:
     out = _out_shape(x, kernel, strides, pads, dilation)
     return (
         x.dtype == kernel.dtype == jnp.float32
-        and x.ndim == kernel.ndim == 4
+        and x.ndim == kernel.ndim in (4, 5)
         and x.shape[-1] == kernel.shape[-2]
         and all(p >= 0 for pair in pads for p in pair)
         and min(*x.shape, *kernel.shape, *out) > 0
-        and not (x.shape[-1] == 1 and 1 in out[1:3] and max(strides) > 1)
+        and not (x.shape[-1] == 1 and 1 in out[1:-1] and max(strides) > 1)
     )
 
 
@@ -237,6 +240,7 @@ def _crop(x: jax.Array, pads: Sequence[tuple[int, int]]) -> tuple[jax.Array, Pad
 
 
 def _input_gradient(ct: jax.Array, x: Any, kernel: jax.Array, *, strides: Any, pads: Any, dilation: Any) -> jax.Array:
+    ct = stored(ct)  # both gradients use it
     sizes = x.aval.shape[1:-1]
     ndim = len(sizes)
     back = jnp.flip(kernel, range(ndim)).swapaxes(-1, -2)
@@ -289,30 +293,70 @@ def _by_phase(ct: jax.Array, kernel: jax.Array, sizes: Any, strides: Any, pads: 
 
 
 def _kernel_gradient(ct: jax.Array, x: jax.Array, kernel: Any, *, strides: Any, pads: Any, dilation: Any) -> jax.Array:
-    shape = kernel.aval.shape
+    """dkernel[u, v, c, k] = sum over n, i, j of x[n, S i + D u - P, S j + D v - P, c] ct[n, i, j, k]."""
+    ct = stored(ct)
     if x.ndim != 4:
-        zero = jnp.zeros(shape, x.dtype)
-        plain = functools.partial(_plain, strides=strides, pads=pads, dilation=dilation)
-        return jax.linear_transpose(lambda k: plain(x, k), zero)(ct)[0]
-    (height, width, channels, features), n = shape, len(x)
-    if height == width == 1 and strides == (1, 1) and not any(map(any, pads)):
-        return jnp.einsum("nijc,nijk->ck", x, ct)[None, None]
-    # How far the taps reach: exactly F places are left for the output gradient to stand in.
+        return _by_batch(ct, x, kernel.aval.shape, strides, pads, dilation)
+    height, width, channels, _ = kernel.aval.shape
+    if height == width == 1 and not any(map(any, pads)):
+        return _pointwise(ct, lax.slice(x, (0,) * 4, x.shape, (1, *strides, 1)))[None, None]
+    # Of a narrow result, two pixels of ct are taken as one of twice the features: the result is wider by a stride.
+    fold = 2 if width * channels < _NARROW and ct.shape[2] % 2 == 0 else 1
+    reach = dilation[1] * (width - 1) + 1
+    out = _in_planes(ct, x, (height, reach + strides[1] * (fold - 1)), fold, strides, pads, dilation[0])
+    out = out.reshape(*out.shape[:2], channels, fold, -1)
+    parts = [out[:, i * strides[1] : i * strides[1] + reach : dilation[1], :, i] for i in range(fold)]
+    return functools.reduce(lax.add, parts)
+
+
+def _in_planes(
+    ct: jax.Array, x: jax.Array, window: tuple[int, int], fold: int, strides: Any, pads: Any, dilation: int
+) -> jax.Array:
+    """The kernel gradient `(*window, C fold K)` as a convolution in three dimensions, for which nothing is moved.
+
+    The images are planes of one volume `(1, N, H, W C, 1)`, and ct is a kernel `(N, Ho, Wo, 1, K)` that covers all
+    planes at once. The channels are C places in the width: to ct's next pixel it is S C places, and a place of the
+    result is one (v, c).
+    """
+    n, rows, columns, features = ct.shape
+    # How far the taps reach: exactly as many places are left for ct to stand in.
+    ends = ((rows - 1) * strides[0] + dilation * (window[0] - 1), (columns - fold) * strides[1] + window[1] - 1)
+    x, (vertical, (left, right)) = _crop(
+        x, [(lo, end + 1 - w - lo) for w, end, (lo, _) in zip(x.shape[1:-1], ends, pads, strict=True)]
+    )
+    channels = x.shape[-1]
+    out = conv(
+        x.reshape(1, n, x.shape[1], -1, 1),
+        ct.reshape(n, rows, columns // fold, 1, fold * features),
+        (1, dilation, 1),
+        ((0, 0), vertical, (left * channels, right * channels)),
+        (1, strides[0], strides[1] * channels * fold),
+    )
+    return out.reshape(*window, -1)
+
+
+def _pointwise(ct: jax.Array, x: jax.Array) -> jax.Array:
+    """The kernel gradient `(C, K)` where each pixel of ct has seen the one of x at its place."""
+    if math.prod(ct.shape[:-1]) < _MANY:
+        return jnp.einsum("nijc,nijk->ck", x, ct)
+    if x.shape[-1] < ct.shape[-1]:  # the wide one is better as the image
+        return _pointwise(x, ct).T
+    return _in_planes(ct, x, (1, 1), 1, (1, 1), ((0, 0),) * 2, 1).reshape(x.shape[-1], -1)
+
+
+def _by_batch(ct: jax.Array, x: jax.Array, shape: Any, strides: Any, pads: Any, dilation: Any) -> jax.Array:
+    """The kernel gradient in any number of dimensions: the batch takes the place of the input features.
+
+    ct is the kernel, and the channels are the batch. Both operands are moved in memory.
+    """
+    space = range(1, x.ndim - 1)
     edges = [
         (lo, d * (f - 1) + s * (o - 1) + 1 - w - lo)
         for w, o, f, s, (lo, _), d in zip(x.shape[1:-1], ct.shape[1:-1], shape, strides, pads, dilation, strict=False)
     ]
-    cropped, ((top, bottom), (left, right)) = _crop(x, edges)
-    folded = cropped.transpose(1, 2, 3, 0).reshape(1, cropped.shape[1], cropped.shape[2] * channels, n)
-    out = conv(
-        folded,
-        ct.transpose(1, 2, 0, 3),
-        (dilation[0], 1),
-        ((top, bottom), (left * channels, right * channels)),
-        (strides[0], strides[1] * channels),
-    )
-    # C places for each pixel that a tap can stand on; the taps stand on every dilation-th.
-    return out.reshape(height, -1, channels, features)[:, :: dilation[1]]
+    x, edges_ = _crop(x, edges)
+    out = conv(x.transpose(-1, *space, 0), ct.transpose(*space, 0, -1), dilation, edges_, strides)
+    return out.transpose(*space, 0, -1)
 
 
 # --- rules -------------------------------------------------------------------------------------------------------
