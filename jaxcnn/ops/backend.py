@@ -44,6 +44,17 @@ def stored(x: jax.Array) -> jax.Array:
     return stored_p.bind(x) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
+def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
+    """Inside `shard_map`, all operands as varying over the axes that any of them varies over."""
+    # In the checked versions of JAX the type says it under this name; XLA's own convolution does the same by itself.
+    axes = [jax.typeof(a).manual_axis_type.varying for a in arrays]
+    every = frozenset().union(*axes)
+    return [
+        lax.pcast(a, missing, to="varying") if (missing := tuple(sorted(every - own))) else a
+        for a, own in zip(arrays, axes, strict=True)
+    ]
+
+
 def _selected(x: jax.Array) -> jax.Array:
     return lax.select(x == x, x, jnp.full_like(x, jnp.nan)) if on_cpu() else x
 

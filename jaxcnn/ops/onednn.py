@@ -30,6 +30,7 @@ import json
 import math
 import os
 import platform
+from pathlib import Path
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,12 +41,13 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxcnn.ops.backend import on_cpu, stored
+from jaxcnn.ops.backend import on_cpu, stored, vary_alike
 
 CHECKED = frozenset({"0.10.2", "0.12.0.1"})
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 _NARROW = 16  # places of a kernel gradient's row below which two pixels are folded into one
 _MANY = 4096  # pixels of a batch from which on a pointwise convolution's kernel gradient is no matrix product
+_BOUND = 16  # images at most that are the features of one plane, in bfloat16
 _LOOP = 16  # networks of an ensemble up to which a batched convolution is unrolled
 
 Pads = tuple[tuple[int, int], ...]
@@ -62,15 +64,28 @@ def available() -> bool:
     )
 
 
+@functools.cache
+def computes(dtype: str) -> bool:
+    """Whether the processor has instructions for products in this type; oneDNN ends the process where it has not."""
+    if dtype != "bfloat16":
+        return dtype == "float32"
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
 def suits(x: Any, kernel: Any, strides: Any, pads: Any, dilation: Any) -> bool:
-    """Whether oneDNN takes these arrays, and quickly: float32 pictures, nothing empty, no negative padding.
+    """Whether oneDNN takes these arrays, and quickly: float32 or bfloat16, nothing empty, no negative padding.
 
     What oneDNN rejects ends the process, so everything else is left to XLA, and to its errors. One case it gets wrong:
     of a single channel at strides like (1, 2), a result one pixel wide has rows that were never written.
     """
     out = _out_shape(x, kernel, strides, pads, dilation)
     return (
-        x.dtype == kernel.dtype == jnp.float32
+        x.dtype == kernel.dtype
+        and computes(x.dtype.name)
         and x.ndim == kernel.ndim in (4, 5)
         and x.shape[-1] == kernel.shape[-2]
         and all(p >= 0 for pair in pads for p in pair)
@@ -81,7 +96,7 @@ def suits(x: Any, kernel: Any, strides: Any, pads: Any, dilation: Any) -> bool:
 
 def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], pads: Pads, dilation: tuple[int, ...]) -> jax.Array:
     """Convolution `(N, *spatial, C), (*size, C, K) -> (N, *out, K)`, as `jaxcnn.ops.conv` with one group."""
-    x, kernel = _vary_alike(x, kernel)
+    x, kernel = vary_alike(x, kernel)
     return conv_p.bind(x, kernel, strides=strides, pads=pads, dilation=dilation)
 
 
@@ -94,17 +109,6 @@ def _out_shape(x: Any, kernel: Any, strides: Any, pads: Any, dilation: Any) -> t
         for w, f, s, (lo, hi), d in zip(x.shape[1:-1], kernel.shape, strides, pads, dilation, strict=False)
     )
     return (x.shape[0], *spatial, kernel.shape[-1])
-
-
-def _vary_alike(*arrays: jax.Array) -> list[jax.Array]:
-    """Inside `shard_map`, all operands as varying over the axes that any of them varies over."""
-    # In the checked versions of JAX the type says it under this name; XLA's own convolution does the same by itself.
-    axes = [jax.typeof(a).manual_axis_type.varying for a in arrays]
-    every = frozenset().union(*axes)
-    return [
-        lax.pcast(a, missing, to="varying") if (missing := tuple(sorted(every - own))) else a
-        for a, own in zip(arrays, axes, strict=True)
-    ]
 
 
 def _abstract(x: Any, kernel: Any, *, strides: Any, pads: Any, dilation: Any) -> Any:
@@ -205,7 +209,7 @@ def conv_fused(
     `jaxcnn.ops.fusion` takes of the program before. A NaN does not pass oneDNN's ReLU: it becomes 0.
     """
     operands = (x, kernel, bias) if residual is None else (x, kernel, bias, residual)
-    return conv_fused_p.bind(*_vary_alike(*operands), relu=relu, strides=strides, pads=pads, dilation=dilation)
+    return conv_fused_p.bind(*vary_alike(*operands), relu=relu, strides=strides, pads=pads, dilation=dilation)
 
 
 conv_fused_p = Primitive("jaxcnn_conv_fused")
@@ -317,6 +321,9 @@ def _in_planes(
     The images are planes of one volume `(1, N, H, W C, 1)`, and ct is a kernel `(N, Ho, Wo, 1, K)` that covers all
     planes at once. The channels are C places in the width: to ct's next pixel it is S C places, and a place of the
     result is one (v, c).
+
+    In bfloat16 the processor multiplies pairs, or more, of input features: several images are one plane of as many
+    features, `(1, N / B, H, W C, B)`, and are moved for that.
     """
     n, rows, columns, features = ct.shape
     # How far the taps reach: exactly as many places are left for ct to stand in.
@@ -324,10 +331,11 @@ def _in_planes(
     x, (vertical, (left, right)) = _crop(
         x, [(lo, end + 1 - w - lo) for w, end, (lo, _) in zip(x.shape[1:-1], ends, pads, strict=True)]
     )
-    channels = x.shape[-1]
+    channels, height = x.shape[-1], x.shape[1]
+    bound = math.gcd(n, _BOUND) if x.dtype == jnp.bfloat16 else 1
     out = conv(
-        x.reshape(1, n, x.shape[1], -1, 1),
-        ct.reshape(n, rows, columns // fold, 1, fold * features),
+        x.reshape(1, n // bound, bound, height, -1).transpose(0, 1, 3, 4, 2),
+        ct.reshape(n // bound, bound, rows, columns // fold, -1).transpose(0, 2, 3, 1, 4),
         (1, dilation, 1),
         ((0, 0), vertical, (left * channels, right * channels)),
         (1, strides[0], strides[1] * channels * fold),

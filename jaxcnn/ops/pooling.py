@@ -8,6 +8,7 @@ the gradient, as in PyTorch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -17,6 +18,7 @@ from jax import lax
 
 from jaxcnn.ops.backend import on_cpu
 from jaxcnn.ops.geometry import Padding, Size, out_size, pads, per_dim
+from jaxcnn.ops.maximum import MOST, maximum
 
 _MAX_SLICES = 16  # wider windows go to reduce_window: the chain grows with the width
 
@@ -37,6 +39,8 @@ def max_pool(
       `(N, *out, C)`, out = floor((W + 2P - F) / S) + 1, or with ceil.
     """
     window, strides, edges = _windows(x, size, stride, padding, ceil)
+    if on_cpu() and jnp.issubdtype(x.dtype, jnp.floating) and math.prod(window) <= MOST:
+        return maximum(x, window, strides, edges)
     lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.iinfo(x.dtype).min
     return _pool(x, window, strides, edges, np.asarray(lowest, x.dtype), _greater, lax.max)
 
