@@ -30,7 +30,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from experiments.common import machine, main, table
-from experiments.peers import OURS, OURS_FLOAT32, PEERS, QUICK, TASKS, Peer, Task
+from experiments.peers import ABLATIONS, OURS, OURS_FLOAT32, PEERS, QUICK, TASKS, Peer, Task
 from jaxcnn.errors import UserError, unknown
 
 Mode = Literal["train", "infer"]
@@ -66,7 +66,8 @@ class Worker:
         with self._errors.open("w") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "experiments.peers", json.dumps(request)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=_environment(folder),
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+                env=_environment(folder) | dict(peer.environment),
             )  # fmt: skip
         self.built: dict[str, Any] = self._answer()
 
@@ -289,7 +290,8 @@ def _ticks(ratios: Sequence[float]) -> tuple[list[float], list[str]]:
 
 def speed(
     models: tuple[str, ...] = tuple(TASKS),
-    peers: tuple[str, ...] = tuple(PEERS),
+    peers: tuple[str, ...] | None = None,
+    ablation: bool = False,
     modes: tuple[Mode, ...] = tuple(MODES),
     dtype: Literal["float32", "bfloat16"] = "float32",
     seconds: float = 20,
@@ -301,7 +303,8 @@ def speed(
 
     Args:
       models: the networks.
-      peers: the other libraries; those that are not installed are left out and named.
+      peers: the other libraries; those that are not installed are left out and named. All when not given.
+      ablation: beside jaxcnn without one of its forms for a CPU, instead of other libraries.
       modes: a training step, an inference pass, or both.
       dtype: what is computed in; bfloat16 with float32 parameters, in PyTorch by its autocast. jaxcnn in float32 is
         then one more column.
@@ -313,13 +316,15 @@ def speed(
     for name in models:
         if name not in TASKS:
             raise unknown("model", name, TASKS)
+    known = ABLATIONS if ablation else PEERS
+    peers = tuple(known) if peers is None else peers
     for name in peers:
-        if name not in PEERS:
-            raise unknown("peer", name, PEERS)
-    left_out = {name: reason for name in peers if (reason := PEERS[name].missing(dtype))}
+        if name not in known:
+            raise unknown("peer", name, known)
+    left_out = {name: reason for name in peers if (reason := known[name].missing(dtype))}
     for name, reason in left_out.items():
-        print(f"left out: {PEERS[name].label}: {reason}")
-    chosen = {name: PEERS[name] for name in peers if name not in left_out}
+        print(f"left out: {known[name].label}: {reason}")
+    chosen = {name: known[name] for name in peers if name not in left_out}
     if dtype == "bfloat16":
         chosen = {"jaxcnn_float32": OURS_FLOAT32, **chosen}
     labels = {"jaxcnn": OURS.label, **{name: peer.label for name, peer in chosen.items()}}

@@ -28,6 +28,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn.ops.backend import FORMS
+
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
 
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -147,6 +149,7 @@ class Peer:
       compiler: whether a C++ compiler is needed, too.
       dtype: what it computes in whatever was asked for; None, what was asked for.
       mixes: whether it computes in bfloat16 with float32 parameters.
+      environment: variables of its process beside those that all have.
     """
 
     label: str
@@ -156,6 +159,7 @@ class Peer:
     compiler: bool = False
     dtype: str | None = None
     mixes: bool = True
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def missing(self, dtype: str = "float32") -> str | None:
         """What it lacks on this machine or for this dtype; None for nothing."""
@@ -171,6 +175,24 @@ class Peer:
 _HERE = "experiments.peers"
 OURS = Peer("jaxcnn", f"{_HERE}.ours")
 OURS_FLOAT32 = Peer("jaxcnn, float32", f"{_HERE}.ours", dtype="float32")
+ABLATIONS = {
+    **{
+        f"without_{form}": Peer(f"without {form}", f"{_HERE}.ours", environment={"JAXCNN_PLAIN": form})
+        for form in FORMS
+    },
+    "plain": Peer("all of XLA's own", f"{_HERE}.ours", environment={"JAXCNN_PLAIN": "all"}),
+    "no_ynn": Peer(
+        "plain, XLA's convolutions by Eigen",
+        f"{_HERE}.ours",
+        environment={
+            "JAXCNN_PLAIN": "all",
+            "XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution",
+        },
+    ),
+    "huge_pages": Peer("with huge pages", f"{_HERE}.ours", environment={"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}),
+}
+"""jaxcnn without one of its forms for a CPU, without all of them, and with settings of the process."""
+
 PEERS = {
     "flax_linen": Peer("Flax linen", f"{_HERE}.flax_linen"),
     "flax_nnx": Peer("Flax NNX", f"{_HERE}.flax_nnx"),

@@ -101,7 +101,7 @@ def trainer(task: Task) -> Callable[[], Any]:
 
 def inference(task: Task) -> Callable[[], Any]:
     model, (params, state), images, _ = _built(task)
-    outputs = jax.jit(lambda params, state, x: model.apply(params, state, x)[0])
+    outputs = jax.jit(cnn.ops.fuse(lambda params, state, x: model.apply(params, state, x)[0]))
     return lambda: jax.block_until_ready(outputs(params, state, images))
 
 

@@ -1,7 +1,12 @@
-"""Which form of an operation is computed: the one that a CPU is quick at, or XLA's own."""
+"""Which form of an operation is computed: the one that a CPU is quick at, or XLA's own.
+
+The forms for a CPU have names, `FORMS`. `JAXCNN_PLAIN` in the environment lists those that are not to be used, or says
+`all`: then every operation is XLA's own, with the same results. It is read when a function is traced and compiled.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,12 +17,30 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jaxcnn.errors import unknown
+
 _general: ContextVar[bool] = ContextVar("jaxcnn_general_form", default=False)
 
 
-def on_cpu() -> bool:
-    """Whether to take the form that suits a CPU: when there is no accelerator, and outside `general_form`."""
-    return jax.default_backend() == "cpu" and not _general.get()
+FORMS = {
+    "onednn": "convolutions by oneDNN (jaxcnn.ops.onednn)",
+    "planes": "their kernel gradients as one convolution over all planes of a batch",
+    "products": "convolutions of few pixels with a large kernel as one matrix product",
+    "stored": "values that XLA would compute again in each use are stored",
+    "maximum": "max pooling that writes down which pixel was the largest, for its gradient",
+    "slices": "pools as strided slices instead of reduce_window",
+    "stuffed": "transposed convolutions with the zeros put in beforehand",
+}
+
+
+def suits_cpu(form: str) -> bool:
+    """Whether to compute in this form: when there is no accelerator, outside `general_form`, and not switched off."""
+    if jax.default_backend() != "cpu" or _general.get():
+        return False
+    off = os.environ.get("JAXCNN_PLAIN", "").replace(" ", "").split(",")
+    if unknown_ones := sorted(set(off) - {"", "all", *FORMS}):
+        raise unknown("form in JAXCNN_PLAIN", unknown_ones[0], [*FORMS, "all"])
+    return form not in off and "all" not in off
 
 
 @contextmanager
@@ -56,7 +79,7 @@ def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
 
 
 def _selected(x: jax.Array) -> jax.Array:
-    return lax.select(x == x, x, jnp.full_like(x, jnp.nan)) if on_cpu() else x
+    return lax.select(x == x, x, jnp.full_like(x, jnp.nan)) if suits_cpu("stored") else x
 
 
 stored_p = Primitive("jaxcnn_stored")

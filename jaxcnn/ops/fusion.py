@@ -110,7 +110,7 @@ def _chains(jaxpr: Jaxpr) -> list[_Chain]:
     taken: set[int] = set()
     chains = []
     for i, eqn in enumerate(jaxpr.eqns):
-        if eqn.primitive is onednn.conv_p and onednn.suits(*(v.aval for v in eqn.invars), **eqn.params):
+        if eqn.primitive is onednn.conv_p and onednn.suits(*(v.aval for v in eqn.invars), **_window(eqn)):
             chain = _Chain(eqn, [i])
             value = eqn.outvars[0]
             while not chain.relu and len(at := uses.get(value, [])) == 1:
@@ -167,6 +167,10 @@ def _is_relu(eqn: JaxprEqn) -> bool:
     return eqn.primitive.name == "max" and any(isinstance(v, Literal) and np.all(v.val == 0) for v in eqn.invars)
 
 
+def _window(eqn: JaxprEqn) -> dict[str, Any]:
+    return {name: value for name, value in eqn.params.items() if name != "transposed"}
+
+
 def _shape(value: Any) -> tuple[int, ...]:
     return value.aval.shape
 
@@ -221,4 +225,4 @@ def _compute(chain: _Chain, read: Callable[[Any], Any]) -> jax.Array:
     if chain.scaled:
         kernel = kernel * factor
     residual = None if chain.residual is None else read(chain.residual)
-    return onednn.conv_fused(x, kernel, shift, residual, relu=chain.relu, **chain.conv.params)
+    return onednn.conv_fused(x, kernel, shift, residual, relu=chain.relu, **_window(chain.conv))

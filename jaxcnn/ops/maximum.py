@@ -22,7 +22,7 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxcnn.ops.backend import stored, vary_alike
 
-MOST = 49  # taps of a window up to which this is used: the program grows with them
+MOST = 64  # taps of a window up to which this is used: the program grows with them
 _NO_WINDOW, _NO_TAP = 255, 254  # what stands in for the number of a tap outside the image and outside the window
 
 Ints = tuple[int, ...]

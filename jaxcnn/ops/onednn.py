@@ -30,8 +30,8 @@ import json
 import math
 import os
 import platform
-from pathlib import Path
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -41,7 +41,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxcnn.ops.backend import on_cpu, stored, vary_alike
+from jaxcnn.ops.backend import stored, suits_cpu, vary_alike
 
 CHECKED = frozenset({"0.10.2", "0.12.0.1"})
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
@@ -60,7 +60,7 @@ def available() -> bool:
         and jaxlib.__version__ in CHECKED
         and platform.system() == "Linux"
         and platform.machine() == "x86_64"
-        and on_cpu()
+        and suits_cpu("onednn")
     )
 
 
@@ -94,10 +94,20 @@ def suits(x: Any, kernel: Any, strides: Any, pads: Any, dilation: Any) -> bool:
     )
 
 
-def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], pads: Pads, dilation: tuple[int, ...]) -> jax.Array:
-    """Convolution `(N, *spatial, C), (*size, C, K) -> (N, *out, K)`, as `jaxcnn.ops.conv` with one group."""
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: tuple[int, ...],
+    pads: Pads,
+    dilation: tuple[int, ...],
+    transposed: bool = False,
+) -> jax.Array:
+    """Convolution `(N, *spatial, C), (*size, C, K) -> (N, *out, K)`, as `jaxcnn.ops.conv` with one group.
+
+    transposed says that the kernel lies in memory as `(*size, K, C)`, so that it is not moved; the result is the same.
+    """
     x, kernel = vary_alike(x, kernel)
-    return conv_p.bind(x, kernel, strides=strides, pads=pads, dilation=dilation)
+    return conv_p.bind(x, kernel, strides=strides, pads=pads, dilation=dilation, transposed=transposed)
 
 
 conv_p = Primitive("jaxcnn_conv")
@@ -111,20 +121,22 @@ def _out_shape(x: Any, kernel: Any, strides: Any, pads: Any, dilation: Any) -> t
     return (x.shape[0], *spatial, kernel.shape[-1])
 
 
-def _abstract(x: Any, kernel: Any, *, strides: Any, pads: Any, dilation: Any) -> Any:
+def _abstract(x: Any, kernel: Any, *, strides: Any, pads: Any, dilation: Any, transposed: bool = False) -> Any:
     return x.update(shape=_out_shape(x, kernel, strides, pads, dilation), weak_type=False)
 
 
-def _plain(x: jax.Array, kernel: jax.Array, *, strides: Any, pads: Any, dilation: Any) -> jax.Array:
+def _plain(
+    x: jax.Array, kernel: jax.Array, *, strides: Any, pads: Any, dilation: Any, transposed: bool = False
+) -> jax.Array:
     return lax.conv_general_dilated(
         x, kernel, strides, pads, rhs_dilation=dilation, dimension_numbers=_LAYOUTS[x.ndim - 2]
     )
 
 
-def _onednn(x: jax.Array, kernel: jax.Array, *, strides: Any, pads: Any, dilation: Any) -> jax.Array:
-    if not available() or not suits(x, kernel, strides, pads, dilation):
-        return _plain(x, kernel, strides=strides, pads=pads, dilation=dilation)
-    return _call(x, kernel, strides=strides, pads=pads, dilation=dilation)
+def _onednn(x: jax.Array, kernel: jax.Array, *, transposed: bool, **window: Any) -> jax.Array:
+    if not available() or not suits(x, kernel, **window):
+        return _plain(x, kernel, **window)
+    return _call(x, kernel, transposed=transposed, **window)
 
 
 def _touches(x: Any, kernel: Any, strides: Any, pads: Any, dilation: Any) -> bool:
@@ -145,6 +157,7 @@ def _call(
     strides: Any,
     pads: Any,
     dilation: Any,
+    transposed: bool = False,
 ) -> jax.Array:
     """The custom call, with operations on the result that oneDNN does before it is written, and their operands."""
     ndim = x.ndim
@@ -176,6 +189,10 @@ def _call(
         jax.ShapeDtypeStruct(_out_shape(x, kernel, strides, pads, dilation), x.dtype),
         custom_call_api_version=2,
         legacy_backend_config=json.dumps({"onednn_conv_config": config}),
+        input_layouts=[
+            (*range(ndim - 2), ndim - 1, ndim - 2) if transposed and i == 1 else tuple(range(a.ndim))
+            for i, a in enumerate((x, kernel, *operands))
+        ],
     )
     return call(x, kernel, *operands)
 
@@ -243,7 +260,9 @@ def _crop(x: jax.Array, pads: Sequence[tuple[int, int]]) -> tuple[jax.Array, Pad
     return lax.pad(x, jnp.zeros((), x.dtype), config), tuple((max(lo, 0), max(hi, 0)) for lo, hi in pads)
 
 
-def _input_gradient(ct: jax.Array, x: Any, kernel: jax.Array, *, strides: Any, pads: Any, dilation: Any) -> jax.Array:
+def _input_gradient(
+    ct: jax.Array, x: Any, kernel: jax.Array, *, strides: Any, pads: Any, dilation: Any, transposed: bool
+) -> jax.Array:
     ct = stored(ct)  # both gradients use it
     sizes = x.aval.shape[1:-1]
     ndim = len(sizes)
@@ -251,12 +270,12 @@ def _input_gradient(ct: jax.Array, x: Any, kernel: jax.Array, *, strides: Any, p
     ones = (1,) * ndim
     if all(s == 1 for s in strides):
         cropped, edges = _crop(ct, _transposed_pads(sizes, ct.shape[1:-1], kernel.shape, pads, dilation))
-        return conv(cropped, back, ones, edges, dilation)
+        return conv(cropped, back, ones, edges, dilation, not transposed)
     if any(d > 1 for d in dilation):
         stuffed = lax.pad(ct, jnp.zeros((), ct.dtype), [(0, 0, 0), *((0, 0, s - 1) for s in strides), (0, 0, 0)])
         cropped, edges = _crop(stuffed, _transposed_pads(sizes, stuffed.shape[1:-1], kernel.shape, pads, dilation))
-        return conv(cropped, back, ones, edges, dilation)
-    return _by_phase(ct, kernel, sizes, strides, pads)
+        return conv(cropped, back, ones, edges, dilation, not transposed)
+    return _by_phase(ct, kernel, sizes, strides, pads, not transposed)
 
 
 def _transposed_pads(sizes: Any, outs: Any, window: Any, pads: Any, dilation: Any) -> list[tuple[int, int]]:
@@ -265,7 +284,7 @@ def _transposed_pads(sizes: Any, outs: Any, window: Any, pads: Any, dilation: An
     ]
 
 
-def _by_phase(ct: jax.Array, kernel: jax.Array, sizes: Any, strides: Any, pads: Any) -> jax.Array:
+def _by_phase(ct: jax.Array, kernel: jax.Array, sizes: Any, strides: Any, pads: Any, transposed: bool) -> jax.Array:
     """dx[s i + r] = sum over the taps u = (r + p) mod s, + s, ...: of ct[i + (r + p - u) / s] kernel[u]."""
     ndim = len(sizes)
     longest = [-(-w // s) for w, s in zip(sizes, strides, strict=True)]
@@ -285,7 +304,7 @@ def _by_phase(ct: jax.Array, kernel: jax.Array, sizes: Any, strides: Any, pads: 
             continue
         back = jnp.flip(part, range(ndim)).swapaxes(-1, -2)
         cropped, padded = _crop(ct, edges)
-        pieces.append(conv(cropped, back, (1,) * ndim, padded, (1,) * ndim))
+        pieces.append(conv(cropped, back, (1,) * ndim, padded, (1,) * ndim, transposed))
     woven = jnp.stack(pieces).reshape(*strides, ct.shape[0], *longest, kernel.shape[-2])
     order = [ndim]
     for axis in range(ndim):
@@ -296,9 +315,14 @@ def _by_phase(ct: jax.Array, kernel: jax.Array, sizes: Any, strides: Any, pads: 
     return lax.slice(whole, (0,) * whole.ndim, (ct.shape[0], *sizes, kernel.shape[-2]))
 
 
-def _kernel_gradient(ct: jax.Array, x: jax.Array, kernel: Any, *, strides: Any, pads: Any, dilation: Any) -> jax.Array:
+def _kernel_gradient(
+    ct: jax.Array, x: jax.Array, kernel: Any, *, strides: Any, pads: Any, dilation: Any, transposed: bool
+) -> jax.Array:
     """dkernel[u, v, c, k] = sum over n, i, j of x[n, S i + D u - P, S j + D v - P, c] ct[n, i, j, k]."""
     ct = stored(ct)
+    if not suits_cpu("planes"):
+        plain = functools.partial(_plain, strides=strides, pads=pads, dilation=dilation)
+        return jax.linear_transpose(lambda k: plain(x, k), jnp.zeros(kernel.aval.shape, x.dtype))(ct)[0]
     if x.ndim != 4:
         return _by_batch(ct, x, kernel.aval.shape, strides, pads, dilation)
     height, width, channels, _ = kernel.aval.shape
@@ -325,7 +349,7 @@ def _in_planes(
     In bfloat16 the processor multiplies pairs, or more, of input features: several images are one plane of as many
     features, `(1, N / B, H, W C, B)`, and are moved for that.
     """
-    n, rows, columns, features = ct.shape
+    n, rows, columns, _ = ct.shape
     # How far the taps reach: exactly as many places are left for ct to stand in.
     ends = ((rows - 1) * strides[0] + dilation * (window[0] - 1), (columns - fold) * strides[1] + window[1] - 1)
     x, (vertical, (left, right)) = _crop(

@@ -1,24 +1,25 @@
 """Max, average and sum pooling over windows, and over whole images.
 
-On a CPU a pool is a chain of strided slices, one dimension after the other, instead of XLA's `reduce_window`, whose
-gradient for the maximum (select-and-scatter) took 25 times as long (24.8 ms against 1.0 for 128x32x32x16, 2x2, on two
-AVX-512 cores). Either way, where several pixels of a window share the maximum the first of them in row-major order gets
-the gradient, as in PyTorch.
+On a CPU a sum is a chain of strided slices, one dimension after the other, and a maximum has a form of its own
+(`jaxcnn.ops.maximum`): XLA's `reduce_window` is slower, and much so in the gradient of the maximum, a
+select-and-scatter. Either way, where several pixels of a window share the maximum the first of them in row-major order
+gets the gradient, as in PyTorch.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcnn.ops.backend import on_cpu
+from jaxcnn.ops.backend import suits_cpu
 from jaxcnn.ops.geometry import Padding, Size, out_size, pads, per_dim
-from jaxcnn.ops.maximum import MOST, maximum
+from jaxcnn.ops.maximum import MOST, Edges, Ints, maximum
 
 _MAX_SLICES = 16  # wider windows go to reduce_window: the chain grows with the width
 
@@ -39,10 +40,13 @@ def max_pool(
       `(N, *out, C)`, out = floor((W + 2P - F) / S) + 1, or with ceil.
     """
     window, strides, edges = _windows(x, size, stride, padding, ceil)
-    if on_cpu() and jnp.issubdtype(x.dtype, jnp.floating) and math.prod(window) <= MOST:
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    if floating and suits_cpu("maximum") and math.prod(window) <= MOST:
         return maximum(x, window, strides, edges)
-    lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.iinfo(x.dtype).min
-    return _pool(x, window, strides, edges, np.asarray(lowest, x.dtype), _greater, lax.max)
+    lowest = np.asarray(-jnp.inf if floating else jnp.iinfo(x.dtype).min, x.dtype)
+    # A maximum of slices would share out the gradient among equals.
+    form = _by_window if floating else _pool
+    return form(x, window, strides, edges, lowest, lax.max)
 
 
 def sum_pool(
@@ -50,7 +54,7 @@ def sum_pool(
 ) -> jax.Array:
     """The sum of each window; arguments and shapes as in `max_pool`."""
     window, strides, edges = _windows(x, size, stride, padding, ceil)
-    return _pool(x, window, strides, edges, np.zeros((), x.dtype), lax.add, lax.add)
+    return _pool(x, window, strides, edges, np.zeros((), x.dtype), lax.add)
 
 
 def avg_pool(
@@ -69,7 +73,7 @@ def avg_pool(
     """
     window, strides, edges = _windows(x, size, stride, padding, ceil)
     _, _, declared = _windows(x, size, stride, padding, ceil=False)
-    total = _pool(x, window, strides, edges, np.zeros((), x.dtype), lax.add, lax.add)
+    total = _pool(x, window, strides, edges, np.zeros((), x.dtype), lax.add)
     counts = np.ones((), np.float64)
     for w, f, s, (lo, hi), (_, behind) in zip(x.shape[1:-1], window, strides, edges, declared, strict=True):
         start = np.arange((w + lo + hi - f) // s + 1) * s - lo
@@ -133,30 +137,17 @@ def _windows(
     return window, strides, edges
 
 
-def _greater(a: jax.Array, b: jax.Array) -> jax.Array:
-    """max(a, b) whose gradient goes to `a` alone when they are equal; a NaN on either side stays."""
-    return jnp.where((b > a) | (b != b), b, a)
+def _by_window(x: jax.Array, window: Ints, strides: Ints, edges: Edges, start: np.ndarray, combine: Any) -> jax.Array:
+    return lax.reduce_window(x, start, combine, (1, *window, 1), (1, *strides, 1), ((0, 0), *edges, (0, 0)))
 
 
-def _pool(
-    x: jax.Array,
-    window: tuple[int, ...],
-    strides: tuple[int, ...],
-    edges: tuple[tuple[int, int], ...],
-    start: np.ndarray,
-    combine: Callable[[jax.Array, jax.Array], jax.Array],
-    reducer: Callable[[jax.Array, jax.Array], jax.Array],
-) -> jax.Array:
-    if not on_cpu() or sum(window) > _MAX_SLICES:
-        return lax.reduce_window(x, start, reducer, (1, *window, 1), (1, *strides, 1), ((0, 0), *edges, (0, 0)))
+def _pool(x: jax.Array, window: Ints, strides: Ints, edges: Edges, start: np.ndarray, combine: Any) -> jax.Array:
+    if not suits_cpu("slices") or sum(window) > _MAX_SLICES:
+        return _by_window(x, window, strides, edges, start, combine)
     if any(any(edge) for edge in edges):
         x = lax.pad(x, jnp.asarray(start), [(0, 0, 0), *((lo, hi, 0) for lo, hi in edges), (0, 0, 0)])
-    # The last dimension first: then ties go to the first pixel in row-major order.
     for axis in range(x.ndim - 2, 0, -1):
         f, s = window[axis - 1], strides[axis - 1]
         places = (x.shape[axis] - f) // s + 1
-        parts = [lax.slice_in_dim(x, u, u + (places - 1) * s + 1, s, axis) for u in range(f)]
-        x = parts[0]
-        for part in parts[1:]:
-            x = combine(x, part)
+        x = functools.reduce(combine, (lax.slice_in_dim(x, u, u + (places - 1) * s + 1, s, axis) for u in range(f)))
     return x
