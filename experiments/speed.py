@@ -30,8 +30,9 @@ import tyro
 from matplotlib.figure import Figure
 
 from experiments.common import machine, main, table
-from experiments.peers import ABLATIONS, OURS, OURS_FLOAT32, PEERS, QUICK, TASKS, Peer, Task
+from experiments.peers import OURS, OURS_FLOAT32, PEERS, QUICK, TASKS, Peer, Task
 from jaxcnn.errors import UserError, unknown
+from jaxcnn.ops.backend import FORMS
 
 Mode = Literal["train", "infer"]
 MODES: dict[Mode, str] = {"train": "training step", "infer": "inference"}
@@ -46,6 +47,22 @@ TURN, PAUSE, TURNS = 0.25, 0.02, 5
 # off in the other: to several 1e-3 of the loss in networks with batch normalization, while a wrong momentum changes
 # the third loss by a third of the way. Bfloat16 has three decimal digits, and each library rounds in other places.
 TOLERANCES = {"float32": (1e-3, 1e-4, 0.1), "bfloat16": (0.1, 0.05, 0.5)}
+
+
+ABLATIONS = {
+    **{f"without_{form}": Peer(f"without {form}", OURS.module, environment={"JAXCNN_PLAIN": form}) for form in FORMS},
+    "plain": Peer("all of XLA's own", OURS.module, environment={"JAXCNN_PLAIN": "all"}),
+    "no_ynn": Peer(
+        "plain, XLA's convolutions by Eigen",
+        OURS.module,
+        environment={
+            "JAXCNN_PLAIN": "all",
+            "XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution",
+        },
+    ),
+    "huge_pages": Peer("with huge pages", OURS.module, environment={"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}),
+}
+"""jaxcnn without one of its forms for a CPU, without all of them, and with settings of the process."""
 
 
 class Mismatch(Exception):

@@ -28,8 +28,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.ops.backend import FORMS
-
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
 
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -175,24 +173,6 @@ class Peer:
 _HERE = "experiments.peers"
 OURS = Peer("jaxcnn", f"{_HERE}.ours")
 OURS_FLOAT32 = Peer("jaxcnn, float32", f"{_HERE}.ours", dtype="float32")
-ABLATIONS = {
-    **{
-        f"without_{form}": Peer(f"without {form}", f"{_HERE}.ours", environment={"JAXCNN_PLAIN": form})
-        for form in FORMS
-    },
-    "plain": Peer("all of XLA's own", f"{_HERE}.ours", environment={"JAXCNN_PLAIN": "all"}),
-    "no_ynn": Peer(
-        "plain, XLA's convolutions by Eigen",
-        f"{_HERE}.ours",
-        environment={
-            "JAXCNN_PLAIN": "all",
-            "XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution",
-        },
-    ),
-    "huge_pages": Peer("with huge pages", f"{_HERE}.ours", environment={"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}),
-}
-"""jaxcnn without one of its forms for a CPU, without all of them, and with settings of the process."""
-
 PEERS = {
     "flax_linen": Peer("Flax linen", f"{_HERE}.flax_linen"),
     "flax_nnx": Peer("Flax NNX", f"{_HERE}.flax_nnx"),

@@ -101,8 +101,12 @@ def trainer(task: Task) -> Callable[[], Any]:
 
 def inference(task: Task) -> Callable[[], Any]:
     model, (params, state), images, _ = _built(task)
-    outputs = jax.jit(cnn.ops.fuse(lambda params, state, x: model.apply(params, state, x)[0]))
-    return lambda: jax.block_until_ready(outputs(params, state, images))
+
+    def outputs(params: Any, state: Any, x: jax.Array) -> jax.Array:
+        return model.apply(params, state, x)[0]
+
+    predict = jax.jit(cnn.ops.fuse(outputs))
+    return lambda: jax.block_until_ready(predict(params, state, images))
 
 
 # --- where all begin ---------------------------------------------------------------------------------------------
