@@ -78,7 +78,9 @@ def half(model: cnn.Layer) -> cnn.Layer:
 def _built(task: Task) -> tuple[cnn.Layer, tuple[Any, Any], jax.Array, jax.Array]:
     images, labels = map(jnp.array, task.batch())
     model = MODELS[task.model](task)
-    params, state = model.init(jax.random.key(0), images)
+    key = jax.random.key(0)
+    params, _ = jax.eval_shape(model.init, key, images)  # parameters of its own would be memory for nothing
+    state = jax.jit(lambda: model.init(key, images)[1])()
     for own, saved in zip(_layers(params), task.layers(), strict=True):
         own.update({name: jnp.array(value) for name, value in saved.items()})
     return half(model) if task.half else model, (params, state), images, labels

@@ -1,8 +1,46 @@
 """Arithmetic on arrays, without variables: what the layers are made of.
 
 Images are `(N, *spatial, C)` (NHWC for pictures), kernels `(*spatial, C_in / groups, C_out)` (HWIO). Each function
-works on one, two or three spatial dimensions. On a CPU some of them take a form that XLA compiles better than its own
-primitive; the result is the same, and the module's docstring says what was measured.
+works on one, two or three spatial dimensions.
+
+How they are fast on a CPU
+--------------------------
+What XLA:CPU does (jaxlib 0.10.2): a convolution goes to YNNPACK, its gradients to the same after their operands have
+been transposed; elementwise operations are fused into each operation that uses them, and computed again in each;
+`reduce_window` is a plain loop, and its gradient a scatter. What is done here instead (`jaxcnn.ops.backend.FORMS`), in
+the order of what it brings:
+
+- `onednn`: convolutions, their input gradients and, in inference, bias, normalization, residual sum and ReLU
+  (`jaxcnn.ops.fusion`) are calls of oneDNN, which jaxlib carries (`jaxcnn.ops.onednn`).
+- `planes`: the kernel gradient is one convolution in three dimensions whose kernel is the output gradient. The batch is
+  its depth, the channels lie side by side in its width and there is one input feature, and so both operands lie in
+  memory as they are needed. The usual way, the batch as input features, transposes both, and XLA fuses that with
+  whatever came before, in strided reads.
+- `stored`: what several operations use is computed once. XLA has no barrier on a CPU (`optimization_barrier` is gone
+  before fusion); what it does not repeat is an operation on two whole images, and so a ReLU, and the gradient at a
+  convolution, end with a select between x and NaN by x == x.
+- `maximum`: max pooling writes down which tap had the maximum, and its gradient asks for it (`jaxcnn.ops.maximum`).
+- `products`, `slices`, `stuffed`: convolutions of few pixels with a large kernel as matrix products, sums over windows
+  as strided slices, and the zeros of a transposed convolution put in beforehand.
+
+Each is taken by itself, wherever a function is traced: under a user's own `jax.jit`, in `scan`, `vmap`, `remat` and
+`shard_map`. None is taken on a GPU or TPU, and JAXCNN_PLAIN in the environment switches off those that it lists, or
+`all`; JAXCNN_ONEDNN=0 is the first of them. `python -m experiments.speed --ablation` measures each alone, and the
+README has the figures.
+
+No setting of XLA is changed. The one that helps where oneDNN is not used,
+`XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=-individual_convolution` (convolutions by Eigen), does nothing where
+it is. One setting of the process helps any library: `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`. XLA takes the memory of a
+step from the system and gives it back, each time, and the system clears it page by page; with huge pages that takes a
+fraction. It has to be there before the process starts, and so is the user's to set. (`mallopt` can be told within the
+process to keep the memory, which is as fast, but then two steps' worth stay resident.)
+
+What was tried and did not help: variance as E[x^2] - E[x]^2 with a fallback where it loses digits (saves a pass, 1 %);
+folding the pixels of the first layer's image into channels (its convolution takes as long); folding two or more pixels
+of the output gradient into features where there are 16 channels or more (more to multiply than is gained); splitting
+the batch in two for the kernel gradient (each half takes as long as its share); several images as the features of one
+plane in float32 (as fast as one, and the images have to be moved: done in bfloat16, where the processor multiplies
+pairs).
 """
 
 from jaxcnn.ops.activation import relu

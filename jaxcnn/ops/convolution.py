@@ -66,8 +66,11 @@ def conv(
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     if groups == 1 and suits_cpu("products") and _is_mostly_kernel(x, kernel, strides, edges, dilations):
         return _product(x, kernel, strides, edges, dilations)
-    if groups == 1 and onednn.available() and onednn.suits(x, kernel, strides, edges, dilations):
-        return onednn.conv(x, kernel, strides, edges, dilations)
+    if onednn.available():
+        if ndim == 1 and x.ndim == 3:  # as an image one pixel high
+            return conv(x[:, None], kernel[None], (1, *strides), ((0, 0), *edges), (1, *dilations), groups)[:, 0]
+        if onednn.suits(x, kernel, strides, edges, dilations, groups):
+            return onednn.conv(x, kernel, strides, edges, dilations, groups)
     return lax.conv_general_dilated(
         x,
         kernel,

@@ -110,7 +110,7 @@ def _chains(jaxpr: Jaxpr) -> list[_Chain]:
     taken: set[int] = set()
     chains = []
     for i, eqn in enumerate(jaxpr.eqns):
-        if eqn.primitive is onednn.conv_p and onednn.suits(*(v.aval for v in eqn.invars), **_window(eqn)):
+        if eqn.primitive is onednn.conv_p and eqn.params["groups"] == 1 and onednn.suits(*(v.aval for v in eqn.invars), **_window(eqn)):
             chain = _Chain(eqn, [i])
             value = eqn.outvars[0]
             while not chain.relu and len(at := uses.get(value, [])) == 1:
@@ -168,7 +168,7 @@ def _is_relu(eqn: JaxprEqn) -> bool:
 
 
 def _window(eqn: JaxprEqn) -> dict[str, Any]:
-    return {name: value for name, value in eqn.params.items() if name != "transposed"}
+    return {name: value for name, value in eqn.params.items() if name not in ("groups", "transposed")}
 
 
 def _shape(value: Any) -> tuple[int, ...]:

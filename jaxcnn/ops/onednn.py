@@ -2,16 +2,16 @@
 
 jaxlib's x86-64 builds hold the runtime of a custom call, `__onednn$convolution`, whose compiler pass is left out of
 the build. Emitted from here it works inside `jit`, on XLA's own threads, with nothing to install. It is no public
-interface: it is used only with the versions of jaxlib in `CHECKED`, on Linux on x86-64, in float32, for shapes that
-oneDNN is known to take, and not at all with JAXCNN_ONEDNN=0 in the environment. Anywhere else XLA's own convolution is
-taken: the absence of this one costs speed only.
+interface: it is used only with the versions of jaxlib in `CHECKED`, on Linux on x86-64, in float32 and, where the
+processor multiplies it, bfloat16, for shapes that oneDNN is known to take, and not at all with JAXCNN_ONEDNN=0 in the
+environment. Anywhere else XLA's own convolution is taken: the absence of this one costs speed only.
 
 `conv` is a primitive of its own, with the rules for `jvp`, `grad` (of any order) and `vmap`:
 
 - input gradient: the convolution of the output gradient with the kernel's taps reversed and its features swapped;
   at a stride, one such convolution for each phase of the output, and the phases woven together;
-- kernel gradient: the batch takes the place of the input features, the output gradient that of the kernel, and the
-  channels are folded into the width, whose taps are then C apart. Folded, the result is wide enough to block well;
+- kernel gradient: a convolution in three dimensions whose kernel is the output gradient, for which neither operand is
+  moved (`_in_planes`), or a matrix product where the kernel is one pixel and the pixels are few;
 - `vmap` over images joins the batches; over kernels, or over both, it is one convolution a network, as far as an
   ensemble goes: beyond, kernels of one image join their filters, and both are a loop.
 
@@ -48,6 +48,7 @@ _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", 
 _NARROW = 16  # places of a kernel gradient's row below which two pixels are folded into one
 _MANY = 4096  # pixels of a batch from which on a pointwise convolution's kernel gradient is no matrix product
 _BOUND = 16  # images at most that are the features of one plane, in bfloat16
+_GROUPS = 8  # groups of channels up to which each has a kernel gradient of its own
 _LOOP = 16  # networks of an ensemble up to which a batched convolution is unrolled
 
 Pads = tuple[tuple[int, int], ...]
@@ -76,7 +77,7 @@ def computes(dtype: str) -> bool:
     return "amx_bf16" in flags or "avx512_bf16" in flags
 
 
-def suits(x: Any, kernel: Any, strides: Any, pads: Any, dilation: Any) -> bool:
+def suits(x: Any, kernel: Any, strides: Any, pads: Any, dilation: Any, groups: int = 1) -> bool:
     """Whether oneDNN takes these arrays, and quickly: float32 or bfloat16, nothing empty, no negative padding.
 
     What oneDNN rejects ends the process, so everything else is left to XLA, and to its errors. One case it gets wrong:
@@ -87,10 +88,11 @@ def suits(x: Any, kernel: Any, strides: Any, pads: Any, dilation: Any) -> bool:
         x.dtype == kernel.dtype
         and computes(x.dtype.name)
         and x.ndim == kernel.ndim in (4, 5)
-        and x.shape[-1] == kernel.shape[-2]
+        and x.shape[-1] == kernel.shape[-2] * groups
+        and kernel.shape[-1] % groups == 0
         and all(p >= 0 for pair in pads for p in pair)
         and min(*x.shape, *kernel.shape, *out) > 0
-        and not (x.shape[-1] == 1 and 1 in out[1:-1] and max(strides) > 1)
+        and not (kernel.shape[-2] == 1 and 1 in out[1:-1] and max(strides) > 1)
     )
 
 
@@ -100,14 +102,16 @@ def conv(
     strides: tuple[int, ...],
     pads: Pads,
     dilation: tuple[int, ...],
+    groups: int = 1,
     transposed: bool = False,
 ) -> jax.Array:
-    """Convolution `(N, *spatial, C), (*size, C, K) -> (N, *out, K)`, as `jaxcnn.ops.conv` with one group.
+    """Convolution `(N, *spatial, C), (*size, C / groups, K) -> (N, *out, K)`, as `jaxcnn.ops.conv`.
 
     transposed says that the kernel lies in memory as `(*size, K, C)`, so that it is not moved; the result is the same.
     """
     x, kernel = vary_alike(x, kernel)
-    return conv_p.bind(x, kernel, strides=strides, pads=pads, dilation=dilation, transposed=transposed)
+    settings: dict[str, Any] = {"strides": strides, "pads": pads, "dilation": dilation, "groups": groups}
+    return conv_p.bind(x, kernel, **settings, transposed=transposed)
 
 
 conv_p = Primitive("jaxcnn_conv")
@@ -121,15 +125,16 @@ def _out_shape(x: Any, kernel: Any, strides: Any, pads: Any, dilation: Any) -> t
     return (x.shape[0], *spatial, kernel.shape[-1])
 
 
-def _abstract(x: Any, kernel: Any, *, strides: Any, pads: Any, dilation: Any, transposed: bool = False) -> Any:
+def _abstract(x: Any, kernel: Any, *, strides: Any, pads: Any, dilation: Any, **settings: Any) -> Any:
     return x.update(shape=_out_shape(x, kernel, strides, pads, dilation), weak_type=False)
 
 
 def _plain(
-    x: jax.Array, kernel: jax.Array, *, strides: Any, pads: Any, dilation: Any, transposed: bool = False
+    x: jax.Array, kernel: jax.Array, *, strides: Any, pads: Any, dilation: Any, groups: int = 1, transposed: bool = False
 ) -> jax.Array:
+    numbers = _LAYOUTS[x.ndim - 2]
     return lax.conv_general_dilated(
-        x, kernel, strides, pads, rhs_dilation=dilation, dimension_numbers=_LAYOUTS[x.ndim - 2]
+        x, kernel, strides, pads, rhs_dilation=dilation, dimension_numbers=numbers, feature_group_count=groups
     )
 
 
@@ -157,6 +162,7 @@ def _call(
     strides: Any,
     pads: Any,
     dilation: Any,
+    groups: int = 1,
     transposed: bool = False,
 ) -> jax.Array:
     """The custom call, with operations on the result that oneDNN does before it is written, and their operands."""
@@ -164,7 +170,7 @@ def _call(
     data = {"batch_dim": "0", "feature_dim": str(ndim - 1), "spatial_dims": _text(range(1, ndim - 1))}
     config = {
         "dims": str(ndim),
-        "feature_groups": "1",
+        "feature_groups": str(groups),
         "input": {"dims": str(ndim), "data": data},
         "output": {"dims": str(ndim), "data": data},
         "kernel": {
@@ -261,21 +267,31 @@ def _crop(x: jax.Array, pads: Sequence[tuple[int, int]]) -> tuple[jax.Array, Pad
 
 
 def _input_gradient(
-    ct: jax.Array, x: Any, kernel: jax.Array, *, strides: Any, pads: Any, dilation: Any, transposed: bool
+    ct: jax.Array, x: Any, kernel: jax.Array, *, strides: Any, pads: Any, dilation: Any, groups: int, transposed: bool
 ) -> jax.Array:
     ct = stored(ct)  # both gradients use it
     sizes = x.aval.shape[1:-1]
     ndim = len(sizes)
-    back = jnp.flip(kernel, range(ndim)).swapaxes(-1, -2)
+    back = _turned(kernel, groups)
     ones = (1,) * ndim
+    kinds = (groups, not transposed and groups == 1)
     if all(s == 1 for s in strides):
         cropped, edges = _crop(ct, _transposed_pads(sizes, ct.shape[1:-1], kernel.shape, pads, dilation))
-        return conv(cropped, back, ones, edges, dilation, not transposed)
+        return conv(cropped, back, ones, edges, dilation, *kinds)
     if any(d > 1 for d in dilation):
         stuffed = lax.pad(ct, jnp.zeros((), ct.dtype), [(0, 0, 0), *((0, 0, s - 1) for s in strides), (0, 0, 0)])
         cropped, edges = _crop(stuffed, _transposed_pads(sizes, stuffed.shape[1:-1], kernel.shape, pads, dilation))
-        return conv(cropped, back, ones, edges, dilation, not transposed)
-    return _by_phase(ct, kernel, sizes, strides, pads, not transposed)
+        return conv(cropped, back, ones, edges, dilation, *kinds)
+    return _by_phase(ct, kernel, sizes, strides, pads, *kinds)
+
+
+def _turned(kernel: jax.Array, groups: int) -> jax.Array:
+    """The kernel with its taps reversed and, in each group, its features swapped: `(*size, K / groups, C)`."""
+    kernel = jnp.flip(kernel, range(kernel.ndim - 2))
+    if groups > 1:
+        kernel = kernel.reshape(*kernel.shape[:-1], groups, -1).swapaxes(-1, -3)
+        return kernel.reshape(*kernel.shape[:-2], -1)
+    return kernel.swapaxes(-1, -2)
 
 
 def _transposed_pads(sizes: Any, outs: Any, window: Any, pads: Any, dilation: Any) -> list[tuple[int, int]]:
@@ -284,9 +300,11 @@ def _transposed_pads(sizes: Any, outs: Any, window: Any, pads: Any, dilation: An
     ]
 
 
-def _by_phase(ct: jax.Array, kernel: jax.Array, sizes: Any, strides: Any, pads: Any, transposed: bool) -> jax.Array:
+def _by_phase(
+    ct: jax.Array, kernel: jax.Array, sizes: Any, strides: Any, pads: Any, groups: int, transposed: bool
+) -> jax.Array:
     """dx[s i + r] = sum over the taps u = (r + p) mod s, + s, ...: of ct[i + (r + p - u) / s] kernel[u]."""
-    ndim = len(sizes)
+    ndim, channels = len(sizes), kernel.shape[-2] * groups
     longest = [-(-w // s) for w, s in zip(sizes, strides, strict=True)]
     pieces = []
     for phase in itertools.product(*(range(s) for s in strides)):
@@ -300,28 +318,34 @@ def _by_phase(ct: jax.Array, kernel: jax.Array, sizes: Any, strides: Any, pads: 
             shift = (r + lo - first) // s
             edges.append((taps - 1 - shift, length + shift - ct.shape[axis + 1]))
         if empty:
-            pieces.append(jnp.zeros((ct.shape[0], *longest, kernel.shape[-2]), ct.dtype))
+            pieces.append(jnp.zeros((ct.shape[0], *longest, channels), ct.dtype))
             continue
-        back = jnp.flip(part, range(ndim)).swapaxes(-1, -2)
         cropped, padded = _crop(ct, edges)
-        pieces.append(conv(cropped, back, (1,) * ndim, padded, (1,) * ndim, transposed))
-    woven = jnp.stack(pieces).reshape(*strides, ct.shape[0], *longest, kernel.shape[-2])
+        pieces.append(conv(cropped, _turned(part, groups), (1,) * ndim, padded, (1,) * ndim, groups, transposed))
+    woven = jnp.stack(pieces).reshape(*strides, ct.shape[0], *longest, channels)
     order = [ndim]
     for axis in range(ndim):
         order += [ndim + 1 + axis, axis]
     whole = woven.transpose(*order, 2 * ndim + 1).reshape(
-        ct.shape[0], *(n * s for n, s in zip(longest, strides, strict=True)), kernel.shape[-2]
+        ct.shape[0], *(n * s for n, s in zip(longest, strides, strict=True)), channels
     )
-    return lax.slice(whole, (0,) * whole.ndim, (ct.shape[0], *sizes, kernel.shape[-2]))
+    return lax.slice(whole, (0,) * whole.ndim, (ct.shape[0], *sizes, channels))
 
 
 def _kernel_gradient(
-    ct: jax.Array, x: jax.Array, kernel: Any, *, strides: Any, pads: Any, dilation: Any, transposed: bool
+    ct: jax.Array, x: jax.Array, kernel: Any, *, strides: Any, pads: Any, dilation: Any, groups: int, transposed: bool
 ) -> jax.Array:
     """dkernel[u, v, c, k] = sum over n, i, j of x[n, S i + D u - P, S j + D v - P, c] ct[n, i, j, k]."""
     ct = stored(ct)
-    if not suits_cpu("planes"):
-        plain = functools.partial(_plain, strides=strides, pads=pads, dilation=dilation)
+    if 1 < groups <= _GROUPS:
+        each = functools.partial(
+            _kernel_gradient, strides=strides, pads=pads, dilation=dilation, groups=1, transposed=transposed
+        )
+        one = jax.core.ShapedArray((*kernel.aval.shape[:-1], kernel.aval.shape[-1] // groups), x.dtype)
+        pairs = zip(jnp.split(ct, groups, -1), jnp.split(x, groups, -1), strict=True)
+        return jnp.concatenate([each(c, part, ad.UndefinedPrimal(one)) for c, part in pairs], -1)
+    if groups > 1 or not suits_cpu("planes"):
+        plain = functools.partial(_plain, strides=strides, pads=pads, dilation=dilation, groups=groups)
         return jax.linear_transpose(lambda k: plain(x, k), jnp.zeros(kernel.aval.shape, x.dtype))(ct)[0]
     if x.ndim != 4:
         return _by_batch(ct, x, kernel.aval.shape, strides, pads, dilation)
@@ -403,11 +427,12 @@ def _batched(args: Any, dims: Any, **params: Any) -> tuple[jax.Array, int]:
     if x_dim is None and kernel.shape[kernel_dim] <= _LOOP:
         kernel = jnp.moveaxis(kernel, kernel_dim, 0)
         return jnp.stack([conv(x, k, **params) for k in kernel]), 0
-    if x_dim is None:
+    if x_dim is None and params["groups"] == 1:
         kernel = jnp.moveaxis(kernel, kernel_dim, -2)
         out = conv(x, kernel.reshape(*kernel.shape[:-2], -1), **params)
         return out.reshape(*out.shape[:-1], *kernel.shape[-2:]), out.ndim - 1
-    x, kernel = jnp.moveaxis(x, x_dim, 0), jnp.moveaxis(kernel, kernel_dim, 0)
+    kernel = jnp.moveaxis(kernel, kernel_dim, 0)
+    x = jnp.broadcast_to(x, (len(kernel), *x.shape)) if x_dim is None else jnp.moveaxis(x, x_dim, 0)
     if len(x) <= _LOOP:
         return jnp.stack([conv(a, b, **params) for a, b in zip(x, kernel, strict=True)]), 0
     return lax.map(lambda pair: conv(*pair, **params), (x, kernel)), 0

@@ -1,0 +1,195 @@
+"""The forms in which a CPU computes: each gives what XLA's own operations give, and can be switched off.
+
+Tolerance 1e-5 of the largest value for a single operation in float32, which is computed in another order; 1e-4 for the
+gradients of a network, where that adds up from layer to layer.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import close, normal, same
+
+import jaxcnn as cnn
+from jaxcnn import ops
+from jaxcnn.errors import UserError
+from jaxcnn.ops import convolution, onednn
+from jaxcnn.ops.backend import FORMS, stored, suits_cpu
+
+cpu = pytest.mark.skipif(not suits_cpu("stored"), reason="the forms are for a CPU")
+needs_onednn = pytest.mark.skipif(not onednn.available(), reason="oneDNN's convolution is not used on this platform")
+
+
+def block(features: int) -> cnn.Layer:
+    body = {"conv": cnn.conv(features, 3, padding=1), "bn": cnn.batch_norm()}
+    return cnn.network(lambda net, x: cnn.relu(x + net.bn(net.conv(x))), **body)
+
+
+def everything() -> cnn.Layer:
+    """A network in which each of the forms is used."""
+    branches = cnn.parallel(
+        cnn.conv(4, 1), cnn.serial(cnn.max_pool(3, 1, padding=1), cnn.conv(4, 3, 2, padding=1),
+                                   cnn.conv_transpose(4, 2, 2)), cnn.avg_pool(3, 1, padding=1), join=cnn.core.concat,
+    )  # fmt: skip
+    return cnn.serial(
+        cnn.conv(8, 5, 2, padding=2), cnn.relu, block(8), block(8), branches, cnn.max_pool(2), cnn.conv(6, 3), cnn.relu,
+        cnn.global_avg_pool, cnn.dense(3),
+    )  # fmt: skip
+
+
+@cpu
+@pytest.mark.parametrize("form", [*FORMS, "all"])
+def test_a_network_is_the_same_without(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "_LARGE", 300)
+    model, x = everything(), jnp.asarray(normal(0, 2, 16, 16, 3))
+    params, state = model.init(jax.random.key(0), x)
+
+    def loss(params: Any, x: jax.Array) -> jax.Array:
+        return cnn.losses.softmax_cross_entropy(model.apply(params, state, x, train=True)[0], jnp.arange(2)).mean()
+
+    def found() -> Any:
+        jax.clear_caches()  # what was traced and compiled keeps its form
+        return jax.jit(jax.value_and_grad(lambda *a: loss(*a), (0, 1)))(params, x)
+
+    ours = found()
+    monkeypatch.setenv("JAXCNN_PLAIN", form)
+    assert not suits_cpu(form)
+    close(ours, found(), 1e-4)
+
+
+def test_a_form_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    if jax.default_backend() != "cpu":
+        pytest.skip("the forms are for a CPU")
+    monkeypatch.setenv("JAXCNN_PLAIN", "stored, onednnn")
+    with pytest.raises(UserError, match="unknown form in JAXCNN_PLAIN 'onednnn': did you mean onednn"):
+        ops.max_pool(jnp.ones((1, 4, 4, 1)), 2)
+
+
+# --- stored ------------------------------------------------------------------------------------------------------
+
+
+def test_stored_is_its_argument_whatever_that_is() -> None:
+    x = jnp.array([1.5, -0.0, np.inf, -np.inf, np.nan])
+    same(jax.jit(stored)(x), x)
+    same(jax.jit(stored)(jnp.arange(3)), jnp.arange(3))
+    x = jnp.array([1.0, 2.0])
+    same(jax.jvp(jax.jit(stored), (x,), (x + 1,)), (x, x + 1))
+    same(jax.vmap(jax.grad(lambda v: stored(v) ** 3))(x), 3 * x**2)
+    same(jax.vmap(jax.grad(jax.grad(lambda v: stored(v) ** 3)))(x), 6 * x)
+
+
+@needs_onednn
+def test_a_relu_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind three residual blocks XLA would compute the first ReLU again and again."""
+    model, x = cnn.serial(block(4), block(4), block(4), cnn.conv(4, 3)), jnp.ones((2, 8, 8, 4))
+    params, state = model.init(jax.random.key(0), x)
+
+    def maxima() -> int:
+        loss = lambda params: model.apply(params, state, x, train=True)[0].sum()  # noqa: E731
+        jax.clear_caches()
+        return jax.jit(jax.grad(loss)).lower(params).compile().as_text().count(" maximum(")
+
+    assert maxima() <= 4
+    monkeypatch.setenv("JAXCNN_PLAIN", "stored")
+    assert maxima() > 12
+
+
+# --- the kernel gradient -----------------------------------------------------------------------------------------
+
+
+@needs_onednn
+def test_the_kernel_gradient_moves_no_image() -> None:
+    x, ct = jnp.ones((4, 16, 16, 8)), jnp.ones((4, 16, 16, 24))
+    back = jax.jit(lambda x, ct: jax.vjp(lambda k: ops.conv(x, k, padding=1), jnp.ones((3, 3, 8, 24)))[1](ct))
+    program = back.lower(x, ct).compile().as_text()
+    assert "__onednn$convolution" in program
+    assert not [line for line in program.splitlines() if "f32[4,16,16" in line and "transpose" in line.split("metadata")[0]]
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    ("shape", "kernel", "settings"),
+    [
+        ((32, 16, 16, 4), (1, 1, 4, 20), {}),  # many pixels under one tap, either side wider
+        ((32, 16, 16, 20), (1, 1, 20, 4), {"strides": (1, 1)}),
+        ((2, 9, 8, 5), (1, 1, 5, 4), {"strides": (2, 2)}),
+        ((2, 9, 8, 5), (1, 1, 5, 4), {"pads": ((1, 0), (0, 2)), "strides": (2, 1)}),
+        ((3, 12, 12, 1), (5, 5, 1, 6), {}),  # narrow: two pixels are folded into one
+        ((3, 12, 12, 3), (3, 3, 3, 4), {"strides": (2, 2), "pads": ((1, 1), (1, 1))}),
+        ((3, 12, 13, 1), (3, 3, 1, 4), {"strides": (1, 2), "dilation": (2, 2), "pads": ((1, 1), (2, 1))}),
+        ((2, 7, 8, 6), (3, 3, 3, 4), {"groups": 2, "strides": (2, 1), "pads": ((1, 1), (1, 0))}),
+        ((2, 7, 8, 12), (3, 2, 1, 12), {"groups": 12, "strides": (2, 3), "pads": ((1, 1), (1, 0))}),
+        ((2, 7, 8, 12), (3, 3, 1, 24), {"groups": 12, "dilation": (1, 2), "pads": ((1, 1), (1, 2))}),
+        ((2, 3, 6, 5, 4), (2, 3, 2, 4, 5), {"strides": (1, 2, 1), "pads": ((1, 0), (1, 1), (0, 0))}),  # volumes
+    ],
+)
+def test_values_and_gradients(shape: Any, kernel: Any, settings: Any) -> None:
+    ndim = len(shape) - 2
+    settings = {"strides": (1,) * ndim, "pads": ((0, 0),) * ndim, "dilation": (1,) * ndim} | settings
+    x, k = jnp.asarray(normal(0, *shape)), jnp.asarray(normal(1, *kernel))
+    ours, theirs = (jax.vjp(jax.jit(partial(f, **settings)), x, k) for f in (onednn.conv, onednn._plain))
+    close(ours[0], theirs[0])
+    ct = jnp.asarray(normal(2, *ours[0].shape))
+    close(ours[1](ct), theirs[1](ct))
+
+
+@pytest.mark.skipif(not onednn.computes("bfloat16"), reason="the processor does not multiply bfloat16")
+@needs_onednn
+@pytest.mark.parametrize("batch", [1, 6, 32])
+def test_bfloat16(batch: int) -> None:
+    """Against float32 of the same numbers, to bfloat16's three digits."""
+    x, k = (jnp.asarray(normal(i, *s)).astype(jnp.bfloat16) for i, s in enumerate([(batch, 9, 8, 4), (3, 3, 4, 8)]))
+    settings = {"strides": (2, 1), "pads": ((1, 1), (1, 1)), "dilation": (1, 1)}
+    y, back = jax.vjp(jax.jit(partial(onednn.conv, **settings)), x, k)
+    assert y.dtype == jnp.bfloat16
+    wide, wide_back = jax.vjp(partial(onednn._plain, **settings), x.astype(jnp.float32), k.astype(jnp.float32))
+    close(y, wide, 0.01)
+    ct = jnp.asarray(normal(2, *y.shape)).astype(jnp.bfloat16)
+    close(back(ct), wide_back(ct.astype(jnp.float32)), 0.01)
+
+
+# --- products ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"stride": 2, "padding": ((1, 2), (0, 3))}, {"dilation": (2, 1), "padding": 2}], ids=str
+)
+def test_few_pixels_and_a_large_kernel(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, k = jnp.asarray(normal(0, 2, 6, 5, 3)), jnp.asarray(normal(1, 3, 2, 3, 4))
+    found = []
+    for large in (1, 1 << 30):
+        monkeypatch.setattr(convolution, "_LARGE", large)
+        y, back = jax.vjp(lambda x, k: ops.conv(x, k, **settings), x, k)
+        found.append((y, back(jnp.asarray(normal(2, *y.shape)))))
+    close(*found)
+
+
+# --- the maximum -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("size", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 1), ((2, 3), (3, 1), (1, 0))])
+def test_max_pool_under_every_transformation(size: Any, stride: Any, padding: Any, monkeypatch: Any) -> None:
+    x, dx = (jnp.asarray(normal(i, 3, 2, 7, 8, 2, dtype=np.float64)) for i in (0, 1))
+
+    def found() -> Any:
+        jax.clear_caches()
+        pool = lambda x: ops.max_pool(x, size, stride, padding)  # noqa: E731
+        curved = lambda x: jnp.sum(jnp.sin(pool(x)))  # noqa: E731
+        step = jax.checkpoint(lambda x, _: (x + pool(x).sum(), None))
+        return (
+            jax.vmap(pool)(x),
+            jax.jvp(jax.vmap(pool), (x,), (dx,)),
+            jax.vmap(jax.grad(curved))(x),
+            jax.jit(jax.grad(lambda x: jnp.sum(jax.grad(curved)(x) ** 2)))(x[0]),
+            jax.grad(lambda x: jax.lax.scan(step, x, length=3)[0].sum())(x[0] / 100),
+        )
+
+    ours = found()
+    monkeypatch.setenv("JAXCNN_PLAIN", "maximum")
+    close(ours, found(), 1e-12)
