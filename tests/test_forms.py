@@ -6,6 +6,7 @@ gradients of a network, where that adds up from layer to layer.
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import Any
 
@@ -16,11 +17,13 @@ import pytest
 from helpers import close, normal, same
 
 import jaxcnn as cnn
+import jaxcnn.ops.matmul
 from jaxcnn import ops
 from jaxcnn.errors import UserError
 from jaxcnn.ops import convolution, onednn
 from jaxcnn.ops.backend import FORMS, stored, suits_cpu
 
+matmul = sys.modules["jaxcnn.ops.matmul"]  # the function hides the module
 cpu = pytest.mark.skipif(not suits_cpu("stored"), reason="the forms are for a CPU")
 needs_onednn = pytest.mark.skipif(not onednn.available(), reason="oneDNN's convolution is not used on this platform")
 
@@ -108,7 +111,9 @@ def test_the_kernel_gradient_moves_no_image() -> None:
     back = jax.jit(lambda x, ct: jax.vjp(lambda k: ops.conv(x, k, padding=1), jnp.ones((3, 3, 8, 24)))[1](ct))
     program = back.lower(x, ct).compile().as_text()
     assert "__onednn$convolution" in program
-    assert not [line for line in program.splitlines() if "f32[4,16,16" in line and "transpose" in line.split("metadata")[0]]
+    assert not [
+        line for line in program.splitlines() if "f32[4,16,16" in line and "transpose" in line.split("metadata")[0]
+    ]
 
 
 @needs_onednn
@@ -167,6 +172,27 @@ def test_few_pixels_and_a_large_kernel(settings: Any, monkeypatch: pytest.Monkey
         y, back = jax.vjp(lambda x, k: ops.conv(x, k, **settings), x, k)
         found.append((y, back(jnp.asarray(normal(2, *y.shape)))))
     close(*found)
+
+
+@needs_onednn
+def test_products_of_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, k, dx, dk = (jnp.asarray(normal(i, *s)) for i, s in enumerate([(5, 6), (6, 7)] * 2))
+
+    def found() -> Any:
+        jax.clear_caches()
+        loss = lambda x, k: jnp.sum(jnp.sin(ops.matmul(x, k)))  # noqa: E731
+        twice = lambda x, k: jnp.sum(jax.grad(loss)(x, k) ** 2) + jnp.sum(jax.grad(loss, 1)(x, k) ** 2)  # noqa: E731
+        return (
+            ops.matmul(x, k), ops.matmul(x[0], k), ops.matmul(x[:, None], k),
+            jax.jit(jax.grad(loss, (0, 1)))(x, k), jax.jvp(ops.matmul, (x, k), (dx, dk)), jax.grad(twice, (0, 1))(x, k),
+            jax.vmap(ops.matmul, (0, None))(jnp.stack([x, dx]), k),
+            jax.jit(jax.vmap(jax.grad(loss, (0, 1))))(jnp.stack([x, dx]), jnp.stack([k, dk])),
+        )  # fmt: skip
+
+    plain = found()
+    monkeypatch.setattr(matmul, "_LARGE", 1)
+    close(found(), plain)
+    assert "__onednn$matmul" in jax.jit(ops.matmul).lower(x, k).as_text()
 
 
 # --- the maximum -------------------------------------------------------------------------------------------------

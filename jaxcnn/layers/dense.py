@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.nn import initializers
 
+from jaxcnn import ops
 from jaxcnn.core import Layer, LayerError, layer
 from jaxcnn.layers.common import Initializer, count, floating, stateless
 
@@ -54,9 +54,8 @@ def dense(
                 f"made for {kernel.shape[0]} inputs, got {x.shape[-1]} in {x.shape}: "
                 "the input has another size than the one the layer was initialized with"
             )
-        dtype = jnp.result_type(x, kernel)
-        y = x.astype(dtype) @ kernel.astype(dtype)
-        return y + params["bias"].astype(dtype) if bias else y
+        y = ops.matmul(x, kernel)
+        return y + params["bias"].astype(y.dtype) if bias else y
 
     return stateless(init, apply)
 

@@ -10,8 +10,9 @@ been transposed; elementwise operations are fused into each operation that uses 
 `reduce_window` is a plain loop, and its gradient a scatter. What is done here instead (`jaxcnn.ops.backend.FORMS`), in
 the order of what it brings:
 
-- `onednn`: convolutions, their input gradients and, in inference, bias, normalization, residual sum and ReLU
-  (`jaxcnn.ops.fusion`) are calls of oneDNN, which jaxlib carries (`jaxcnn.ops.onednn`).
+- `onednn`: convolutions (`jaxcnn.ops.onednn`), products of a few rows and a large matrix (`jaxcnn.ops.product`), the
+  gradients by their input and, in inference, bias, normalization, residual sum and ReLU (`jaxcnn.ops.fusion`) are calls
+  of oneDNN, which jaxlib carries.
 - `planes`: the kernel gradient is one convolution in three dimensions whose kernel is the output gradient. The batch is
   its depth, the channels lie side by side in its width and there is one input feature, and so both operands lie in
   memory as they are needed. The usual way, the batch as input features, transposes both, and XLA fuses that with
@@ -48,6 +49,7 @@ from jaxcnn.ops.convolution import conv, conv_transpose, convolve
 from jaxcnn.ops.fusion import fuse
 from jaxcnn.ops.normalization import batch_normalize, batch_statistics, local_response_norm, normalize
 from jaxcnn.ops.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, global_max_pool, max_pool, sum_pool
+from jaxcnn.ops.product import matmul
 
 __all__ = [
     "adaptive_avg_pool",
@@ -61,6 +63,7 @@ __all__ = [
     "global_avg_pool",
     "global_max_pool",
     "local_response_norm",
+    "matmul",
     "max_pool",
     "normalize",
     "relu",

@@ -20,6 +20,7 @@ from jax import lax
 from jaxcnn.ops import onednn
 from jaxcnn.ops.backend import suits_cpu
 from jaxcnn.ops.geometry import Padding, Size, extent, out_size, pads, per_dim
+from jaxcnn.ops.product import matmul
 
 Ints = tuple[int, ...]
 Edges = tuple[tuple[int, int], ...]
@@ -102,7 +103,7 @@ def _product(x: jax.Array, kernel: jax.Array, strides: Ints, edges: Edges, dilat
         first = [u * d for u, d in zip(tap, dilations, strict=True)]
         last = [i + (o - 1) * s + 1 for i, o, s in zip(first, places, strides, strict=True)]
         under.append(lax.slice(x, (0, *first, 0), (len(x), *last, x.shape[-1]), (1, *strides, 1)))
-    return jnp.concatenate(under, -1) @ kernel.reshape(-1, features)
+    return matmul(jnp.concatenate(under, -1), kernel.reshape(-1, features))
 
 
 def convolve(

@@ -110,7 +110,11 @@ def _chains(jaxpr: Jaxpr) -> list[_Chain]:
     taken: set[int] = set()
     chains = []
     for i, eqn in enumerate(jaxpr.eqns):
-        if eqn.primitive is onednn.conv_p and eqn.params["groups"] == 1 and onednn.suits(*(v.aval for v in eqn.invars), **_window(eqn)):
+        if (
+            eqn.primitive is onednn.conv_p
+            and eqn.params["groups"] == 1
+            and onednn.suits(*(v.aval for v in eqn.invars), **_window(eqn))
+        ):
             chain = _Chain(eqn, [i])
             value = eqn.outvars[0]
             while not chain.relu and len(at := uses.get(value, [])) == 1:

@@ -130,7 +130,14 @@ def _abstract(x: Any, kernel: Any, *, strides: Any, pads: Any, dilation: Any, **
 
 
 def _plain(
-    x: jax.Array, kernel: jax.Array, *, strides: Any, pads: Any, dilation: Any, groups: int = 1, transposed: bool = False
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    strides: Any,
+    pads: Any,
+    dilation: Any,
+    groups: int = 1,
+    transposed: bool = False,
 ) -> jax.Array:
     numbers = _LAYOUTS[x.ndim - 2]
     return lax.conv_general_dilated(
