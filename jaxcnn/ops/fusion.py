@@ -110,11 +110,7 @@ def _chains(jaxpr: Jaxpr) -> list[_Chain]:
     taken: set[int] = set()
     chains = []
     for i, eqn in enumerate(jaxpr.eqns):
-        if (
-            eqn.primitive is onednn.conv_p
-            and eqn.params["groups"] == 1
-            and onednn.suits(*(v.aval for v in eqn.invars), **_window(eqn))
-        ):
+        if _can_be_one(eqn):
             chain = _Chain(eqn, [i])
             value = eqn.outvars[0]
             while not chain.relu and len(at := uses.get(value, [])) == 1:
@@ -169,6 +165,13 @@ def _is_relu(eqn: JaxprEqn) -> bool:
         if body.invars[0] not in [v for v in eqn.invars if isinstance(v, Var)]:
             return False
     return eqn.primitive.name == "max" and any(isinstance(v, Literal) and np.all(v.val == 0) for v in eqn.invars)
+
+
+def _can_be_one(eqn: JaxprEqn) -> bool:
+    if eqn.primitive is not onednn.conv_p or eqn.params["groups"] > 1:
+        return False
+    x, kernel = (v.aval for v in eqn.invars)
+    return onednn.suits(x, kernel, **_window(eqn))
 
 
 def _window(eqn: JaxprEqn) -> dict[str, Any]:

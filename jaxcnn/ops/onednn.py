@@ -137,7 +137,7 @@ def _plain(
     pads: Any,
     dilation: Any,
     groups: int = 1,
-    transposed: bool = False,
+    **hints: Any,
 ) -> jax.Array:
     numbers = _LAYOUTS[x.ndim - 2]
     return lax.conv_general_dilated(
