@@ -308,11 +308,11 @@ def _ticks(ratios: Sequence[float]) -> tuple[list[float], list[str]]:
 def speed(
     models: tuple[str, ...] = tuple(TASKS),
     peers: tuple[str, ...] | None = None,
-    ablation: bool = False,
     modes: tuple[Mode, ...] = tuple(MODES),
     dtype: Literal["float32", "bfloat16"] = "float32",
     seconds: float = 20,
     quick: bool = False,
+    ablation: bool = False,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     picture: Path | None = None,
 ) -> None:
@@ -321,12 +321,12 @@ def speed(
     Args:
       models: the networks.
       peers: the other libraries; those that are not installed are left out and named. All when not given.
-      ablation: beside jaxcnn without one of its forms for a CPU, instead of other libraries.
       modes: a training step, an inference pass, or both.
       dtype: what is computed in; bfloat16 with float32 parameters, in PyTorch by its autocast. jaxcnn in float32 is
         then one more column.
       seconds: how long jaxcnn and a peer take turns, for each network and mode; five turns are taken in any case.
       quick: small batches and images, one turn after another without a minimum of seconds, to see that it works.
+      ablation: beside jaxcnn without one of its forms for a CPU, instead of other libraries.
       json_file: where everything is written, after each measurement.
       picture: where a chart of the ratios is drawn.
     """

@@ -17,6 +17,7 @@ from helpers import close
 from experiments import speed
 from experiments.peers import PEERS, QUICK, Peer, Task, channels_first, ours
 from jaxcnn.errors import UserError
+from jaxcnn.ops.backend import FORMS
 
 # GoogLeNet and ResNet-50 take half a minute each to make and to compile. Every run of the experiment compares them.
 MODELS = ("lenet5", "resnet20", "alexnet", "fcn8s")
@@ -111,6 +112,16 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
         if record["peer"] == "flax_linen":
             assert record["difference"] < 1e-4
             assert record["ratio"] == pytest.approx(record["ms"] / record["jaxcnn_ms"])
+
+
+def test_ablation(capsys: pytest.CaptureFixture[str]) -> None:
+    """A process without one of the forms computes the same."""
+    speed.speed(("lenet5",), ("plain",), ("train",), ablation=True, quick=True)
+    assert re.search(r"lenet5, training step, all of XLA's own: [\d.]+ ms", capsys.readouterr().out)
+    with pytest.raises(UserError, match="unknown peer 'torch'"):
+        speed.speed(peers=("torch",), ablation=True)
+    for form in FORMS:
+        assert speed.ABLATIONS[f"without_{form}"].environment == {"JAXCNN_PLAIN": form}
 
 
 def test_a_peer_with_other_weights_is_refused(

@@ -79,7 +79,10 @@ def _built(task: Task) -> tuple[cnn.Layer, tuple[Any, Any], jax.Array, jax.Array
     images, labels = map(jnp.array, task.batch())
     model = MODELS[task.model](task)
     key = jax.random.key(0)
-    params, _ = jax.eval_shape(model.init, key, images)  # parameters of its own would be memory for nothing
+    made: list[Any] = []
+    # Parameters of its own would be memory for nothing: it is traced, in the order of its layers, and they are filled.
+    jax.eval_shape(lambda: made.append(model.init(key, images)[0]))
+    (params,) = made
     state = jax.jit(lambda: model.init(key, images)[1])()
     for own, saved in zip(_layers(params), task.layers(), strict=True):
         own.update({name: jnp.array(value) for name, value in saved.items()})
