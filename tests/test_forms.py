@@ -26,7 +26,7 @@ needs_onednn = pytest.mark.skipif(not onednn.available(), reason="oneDNN's convo
 
 
 def block(features: int) -> cnn.Layer:
-    body = {"conv": cnn.conv(features, 3, padding=1), "bn": cnn.batch_norm()}
+    body = {"conv": cnn.conv(features, 3, padding=1, bias=False), "bn": cnn.batch_norm()}
     return cnn.network(lambda net, x: cnn.relu(x + net.bn(net.conv(x))), **body)
 
 

@@ -33,7 +33,6 @@ SHORT = {
     "experiments.initialization": "--data digits --examples 256 --epochs 1 --seeds 1 --depth 3",
     "experiments.startup": "--models resnet14 --batch-size 1 --repeats 1",
     "experiments.speed": "--quick --models lenet5 --peers flax_linen",
-    "experiments.to_accuracy": "--data digits --epochs 1 --seeds 1 --libraries jaxcnn flax",
     "experiments.picture": "",
 }
 

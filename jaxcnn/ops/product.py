@@ -18,7 +18,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxcnn.ops import onednn
 from jaxcnn.ops.backend import stored, vary_alike
 
-_ROWS, _LARGE = 128, 1 << 20  # rows up to which, and numbers of the matrix from which on, oneDNN is the quicker one
+_ROWS, _LARGE = 32, 1 << 20  # rows up to which, and numbers of the matrix from which on, oneDNN is the quicker one
 
 
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
