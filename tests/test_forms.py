@@ -20,9 +20,9 @@ from jaxcnn import ops
 from jaxcnn.errors import UserError
 from jaxcnn.ops import convolution, onednn, product
 from jaxcnn.ops.backend import FORMS, stored, suits_cpu
+from tests.test_onednn import needs_onednn
 
 cpu = pytest.mark.skipif(not suits_cpu("stored"), reason="the forms are for a CPU")
-needs_onednn = pytest.mark.skipif(not onednn.available(), reason="oneDNN's convolution is not used on this platform")
 
 
 def block(features: int) -> cnn.Layer:

@@ -80,10 +80,15 @@ def _built(task: Task) -> tuple[cnn.Layer, tuple[Any, Any], jax.Array, jax.Array
     model = MODELS[task.model](task)
     key = jax.random.key(0)
     made: list[Any] = []
-    # Parameters of its own would be memory for nothing: it is traced, in the order of its layers, and they are filled.
-    jax.eval_shape(lambda: made.append(model.init(key, images)[0]))
+
+    def state_alone() -> Any:
+        # Parameters of its own would be memory for nothing: they are traced, in the order of its layers, and filled.
+        params, state = model.init(key, images)
+        made.append(params)
+        return state
+
+    state = jax.jit(state_alone)()
     (params,) = made
-    state = jax.jit(lambda: model.init(key, images)[1])()
     for own, saved in zip(_layers(params), task.layers(), strict=True):
         own.update({name: jnp.array(value) for name, value in saved.items()})
     return half(model) if task.half else model, (params, state), images, labels

@@ -1,6 +1,6 @@
 """Activations. Those without settings are plain functions; those with settings or variables are made by a call.
 
-`relu sigmoid tanh softmax` are JAX's own; the derivative of ReLU at 0 is 0.
+`sigmoid tanh softmax` are JAX's own; the derivative of ReLU at 0 is 0.
 """
 
 from __future__ import annotations

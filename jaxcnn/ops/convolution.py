@@ -1,6 +1,6 @@
 """Convolution and its transpose, in one, two or three dimensions.
 
-On a CPU, convolutions of pictures without groups go to oneDNN where that is known to work (`jaxcnn.ops.onednn`): a
+On a CPU, convolutions go to oneDNN where that is known to work (`jaxcnn.ops.onednn`): a
 training step of LeNet-5 takes half the time. A transposed convolution by `lhs_dilation` is far slower there than
 stuffing the zeros in by an explicit pad and convolving plainly, so the latter is done. A kernel that is large for its
 image, as in the dense layers of a classifier that became convolutions, is not worth arranging for a convolution: FCN's
@@ -10,7 +10,6 @@ matrix product; its gradients take 214 ms instead of 500.
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import jax
@@ -19,11 +18,8 @@ from jax import lax
 
 from jaxcnn.ops import onednn
 from jaxcnn.ops.backend import suits_cpu
-from jaxcnn.ops.geometry import Padding, Size, extent, out_size, pads, per_dim
+from jaxcnn.ops.geometry import Edges, Ints, Padding, Size, extent, out_size, pads, per_dim, taps
 from jaxcnn.ops.product import matmul
-
-Ints = tuple[int, ...]
-Edges = tuple[tuple[int, int], ...]
 
 _FEW, _LARGE = 128, 1 << 22  # pixels of a batch, and numbers of a kernel, from which on a convolution is a product
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
@@ -93,17 +89,9 @@ def _is_mostly_kernel(x: jax.Array, kernel: jax.Array, strides: Ints, edges: Edg
 
 def _product(x: jax.Array, kernel: jax.Array, strides: Ints, edges: Edges, dilations: Ints) -> jax.Array:
     """The pixels under each window side by side, times the kernel as a matrix: the kernel is read once, as it lies."""
-    x = jnp.pad(x, [(0, 0), *edges, (0, 0)])
     *window, _, features = kernel.shape
-    places = [
-        out_size(w, extent(f, d), s) for w, f, s, d in zip(x.shape[1:-1], window, strides, dilations, strict=True)
-    ]
-    under = []
-    for tap in itertools.product(*map(range, window)):
-        first = [u * d for u, d in zip(tap, dilations, strict=True)]
-        last = [i + (o - 1) * s + 1 for i, o, s in zip(first, places, strides, strict=True)]
-        under.append(lax.slice(x, (0, *first, 0), (len(x), *last, x.shape[-1]), (1, *strides, 1)))
-    return matmul(jnp.concatenate(under, -1), kernel.reshape(-1, features))
+    under = taps(x, tuple(window), strides, edges, dilations)
+    return matmul(jnp.concatenate(list(under), -1), kernel.reshape(-1, features))
 
 
 def convolve(

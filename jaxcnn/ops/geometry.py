@@ -6,11 +6,18 @@ stands in floor((W + P + Q - E) / S) + 1 places.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
 
 Padding: TypeAlias = int | Sequence[int] | Sequence[tuple[int, int]] | Literal["SAME", "VALID"]
 Size: TypeAlias = int | Sequence[int]
+Ints: TypeAlias = tuple[int, ...]
+Edges: TypeAlias = tuple[tuple[int, int], ...]
 
 
 def per_dim(value: Size, ndim: int, what: str, least: int = 1) -> tuple[int, ...]:
@@ -75,6 +82,24 @@ def out_size(size: int, window: int, stride: int, pad: tuple[int, int] = (0, 0),
         return span // stride + 1
     count = -(-span // stride) + 1
     return count - 1 if (count - 1) * stride >= size + pad[0] else count
+
+
+def taps(
+    x: jax.Array, window: Ints, strides: Ints, edges: Edges, dilations: Ints | None = None, fill: float = 0
+) -> Iterator[jax.Array]:
+    """For each tap of the window, in row-major order, the pixels that it stands on: `(N, *out, C)` each.
+
+    x is `(N, *spatial, C)`; `fill` is what the padding, `edges`, has.
+    """
+    dilations = dilations or (1,) * len(window)
+    if any(any(edge) for edge in edges):
+        x = lax.pad(x, jnp.asarray(fill, x.dtype), [(0, 0, 0), *((lo, hi, 0) for lo, hi in edges), (0, 0, 0)])
+    sizes = zip(x.shape[1:-1], window, strides, dilations, strict=True)
+    places = [out_size(w, extent(f, d), s) for w, f, s, d in sizes]
+    for tap in itertools.product(*map(range, window)):
+        first = [u * d for u, d in zip(tap, dilations, strict=True)]
+        last = [i + (o - 1) * s + 1 for i, o, s in zip(first, places, strides, strict=True)]
+        yield lax.slice(x, (0, *first, 0), (len(x), *last, x.shape[-1]), (1, *strides, 1))
 
 
 def _is_int(value: object) -> bool:

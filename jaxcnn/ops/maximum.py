@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -21,12 +20,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxcnn.ops.backend import stored, vary_alike
+from jaxcnn.ops.geometry import Edges, Ints, taps
 
 MOST = 64  # taps of a window up to which this is used: the program grows with them
 _NO_WINDOW, _NO_TAP = 255, 254  # what stands in for the number of a tap outside the image and outside the window
-
-Ints = tuple[int, ...]
-Edges = tuple[tuple[int, int], ...]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
@@ -35,7 +32,7 @@ def maximum(x: jax.Array, window: Ints, strides: Ints, edges: Edges) -> jax.Arra
 
     Its derivative is that of the first pixel, in row-major order, which has the maximum; of the last NaN, if any.
     """
-    return functools.reduce(lax.max, _taps(x, window, strides, edges, -jnp.inf))
+    return functools.reduce(lax.max, taps(x, window, strides, edges, fill=-jnp.inf))
 
 
 @maximum.defjvp
@@ -46,19 +43,9 @@ def _maximum_jvp(window: Ints, strides: Ints, edges: Edges, primals: Any, tangen
     return maximum(x, window, strides, edges), dy
 
 
-def _taps(x: jax.Array, window: Ints, strides: Ints, edges: Edges, fill: float) -> Iterator[jax.Array]:
-    """For each tap of the window, in row-major order, the pixels that it stands on: `(N, *out, C)` each."""
-    if any(any(edge) for edge in edges):
-        x = lax.pad(x, jnp.asarray(fill, x.dtype), [(0, 0, 0), *((lo, hi, 0) for lo, hi in edges), (0, 0, 0)])
-    places = [(w - f) // s + 1 for w, f, s in zip(x.shape[1:-1], window, strides, strict=True)]
-    for tap in itertools.product(*map(range, window)):
-        last = [u + (o - 1) * s + 1 for u, o, s in zip(tap, places, strides, strict=True)]
-        yield lax.slice(x, (0, *tap, 0), (len(x), *last, x.shape[-1]), (1, *strides, 1))
-
-
 def _chosen(x: jax.Array, window: Ints, strides: Ints, edges: Edges) -> jax.Array:
     """The number of the tap that the maximum is under, uint8."""
-    best, *others = _taps(lax.stop_gradient(x), window, strides, edges, -jnp.inf)
+    best, *others = taps(lax.stop_gradient(x), window, strides, edges, fill=-jnp.inf)
     number = jnp.zeros(best.shape, jnp.uint8)
     for i, other in enumerate(others, 1):
         better = (other > best) | (other != other)
@@ -68,8 +55,8 @@ def _chosen(x: jax.Array, window: Ints, strides: Ints, edges: Edges) -> jax.Arra
 
 def _take(x: jax.Array, chosen: jax.Array, *, size: Ints, window: Ints, strides: Ints, edges: Edges) -> jax.Array:
     """y[i] = x under the chosen tap of window i; 0 where that is padding."""
-    taps = _taps(x, window, strides, edges, 0)
-    return functools.reduce(lax.add, (jnp.where(chosen == i, tap, 0) for i, tap in enumerate(taps)))
+    under = enumerate(taps(x, window, strides, edges))
+    return functools.reduce(lax.add, (jnp.where(chosen == i, tap, 0) for i, tap in under))
 
 
 def _put(y: jax.Array, chosen: jax.Array, *, size: Ints, window: Ints, strides: Ints, edges: Edges) -> jax.Array:

@@ -42,6 +42,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxcnn.ops.backend import stored, suits_cpu, vary_alike
+from jaxcnn.ops.geometry import Edges
 
 CHECKED = frozenset({"0.10.2", "0.12.0.1"})
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
@@ -50,8 +51,6 @@ _MANY = 4096  # pixels of a batch from which on a pointwise convolution's kernel
 _BOUND = 16  # images at most that are the features of one plane, in bfloat16
 _GROUPS = 8  # groups of channels up to which each has a kernel gradient of its own
 _LOOP = 16  # networks of an ensemble up to which a batched convolution is unrolled
-
-Pads = tuple[tuple[int, int], ...]
 
 
 def available() -> bool:
@@ -100,7 +99,7 @@ def conv(
     x: jax.Array,
     kernel: jax.Array,
     strides: tuple[int, ...],
-    pads: Pads,
+    pads: Edges,
     dilation: tuple[int, ...],
     groups: int = 1,
     transposed: bool = False,
@@ -230,7 +229,7 @@ def conv_fused(
     *,
     relu: bool,
     strides: tuple[int, ...],
-    pads: Pads,
+    pads: Edges,
     dilation: tuple[int, ...],
 ) -> jax.Array:
     """conv(x, kernel) + bias + residual, and the ReLU of that, in one pass over the memory.
@@ -265,7 +264,7 @@ def _fused_onednn(x: jax.Array, kernel: jax.Array, *operands: jax.Array, relu: b
 # --- gradients ---------------------------------------------------------------------------------------------------
 
 
-def _crop(x: jax.Array, pads: Sequence[tuple[int, int]]) -> tuple[jax.Array, Pads]:
+def _crop(x: jax.Array, pads: Sequence[tuple[int, int]]) -> tuple[jax.Array, Edges]:
     """oneDNN takes no negative padding: what is to be cut off is cut here."""
     if all(p >= 0 for pair in pads for p in pair):
         return x, tuple(pads)
@@ -279,17 +278,17 @@ def _input_gradient(
     ct = stored(ct)  # both gradients use it
     sizes = x.aval.shape[1:-1]
     ndim = len(sizes)
-    back = _turned(kernel, groups)
     ones = (1,) * ndim
     kinds = (groups, not transposed and groups == 1)
+    if any(s > 1 for s in strides) and all(d == 1 for d in dilation):
+        return _by_phase(ct, kernel, sizes, strides, pads, *kinds)
+    back = _turned(kernel, groups)
     if all(s == 1 for s in strides):
         cropped, edges = _crop(ct, _transposed_pads(sizes, ct.shape[1:-1], kernel.shape, pads, dilation))
         return conv(cropped, back, ones, edges, dilation, *kinds)
-    if any(d > 1 for d in dilation):
-        stuffed = lax.pad(ct, jnp.zeros((), ct.dtype), [(0, 0, 0), *((0, 0, s - 1) for s in strides), (0, 0, 0)])
-        cropped, edges = _crop(stuffed, _transposed_pads(sizes, stuffed.shape[1:-1], kernel.shape, pads, dilation))
-        return conv(cropped, back, ones, edges, dilation, *kinds)
-    return _by_phase(ct, kernel, sizes, strides, pads, *kinds)
+    stuffed = lax.pad(ct, jnp.zeros((), ct.dtype), [(0, 0, 0), *((0, 0, s - 1) for s in strides), (0, 0, 0)])
+    cropped, edges = _crop(stuffed, _transposed_pads(sizes, stuffed.shape[1:-1], kernel.shape, pads, dilation))
+    return conv(cropped, back, ones, edges, dilation, *kinds)
 
 
 def _turned(kernel: jax.Array, groups: int) -> jax.Array:
@@ -343,20 +342,22 @@ def _kernel_gradient(
     ct: jax.Array, x: jax.Array, kernel: Any, *, strides: Any, pads: Any, dilation: Any, groups: int, transposed: bool
 ) -> jax.Array:
     """dkernel[u, v, c, k] = sum over n, i, j of x[n, S i + D u - P, S j + D v - P, c] ct[n, i, j, k]."""
-    ct = stored(ct)
+    return _kernel_of_shape(stored(ct), x, kernel.aval.shape, strides, pads, dilation, groups)
+
+
+def _kernel_of_shape(
+    ct: jax.Array, x: jax.Array, shape: tuple[int, ...], strides: Any, pads: Any, dilation: Any, groups: int
+) -> jax.Array:
     if 1 < groups <= _GROUPS:
-        each = functools.partial(
-            _kernel_gradient, strides=strides, pads=pads, dilation=dilation, groups=1, transposed=transposed
-        )
-        one = jax.core.ShapedArray((*kernel.aval.shape[:-1], kernel.aval.shape[-1] // groups), x.dtype)
+        one = (*shape[:-1], shape[-1] // groups)
         pairs = zip(jnp.split(ct, groups, -1), jnp.split(x, groups, -1), strict=True)
-        return jnp.concatenate([each(c, part, ad.UndefinedPrimal(one)) for c, part in pairs], -1)
+        return jnp.concatenate([_kernel_of_shape(*pair, one, strides, pads, dilation, 1) for pair in pairs], -1)
     if groups > 1 or not suits_cpu("planes"):
         plain = functools.partial(_plain, strides=strides, pads=pads, dilation=dilation, groups=groups)
-        return jax.linear_transpose(lambda k: plain(x, k), jnp.zeros(kernel.aval.shape, x.dtype))(ct)[0]
+        return jax.linear_transpose(lambda k: plain(x, k), jnp.zeros(shape, x.dtype))(ct)[0]
     if x.ndim != 4:
-        return _by_batch(ct, x, kernel.aval.shape, strides, pads, dilation)
-    height, width, channels, _ = kernel.aval.shape
+        return _by_batch(ct, x, shape, strides, pads, dilation)
+    height, width, channels, _ = shape
     if height == width == 1 and not any(map(any, pads)):
         return _pointwise(ct, lax.slice(x, (0,) * 4, x.shape, (1, *strides, 1)))[None, None]
     # Of a narrow result, two pixels of ct are taken as one of twice the features: the result is wider by a stride.

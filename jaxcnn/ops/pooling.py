@@ -18,8 +18,8 @@ import numpy as np
 from jax import lax
 
 from jaxcnn.ops.backend import suits_cpu
-from jaxcnn.ops.geometry import Padding, Size, out_size, pads, per_dim
-from jaxcnn.ops.maximum import MOST, Edges, Ints, maximum
+from jaxcnn.ops.geometry import Edges, Ints, Padding, Size, out_size, pads, per_dim
+from jaxcnn.ops.maximum import MOST, maximum
 
 _MAX_SLICES = 16  # wider windows go to reduce_window: the chain grows with the width
 
