@@ -215,3 +215,20 @@ def test_max_pool_under_every_transformation(size: Any, stride: Any, padding: An
     ours = found()
     monkeypatch.setenv("JAXCNN_PLAIN", "maximum")
     close(ours, found(), 1e-12)
+
+
+def test_a_summary_is_the_same_with_and_without_the_forms(monkeypatch):
+    """What a network computes, costs and sees does not depend on how a CPU computes it."""
+    model = cnn.serial(
+        cnn.conv(32, 3, padding="SAME"), cnn.relu, cnn.max_pool(2), cnn.conv(4096, 7), cnn.relu,
+        cnn.conv(512, 1), cnn.flatten, cnn.dense(1024),
+    )  # fmt: skip
+
+    def summary():
+        found = cnn.inspect.summary(model, jnp.zeros((1, 20, 24, 16)))
+        return [(row.output_shape, row.macs, row.receptive_field, row.receptive_stride) for row in found.layers]
+
+    used = summary()
+    monkeypatch.setenv("JAXCNN_PLAIN", "all")
+    assert summary() == used
+    assert used[3] == ((1, 4, 6, 4096), 4 * 6 * 4096 * 49 * 32, 16, 2)

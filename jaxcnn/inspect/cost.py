@@ -31,7 +31,7 @@ from jax.extend import core as jex
 
 from jaxcnn.inspect.receptive_field import POINTWISE, inner_jaxprs
 from jaxcnn.inspect.trace import Op, Trace, runs
-from jaxcnn.ops import onednn
+from jaxcnn.ops import onednn, product
 from jaxcnn.ops.backend import stored_p
 
 _NAMES = "convert_element_type copy copy_p imag name real reduce_precision stop_gradient"
@@ -77,6 +77,8 @@ def _macs(eqn: Any) -> int:
         (contracted, _), _ = eqn.params["dimension_numbers"]
         shape = eqn.invars[0].aval.shape
         return math.prod(eqn.outvars[0].aval.shape) * math.prod(shape[d] for d in contracted)
+    if name == product.matmul_p.name:
+        return math.prod(eqn.outvars[0].aval.shape) * eqn.invars[0].aval.shape[-1]
     if name in ("conv_general_dilated", onednn.conv_p.name):
         x, kernel = (v.aval.shape for v in eqn.invars)
         out = eqn.outvars[0].aval.shape
@@ -95,7 +97,7 @@ def _macs(eqn: Any) -> int:
 
 def _flops(eqn: Any) -> int:
     name = eqn.primitive.name
-    if name in ("dot_general", "conv_general_dilated", onednn.conv_p.name):
+    if name in ("dot_general", product.matmul_p.name, "conv_general_dilated", onednn.conv_p.name):
         return 2 * _macs(eqn)
     if not any(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in (*eqn.invars, *eqn.outvars)):
         return 0

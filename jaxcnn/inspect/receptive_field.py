@@ -19,7 +19,7 @@ from typing import Any
 from jax import lax
 from jax.extend import core as jex
 
-from jaxcnn.ops import onednn
+from jaxcnn.ops import onednn, product
 from jaxcnn.ops.backend import stored_p
 
 
@@ -286,6 +286,12 @@ def _dot(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
     return _union(results, [out] * len(results))
 
 
+def _matmul(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
+    """The same for `jaxcnn.ops.product`'s primitive: all axes but the last stay where they are."""
+    rows = ins[0] and _moved(ins[0], shapes[0], {a: a for a in range(len(out) - 1)})
+    return _union([rows, _all(ins[1], shapes[1])], [out, shapes[1]])
+
+
 def _concatenate(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
     along = params["dimension"]
     whole = [
@@ -316,6 +322,7 @@ _RULES = {
     "argmax": _reduce,
     "argmin": _reduce,
     "dot_general": _dot,
+    product.matmul_p.name: _matmul,
     "concatenate": _concatenate,
 }
 

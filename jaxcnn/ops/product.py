@@ -27,8 +27,7 @@ def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     rows = x.size // max(x.shape[-1], 1)
     if onednn.available() and dtype == jnp.float32 and kernel.size >= _LARGE and 0 < rows <= _ROWS:
-        out = matmul_p.bind(*vary_alike(x.reshape(rows, -1), kernel), transposed=False)
-        return out.reshape(*x.shape[:-1], kernel.shape[-1])
+        return matmul_p.bind(*vary_alike(x, kernel), transposed=False)
     return x @ kernel
 
 
@@ -36,7 +35,7 @@ matmul_p = Primitive("jaxcnn_matmul")
 
 
 def _abstract(x: Any, kernel: Any, *, transposed: bool) -> Any:
-    return x.update(shape=(x.shape[0], kernel.shape[0 if transposed else 1]), weak_type=False)
+    return x.update(shape=(*x.shape[:-1], kernel.shape[0 if transposed else 1]), weak_type=False)
 
 
 def _plain(x: jax.Array, kernel: jax.Array, *, transposed: bool) -> jax.Array:
@@ -47,14 +46,19 @@ def _onednn(x: jax.Array, kernel: jax.Array, *, transposed: bool) -> jax.Array:
     if not onednn.available():
         return _plain(x, kernel, transposed=transposed)
     kernel = kernel.T if transposed else kernel
+    rows, features = _rows(x), kernel.shape[1]
     call = jax.ffi.ffi_call(
         "__onednn$matmul",
-        jax.ShapeDtypeStruct((len(x), kernel.shape[1]), x.dtype),
+        jax.ShapeDtypeStruct((len(rows), features), x.dtype),
         custom_call_api_version=2,
         legacy_backend_config=json.dumps({"onednn_matmul_config": {}}),
         input_layouts=[(0, 1), (1, 0) if transposed else (0, 1)],  # transposed, it lies as it is
     )
-    return call(x, kernel)
+    return call(rows, kernel).reshape(*x.shape[:-1], features)
+
+
+def _rows(x: jax.Array) -> jax.Array:
+    return x.reshape(-1, x.shape[-1])
 
 
 def _row_gradient(ct: jax.Array, x: Any, kernel: jax.Array, *, transposed: bool) -> jax.Array:
@@ -62,7 +66,7 @@ def _row_gradient(ct: jax.Array, x: Any, kernel: jax.Array, *, transposed: bool)
 
 
 def _kernel_gradient(ct: jax.Array, x: jax.Array, kernel: Any, *, transposed: bool) -> jax.Array:
-    ct = stored(ct)
+    ct, x = _rows(stored(ct)), _rows(x)
     return ct.T @ x if transposed else x.T @ ct
 
 
