@@ -25,7 +25,7 @@ from jaxcnn.errors import unknown
 
 def to_accuracy(
     data: str = "mnist", data_dir: Path | None = None, libraries: tuple[str, ...] = tuple(LIBRARIES),
-    target: float = 0.99, lr: float = 3e-3, batch_size: int = 128, epochs: int = 6, seeds: int = 3,
+    target: float = 0.99, lr: float = 6e-3, batch_size: int = 256, epochs: int = 4, seeds: int = 3,
 ) -> None:  # fmt: skip
     """Seconds of a whole process until a LeNet-5 recognizes 99 % of the test images.
 

@@ -71,7 +71,7 @@ def create_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         model_state=model_state,
-        opt_state=optimizer.init(params),
+        opt_state=jax.jit(optimizer.init)(params),  # one program: compiled array by array it takes seconds
         key=step_key,
     )
 
