@@ -40,14 +40,14 @@ from jaxcnn.layers import (
     sum_pool,
     tanh,
 )
-from jaxcnn.wrappers import ensemble, freeze
+from jaxcnn.wrappers import ensemble, freeze, mixed_precision, remat, synchronized
 
 if TYPE_CHECKING:
-    from jaxcnn import data, inspect, losses, metrics, models, ops, train, weights
+    from jaxcnn import data, export, inspect, losses, metrics, models, ops, train, weights
 
 __version__ = "0.1.0"
 
-_ROOMS = ("data", "inspect", "losses", "metrics", "models", "ops", "train", "weights")
+_ROOMS = ("data", "export", "inspect", "losses", "metrics", "models", "ops", "train", "weights")
 
 __all__ = [
     "Layer",
@@ -64,6 +64,7 @@ __all__ = [
     "elu",
     "embed",
     "ensemble",
+    "export",
     "flatten",
     "freeze",
     "global_avg_pool",
@@ -79,17 +80,20 @@ __all__ = [
     "max_pool",
     "maxout",
     "metrics",
+    "mixed_precision",
     "models",
     "network",
     "ops",
     "parallel",
     "prelu",
     "relu",
+    "remat",
     "residual",
     "serial",
     "sigmoid",
     "softmax",
     "sum_pool",
+    "synchronized",
     "tanh",
     "train",
     "weights",

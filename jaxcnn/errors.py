@@ -18,6 +18,18 @@ class TrainingError(UserError):
     """Training cannot start or go on."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A training was asked to end, by Ctrl-C or SIGTERM, and its state is saved.
+
+    Attributes:
+      signal: which it was.
+    """
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message)
+        self.signal = signal
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
     """An error for a name that does not exist, with the nearest ones that do."""
     names = sorted(known)

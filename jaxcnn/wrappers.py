@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxcnn.core import Layer, LayerError, PyTree, Source, Variables, _Function, as_layer, layer, network
 from jaxcnn.errors import UserError, unknown
+from jaxcnn.layers.common import AxisName, spread_over
 
 Path = tuple[str, ...]
 
@@ -38,13 +39,17 @@ def freeze(model: Layer, *prefixes: str) -> Layer:
       >>> model = cnn.freeze(cnn.models.resnet18(classes=3), "conv1", "bn1", "layer1", "layer2")
       >>> params, state = cnn.weights.load(model, "resnet18.pth", fresh="fc")
     """
+    _check_paths(model, prefixes, "freeze")
+    return _inside(model, prefixes, _evaluated, "freeze") if prefixes else _evaluated(model)
+
+
+def _check_paths(model: Layer, prefixes: tuple[str, ...], verb: str) -> None:
     if not isinstance(model, Layer):
-        raise LayerError(f"freeze takes a Layer first, got {model!r}")
+        raise LayerError(f"{verb} takes a Layer first, got {model!r}")
     for prefix in prefixes:
         if not isinstance(prefix, str):
-            raise LayerError(f"freeze takes paths of layers after the model, got {prefix!r}")
+            raise LayerError(f"{verb} takes paths of layers after the model, got {prefix!r}")
         sublayer(model, prefix)
-    return _inside(model, prefixes) if prefixes else _evaluated(model)
 
 
 @dataclass(frozen=True)
@@ -67,16 +72,16 @@ class _Maker:
         return freeze(self.make(*args, **kwargs))
 
 
-def _inside(model: Layer, prefixes: tuple[str, ...]) -> Layer:
-    """The network with the sublayers at these paths frozen."""
+def _inside(model: Layer, prefixes: tuple[str, ...], wrap: Callable[[Layer], Layer], verb: str) -> Layer:
+    """The network with the sublayers at these paths wrapped."""
     if model._forward is None:
-        raise LayerError(f"{model!r} is in one piece: it can be frozen as a whole only")
+        raise LayerError(f"{model!r} is in one piece: it can be wrapped by {verb} as a whole only")
     sublayers = {}
     for name, inner in model.sublayers.items():
         below = tuple(p.removeprefix(f"{name}/") for p in prefixes if p.startswith(f"{name}/"))
-        sublayers[name] = _evaluated(inner) if name in prefixes else _inside(inner, below) if below else inner
+        sublayers[name] = wrap(inner) if name in prefixes else _inside(inner, below, wrap, verb) if below else inner
     made = network(model._forward, **sublayers)
-    return Layer(made.init, made.apply, Source("freeze", (model, *prefixes)), made.sublayers, made._forward)
+    return Layer(made.init, made.apply, Source(verb, (model, *prefixes)), made.sublayers, made._forward)
 
 
 def _evaluated(model: Layer) -> Layer:
@@ -282,3 +287,95 @@ def _vote(logits: jax.Array, vote: str) -> jax.Array:
         return mean
     votes = jax.nn.one_hot(logits.argmax(-1), logits.shape[-1], dtype=logits.dtype).sum(0)
     return jnp.log((votes + jnp.exp(mean)) / (size + 1))
+
+
+# --- how it is computed ------------------------------------------------------------------------------------------
+
+
+def mixed_precision(model: Layer, dtype: Any = jnp.bfloat16) -> Layer:
+    """The model computed in half precision, its parameters in float32.
+
+    Inputs, and the kernels and biases of layers that have a kernel, are rounded to `dtype` in each pass, and with them
+    all that is computed of them; gradients arrive in float32, and so the optimizer works in float32. Normalization
+    keeps its scale, bias and running statistics in float32, and computes its batch statistics in float32. Outputs are
+    float32, so that the loss is, too.
+
+    Args:
+      dtype: `jnp.bfloat16`, which has float32's range, or `jnp.float16`, whose gradients may underflow:
+        `train.create_state(..., loss_scale=True)` scales the loss.
+
+    Source: Micikevicius et al., Mixed precision training (2018).
+    """
+    dtype = jnp.dtype(dtype)
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        raise UserError(f"mixed_precision(dtype={dtype}): expected bfloat16 or float16")
+
+    def rounded(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+
+    def of_layers(tree: Variables) -> Variables:
+        if "scale" in tree and not isinstance(tree["scale"], dict):
+            return tree  # a normalization's
+        return {name: (of_layers if isinstance(inner, dict) else rounded)(inner) for name, inner in tree.items()}
+
+    def of_frozen(tree: Variables) -> Variables:
+        return {
+            name: inner if not isinstance(inner, dict) else (of_layers if name == "frozen" else of_frozen)(inner)
+            for name, inner in tree.items()
+        }
+
+    def apply(
+        params: Variables, state: Variables, *inputs: PyTree, train: bool = False, key: jax.Array | None = None
+    ) -> tuple[PyTree, Variables]:
+        given = of_frozen(state)
+        outputs, new = model.apply(of_layers(params), given, *rounded(inputs), train=train, key=key)
+        outputs = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == dtype else x, outputs)
+        # What was rounded for this pass is returned as it was.
+        return outputs, jax.tree.map(lambda x, g, s: x if g.dtype == s.dtype else s, new, given, state)
+
+    return Layer(model.init, apply, Source("mixed_precision", (model, dtype.name)), model.sublayers)
+
+
+def remat(model: Layer, *prefixes: str, policy: Callable[..., bool] | None = None) -> Layer:
+    """The model, of which the gradient computes some layers a second time instead of keeping what they computed.
+
+    Memory for the time of one more forward pass: of a layer that is wrapped, only the input is kept. Wrap the blocks of
+    a deep network, not the network as a whole, which keeps nothing less at the moment of its gradient.
+
+    Args:
+      prefixes: paths of layers, as in `freeze`; none: the whole model in one.
+      policy: which values are kept all the same, one of `jax.checkpoint_policies`.
+
+    Source: Chen et al., Training deep nets with sublinear memory cost (2016); `jax.checkpoint`.
+    """
+    _check_paths(model, prefixes, "remat")
+
+    def again(inner: Layer) -> Layer:
+        def apply(
+            params: Variables, state: Variables, *inputs: PyTree, train: bool = False, key: jax.Array | None = None
+        ) -> tuple[PyTree, Variables]:
+            def run(params: Variables, state: Variables, key: Any, *inputs: PyTree) -> tuple[PyTree, Variables]:
+                return inner.apply(params, state, *inputs, train=train, key=key)
+
+            return jax.checkpoint(run, policy=policy)(params, state, key, *inputs)
+
+        return Layer(inner.init, apply, Source("remat", (inner,)), inner.sublayers)
+
+    return _inside(model, prefixes, again, "remat") if prefixes else again(model)
+
+
+def synchronized(model: Layer, axis_name: AxisName) -> Layer:
+    """The model where each device has a part of the batch, under `pmap`, `shard_map` or `vmap` with a named axis.
+
+    Batch normalization takes its statistics over all parts, and dropout drops what it would drop of the whole batch: so
+    the parts together compute what one device computes. `train.make_step(..., axis_name=...)` does this by itself;
+    under `jit` with a sharded batch nothing is needed.
+    """
+
+    def apply(
+        params: Variables, state: Variables, *inputs: PyTree, train: bool = False, key: jax.Array | None = None
+    ) -> tuple[PyTree, Variables]:
+        with spread_over(axis_name):
+            return model.apply(params, state, *inputs, train=train, key=key)
+
+    return Layer(model.init, apply, Source("synchronized", (model, axis_name)), model.sublayers)

@@ -5,8 +5,8 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +21,8 @@ from PIL import Image
 
 import jaxcnn as cnn
 from jaxcnn import data, losses, metrics, train
-from jaxcnn.errors import TrainingError, UserError
+from jaxcnn.errors import Stopped, TrainingError, UserError
+from jaxcnn.train.checkpoint import Checkpoints
 from jaxcnn.train.progress import Display
 
 KEY = jax.random.key(0)
@@ -375,6 +376,11 @@ def untimed(records):
     return {k: v for k, v in records.items() if k not in ("seconds", "images_per_second")}
 
 
+def saved(run: Path) -> list[int]:
+    """The steps of its checkpoints."""
+    return train.Run.open(run).checkpoints.steps()
+
+
 def lines(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
@@ -414,7 +420,7 @@ def test_the_folder_of_a_run(undisturbed):
     for name in ("curves", "confusion", "mistakes"):
         with Image.open(run / f"{name}.png") as picture:
             assert min(picture.size) > 50
-    assert set(train.Run.open(run).epochs()) == {4, fitted.result["best_epoch"]}
+    assert saved(run)[-1] == 20
     assert train.Run.open(run).result == fitted.result
 
 
@@ -442,48 +448,103 @@ def test_the_same_seed_gives_the_same_figures_and_another_seed_others(undisturbe
     assert other.result["test_loss"] != fitted.result["test_loss"]
 
 
-@pytest.mark.parametrize(("epoch", "step"), [(1, 3), (3, 0), (3, 4)])
-def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(epoch, step, undisturbed, tmp_path, monkeypatch):
-    fitted, _ = undisturbed
-    whole = train.fit.__globals__["batches"]
+def interrupted_at(monkeypatch, epoch, step, interrupt):
+    """Calls `interrupt` before a batch of an epoch."""
+    whole = data.batches
 
-    def until(data, size, seed, now):
-        for i, pair in enumerate(whole(data, size, seed, now)):
+    def until(data, size, seed, now, start, shard):
+        for i, pair in enumerate(whole(data, size, seed, now, start, shard), start):
             if (now, i) == (epoch, step):
-                raise KeyboardInterrupt
+                interrupt()
             yield pair
 
-    settings = {**LONG, "run": tmp_path / "run"}
     monkeypatch.setitem(train.fit.__globals__, "batches", until)
-    with pytest.raises(KeyboardInterrupt):
-        train.fit(small(), DATA, **settings)
-    monkeypatch.setitem(train.fit.__globals__, "batches", whole)
+
+
+def killed():
+    raise MemoryError
+
+
+def ctrl_c():
+    signal.raise_signal(signal.SIGINT)
+
+
+def terminated():
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(1, 3), (3, 0), (3, 4)])
+@pytest.mark.parametrize("interrupt", [killed, ctrl_c, terminated])
+def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(
+    epoch, step, interrupt, undisturbed, tmp_path, monkeypatch
+):
+    fitted, _ = undisturbed
+    settings = {**LONG, "run": tmp_path / "run"}
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, epoch, step, interrupt)
+        with pytest.raises((Stopped, MemoryError)) as stop:
+            train.fit(small(), DATA, **settings)
     assert not (tmp_path / "run/result.json").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+    if interrupt is not killed:  # the step under way is finished, and saved
+        now = 5 * (epoch - 1) + step + 1
+        assert str(stop.value) == f"stopped after step {now}, which is saved"
+        assert saved(tmp_path / "run")[-1] == now
+    seen = []
+    monkeypatch.setitem(train.fit.__globals__, "batches", lambda *args: seen.append(args[3:5]) or data.batches(*args))
     again = train.fit(small(), DATA, resume=True, **settings)
+    if interrupt is not killed:
+        assert seen[0] == (epoch, step + 1)  # nothing is computed twice
     assert untimed(again.history) == untimed(fitted.history) == untimed(lines(tmp_path / "run"))
     assert untimed(again.result) == untimed(fitted.result)
     same(jax.device_get(again.params), jax.device_get(fitted.params))
     same(jax.device_get(again.state.opt_state), jax.device_get(fitted.state.opt_state))
     seconds = [record["seconds"] for record in again.history]
     assert seconds == sorted(seconds)  # the time before the interruption counts
-    assert set(train.Run.open(tmp_path / "run").epochs()) == {4, fitted.result["best_epoch"]}
+    assert saved(tmp_path / "run")[-1] == 20
+
+
+def test_checkpoints_are_written_inside_an_epoch_and_the_newest_stay(undisturbed, tmp_path, monkeypatch):
+    written = []
+    save = train.Run.save
+    monkeypatch.setattr(train.Run, "save", lambda run, state, progress, best: [
+        written.append((int(state.step), len(progress["history"]), progress["position"])), run.checkpoints.wait(),
+        save(run, state, progress, best), run.checkpoints.wait()])  # fmt: skip
+    fitted = train.fit(small(), DATA, run=tmp_path / "run", save_every=0, keep=3, **LONG)
+    assert (3, 0, 3) in written
+    assert (15, 3, 0) in written
+    assert saved(tmp_path / "run") == [18, 19, 20]
+    assert untimed(fitted.history) == untimed(undisturbed[0].history)
+
+
+def test_without_a_folder_ctrl_c_is_what_it_always_was(monkeypatch):
+    interrupted_at(monkeypatch, 1, 2, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt) as stop:
+        train.fit(small(), DATA, **LONG)
+    assert type(stop.value) is KeyboardInterrupt
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path, monkeypatch):
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    interrupted_at(monkeypatch, 2, 2, twice)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        train.fit(small(), DATA, run=tmp_path / "run", **LONG)
+    assert type(stop.value) is KeyboardInterrupt
 
 
 def test_a_checkpoint_holds_the_history_of_its_epoch_however_late_it_is_written(tmp_path, monkeypatch):
     """Writing goes on in the background while the next epoch is run and added to the history."""
-    dumps, main = json.dumps, threading.current_thread()
-
-    def late(*args, **options):
-        if threading.current_thread() is not main:
-            time.sleep(0.2)
-        return dumps(*args, **options)
-
-    monkeypatch.setattr(json, "dumps", late)
+    write = Checkpoints._write
+    monkeypatch.setattr(Checkpoints, "_write", lambda *args: (time.sleep(0.2), write(*args)))
     run, history, state = train.Run.new(tmp_path), [{"epoch": 1, "loss": 1.0}], start(linear(), optax.sgd(0.1))
-    run.save(1, state, history)
+    run.save(state, {"history": history})
     history.append({"epoch": 2, "loss": 0.5})
-    run.wait()
-    assert run.restore(1, state)[1] == history[:1]
+    run.checkpoints.close()
+    assert run.restore(state)[2]["history"] == history[:1]
 
 
 def worse_after(steps: int) -> optax.GradientTransformation:
@@ -503,7 +564,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_run(tmp_path, capsys):
     evaluate = train.make_evaluate(linear(), losses.softmax_cross_entropy, preprocess=data.Preprocess.of(DATA.images))
     assert evaluate(fitted.params, fitted.model_state, HELD).metrics["loss"] == losses_[2]
     assert evaluate(fitted.state.params, fitted.state.model_state, HELD).metrics["loss"] == losses_[4]
-    assert train.Run.open(tmp_path / "run").epochs() == [3, 5]
+    assert saved(tmp_path / "run")[-1] == 25
     same(jax.device_get(train.Trained.load(tmp_path / "run", linear()).params), jax.device_get(fitted.params))
     # To go on with a run that is complete is to read it.
     again = train.fit(linear(), DATA, resume=True, **settings)
@@ -518,7 +579,7 @@ def test_without_validation_the_last_epoch_counts():
     assert not any(name.startswith(("test_", "validation_")) for name in fitted.result)
 
 
-@pytest.mark.parametrize(("bad_step", "kept"), [(7, [1]), (3, [])])
+@pytest.mark.parametrize(("bad_step", "kept"), [(7, [5]), (3, [])])
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_what_to_try(tmp_path, bad_step, kept):
     """An infinite rate in one step makes the loss of the next one no number; the epochs before stay."""
     optimizer = optax.sgd(lambda count: jnp.where(count == bad_step - 2, jnp.inf, 0.1))
@@ -526,13 +587,13 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_what_to_try(tmp_path,
     epoch = 1 + bad_step // 6
     with pytest.raises(TrainingError, match=rf"loss is nan at step {bad_step} \(epoch {epoch}\).*smaller"):
         train.fit(linear(), DATA, optimizer=optimizer, **settings)
-    assert train.Run.open(tmp_path / "run").epochs() == kept
+    assert saved(tmp_path / "run") == kept
     assert not (tmp_path / "run/result.json").exists()
     if kept:
         assert len(lines(tmp_path / "run")) == 1
         assert np.isfinite(train.Trained.load(tmp_path / "run", linear()).probabilities(DATA.images)).all()
     else:
-        with pytest.raises(UserError, match="has no checkpoint yet"):
+        with pytest.raises(UserError, match="has no weights yet"):
             train.Trained.load(tmp_path / "run", linear())
     again = train.fit(linear(), DATA, optimizer=optax.sgd(lambda count: 0.1), resume=True, **settings)
     assert again.result["epochs"] == 3
@@ -606,36 +667,70 @@ def test_a_folder_that_is_no_run(tmp_path, files, says):
         train.Trained.load(tmp_path / "run", linear())
 
 
-def halve(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
+def damaged(path: Path, how: str) -> None:
+    """One file of a checkpoint, as a bad disk or a copy that was cut short leaves it."""
+    if how == "gone":
+        path.unlink()
+    elif how == "cut":
+        os.truncate(path, path.stat().st_size // 2)
+    elif how == "empty":
+        os.truncate(path, 0)
+    else:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
 
 
-@pytest.mark.parametrize(
-    ("pattern", "damage"),
-    [
-        ("*/state/**/d/*", halve),
-        ("*/state/**/d/*", lambda path: path.write_bytes(b"x" * path.stat().st_size)),
-        ("*/state/**/*", Path.unlink),
-        ("*/history/*", halve),
-        ("**/*", halve),
-        ("**/*", lambda path: os.truncate(path, 0)),
-    ],
-    ids=["arrays-cut", "arrays-overwritten", "arrays-gone", "history-cut", "all-cut", "all-empty"],
-)
-def test_a_damaged_checkpoint_is_one_clear_error(undisturbed, tmp_path, pattern, damage):
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory):
+    """A run that ended just before its result, with the two newest checkpoints."""
+    run = tmp_path_factory.mktemp("unfinished") / "run"
+    with pytest.raises(UserError, match="made to end"):
+        train.fit(small(), DATA, run=run, **{**LONG, "test": undone(), "save_every": 0})
+    return run
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "gone", "flipped"])
+@pytest.mark.parametrize("which", ["arrays/**/d/*", "arrays/_METADATA", "progress.json", "manifest.json"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(undisturbed, unfinished, tmp_path, which, how):
+    fitted, _ = undisturbed
+    run = tmp_path / "run"
+    shutil.copytree(unfinished, run)
+    before, last = saved(run)
+    files = [path for path in (run / "checkpoints" / str(last)).glob(which) if path.is_file()]
+    damaged(max(files, key=lambda path: path.stat().st_size), how)
+    told = rf"step {last} is damaged \(.*\); that of step {before} is used"
+    with pytest.warns(UserWarning, match=told):
+        assert train.Run.open(run).checkpoints.newest(lambda folder, progress: folder.name) == str(before)
+    if how != "flipped":
+        return
+    with pytest.warns(UserWarning, match=told):
+        again = train.fit(small(), DATA, resume=True, run=run, **LONG)
+    assert untimed(again.history) == untimed(fitted.history) == untimed(lines(run))
+    assert untimed(again.result) == untimed(fitted.result)
+    same(jax.device_get(again.params), jax.device_get(fitted.params))
+    trained = train.Trained.load(run, small())  # without a warning: it was written anew
+    same(jax.device_get(trained.params), jax.device_get(fitted.params))
+
+
+class undone:
+    """A test set at which a run ends."""
+
+    def __len__(self):
+        raise UserError("made to end here")
+
+
+def test_when_all_checkpoints_are_damaged_it_says_so(undisturbed, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(undisturbed[1], run)
-    files = [path for path in (run / "checkpoints").glob(pattern) if path.is_file()]
-    assert files
-    for path in files:
-        damage(path)
+    for path in (run / "checkpoints").glob("*/progress.json"):
+        damaged(path, "cut")
     for use in (
         lambda: train.Trained.load(run, small()),
         lambda: train.fit(small(), DATA, epochs=9, run=run, resume=True, **SETTINGS),
     ):
-        with pytest.raises(UserError, match=r"checkpoint.*cannot be (restored|opened)") as error:
+        with pytest.raises(UserError, match=r"step 20 is damaged \(progress.json is not what was written\).*start"):
             use()
-        assert "\n" not in str(error.value)
     assert lines(run) == undisturbed[0].history
 
 
@@ -671,7 +766,7 @@ def test_a_full_disk_ends_the_run_with_one_clear_error_and_loses_nothing(tiny_di
             (disk / "other").write_bytes(bytes(900_000))
         with pytest.raises(TrainingError, match=r"checkpoint.*: the disk is full. Make room and go on with --resume"):
             train.fit(model, DATA, run=disk / "run", **settings)
-    assert train.Run.open(disk / "run").epochs() == [1]
+    assert saved(disk / "run") == [5]
     assert lines(disk / "run")[0]["epoch"] == 1
     assert np.isfinite(train.Trained.load(disk / "run", model).probabilities(DATA.images)).all()
     assert not [path for path in (disk / "run").iterdir() if path.name.startswith(".")]

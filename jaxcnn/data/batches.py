@@ -7,10 +7,45 @@ from collections.abc import Iterator
 import numpy as np
 
 from jaxcnn.data.dataset import Dataset
+from jaxcnn.errors import DataError
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The order in which an epoch goes through `count` examples: a permutation, of the seed and the epoch alone."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def batch_places(count: int, size: int, start: int = 0, shard: tuple[int, int] = (0, 1)) -> np.ndarray:
+    """The places in an epoch's order that each batch takes: `(batches, size / shards)`, whole batches only.
+
+    Batch b of all shards together is the places from `b * size` to `(b + 1) * size - 1`; shard i of n has the i-th of n
+    equal parts of them. Which examples make up a batch therefore does not depend on how many shards there are.
+
+    Args:
+      start: the first batch to give.
+      shard: `(i, n)`, the i-th of n, from 0 to n - 1.
+
+    Raises:
+      DataError: for a size below 1, a negative start, a shard that there is not, or a size that n does not divide.
+    """
+    index, shards = shard
+    if size < 1 or start < 0:
+        raise DataError(f"batches of {size} from batch {start} on: expected a size of 1 or more and a batch from 0 on")
+    if not 0 <= index < shards:
+        raise DataError(f"shard {shard}: expected (i, n), the i-th of n, with i from 0 to n - 1")
+    if size % shards:
+        raise DataError(f"a batch of {size} cannot be divided among {shards} shards")
+    places = np.arange(count // size * size).reshape(-1, shards, size // shards)
+    return places[start:, index]
 
 
 def batches(
-    data: Dataset, batch_size: int, seed: int = 0, epoch: int = 0, start: int = 0
+    data: Dataset,
+    batch_size: int,
+    seed: int = 0,
+    epoch: int = 0,
+    start: int = 0,
+    shard: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The shuffled batches of one epoch: `(images, labels)` of `batch_size` examples each.
 
@@ -19,12 +54,14 @@ def batches(
 
     Args:
       start: the first batch to give.
+      shard: `(i, n)` gives the i-th of n equal parts of each batch, for one of n processes.
+
+    Raises:
+      DataError: when n does not divide the batch, or there is no i-th of n.
     """
-    size = min(batch_size, len(data))
-    order = np.random.default_rng([seed, epoch]).permutation(len(data))
-    for first in range(start * size, len(data) - size + 1, size):
-        index = order[first : first + size]
-        yield data.images[index], data.labels[index]
+    order = epoch_order(len(data), seed, epoch)
+    for places in batch_places(len(data), min(batch_size, len(data)), start, shard):
+        yield data.images[order[places]], data.labels[order[places]]
 
 
 def padded_batches(data: Dataset, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -53,6 +53,11 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def image(self) -> tuple[int, ...]:
+        """The shape of an image, (height, width, channels)."""
+        return self.images.shape[1:]
+
     def __repr__(self) -> str:
         n, h, w, c = self.images.shape
         return f"Dataset({self.name!r}, {n:,} images {h}x{w}x{c} {self.images.dtype}, {len(self.classes)} classes)"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 import jax
@@ -12,6 +14,26 @@ from jaxcnn.core import Layer, LayerError
 
 Initializer: TypeAlias = Callable[..., jax.Array]
 """`(key, shape) -> array`, as `jax.nn.initializers` makes them."""
+
+
+AxisName: TypeAlias = str | tuple[str, ...]
+
+_batch_axis: ContextVar[AxisName | None] = ContextVar("batch_axis", default=None)
+
+
+def batch_axis() -> AxisName | None:
+    """The mapped axis over which the batch is spread, inside `jaxcnn.synchronized`."""
+    return _batch_axis.get()
+
+
+@contextmanager
+def spread_over(axis_name: AxisName | None) -> Iterator[None]:
+    """A context in which layers know that their batch is one part of many."""
+    token = _batch_axis.set(axis_name)
+    try:
+        yield
+    finally:
+        _batch_axis.reset(token)
 
 
 def stateless(init: Callable[..., dict[str, jax.Array]], apply: Callable[..., Any]) -> Layer:

@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxcnn.core import Layer, LayerError, layer
+from jaxcnn.layers.common import batch_axis
 
 
 @layer
@@ -52,7 +54,17 @@ def dropout(rate: float, *, shared_axes: Sequence[int] = ()) -> Layer:
             )
         shared = {a % x.ndim for a in shared_axes}
         shape = tuple(1 if a in shared else w for a, w in enumerate(x.shape))
-        keep = jax.random.bernoulli(key, 1 - rate, shape)
+        keep = _draw(key, 1 - rate, shape)
         return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x)), state
 
     return Layer(init, apply)
+
+
+def _draw(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
+    """Booleans that are true with probability `rate`: for a part of a batch, those that the whole would have there."""
+    axis = batch_axis()
+    if axis is None or shape[0] == 1:
+        return jax.random.bernoulli(key, rate, shape)
+    # XLA computes of the whole what the slice needs: each number follows from its place.
+    whole = jax.random.bernoulli(key, rate, (shape[0] * lax.axis_size(axis), *shape[1:]))
+    return lax.dynamic_slice_in_dim(whole, lax.axis_index(axis) * shape[0], shape[0])

@@ -11,7 +11,7 @@ from jax.nn import initializers
 
 from jaxcnn import ops
 from jaxcnn.core import Layer, LayerError, layer
-from jaxcnn.layers.common import Initializer, count, floating, stateless
+from jaxcnn.layers.common import Initializer, batch_axis, count, floating, stateless
 
 
 @layer
@@ -34,8 +34,9 @@ def batch_norm(
     Args:
       momentum: the share of the old running statistics that is kept. PyTorch's `momentum=0.1` is 0.9 here.
       eps: added to the variance.
-      axis_name: the mapped axis (`pmap`, `shard_map`, `vmap`) over which statistics are shared between devices. Under
-        `jit` with a sharded batch they are global without it.
+      axis_name: the mapped axis (`pmap`, `shard_map`, `vmap`) over which statistics are shared between devices;
+        `jaxcnn.synchronized` gives it to all batch norms of a network. Under `jit` with a sharded batch they are global
+        without it.
       scale, bias: whether they are there. scale_init, bias_init: as in `jax.nn.initializers`.
 
     Variables: params `scale`, `bias`; state `mean`, `var` in float32; all `(C,)`.
@@ -66,7 +67,7 @@ def batch_norm(
         if _channels(x) != mean.shape:
             raise LayerError(f"made for {mean.size} channels, got {x.shape[-1]} in {x.shape}")
         if train:
-            batch_mean, batch_var, values = ops.batch_statistics(x, tuple(range(x.ndim - 1)), axis_name)
+            batch_mean, batch_var, values = ops.batch_statistics(x, tuple(range(x.ndim - 1)), axis_name or batch_axis())
             unbiased = batch_var * (values / max(values - 1, 1))
             state = {
                 "mean": (momentum * mean + (1 - momentum) * batch_mean).astype(mean.dtype),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from jaxcnn.data.augment import Augment
 from jaxcnn.data.batches import batches
 from jaxcnn.data.dataset import Dataset
 from jaxcnn.data.preprocess import Preprocess
+from jaxcnn.devices import DataParallel, first_process, from_first, same_everywhere
 from jaxcnn.errors import TrainingError, UserError
 from jaxcnn.losses import Loss, softmax_cross_entropy
 from jaxcnn.metrics import Metric, confusion_matrix
@@ -27,8 +28,12 @@ from jaxcnn.train.evaluate import Evaluation, make_evaluate
 from jaxcnn.train.optimizers import make_optimizer
 from jaxcnn.train.progress import Display
 from jaxcnn.train.run import Record, Run, best_of
+from jaxcnn.train.run import variables as of_state
 from jaxcnn.train.step import TrainState, create_state, make_step
+from jaxcnn.train.stopping import Stop, asked_to_stop
+from jaxcnn.train.watching import Metrics, Profile
 
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of its images
 _REFRESH = 0.5  # seconds between two looks at the metrics: each waits for the steps under way
 
 
@@ -65,10 +70,10 @@ class FitResult:
 
 def fit(
     model: Layer,
-    data: Dataset,
+    data: Dataset | Any,
     *,
-    validation: Dataset | None = None,
-    test: Dataset | None = None,
+    validation: Dataset | Any | None = None,
+    test: Dataset | Any | None = None,
     loss: Loss = softmax_cross_entropy,
     optimizer: optax.GradientTransformation | None = None,
     epochs: int = 10,
@@ -80,36 +85,57 @@ def fit(
     penalty: Callable[[Any], jax.Array] | None = None,
     variables: tuple[Any, Any] | None = None,
     patience: int | None = None,
+    accumulate: int = 1,
+    ema: float | None = None,
+    loss_scale: bool = False,
+    devices: DataParallel | None = None,
     run: str | Path | Run | None = None,
     resume: bool = False,
+    save_every: float = 600,
+    keep: int = 2,
+    tensorboard: bool = False,
+    profile: int = 0,
     config: Mapping[str, Any] | None = None,
     show: bool = True,
 ) -> FitResult:
     """Trains a model: shuffled epochs, validation after each, the best epoch's variables kept, the test set last.
 
-    Everything random follows from `seed`: weights, order, dropout and augmentation.
+    Everything random follows from `seed`: weights, order, dropout and augmentation. A run that was stopped, by Ctrl-C,
+    by SIGTERM or by a power cut, goes on with `resume=True` and ends with the figures that it would have had.
 
     Args:
       model: any Layer whose input is a batch of images.
-      data: what it learns from. Each epoch takes the whole batches of a new order.
+      data: what it learns from: a `Dataset`, or a `Stream` of images that do not fit in memory. Each epoch takes the
+        whole batches of a new order.
       validation: measured after each epoch, to choose the best; without it the last epoch counts.
       test: measured once, with the best variables.
       loss: `(outputs, labels) -> one number an example`.
       optimizer: an Optax transformation; Adam with half a cosine from 0.002 to 0 when not given.
-      preprocess: `images -> inputs` inside the step; to zero mean and unit variance of `data` when not given.
+      preprocess: `images -> inputs` inside the step; to zero mean and unit variance of `data` when not given, or of
+        ImageNet when it is a stream.
       augment: `(images, key) -> images`, on training batches only.
       metrics, penalty: as in `make_step`.
       variables: `(params, state)` to begin with, from `weights.load` or an earlier training, instead of new ones.
       patience: stop after so many epochs without a better validation.
+      accumulate: in how many parts each batch is computed, one after the other; see `make_step`.
+      ema: the decay of a moving average of the parameters, 0.999; the average is then what is measured and kept.
+      loss_scale: for a model in float16; see `mixed_precision`.
+      devices: what to train on, `DataParallel()` for all devices of all processes; one device when not given.
       run: a new folder, for config.json, metrics.jsonl, result.json, pictures and checkpoints. Nothing is written
-        when not given.
-      resume: go on from the last checkpoint in `run`.
+        when not given. Of several processes the first one writes.
+      resume: go on from the newest checkpoint in `run`, at the batch that comes next.
+      save_every: the seconds after which a checkpoint is written inside an epoch, too.
+      keep: how many checkpoints stay.
+      tensorboard: write the metrics for TensorBoard, too, to `run/tensorboard`.
+      profile: write a profile of so many steps to `run/profile`, for TensorBoard or Perfetto.
       config: what to write in config.json beside the settings known here.
       show: whether to show progress.
 
     Raises:
       UserError: for settings or data that cannot be used.
       TrainingError: when the loss is not finite, or the disk is full. Checkpoints of earlier epochs remain.
+      Stopped: a KeyboardInterrupt, after Ctrl-C or SIGTERM, when the state has been saved to `run`. Without a folder,
+        and for a second Ctrl-C, it is Python's own.
     """
     began = time.monotonic()
     if epochs < 1 or batch_size < 1:
@@ -121,131 +147,276 @@ def fit(
     if patience is not None and validation is None:
         raise UserError("early stopping needs validation data to see when to stop")
     size = min(batch_size, len(data))
+    if devices is not None:
+        devices.check(size)
+    if run is None and (tensorboard or profile):
+        raise UserError("what is written for TensorBoard, and a profile, need the folder of a run: run=")
     steps_per_epoch = len(data) // size
     if optimizer is None:
         optimizer = make_optimizer("adam", schedule="cosine", steps=epochs * steps_per_epoch)
     if preprocess is None:
-        preprocess = Preprocess.of(data.images)
-    folder = _folder(run, resume)
-    state = create_state(model, optimizer, jax.random.key(seed), data.images[:1], preprocess, variables)
-    _check_outputs(model, state, preprocess, data)
+        preprocess = Preprocess.of(data.images) if isinstance(data, Dataset) else Preprocess(data.image[:2], *_IMAGENET)
+    folder = _folder(run, resume, keep)
+    example = jax.ShapeDtypeStruct((1, *data.image), data.images.dtype if isinstance(data, Dataset) else jnp.uint8)
+    state = create_state(
+        model,
+        optimizer,
+        jax.random.key(seed),
+        example,
+        preprocess,
+        variables,
+        ema=ema is not None,
+        loss_scale=loss_scale,
+    )
+    _check_outputs(model, state, preprocess, data, example)
     if folder is not None and not resume:  # nothing is left behind by what cannot start
-        folder.make()
-        settings = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "image": list(data.images.shape[1:])}
+        settings = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "image": list(data.image)}
         if isinstance(preprocess, Preprocess):
             settings["preprocess"] = dataclasses.asdict(preprocess)
         named = {"model": repr(model), "data": data.name, "classes": list(data.classes)}
-        folder.write("config.json", {**named, **settings, **(config or {})})
-    step = make_step(model, loss, optimizer, preprocess=preprocess, augment=augment, metrics=metrics, penalty=penalty)
-    evaluate = make_evaluate(model, loss, preprocess=preprocess, metrics=metrics)
-    history: list[Record] = []
-    best = (state.params, state.model_state)
-    if folder is not None and resume and (saved := folder.epochs()):
-        state, history = folder.restore(saved[-1], state)
-        folder.write_metrics(history)
-        chosen = best_of(history)["epoch"]
-        best = (state.params, state.model_state)
-        if chosen != history[-1]["epoch"]:
-            kept, _ = folder.restore(chosen, state)
-            best = (kept.params, kept.model_state)
+        _begin(folder, {**named, **settings, **(config or {})})
+    step = make_step(
+        model, loss, optimizer, preprocess=preprocess, augment=augment, metrics=metrics, penalty=penalty,
+        accumulate=accumulate, ema=ema or 0.0, devices=devices,
+    )  # fmt: skip
+    evaluate = make_evaluate(model, loss, preprocess=preprocess, metrics=metrics, devices=devices)
+    at = _Place()
+    best = of_state(state)
+    if folder is not None and resume and (found := _restored(folder, state)) is not None:
+        state, best, progress = found
+        at = _Place(**{f.name: progress[f.name] for f in dataclasses.fields(_Place)})
+        _write(folder, at.history)
     best = jax.tree.map(jnp.copy, best)
-    spent = history[-1]["seconds"] if history else 0.0
+    spent = at.seconds
+    board = Metrics(folder.path if folder and tensorboard and first_process() else None, at.history)
+    tracing = Profile(folder.path if folder and first_process() else None, profile)
+    kept = int(state.step) if at.history or at.position else -1  # the step of the newest checkpoint
+    spread = _Spread(devices)
+    state = spread.out(state)
 
-    with Display(epochs, steps_per_epoch * size, show) as display:
+    def save(state: TrainState, wait: bool) -> None:
+        """What is done so far, unless the one before is still being written and nobody waits for this one."""
+        if folder is None or (folder.checkpoints.busy and not wait):
+            return
+        nonlocal kept
+        at.seconds = spent + time.monotonic() - began
+        one = spread.back(state)
+        kept = int(one.step)
+        if first_process():
+            own = bool(at.history) and best_of(at.history)["step"] == int(one.step)  # the best is what is saved
+            folder.save(one, dataclasses.asdict(at), None if own or not at.history else best)
+
+    with Display(epochs, steps_per_epoch * size, show and first_process()) as display, asked_to_stop(folder) as stop:
         try:
-            for epoch in range(len(history) + 1, epochs + 1):
-                if _stop(history, patience):
+            for epoch in range(len(at.history) + 1, epochs + 1):
+                if _stop(at.history, patience):
                     display.line(f"stopped: no better validation for {patience} epochs")
                     break
-                state, means, rate = _epoch(step, state, data, size, seed, epoch, display)
-                record: Record = {"epoch": epoch, "step": int(state.step), **means}
+                state, means, rate = _epoch(
+                    step, state, data, size, seed, epoch, display, at, spread, stop, tracing, save, save_every
+                )
+                one = spread.back(state)
+                record: Record = {"epoch": epoch, "step": int(one.step), **means}
                 if validation is not None:
-                    measured = evaluate(state.params, state.model_state, validation).metrics
+                    params, model_state = spread.everywhere(of_state(one))
+                    measured = evaluate(params, model_state, validation).metrics
                     record |= {f"validation_{name}": value for name, value in measured.items()}
                 record |= {"images_per_second": round(rate, 1), "seconds": spent + time.monotonic() - began}
-                history.append(record)
-                if best_of(history) is record:
-                    best = jax.tree.map(jnp.copy, (state.params, state.model_state))
+                at.next_epoch(record)
+                if best_of(at.history) is record:
+                    best = jax.tree.map(jnp.copy, of_state(one))
                 if folder is not None:
-                    folder.save(epoch, state, history)
-                    folder.write_metrics(history)
+                    save(state, wait=stop.asked(int(one.step)))
+                    _write(folder, at.history)
+                board.add(record)
                 display.epoch(record)
+                stop.leave(int(one.step))
+            if kept != at.history[-1]["step"]:
+                save(state, wait=True)
         finally:
+            tracing.end()
+            board.close()
             if folder is not None:
-                folder.wait()
+                folder.checkpoints.wait()
 
     params, model_state = best
-    chosen = best_of(history)
+    chosen = best_of(at.history)
     result: Record = {
         "model": (config or {}).get("model", repr(model)),
         "data": data.name,
         "seed": seed,
-        "epochs": history[-1]["epoch"],
+        "epochs": at.history[-1]["epoch"],
         "best_epoch": chosen["epoch"],
-        "steps": history[-1]["step"],
+        "steps": at.history[-1]["step"],
         "params": sum(x.size for x in jax.tree.leaves(params)),
         **{f"train_{name}": value for name, value in chosen.items() if name in _learned(chosen)},
         **{name: value for name, value in chosen.items() if name.startswith("validation_")},
     }
     measured_test = None
     if test is not None:
-        measured_test = evaluate(params, model_state, test)
+        everywhere, state_everywhere = spread.everywhere((params, model_state))
+        measured_test = evaluate(everywhere, state_everywhere, test)
         result |= {f"test_{name}": value for name, value in measured_test.metrics.items()}
     result["seconds"] = round(spent + time.monotonic() - began, 3)
-    if folder is not None:
+    if folder is not None and first_process():
         folder.write("result.json", result)
-        _pictures(folder, history, test, measured_test)
-        folder.close()
-    return FitResult(params, model_state, state, history, result, measured_test, model, preprocess)
+        _pictures(folder, at.history, test, measured_test)
+        folder.checkpoints.close()
+    return FitResult(params, model_state, spread.back(state), at.history, result, measured_test, model, preprocess)
 
 
-def _folder(run: str | Path | Run | None, resume: bool) -> Run | None:
+@dataclass
+class _Place:
+    """How far a run is: what has to be known, beside the state, to go on with it.
+
+    Attributes:
+      history: the records of the epochs that are done.
+      position: how many batches of the next epoch are done.
+      rows: their metrics.
+      seconds: the time spent.
+    """
+
+    history: list[Record] = dataclasses.field(default_factory=list)
+    position: int = 0
+    rows: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+
+    def next_epoch(self, record: Record) -> None:
+        self.history.append(record)
+        self.position, self.rows = 0, []
+
+
+def _folder(run: str | Path | Run | None, resume: bool, keep: int) -> Run | None:
     if run is None:
         if resume:
             raise UserError("resume needs the folder of the run to go on with")
         return None
+    if keep < 1:
+        raise UserError(f"keep={keep}: at least 1 checkpoint has to stay")
     if isinstance(run, Run):
-        return run
-    return Run.open(run) if resume else Run.new(run)
+        folder = run
+    else:
+        path = from_first(lambda: str((Run.open if resume else Run.new)(run).path))  # the first process looks
+        folder = Run(path)
+    folder.checkpoints.keep = keep
+    return folder
+
+
+def _begin(folder: Run, config: Mapping[str, Any]) -> None:
+    def begin() -> None:
+        folder.make()
+        folder.write("config.json", config)
+
+    from_first(begin)
+
+
+def _write(folder: Run, history: list[Record]) -> None:
+    if first_process():
+        folder.write_metrics(history)
+
+
+def _restored(folder: Run, like: TrainState) -> tuple[TrainState, tuple[Any, Any], dict[str, Any]] | None:
+    """What the first process finds, in all of them."""
+    found: list[Any] = []
+
+    def read() -> dict[str, Any] | None:
+        restored = folder.restore(like)
+        if restored is None:
+            return None
+        found.extend(restored[:2])
+        return restored[2]
+
+    progress = from_first(read)
+    if progress is None:
+        return None
+    state, best = found or (like, of_state(like))
+    key = jax.random.wrap_key_data(same_everywhere(jax.random.key_data(state.key)))
+    state, best = same_everywhere((state.replace(key=None), best))
+    return state.replace(key=key), best, progress
+
+
+class _Spread:
+    """Where the state is: on one device, or on several."""
+
+    def __init__(self, devices: DataParallel | None):
+        self.devices = devices
+        self.shard = (0, 1) if devices is None else devices.shard
+
+    def out(self, state: TrainState) -> TrainState:
+        return state if self.devices is None else self.devices.replicate(state)
+
+    def back(self, state: TrainState) -> TrainState:
+        return state if self.devices is None else self.devices.single(state)
+
+    def batch(self, batch: Any) -> Any:
+        return batch if self.devices is None else self.devices.batch(batch)
+
+    def everywhere(self, tree: Any) -> Any:
+        return tree if self.devices is None else self.devices.whole(tree)
 
 
 def _epoch(
-    step: Any, state: TrainState, data: Dataset, size: int, seed: int, epoch: int, display: Display
-) -> tuple[TrainState, dict[str, float], float]:
-    """One epoch: the new state, the means of the steps' metrics, and images a second."""
+    step: Any, state: TrainState, data: Any, size: int, seed: int, epoch: int, display: Display, at: _Place,
+    spread: _Spread, stop: Stop, tracing: Profile, save: Callable[..., None], save_every: float,
+) -> tuple[TrainState, dict[str, float], float]:  # fmt: skip
+    """One epoch, from the batch at which it is: the new state, the means of the steps' metrics, and images a second."""
     pending: list[dict[str, jax.Array]] = []
-    rows: list[dict[str, float]] = []
-    first = int(state.step)
-    start = shown = time.monotonic()
+    done = int(spread.back(state).step) - at.position  # steps before this epoch
+    start = shown = saved = time.monotonic()
     counted = 0  # images since `start`
+    compiled = False
 
     def look() -> None:
         # The only place where the loop waits for the device.
         for row in jax.device_get(pending):
-            rows.append({name: float(value) for name, value in row.items()})
-            if not math.isfinite(rows[-1]["loss"]):
+            at.rows.append({name: float(value) for name, value in row.items()})
+            if not math.isfinite(at.rows[-1]["loss"]):
                 raise TrainingError(
-                    f"the loss is {rows[-1]['loss']} at step {first + len(rows)} (epoch {epoch}): the weights have "
-                    "diverged. Try a smaller learning rate, look for extreme values in the input, or clip the gradient "
-                    "(optax.clip_by_global_norm)"
+                    f"the loss is {at.rows[-1]['loss']} at step {done + len(at.rows)} (epoch {epoch}): the weights "
+                    "have diverged. Try a smaller learning rate, look for extreme values in the input, or clip the "
+                    "gradient (--clip 1, or optax.clip_by_global_norm)"
                 )
         pending.clear()
 
-    for batch in batches(data, size, seed, epoch):
-        state, measured = step(state, batch)
+    def leave() -> None:
+        look()
+        save(state, wait=True)
+        stop.leave(done + at.position)
+
+    for batch in _batches(data, size, seed, epoch, at.position, spread.shard):
+        tracing.before()
+        state, measured = step(state, spread.batch(batch))
         pending.append(measured)
-        if first == 0 and not rows and len(pending) == 1:
-            look()  # the first step compiles: it does not count for the rate
+        at.position += 1
+        tracing.after(measured)
+        if not compiled:
+            compiled = True
+            look()  # the first step of a process compiles: it does not count for the rate
             start = shown = time.monotonic()
-            continue
-        counted += size
-        if time.monotonic() - shown > _REFRESH:
+        else:
+            counted += size
+        if stop.asked(done + at.position):
+            leave()
+        now = time.monotonic()
+        if now - shown > _REFRESH:
             look()
-            shown = time.monotonic()
-            display.update(epoch, len(rows) * size, _means(rows), counted / (shown - start))
+            shown = now
+            display.update(epoch, len(at.rows) * size, _means(at.rows), counted / (shown - start))
+        if now - saved > save_every:
+            look()
+            save(state, wait=False)
+            saved = now
     look()
     rate = counted / max(time.monotonic() - start, 1e-9)
-    return state, _means(rows), rate
+    if stop.asked(done + at.position):  # the measuring that follows may take long
+        leave()
+    return state, _means(at.rows), rate
+
+
+def _batches(data: Any, size: int, seed: int, epoch: int, start: int, shard: tuple[int, int]) -> Iterator[Any]:
+    if isinstance(data, Dataset):
+        return batches(data, size, seed, epoch, start, shard)
+    return data.batches(size, seed, epoch, start, shard)
 
 
 def _means(rows: list[dict[str, float]]) -> dict[str, float]:
@@ -262,25 +433,28 @@ def _stop(history: list[Record], patience: int | None) -> bool:
     return patience is not None and bool(history) and history[-1]["epoch"] - best_of(history)["epoch"] >= patience
 
 
-def _check_outputs(model: Layer, state: TrainState, preprocess: Callable[[Any], Any], data: Dataset) -> None:
+def _check_outputs(
+    model: Layer, state: TrainState, preprocess: Callable[[Any], Any], data: Any, example: jax.ShapeDtypeStruct
+) -> None:
     """Raises where the labels do not fit the scores: inside `jit` nothing would."""
 
     def outputs(images: Any) -> Any:
         return model.apply(state.params, state.model_state, preprocess(images))[0]
 
-    shape: tuple[int, ...] = getattr(jax.eval_shape(outputs, data.images[:1]), "shape", ())
-    if len(shape) == 2 and 1 < shape[1] <= int(data.labels.max()):
+    shape: tuple[int, ...] = getattr(jax.eval_shape(outputs, example), "shape", ())
+    most = int(data.labels.max()) if isinstance(data, Dataset) else len(data.classes) - 1
+    if len(shape) == 2 and 1 < shape[1] <= most:
         raise UserError(
-            f"the model has {shape[1]} outputs and the labels of {data.name} go to {int(data.labels.max())}: "
+            f"the model has {shape[1]} outputs and the labels of {data.name} go to {most}: "
             f"make the model with classes={len(data.classes)}"
         )
 
 
-def _pictures(folder: Run, history: list[Record], test: Dataset | None, measured: Evaluation | None) -> None:
+def _pictures(folder: Run, history: list[Record], test: Any, measured: Evaluation | None) -> None:
     from jaxcnn.inspect import plots
 
     plots.curves(history).savefig(folder.path / "curves.png")
-    if test is None or measured is None or measured.outputs.ndim != 2 or measured.outputs.shape[1] < 2:
+    if not isinstance(test, Dataset) or measured is None or measured.outputs.ndim != 2 or measured.outputs.shape[1] < 2:
         return
     probabilities = np.asarray(jax.nn.softmax(measured.outputs))
     predicted = probabilities.argmax(1)

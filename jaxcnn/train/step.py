@@ -13,9 +13,11 @@ import optax
 from jaxcnn.core import Layer
 from jaxcnn.data.augment import Augment, Mixing, augmented
 from jaxcnn.data.preprocess import to_float
+from jaxcnn.devices import DataParallel
 from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss
 from jaxcnn.metrics import Metric, accuracy
+from jaxcnn.wrappers import synchronized
 
 PyTree = Any
 Step = Callable[["TrainState", tuple[Any, Any]], tuple["TrainState", dict[str, jax.Array]]]
@@ -29,6 +31,8 @@ class TrainState(flax.struct.PyTreeNode):
       params, model_state: the network's variables.
       opt_state: Optax's.
       key: the random key that each step folds its number into (dropout, augmentation).
+      ema: the exponential moving average of `params`, or None.
+      scale: the factor of the loss in float16, or None.
     """
 
     step: jax.Array
@@ -36,6 +40,37 @@ class TrainState(flax.struct.PyTreeNode):
     model_state: PyTree
     opt_state: PyTree
     key: jax.Array
+    ema: PyTree | None = None
+    scale: LossScale | None = None
+
+
+class LossScale(flax.struct.PyTreeNode):
+    """The factor that keeps the gradients of float16 from underflowing; they are divided by it again in float32.
+
+    A step whose gradient is not finite is not taken, and the factor is halved; after 2000 steps that were taken one
+    after the other it is doubled.
+
+    Attributes:
+      value: the factor, float32.
+      taken: the steps since it last changed, int32.
+
+    Source: Micikevicius et al., Mixed precision training (2018), section 3.2.
+    """
+
+    value: jax.Array
+    taken: jax.Array
+
+    @staticmethod
+    def start() -> LossScale:
+        """2^15, before the first step."""
+        return LossScale(jnp.float32(1 << 15), jnp.int32(0))
+
+    def after(self, finite: jax.Array) -> LossScale:
+        """The factor after a step."""
+        taken = jnp.where(finite, self.taken + 1, 0)
+        grows = taken >= 2000
+        value = jnp.where(finite, jnp.where(grows, 2 * self.value, self.value), jnp.maximum(self.value / 2, 1))
+        return LossScale(value, jnp.where(grows, 0, taken))
 
 
 def create_state(
@@ -45,6 +80,8 @@ def create_state(
     example: PyTree,
     preprocess: Callable[[Any], Any] = to_float,
     variables: tuple[PyTree, PyTree] | None = None,
+    ema: bool = False,
+    loss_scale: bool = False,
 ) -> TrainState:
     """The state before the first step.
 
@@ -55,6 +92,8 @@ def create_state(
       preprocess: as in `make_step`.
       variables: `(params, state)` of the model to begin with, as `weights.load` returns them, instead of new ones. They
         are copied, since a step uses up the state that it is given.
+      ema: whether the parameters' moving average is kept.
+      loss_scale: whether the loss is scaled, for `mixed_precision(model, jnp.float16)`.
 
     Raises:
       UserError: for variables that are not the model's.
@@ -73,6 +112,8 @@ def create_state(
         model_state=model_state,
         opt_state=jax.jit(optimizer.init)(params),  # one program: compiled array by array it takes seconds
         key=step_key,
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+        scale=LossScale.start() if loss_scale else None,
     )
 
 
@@ -102,6 +143,10 @@ def make_step(
     augment: Augment | None = None,
     metrics: Mapping[str, Metric] | None = None,
     penalty: Callable[[PyTree], jax.Array] | None = None,
+    accumulate: int = 1,
+    ema: float = 0.999,
+    axis_name: str | None = None,
+    devices: DataParallel | None = None,
 ) -> Step:
     """One step of gradient descent, compiled: `step(state, batch) -> (state, metrics)`.
 
@@ -117,40 +162,121 @@ def make_step(
         `accuracy`, if the outputs are scores of classes and the labels integers. Of several outputs the first counts,
         and of mixed labels the larger part.
       penalty: a function of the parameters that is added to the loss, for instance `lambda p: 1e-4 * l2_penalty(p)`.
+      accumulate: in how many parts the batch is taken, one after the other: the gradient is the mean of theirs, and
+        the memory that of one part. Batch normalization takes the statistics of each part.
+      ema: for a state with a moving average, its decay: ema' = d ema + (1 - d) params' where, at step t,
+        d = min(ema, (1 + t) / (10 + t)).
+      axis_name: for a step that you map yourself: `jax.pmap(make_step(..., axis_name="data"), "data")`, each device
+        with its part of the batch. It is not compiled then. Gradients, metrics and batch statistics are means over the
+        axis; dropout is that of the whole batch, and augmentation has its own random numbers on each device.
+      devices: the devices to spread the step over, from `jaxcnn.devices`; the step then takes what its `replicate` and
+        `batch` return.
 
     Returns:
       A jitted function of a `TrainState` and a batch `(inputs, labels)`; `inputs` may be a tuple for a network of
       several inputs. Its metrics are scalars: `loss` (with the penalty) and the measures, means over the batch.
+
+    Raises:
+      UserError: when the batch cannot be divided into the parts asked for.
     """
+    if devices is not None:
+        axis_name = devices.axis_name
+    if axis_name is not None:
+        model = synchronized(model, axis_name)
 
     def objective(
-        params: PyTree, state: TrainState, inputs: tuple[Any, ...], labels: Any, key: jax.Array
-    ) -> tuple[jax.Array, tuple[Any, PyTree]]:
-        outputs, model_state = model.apply(params, state.model_state, *inputs, train=True, key=key)
+        params: PyTree,
+        model_state: PyTree,
+        inputs: tuple[Any, ...],
+        labels: Any,
+        classes: Any,
+        key: jax.Array,
+        scale: Any,
+    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
+        outputs, model_state = model.apply(params, model_state, *inputs, train=True, key=key)
         value = loss(outputs, labels).mean()
         if penalty is not None:
             value = value + penalty(params)
-        return value, (outputs, model_state)
+        measured = {"loss": value}
+        measured |= {name: each.mean() for name, each in measure(metrics, outputs, classes).items()}
+        return value if scale is None else value * scale.value, (measured, model_state)
 
     def step(state: TrainState, batch: tuple[Any, Any]) -> tuple[TrainState, dict[str, jax.Array]]:
         inputs, labels = batch
         classes = labels  # for the measures, when the labels are mixed
         augment_key, key = jax.random.split(jax.random.fold_in(state.key, state.step))
         if augment is not None:
+            if axis_name is not None:
+                augment_key = jax.random.fold_in(augment_key, jax.lax.axis_index(axis_name))
             inputs, labels = augmented(augment, inputs, labels, augment_key)
             classes = labels.argmax(-1) if isinstance(augment, Mixing) else labels
         inputs = preprocess(inputs)
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-        (value, (outputs, model_state)), gradient = jax.value_and_grad(objective, has_aux=True)(
-            state.params, state, inputs, labels, key
-        )
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        measured = {"loss": value}
-        measured |= {name: each.mean() for name, each in measure(metrics, outputs, classes).items()}
-        params = optax.apply_updates(state.params, updates)
-        return state.replace(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state), measured
 
-    return jax.jit(step, donate_argnums=0)
+        def gradient(model_state: PyTree, part: Any) -> tuple[PyTree, tuple[PyTree, dict[str, jax.Array]]]:
+            found, (measured, model_state) = jax.grad(objective, has_aux=True)(
+                state.params, model_state, *part, state.scale
+            )
+            return model_state, (found, measured)
+
+        if accumulate == 1:
+            model_state, found = gradient(state.model_state, (inputs, labels, classes, key))
+        else:
+            parts = (*_parts((inputs, labels, classes), accumulate), jax.random.split(key, accumulate))
+            model_state, found = _means_of(gradient, state.model_state, parts)
+        if axis_name is not None:
+            found = jax.lax.pmean(found, axis_name)
+        slope, measured = found
+        scale = state.scale
+        if scale is not None:
+            slope = jax.tree.map(lambda g: g / scale.value, slope)
+        updates, opt_state = optimizer.update(slope, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new = state.replace(params=params, model_state=model_state, opt_state=opt_state)
+        if state.ema is not None:
+            decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step)).astype(jnp.float32)
+            new = new.replace(
+                ema=jax.tree.map(lambda e, p: (decay * e + (1 - decay) * p).astype(e.dtype), state.ema, params)
+            )
+        if state.scale is not None:
+            finite = jnp.all(jnp.stack([jnp.isfinite(g).all() for g in jax.tree.leaves(slope)]))
+            new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new.replace(key=None), state.replace(key=None))
+            new = new.replace(key=state.key, scale=state.scale.after(finite))
+        return new.replace(step=state.step + 1), measured
+
+    if devices is not None:
+        return devices.compile(step)
+    return step if axis_name is not None else jax.jit(step, donate_argnums=0)
+
+
+def _parts(batch: Any, count: int) -> Any:
+    """A batch in parts, on a new first axis: part k has the examples k, k + count, k + 2 count, ...
+
+    So where the batch is spread over devices, each of them has its share of each part.
+    """
+
+    def one(x: Any) -> Any:
+        if len(x) % count:
+            raise UserError(
+                f"a batch of {len(x)} examples on a device cannot be taken in accumulate={count} equal parts"
+            )
+        return jnp.moveaxis(jnp.reshape(x, (len(x) // count, count, *x.shape[1:])), 1, 0)
+
+    return jax.tree.map(one, batch)
+
+
+def _means_of(gradient: Any, model_state: PyTree, parts: Any) -> tuple[PyTree, Any]:
+    """The last state, and the means of gradients and metrics over the parts, of which one is computed at a time."""
+    first, rest = (jax.tree.map(take, parts) for take in (lambda x: x[0], lambda x: x[1:]))
+    model_state, total = gradient(model_state, first)
+
+    def add(carry: Any, part: Any) -> tuple[Any, None]:
+        model_state, total = carry
+        model_state, found = gradient(model_state, part)
+        return (model_state, jax.tree.map(jnp.add, total, found)), None
+
+    (model_state, total), _ = jax.lax.scan(add, (model_state, total), rest)
+    return model_state, jax.tree.map(lambda x: x / len(parts[-1]), total)
 
 
 def measure(metrics: Mapping[str, Metric] | None, outputs: Any, labels: Any) -> dict[str, jax.Array]:

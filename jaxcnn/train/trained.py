@@ -69,7 +69,6 @@ class Trained:
                 f"{folder.path / 'config.json'} does not say {error}: the network cannot be rebuilt from it"
             ) from None
         params, model_state = folder.restore_best()
-        folder.close()
         return Trained(model, params, model_state, preprocess, (height, width, channels), classes, config)
 
     def probabilities(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:

@@ -1,0 +1,64 @@
+"""How a training is stopped from outside: by Ctrl-C, by a cluster's SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+
+from jaxcnn.devices import stop_together
+from jaxcnn.errors import Stopped
+from jaxcnn.train.run import Run
+
+
+class Stop:
+    """Whether somebody wants the run to end."""
+
+    def __init__(self, folder: Run | None):
+        self._folder = folder
+        self.signal: int | None = None
+        self._asked = -1, False
+
+    def asked(self, step: int) -> bool:
+        """Whether to leave after this step; all processes say the same."""
+        if self._asked[0] != step:  # JAX wants to be asked once a step
+            self._asked = step, self.signal is not None or stop_together(step)
+        return self._asked[1]
+
+    def leave(self, step: int) -> None:
+        """Ends the run, when somebody wants it and it is saved.
+
+        Raises:
+          Stopped.
+        """
+        if self._folder is not None and self.asked(step):
+            self._folder.checkpoints.wait()
+            raise Stopped(f"stopped after step {step}, which is saved", self.signal or signal.SIGTERM)
+
+
+@contextmanager
+def asked_to_stop(folder: Run | None) -> Iterator[Stop]:
+    """Ctrl-C and SIGTERM ask for a stop after the step under way; what comes a second time has its usual effect."""
+    stop = Stop(folder)
+    # Of several processes, JAX's own handler tells the others of a SIGTERM.
+    own = folder is not None and jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)} if own else {}
+
+    def restore() -> None:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+    def ask(name: int, _: Any) -> None:
+        stop.signal = name
+        restore()
+
+    for name in before:
+        signal.signal(name, ask)
+    try:
+        yield stop
+    finally:
+        restore()

@@ -1,0 +1,80 @@
+"""A process of trainings on several devices: `python -m tests.spread REQUESTS`; it prints its answers as JSON.
+
+The devices of a CPU are as many as XLA_FLAGS says, the other processes those of JAX_COORDINATOR_ADDRESS.
+"""
+
+import json
+import os
+import sys
+
+import jax
+import numpy as np
+import optax
+
+import jaxcnn as cnn
+from jaxcnn import data, devices, train
+from jaxcnn.errors import Stopped, UserError
+
+
+def network():
+    """With all that a device has to know of the others: batch statistics and dropout; and what oneDNN computes."""
+    return cnn.serial(
+        conv1=cnn.conv(16, 3, padding=1, bias=False), bn1=cnn.batch_norm(), act1=cnn.relu, pool1=cnn.max_pool(2),
+        conv2=cnn.conv(16, 3, 2, padding=1), drop2=cnn.dropout(0.3), act2=cnn.relu, flat=cnn.flatten, head=cnn.dense(10),
+    )  # fmt: skip
+
+
+def examples():
+    images = data.load("digits").take(slice(480))
+    return data.Dataset(images.images[:, ::2, ::2], images.labels, images.classes, "digits")
+
+
+def steps(request, on):
+    """The losses of some steps, and the norm of the parameters after them."""
+    found, model, optimizer = examples(), network(), optax.sgd(0.05, 0.9)
+    state = train.create_state(model, optimizer, jax.random.key(0), found.images[:1])
+    step = train.make_step(
+        model, cnn.losses.softmax_cross_entropy, optimizer, devices=on, accumulate=request.get("accumulate", 1)
+    )
+    shard = (0, 1) if on is None else on.shard
+    state = state if on is None else on.replicate(state)
+    losses = []
+    for epoch in range(100):
+        for batch in data.batches(found, request["batch"], 0, epoch, 0, shard):
+            state, measured = step(state, batch if on is None else on.batch(batch))
+            losses.append(float(measured["loss"]))
+            if len(losses) == request["steps"]:
+                one = state if on is None else on.single(state)
+                return losses, [float(np.square(leaf).sum()) for leaf in jax.tree.leaves((one.params, one.model_state))]
+
+
+def fitted(request, on):
+    """A run, or the rest of one."""
+    found = examples()
+    kept = train.fit(
+        network(), found, validation=found.take(slice(100)), test=found.take(slice(90)), epochs=request["epochs"],
+        batch_size=request["batch"], seed=3, devices=on, show=False, run=request.get("run"),
+        resume=request.get("resume", False), optimizer=optax.adam(3e-3),
+    )  # fmt: skip
+    return kept.history, kept.result
+
+
+def answer(request):
+    form = request.get("form")
+    on = devices.DataParallel(request.get("count"), form) if form else None
+    try:
+        return {"steps": steps, "fit": fitted}[request["do"]](request, on)
+    except UserError as error:
+        return str(error)
+    except Stopped as stop:
+        return f"stopped: {stop}"
+
+
+def main():
+    if "JAX_COORDINATOR_ADDRESS" in os.environ:
+        devices.join()
+    print("answers", json.dumps([answer(request) for request in json.loads(sys.argv[1])]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
