@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -44,7 +44,11 @@ class Train:
     lr: float | None = None
     """Learning rate at the start. When not given: 0.1 for sgd, 0.05 for momentum, 0.002 for adam."""
     schedule: str = "cosine"
-    """cosine (to 0 over the whole training) or constant."""
+    """cosine (to 0 over the whole training), constant, steps (a tenth at 1/2 and at 3/4 of it) or onecycle."""
+    warmup: float = 0.0
+    """Epochs in which the learning rate grows from 0."""
+    clip: float | None = None
+    """The gradient's largest norm: a longer one is scaled down to it."""
     weight_decay: float = 0.0
     """Decay of the kernels."""
     augment: str = "auto"
@@ -63,8 +67,37 @@ class Train:
     """Share of the training data held out to choose the best epoch; 0 for none, then the last epoch counts."""
     patience: int | None = None
     """Stop after so many epochs without a better validation."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """float32; or bfloat16 or float16 (with a scaled loss), with parameters in float32."""
+    ema: float | None = None
+    """Decay of a moving average of the weights, for instance 0.999; the average is what is measured and kept."""
+    accumulate: int = 1
+    """Compute each batch in so many parts, one after the other, for the memory of one."""
+    remat: bool = False
+    """Compute each block of the network a second time in the backward pass instead of keeping what it computed."""
     seed: int = 0
     """Of weights, order, dropout and augmentation."""
+    devices: int | None = None
+    """How many of this machine's devices share each batch; all of them when not given."""
+    parallel: Literal["jit", "pmap"] = "jit"
+    """How they do: jit over a mesh, or pmap."""
+    distributed: bool = False
+    """This is one of several processes, as the cluster (Slurm, Kubernetes, Open MPI, TPU) or JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID say."""
+    coordinator: str | None = None
+    """This is one of several processes: host:port of the first one."""
+    processes: int | None = None
+    """How many there are."""
+    process: int | None = None
+    """Which of them this one is, from 0."""
+    save_every: float = 600
+    """Seconds between checkpoints inside an epoch; there is one after each epoch in any case."""
+    keep: int = 2
+    """How many checkpoints stay."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard, too: pip install 'jaxcnn[tensorboard]'."""
+    profile: int = 0
+    """Write a profile of so many steps to RUN/profile."""
     run: Path | None = None
     """The folder to write. runs/MODEL-DATA-1, -2, ... when not given."""
     resume: bool = False
@@ -99,6 +132,32 @@ class Predict:
     """Exchange black and white first: for dark digits on white paper, where the run learned light ones on black."""
     json: bool = False
     """Print one JSON list."""
+
+
+@dataclass
+class Runs:
+    """List runs and compare them: figures, state, and the settings in which they differ."""
+
+    paths: tyro.conf.Positional[tuple[Path, ...]] = (Path("runs"),)
+    """Runs, or folders with runs in them."""
+    sort: str = "name"
+    """name, model, data, state, epochs, validation, test or time; accuracies from the best on."""
+    draw: Path | None = None
+    """Draw the curves of all of them to this file, .png, .svg or .pdf, too."""
+    json: bool = False
+    """Print one JSON list."""
+
+
+@dataclass
+class Export:
+    """Write a run's network as files that run without jaxcnn: the computation, the weights and a predict.py."""
+
+    run: tyro.conf.Positional[Path]
+    """The folder of a run."""
+    out: Path | None = None
+    """The folder to write; export in the run's folder when not given."""
+    json: bool = False
+    """Print one JSON object."""
 
 
 @dataclass
@@ -137,6 +196,8 @@ _COMMANDS = {
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
+    "runs": Runs,
+    "export": Export,
     "summary": Summary,
     "models": Models,
     "datasets": Datasets,
@@ -213,12 +274,17 @@ def _union() -> Any:
 def _train(given: Train) -> None:
     import jax
 
-    from jaxcnn import data, losses, models, train, weights
-    from jaxcnn.train.trained import rebuilt
+    from jaxcnn import data, devices, losses, models, train, weights
+    from jaxcnn.train.trained import computed, rebuilt
 
     began = time.monotonic()
-    # A stop from outside leaves as Ctrl-C does: what was saved stays.
+    # A stop from outside leaves as Ctrl-C does, until `fit` knows what to save.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    several = given.distributed or given.coordinator is not None
+    if several:
+        devices.join(given.coordinator, given.processes, given.process)
+    elif given.processes is not None or given.process is not None:
+        raise UserError("--processes and --process belong to --coordinator HOST:PORT")
     options, folder = (_resumed if given.resume else _fresh)(given)
     if options.resume and folder.result is not None:
         print(f"{folder.path} is complete: {_outcome(folder.result)}")
@@ -234,7 +300,10 @@ def _train(given: Train) -> None:
         raise UserError(f"--validation is a share from 0 to below 1, got {options.validation}")
     if options.batch_size < 1 or (options.epochs is not None and options.epochs < 1):
         raise UserError(f"--batch-size {options.batch_size} and --epochs {options.epochs} should be at least 1")
-    train.make_optimizer(options.optimizer, options.lr, options.schedule)  # before the data is read
+    train.make_optimizer(options.optimizer, options.lr, options.schedule, clip=options.clip)  # before the data is read
+    spread = None
+    if several or options.devices is not None or jax.device_count() > 1:
+        spread = devices.DataParallel(options.devices, options.parallel)
     if ":" not in options.model and options.model not in models.MODELS:
         raise unknown("model", options.model, models.MODELS)
 
@@ -256,15 +325,19 @@ def _train(given: Train) -> None:
             )
     name = _name(options)
     if folder is None:
-        folder = train.Run.new(_next(name))
-    print(f"{name.replace('-', ' on ')}: {len(learn):,} images to learn from, {len(held or []):,} to validate, "
-          f"{len(test):,} to test; {epochs} epochs of {steps_per_epoch} steps", flush=True)  # fmt: skip
+        folder = train.Run(devices.from_first(lambda: str(train.Run.new(_next(name)).path)))
+    if devices.first_process():
+        on = f" on {spread.size} devices" if spread else ""
+        print(f"{name.replace('-', ' on ')}: {len(learn):,} images to learn from, {len(held or []):,} to validate, "
+              f"{len(test):,} to test; {epochs} epochs of {steps_per_epoch} steps{on}", flush=True)  # fmt: skip
     config = {
         **{k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(_absolute(options)).items()},
         "epochs": epochs,
         "version": __version__,
     }
-    del config["run"], config["resume"]
+    for given_anew in _OF_THE_PROCESS:
+        del config[given_anew]
+    model = computed(model, dataclasses.asdict(options))
     try:
         result = train.fit(
             model,
@@ -273,7 +346,13 @@ def _train(given: Train) -> None:
             test=test,
             loss=losses.every_output(losses.softmax_cross_entropy),
             optimizer=train.make_optimizer(
-                options.optimizer, options.lr, options.schedule, epochs * steps_per_epoch, options.weight_decay
+                options.optimizer,
+                options.lr,
+                options.schedule,
+                epochs * steps_per_epoch,
+                options.weight_decay,
+                warmup=round(options.warmup * steps_per_epoch),
+                clip=options.clip,
             ),
             epochs=epochs,
             batch_size=options.batch_size,
@@ -282,16 +361,25 @@ def _train(given: Train) -> None:
             augment=_augmentation(options.augment, learn),
             variables=variables,
             patience=options.patience,
+            accumulate=options.accumulate,
+            ema=options.ema,
+            loss_scale=options.precision == "float16",
+            devices=spread,
             run=folder,
             resume=options.resume,
+            save_every=given.save_every,
+            keep=given.keep,
+            tensorboard=given.tensorboard,
+            profile=given.profile,
             config=config,
         ).result
-    except KeyboardInterrupt:
-        raise UserError(
-            f"interrupted; go on with: jaxcnn train --run {_shown(folder.path)} --resume"
-            if folder.epochs()
-            else f"interrupted before the first epoch ended; nothing to go on with in {_shown(folder.path)}"
-        ) from None
+    except KeyboardInterrupt as stop:
+        there = f"go on with: jaxcnn train --run {_shown(folder.path)} --resume"
+        if not folder.checkpoints.steps():
+            there = f"interrupted before anything was saved; nothing to go on with in {_shown(folder.path)}"
+        sys.exit(_fail(f"{stop}; {there}" if str(stop) else there, 128 + getattr(stop, "signal", signal.SIGINT)))
+    if not devices.first_process():
+        return
     print(_outcome(result) + f" ({time.monotonic() - began:.0f} s)")
     print(f"{_shown(folder.path)}: curves.png, confusion.png, mistakes.png, result.json, checkpoints")
 
@@ -299,9 +387,11 @@ def _train(given: Train) -> None:
 def _fresh(given: Train) -> tuple[Train, Any]:
     if given.run is None:
         return given, None
+    from jaxcnn.devices import from_first
     from jaxcnn.train import Run
 
-    return given, Run.new(given.run)
+    path = given.run
+    return given, Run(from_first(lambda: str(Run.new(path).path)))
 
 
 def _resumed(given: Train) -> tuple[Train, Any]:
@@ -314,7 +404,7 @@ def _resumed(given: Train) -> tuple[Train, Any]:
     config = folder.config
     options = dataclasses.replace(given)
     for f in dataclasses.fields(Train):
-        if f.name in ("run", "resume") or f.name not in config:
+        if f.name in _OF_THE_PROCESS or f.name not in config:
             continue
         asked, was = getattr(_absolute(given), f.name), config[f.name]
         if asked != f.default and str(asked) != str(was) and f.name != "data_dir":
@@ -323,6 +413,11 @@ def _resumed(given: Train) -> tuple[Train, Any]:
         if f.name != "data_dir" or asked is None:
             setattr(options, f.name, Path(was) if f.name in ("data_dir", "weights") and was else was)
     return options, folder
+
+
+# What a run that goes on may do in another way: it says how its process works, not what is computed.
+_NAMES = "run resume devices parallel distributed coordinator processes process save_every keep tensorboard profile"
+_OF_THE_PROCESS = frozenset(_NAMES.split())
 
 
 def _absolute(options: Train) -> Train:
@@ -446,6 +541,62 @@ def _predict(given: Predict) -> None:
         print(f"{row['image']}  {row['class']}  {100 * row['probability']:.1f} %")
 
 
+def _runs(given: Runs) -> None:
+    from jaxcnn.inspect.graph import check_suffix
+    from jaxcnn.train import runs
+
+    if given.draw is not None:
+        check_suffix(given.draw)
+    found = runs.ordered(runs.find(given.paths), given.sort)
+    if given.draw is not None:
+        from jaxcnn.inspect import plots
+
+        histories = {str(run.path): run.history for run in found if run.history}
+        if not histories:
+            raise UserError("none of these runs has come to the end of an epoch: there are no curves to draw")
+        try:
+            plots.compare(histories).savefig(given.draw, dpi=150)
+        except OSError as error:
+            raise UserError(f"{given.draw} cannot be written: {error.strerror or error}") from None
+    names = runs.differing(found)
+    rows = [{**run.row(), "settings": {name: run.config.get(name) for name in names}} for run in found]
+    print(json.dumps(rows) if given.json else runs.table(found))
+
+
+def _export(given: Export) -> None:
+    from jaxcnn import export, train
+
+    out = given.out or given.run / "export"
+    export.check_new(out)
+    trained = train.Trained.load(given.run)
+    result = train.Run(given.run).result or {}
+    kept = ("best_epoch", "validation_accuracy", "test_accuracy")
+    config = trained.config
+    about: dict[str, Any] = {name: Path(config[name]).name for name in ("model", "data") if name in config}
+    written = export.save(
+        trained.model,
+        trained.params,
+        trained.model_state,
+        trained.image,
+        out,
+        preprocess=trained.preprocess,
+        classes=trained.classes,
+        about=about | {name: result[name] for name in kept if name in result},
+    )
+    if given.json:
+        print(json.dumps({"folder": str(out), **written}))
+        return
+    sizes = ", ".join(f"{name} ({_bytes((out / name).stat().st_size)})" for name in export.FILES)
+    (height, width, channels), platforms = trained.image, written["platforms"]
+    print(f"{out}: {sizes}")
+    print(f"uint8 images (N, {height}, {width}, {channels}) to logits (N, {len(trained.classes)}), on "
+          f"{', '.join(platforms[:-1])} or {platforms[-1]}; try: python {out / 'predict.py'} IMAGE")  # fmt: skip
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
 def _summary(given: Summary) -> None:
     import jax
     import jax.numpy as jnp
@@ -494,7 +645,8 @@ def _datasets(given: Datasets) -> None:
 
 
 _DO: dict[type, Any] = {
-    Train: _train, Evaluate: _evaluate, Predict: _predict, Summary: _summary, Models: _models, Datasets: _datasets,
+    Train: _train, Evaluate: _evaluate, Predict: _predict, Runs: _runs, Export: _export, Summary: _summary,
+    Models: _models, Datasets: _datasets,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ def network():
     """With all that a device has to know of the others: batch statistics and dropout; and what oneDNN computes."""
     return cnn.serial(
         conv1=cnn.conv(16, 3, padding=1, bias=False), bn1=cnn.batch_norm(), act1=cnn.relu, pool1=cnn.max_pool(2),
-        conv2=cnn.conv(16, 3, 2, padding=1), drop2=cnn.dropout(0.3), act2=cnn.relu, flat=cnn.flatten, head=cnn.dense(10),
+        conv2=cnn.conv(16, 3, 2, padding=1), drop2=cnn.dropout(0.3), act2=cnn.relu, flat=cnn.flatten,
+        head=cnn.dense(10),
     )  # fmt: skip
 
 
@@ -61,8 +62,8 @@ def fitted(request, on):
 
 def answer(request):
     form = request.get("form")
-    on = devices.DataParallel(request.get("count"), form) if form else None
     try:
+        on = devices.DataParallel(request.get("count"), form) if form else None
         return {"steps": steps, "fit": fitted}[request["do"]](request, on)
     except UserError as error:
         return str(error)

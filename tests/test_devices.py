@@ -35,7 +35,7 @@ def start_together(count, requests, devices=1):
     """Several processes that know of each other by the environment, as those of a cluster."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = "127.0.0.1:{}".format(free.getsockname()[1])
+        address = f"127.0.0.1:{free.getsockname()[1]}"
     return [
         start(requests, devices, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=str(count), JAX_PROCESS_ID=str(i))
         for i in range(count)

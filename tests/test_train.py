@@ -339,6 +339,145 @@ def test_optimizers_that_are_not_there(arguments, says):
         train.make_optimizer(*arguments)
 
 
+# --- how a step is computed --------------------------------------------------------------------------------------
+
+
+def taken(model, count=6, **settings):
+    """The losses of some steps, and the state behind them."""
+    own = {name: settings.pop(name) for name in ("ema", "loss_scale") if name in settings}
+    optimizer = optax.sgd(0.1, 0.9)
+    state = train.create_state(
+        model, optimizer, KEY, DATA.images[:1], ema=bool(own.get("ema")), loss_scale="loss_scale" in own
+    )
+    step = train.make_step(model, losses.softmax_cross_entropy, optimizer, ema=own.get("ema", 0.0), **settings)
+    found = []
+    for _ in range(count):
+        state, measured = step(state, batch(16))
+        found.append(float(measured["loss"]))
+    return found, state
+
+
+def conv_net():
+    return cnn.serial(
+        conv1=cnn.conv(8, 3, padding=1), act1=cnn.relu, block=cnn.serial(conv=cnn.conv(8, 4, 2), bn=cnn.batch_norm()),
+        flat=cnn.flatten, head=cnn.dense(3),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [2, 16])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(count):
+    """Without batch statistics, to float32 sums in another order."""
+    whole, parts = taken(linear()), taken(linear(), accumulate=count)
+    np.testing.assert_allclose(parts[0], whole[0], rtol=1e-5)
+    close(parts[1].params, whole[1].params)
+    with pytest.raises(UserError, match="a batch of 16 examples on a device cannot be taken in accumulate=3 equal parts"):
+        taken(linear(), accumulate=3)
+
+
+def test_batch_statistics_of_parts_follow_one_another():
+    """The running mean is moved once by each part."""
+    _, state = taken(small(), 1, accumulate=2)
+    fresh = start(small(), optax.sgd(0.1))
+    h = data.to_float(DATA.images[:16]).reshape(16, -1) @ fresh.params["fc1"]["kernel"]
+    mean = 0.9 * (0.1 * h[::2].mean(0)) + 0.1 * h[1::2].mean(0)
+    close(state.model_state["bn1"]["mean"], mean)
+
+
+def test_the_average_of_the_parameters():
+    """ema' = d ema + (1 - d) params', d = min(decay, (1 + t) / (10 + t)), in float64."""
+    expected = np.asarray(start(linear(), optax.sgd(0.1)).params["head"]["kernel"], np.float64)
+    for t in range(6):
+        d = min(0.3, (1 + t) / (10 + t))
+        params = taken(linear(), t + 1)[1].params["head"]["kernel"]
+        expected = d * expected + (1 - d) * np.asarray(params, np.float64)
+    _, state = taken(linear(), 6, ema=0.3)
+    close(state.ema["head"]["kernel"], expected)
+
+
+def test_a_run_keeps_the_average_and_goes_on_with_it(tmp_path, monkeypatch):
+    settings = {**LONG, "ema": 0.9}
+    fitted = train.fit(small(), DATA, **settings)
+    evaluate = train.make_evaluate(small(), losses.softmax_cross_entropy, preprocess=fitted.preprocess)
+    last = evaluate(fitted.state.ema, fitted.state.model_state, HELD).metrics
+    assert last["loss"] == fitted.history[-1]["validation_loss"]
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, 3, 2, ctrl_c)
+        with pytest.raises(Stopped):
+            train.fit(small(), DATA, run=tmp_path / "run", **settings)
+    again = train.fit(small(), DATA, run=tmp_path / "run", resume=True, **settings)
+    assert untimed(again.history) == untimed(fitted.history)
+    same(jax.device_get(train.Trained.load(tmp_path / "run", small()).params), jax.device_get(fitted.params))
+
+
+@pytest.mark.parametrize(("dtype", "scaled"), [(jnp.bfloat16, False), (jnp.float16, True)])
+def test_half_precision_learns_what_float32_learns(dtype, scaled):
+    """To the digits of the dtype: 8 bits of bfloat16 are 0.4 %, and a loss of 6 steps sums many such errors."""
+    model = cnn.mixed_precision(conv_net(), dtype)
+    inside = []
+    seen = cnn.mixed_precision(cnn.serial(conv_net(), look=lambda x: inside.append(x.dtype) or x), dtype)
+    half, state = taken(model, **({"loss_scale": True} if scaled else {}))
+    taken(seen, 1)
+    assert inside[-1] == dtype
+    np.testing.assert_allclose(half, taken(conv_net())[0], rtol=0.05)
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.model_state))} == {np.dtype("float32")}
+    outputs, _ = model.apply(state.params, state.model_state, data.to_float(DATA.images[:2]))
+    assert outputs.dtype == jnp.float32
+    assert half[-1] < half[0]
+
+
+def test_half_precision_of_frozen_layers_loses_nothing():
+    model = cnn.mixed_precision(cnn.freeze(conv_net(), "conv1"))
+    params, state = model.init(KEY, data.to_float(DATA.images[:2]))
+    _, new = model.apply(params, state, data.to_float(DATA.images[:2]), train=True)
+    same(new["conv1"], state["conv1"])
+    with pytest.raises(UserError, match="expected bfloat16 or float16"):
+        cnn.mixed_precision(conv_net(), jnp.float32)
+
+
+def test_a_step_whose_gradient_is_not_finite_is_not_taken():
+    """The factor is halved until it fits: a loss of 1e36 times 2^15 has no gradient in float32."""
+    model, optimizer = linear(), optax.adam(0.1)
+    state = train.create_state(model, optimizer, KEY, DATA.images[:1], loss_scale=True)
+    step = train.make_step(model, lambda o, y: 1e36 * losses.softmax_cross_entropy(o, y), optimizer)
+    before = jax.device_get(state)
+    for k in range(1, 4):
+        state, _ = step(state, batch(16))
+        assert (int(state.step), float(state.scale.value), int(state.scale.taken)) == (k, 2.0 ** (15 - k), 0)
+    same(jax.device_get(state.params), before.params)
+    same(jax.device_get(state.opt_state), before.opt_state)
+    scale = state.scale.replace(taken=jnp.int32(1999))
+    assert float(scale.after(jnp.bool_(True)).value) == 2 * float(scale.value)
+
+
+@pytest.mark.parametrize("prefixes", [(), ("block", "conv1")])
+def test_what_is_computed_again_is_the_same(prefixes):
+    model, again = conv_net(), cnn.remat(conv_net(), *prefixes)
+    (expected, state), (found, _) = taken(model), taken(again)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+    def total(params):
+        return again.apply(params, state.model_state, data.to_float(DATA.images[:4]))[0].sum()
+
+    assert "remat" in str(jax.make_jaxpr(jax.grad(total))(state.params))
+    with pytest.raises(UserError, match="unknown layer 'blok': did you mean block"):
+        cnn.remat(model, "blok")
+
+
+def test_parts_of_a_batch_that_know_of_each_other_are_the_batch():
+    """`vmap` with an axis name stands for devices: statistics and dropout of two halves are those of the whole."""
+    model = small()
+    x = data.to_float(DATA.images[:16])
+    params, state = model.init(KEY, x)
+    whole, new = model.apply(params, state, x, train=True, key=KEY)
+
+    def part(x):
+        return cnn.synchronized(model, "devices").apply(params, state, x, train=True, key=KEY)
+
+    halves, states = jax.vmap(part, axis_name="devices")(x.reshape(2, 8, *x.shape[1:]))
+    close(halves.reshape(16, -1), np.asarray(whole))
+    close(jax.tree.map(lambda s: s[1], states), jax.device_get(new))
+
+
 # --- evaluation --------------------------------------------------------------------------------------------------
 
 

@@ -74,7 +74,7 @@ class Preprocess:
         if self.resize:
             shorter, method = self.resize
             h, w = (int(shorter * side / min(h, w)) for side in (h, w))
-            x = jax.image.resize(x, (len(x), h, w, x.shape[-1]), method)  # antialiased, as Pillow does it
+            x = jax.image.resize(x, (x.shape[0], h, w, x.shape[-1]), method)  # antialiased, as Pillow does it
             top, left = round((h - height) / 2), round((w - width) / 2)
             x = x[:, top : top + height, left : left + width]
             if images.dtype == jnp.uint8:
@@ -83,5 +83,5 @@ class Preprocess:
             top, left = (height - h) // 2, (width - w) // 2
             x = jnp.pad(x, ((0, 0), (top, height - h - top), (left, width - w - left), (0, 0)))
         else:
-            x = jax.image.resize(x, (len(x), height, width, x.shape[-1]), "bilinear")
+            x = jax.image.resize(x, (x.shape[0], height, width, x.shape[-1]), "bilinear")
         return (x - jnp.asarray(self.mean, x.dtype)) / jnp.asarray(self.std, x.dtype)

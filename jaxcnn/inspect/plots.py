@@ -6,8 +6,10 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import matplotlib.figure
 import numpy as np
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from jaxcnn.data.dataset import Dataset
@@ -39,15 +41,59 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
                 axes.plot(epochs, values, color=color, label=title, marker="o", markersize=3)
                 lines += values
         axes.set(xlabel="epoch", ylabel=label)
-        positive = [v for v in lines if v > 0]
-        if len(positive) == len(lines) and max(lines) > 20 * min(lines):
-            axes.set_yscale("log")
-        else:
-            axes.set_ylim(bottom=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
+        _by_epoch(axes, lines)
         axes.legend(frameon=False)
     return figure
+
+
+def compare(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Loss and error by epoch of several runs, a colour each: lines are validation, dotted ones training.
+
+    Args:
+      histories: the records of each run, as `curves` takes them, by the name that it is to have.
+    """
+    shown = {name: history for name, history in histories.items() if history}
+    figure = Figure(figsize=(11, max(3.6, 0.6 + 0.2 * len(shown))), layout="constrained")
+    measures = [("loss", "loss", lambda v: v)]
+    if any("accuracy" in record for history in shown.values() for record in history):
+        measures.append(("accuracy", "error (%)", lambda v: 100 * (1 - v)))
+    colors = _distinct(len(shown))
+    for axes, (measure, label, scale) in zip(np.atleast_1d(figure.subplots(1, len(measures))), measures, strict=True):
+        values = []
+        for color, history in zip(colors, shown.values(), strict=True):
+            for key, style in ((measure, ":"), (f"validation_{measure}", "-")):
+                points = [(r["epoch"], scale(r[key])) for r in history if key in r]
+                if points:
+                    # A run of one epoch is a point.
+                    marker = "o" if len(points) == 1 else None
+                    axes.plot(
+                        *zip(*points, strict=True), style, color=color, marker=marker, linewidth=1.5, markersize=3
+                    )
+                    values += [value for _, value in points]
+        axes.set(xlabel="epoch", ylabel=label)
+        _by_epoch(axes, values)
+    lines = [Line2D([], [], color=color, label=name) for color, name in zip(colors, shown, strict=True)]
+    styles = [Line2D([], [], color="black", linestyle=s, label=n) for s, n in (("-", "validation"), (":", "training"))]
+    figure.legend(handles=lines + styles, loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
+def _distinct(count: int) -> list[tuple[float, ...]]:
+    """As many colours."""
+    for name, most in (("tab10", 10), ("tab20", 20)):
+        if count <= most:
+            return [tuple(color) for color in matplotlib.colormaps[name](np.arange(count))]
+    return [tuple(color) for color in matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, count))]
+
+
+def _by_epoch(axes: Any, values: Sequence[float]) -> None:
+    """Whole epochs below; a logarithmic axis where the values call for it."""
+    if values and min(values) > 0 and max(values) > 20 * min(values):
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:

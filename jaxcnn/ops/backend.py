@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +18,8 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxcnn.errors import unknown
 
-_general: ContextVar[bool] = ContextVar("jaxcnn_general_form", default=False)
-
+# A context of JAX's own: what `jax.jit` and `jax.checkpoint` have traced outside of it is traced again inside.
+_general = jax.make_user_context(False)
 
 FORMS = {
     "onednn": "convolutions by oneDNN (jaxcnn.ops.onednn)",
@@ -35,7 +34,7 @@ FORMS = {
 
 def suits_cpu(form: str) -> bool:
     """Whether to compute in this form: when there is no accelerator, outside `general_form`, and not switched off."""
-    if jax.default_backend() != "cpu" or _general.get():
+    if jax.default_backend() != "cpu" or _general.value:
         return False
     off = os.environ.get("JAXCNN_PLAIN", "").replace(" ", "").split(",")
     if unknown_ones := sorted(set(off) - {"", "all", *FORMS}):
@@ -47,14 +46,11 @@ def suits_cpu(form: str) -> bool:
 def general_form() -> Iterator[None]:
     """A context in which operations are traced as XLA's own, one for each, whatever the machine.
 
-    A summary counts in this form, so that it says the same everywhere. Functions that JAX caches by their arguments
-    (`jax.jit`, `jax.checkpoint`) keep the form in which they were traced first.
+    A summary counts in this form, so that it says the same everywhere, and a network is exported in it, to run
+    anywhere. It holds for the thread that enters it.
     """
-    token = _general.set(True)
-    try:
+    with _general(True):
         yield
-    finally:
-        _general.reset(token)
 
 
 def stored(x: jax.Array) -> jax.Array:
@@ -64,7 +60,7 @@ def stored(x: jax.Array) -> jax.Array:
     behind a few residual blocks one ReLU was computed from four images at once, five times over. What it does not
     repeat is an operation on two whole images, and so this is `select(x == x, x, nan)`, whose value is x.
     """
-    return stored_p.bind(x) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    return stored_p.bind(x) if jnp.issubdtype(x.dtype, jnp.floating) and not _general.value else x
 
 
 def vary_alike(*arrays: jax.Array) -> list[jax.Array]:

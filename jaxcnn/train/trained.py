@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn import ensemble, freeze, models
+from jaxcnn import ensemble, freeze, mixed_precision, models, remat
 from jaxcnn.core import Layer
 from jaxcnn.data.preprocess import Preprocess
 from jaxcnn.errors import UserError
@@ -23,6 +24,14 @@ def rebuilt(config: Mapping[str, Any], classes: int) -> Layer:
     if frozen := [prefix for prefix in (config.get("freeze") or "").split(",") if prefix]:
         model = freeze(model, *frozen)
     return ensemble(model, config["ensemble"]) if config.get("ensemble") else model
+
+
+def computed(model: Layer, config: Mapping[str, Any]) -> Layer:
+    """The network in the precision, and with the memory, that they describe. Its variables are the same."""
+    if config.get("remat"):
+        model = remat(model, *[name for name, inner in model.sublayers.items() if inner.sublayers])
+    precision = config.get("precision", "float32")
+    return model if precision == "float32" else mixed_precision(model, jnp.dtype(precision))
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +72,7 @@ class Trained:
             height, width, channels = config["image"]
             classes = tuple(config["classes"])
             if model is None:
-                model = rebuilt(config, len(classes))
+                model = computed(rebuilt(config, len(classes)), config)
         except (KeyError, TypeError) as error:
             raise UserError(
                 f"{folder.path / 'config.json'} does not say {error}: the network cannot be rebuilt from it"
