@@ -75,7 +75,9 @@ def to_accuracy(
          " ".join(str(e) for _, e, _ in runs), " ".join(f"{a:.2%}" for _, _, a in runs)]
         for name, runs in found.items()
     ]  # fmt: skip
-    print(f"\nLeNet-5 to {target:.0%} of {data}, batch {batch_size}, Adam {lr}, cosine over {epochs} epochs ({machine()})")
+    print(
+        f"\nLeNet-5 to {target:.0%} of {data}, batch {batch_size}, Adam {lr}, cosine over {epochs} epochs ({machine()})"
+    )
     print(table(["", "seconds, median", "each", "epochs", "test accuracy"], rows))
 
 

@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,13 @@ class Train:
     """A name from `jaxcnn datasets`, or the path of a folder of images by class."""
     data_dir: Path | None = None
     """Where prepared datasets lie. JAXCNN_DATA_DIR when not given."""
+    stream: bool = False
+    """Read the images batch by batch while the network trains, for data that does not fit in memory: random crops of
+    the network's input size, mirrored at random."""
+    damaged: Literal["stop", "skip"] = "stop"
+    """With --stream: what to do about a damaged image."""
+    workers: int | None = None
+    """With --stream: threads that read. As many as there are cores when not given."""
     epochs: int | None = None
     """Passes over the training data. When not given, about 8000 steps: 15 to 60 passes."""
     batch_size: int = 128
@@ -211,6 +219,7 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"jaxcnn {__version__}")
         return
     command = _parse(args)
+    shows, warnings.showwarning = warnings.showwarning, _warned
     try:
         _DO[type(command)](command)
     except UserError as error:
@@ -219,6 +228,13 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(_fail("interrupted", 130))
     except BrokenPipeError:
         sys.stderr.close()  # somebody's `| head` has seen enough
+    finally:
+        warnings.showwarning = shows
+
+
+def _warned(message: Any, *_: Any, **__: Any) -> None:
+    """A warning as a line."""
+    _fail(f"warning: {message}")
 
 
 def _fail(message: str, code: int = 1) -> int:
@@ -307,15 +323,28 @@ def _train(given: Train) -> None:
     if ":" not in options.model and options.model not in models.MODELS:
         raise unknown("model", options.model, models.MODELS)
 
-    everything = data.load(options.data, "train", options.data_dir)
-    test = data.load(options.data, "test", options.data_dir, everything.images.shape[1:3])
+    entry = models.MODELS.get(options.model)
+    everything: Any
+    test: Any
+    if options.stream:
+        everything, test = (
+            data.stream(
+                options.data, split, options.data_dir, size=entry.input[:2] if entry else (224, 224),
+                workers=options.workers, damaged=options.damaged,
+            )
+            for split in ("train", "test")
+        )  # fmt: skip
+    else:
+        everything = data.load(options.data, "train", options.data_dir)
+        test = data.load(options.data, "test", options.data_dir, everything.image[:2])
     learn, held = everything.hold_out(options.validation) if options.validation else (everything, None)
     steps_per_epoch = max(1, len(learn) // options.batch_size)
     epochs = options.epochs or min(60, max(15, -(-_STEPS // steps_per_epoch)))
     model = rebuilt(dataclasses.asdict(options), len(learn.classes))
-    entry = models.MODELS.get(options.model)
     variables = None
-    if options.weights is None:
+    if options.weights is None and options.stream:
+        preprocess = data.Preprocess.imagenet(learn.image)
+    elif options.weights is None:
         preprocess = data.Preprocess.of(learn.images, entry.input[:2] if entry and entry.fixed_size else None)
     else:
         preprocess = weights.preprocess(model)
@@ -358,7 +387,7 @@ def _train(given: Train) -> None:
             batch_size=options.batch_size,
             seed=options.seed,
             preprocess=preprocess,
-            augment=_augmentation(options.augment, learn),
+            augment=_augmentation(options.augment, learn.image, len(learn.classes)),
             variables=variables,
             patience=options.patience,
             accumulate=options.accumulate,
@@ -376,8 +405,8 @@ def _train(given: Train) -> None:
     except KeyboardInterrupt as stop:
         there = f"go on with: jaxcnn train --run {_shown(folder.path)} --resume"
         if not folder.checkpoints.steps():
-            there = f"interrupted before anything was saved; nothing to go on with in {_shown(folder.path)}"
-        sys.exit(_fail(f"{stop}; {there}" if str(stop) else there, 128 + getattr(stop, "signal", signal.SIGINT)))
+            there = f"nothing was saved yet to go on with in {_shown(folder.path)}"
+        sys.exit(_fail(f"{str(stop) or 'interrupted'}; {there}", 128 + getattr(stop, "signal", signal.SIGINT)))
     if not devices.first_process():
         return
     print(_outcome(result) + f" ({time.monotonic() - began:.0f} s)")
@@ -416,7 +445,8 @@ def _resumed(given: Train) -> tuple[Train, Any]:
 
 
 # What a run that goes on may do in another way: it says how its process works, not what is computed.
-_NAMES = "run resume devices parallel distributed coordinator processes process save_every keep tensorboard profile"
+_NAMES = "run resume devices parallel distributed coordinator processes process save_every keep tensorboard"
+_NAMES += " profile workers"
 _OF_THE_PROCESS = frozenset(_NAMES.split())
 
 
@@ -470,11 +500,11 @@ _AUGMENT: dict[str, Callable[[Any, int, int], Any]] = {
 }
 
 
-def _augmentation(names: str, learn: Any) -> Any:
+def _augmentation(names: str, image: Sequence[int], classes: int) -> Any:
     """The augmentations of these names, for images of this size."""
     from jaxcnn import data
 
-    made = [_AUGMENT[name](data, min(learn.images.shape[1:3]), len(learn.classes)) for name in _words(names)]
+    made = [_AUGMENT[name](data, min(image[:2]), classes) for name in _words(names)]
     chosen = [augment for augment in made if augment is not None]
     return data.compose(*chosen) if len(chosen) > 1 else chosen[0] if chosen else None
 
@@ -497,10 +527,14 @@ def _evaluate(given: Evaluate) -> None:
     name = given.data or trained.config["data"]
     where = given.data_dir or trained.config.get("data_dir")
     height, width, channels = trained.image
-    found = data.load(name, given.split, where, (height, width))
-    if len(found.classes) != len(trained.classes) or found.images.shape[-1] != channels:
+    found: Any
+    if trained.config.get("stream"):
+        found = data.stream(name, given.split, where, size=(height, width), damaged=trained.config["damaged"])
+    else:
+        found = data.load(name, given.split, where, (height, width))
+    if len(found.classes) != len(trained.classes) or found.image[-1] != channels:
         raise UserError(
-            f"{name} has {len(found.classes)} classes and {found.images.shape[-1]} channels; "
+            f"{name} has {len(found.classes)} classes and {found.image[-1]} channels; "
             f"the run has {len(trained.classes)} and {channels}"
         )
     measures = {"accuracy": accuracy, **({"top5": top_k(5)} if len(trained.classes) > 5 else {})}
@@ -525,7 +559,8 @@ def _predict(given: Predict) -> None:
     trained = train.Trained.load(given.run)
     height, width, channels = trained.image
     # All files are read before anything is said: one that is damaged stops the command with its name.
-    pictures = [data.read_image(path, channels, (height, width)) for path in given.images]
+    read = data.read_middle if trained.config.get("stream") else data.read_image
+    pictures = [read(path, channels, (height, width)) for path in given.images]
     if given.invert:
         pictures = [255 - p for p in pictures]
     rows: list[dict[str, Any]] = []

@@ -21,7 +21,7 @@ Loss = Callable[[Any, Any], Array]
 """`(outputs, labels) -> one number an example`."""
 
 
-def softmax_cross_entropy(outputs: Array, labels: Array) -> Array:
+def softmax_cross_entropy(outputs: Array, labels: Array, smoothing: float = 0.0) -> Array:
     """Categorical negative log-likelihood: -log p_y with p = softmax(outputs). Its gradient by the outputs is p - y.
 
     For one-hot labels it equals the KL divergence from the labels to p; in general they differ by the labels' entropy.
@@ -29,6 +29,8 @@ def softmax_cross_entropy(outputs: Array, labels: Array) -> Array:
     Args:
       outputs: logits `(N, ..., K)`.
       labels: integer classes `(N, ...)`, 0 to K - 1; or probabilities q `(N, ..., K)`, for -sum over k of q_k log p_k.
+      smoothing: the share s of each label that is spread over all classes, q = (1 - s) y + s / K (Szegedy et al. 2016,
+        section 7).
 
     Returns:
       `(N,)`.
@@ -37,9 +39,14 @@ def softmax_cross_entropy(outputs: Array, labels: Array) -> Array:
       UserError: for labels of another shape or dtype, and, outside `jit`, for labels outside the classes.
     """
     _check_one(outputs)
+    if not 0 <= smoothing <= 1:
+        raise UserError(f"smoothing={smoothing}: expected a share from 0 to 1")
     if are_probabilities(outputs, labels):
-        return _mean(optax.softmax_cross_entropy(outputs, labels))
+        return _mean(optax.softmax_cross_entropy(outputs, optax.smooth_labels(labels, smoothing)))
     _check_classes(outputs, labels)
+    if smoothing:
+        classes = jax.nn.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype)
+        return _mean(optax.softmax_cross_entropy(outputs, optax.smooth_labels(classes, smoothing)))
     return _mean(optax.softmax_cross_entropy_with_integer_labels(outputs, labels))
 
 

@@ -27,7 +27,7 @@ def tiny(classes):
 def wide(classes):
     return cnn.serial(conv1=cnn.conv(4, 9), flat=cnn.flatten, head=cnn.dense(classes))
 """
-COMMANDS = ("train", "evaluate", "predict", "summary", "models", "datasets")
+COMMANDS = ("train", "evaluate", "predict", "summary", "runs", "export", "models", "datasets")
 
 
 @pytest.fixture
@@ -213,22 +213,22 @@ def test_resume_goes_on_as_if_nothing_had_happened(run, columns, tmp_path, monke
     assert run(*train_columns(columns, tmp_path / "whole"))[0] == 0
     whole = train.fit.__globals__["batches"]
 
-    def until(data, size, seed, epoch):
+    def until(data, size, seed, epoch, *where):
         if epoch == 3:
             raise KeyboardInterrupt
-        return whole(data, size, seed, epoch)
+        return whole(data, size, seed, epoch, *where)
 
     part = tmp_path / "part"
     with monkeypatch.context() as patch:
         patch.setitem(train.fit.__globals__, "batches", until)
         status, _, err = run(*train_columns(columns, part))
-    assert status == 1
+    assert status == 130
     assert err == f"jaxcnn: interrupted; go on with: jaxcnn train --run {part} --resume\n"
     assert not (part / "result.json").exists()
     status, out, err = run("train", "--run", part, "--resume")  # its settings are the run's
     assert (status, err) == (0, "")
     assert "epoch 3/3" in out
-    assert "epoch 2/3" not in out
+    assert "epoch 1/3" not in out
     results = [json.loads((path / "result.json").read_text()) for path in (tmp_path / "whole", part)]
     for result in results:
         del result["seconds"]
@@ -352,7 +352,7 @@ def test_a_run_of_ones_own_model_can_be_asked(run, columns, tmp_path):
 RUN, OK = "{digits}", "{ok}"
 BAD = [  # arguments, exit status, what stderr says
     (["tran"], 2, "unknown command 'tran': did you mean train"),
-    (["zzz"], 2, "unknown command 'zzz': there are datasets, evaluate, models, predict, summary, train"),
+    (["zzz"], 2, "unknown command 'zzz': there are datasets, evaluate, export, models, predict, runs, summary, train"),
     (["--verbose"], 2, "--verbose"),
     (["train", "--epoch", "3"], 2, "unknown option '--epoch': did you mean --epochs"),
     (["train", "--optimiser=sgd"], 2, "unknown option '--optimiser': did you mean --optimizer"),
@@ -460,24 +460,26 @@ def test_a_process_that_is_stopped_leaves_a_run_to_go_on_with(columns, tmp_path)
             process.send_signal(signal.SIGTERM)
             break
     _, err = process.communicate(timeout=60)
+    step = train.Run.open(tmp_path / "run").checkpoints.steps()[-1]
     assert (process.returncode, err) == (
-        1, f"jaxcnn: interrupted; go on with: jaxcnn train --run {tmp_path}/run --resume\n",
-    )  # fmt: skip
+        143,
+        f"jaxcnn: stopped after step {step}, which is saved; go on with: jaxcnn train --run {tmp_path}/run --resume\n",
+    )
     last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
-    assert train.Run.open(tmp_path / "run").epochs()[-1] == last["epoch"] >= 20
+    assert step >= last["step"] >= 100
 
 
 @pytest.mark.parametrize(
     ("args", "says"),
     [
         (["train", "lenet"], "unknown model 'lenet'"),
-        (["evaluate", "damaged"], "checkpoint of epoch .* cannot be restored"),
+        (["evaluate", "damaged"], "step .* is damaged .*: there is nothing to go on from"),
     ],
 )
 def test_a_process_that_fails_writes_one_line(args, says, digits, tmp_path):
     """Nothing else: no warnings of libraries, no traces of threads."""
     shutil.copytree(digits, tmp_path / "damaged")
-    for path in (tmp_path / "damaged/checkpoints").glob("*/state/**/d/*"):
+    for path in (tmp_path / "damaged/checkpoints").glob("*/arrays/**/d/*"):
         os.truncate(path, 100)
     process = command(*args, cwd=tmp_path)
     out, err = process.communicate(timeout=60)

@@ -258,3 +258,16 @@ def test_confusion_matrix_counts_each_pair():
 
 def test_generalization_gap_is_test_minus_training():
     assert metrics.generalization_gap(0.25, 1.0) == 0.75
+
+
+@pytest.mark.parametrize("share", [0.1, 1.0])
+def test_smoothed_labels(share):
+    """-sum of q log p with q = (1 - s) y + s / K, in float64; of classes and of their one-hot form."""
+    outputs, labels = normal(3, 5, 4), np.array([0, 3, 1, 2, 3])
+    o = outputs.astype(np.float64)
+    logs = o - np.log(np.exp(o).sum(1, keepdims=True))
+    q = (1 - share) * np.eye(4)[labels] + share / 4
+    close(losses.softmax_cross_entropy(outputs, labels, share), -(q * logs).sum(1))
+    close(losses.softmax_cross_entropy(outputs, np.eye(4, dtype=np.float32)[labels], share), -(q * logs).sum(1))
+    with pytest.raises(UserError, match=r"smoothing=-0\.1: expected a share"):
+        losses.softmax_cross_entropy(outputs, labels, -0.1)

@@ -332,11 +332,46 @@ def test_schedules():
         (("sgd", -1.0), "learning rate should be above 0"),
         (("sgd", math.nan), "learning rate should be above 0"),
         (("sgd", 0.1, "constant", 1, -0.1), "weight decay should be 0 or more, got -0.1"),
+        (("sgd", 0.1, "constant", 9, 0.0, 9), "a warm-up of 9 steps should be from 1 to less than the 9"),
+        (("sgd", 0.1, "onecycle", 9, 0.0, 2), "onecycle has a warm-up of its own"),
+        (("sgd", 0.1, "cosine", 9, 0.0, 0, 0.0), "largest norm should be above 0, got 0.0"),
     ],
 )
 def test_optimizers_that_are_not_there(arguments, says):
     with pytest.raises(UserError, match=says):
         train.make_optimizer(*arguments)
+
+
+def rates(schedule, steps, warmup=0):
+    """The learning rates of the steps of a training, as plain gradient descent shows them."""
+    optimizer = train.make_optimizer("sgd", 0.8, schedule, steps, warmup=warmup)
+    params, found = {"kernel": jnp.zeros(())}, []
+    state = optimizer.init(params)
+    for _ in range(steps):
+        updates, state = optimizer.update({"kernel": jnp.float32(-1)}, state, params)
+        found.append(float(updates["kernel"]))
+    return found
+
+
+def test_schedules_and_warm_up():
+    np.testing.assert_allclose(rates("steps", 8), [0.8] * 4 + [0.08] * 2 + [0.008] * 2, rtol=1e-6)
+    up = [0.0, 0.2, 0.4, 0.6]
+    np.testing.assert_allclose(rates("constant", 8, 4), [*up, *[0.8] * 4], rtol=1e-6)
+    half_cosine = [0.4 * (1 + math.cos(math.pi * t / 4)) for t in range(4)]
+    np.testing.assert_allclose(rates("cosine", 8, 4), [*up, *half_cosine], rtol=1e-6)
+    cycle = rates("onecycle", 100)
+    assert (max(cycle), cycle.index(max(cycle))) == (pytest.approx(0.8), 30)
+    assert cycle[0] == pytest.approx(0.8 / 25)
+    assert cycle[-1] < 0.001
+
+
+def test_a_long_gradient_is_clipped():
+    optimizer = train.make_optimizer("sgd", 1.0, clip=2.0)
+    params = {"a": jnp.zeros(2), "b": jnp.zeros(())}
+    for gradient, expected in (((3.0, 4.0, 12.0), 2 / 13), ((0.3, 0.4, 1.2), 1)):
+        g = {"a": jnp.array(gradient[:2]), "b": jnp.array(gradient[2])}
+        updates, _ = optimizer.update(g, optimizer.init(params), params)
+        close(updates, jax.tree.map(lambda x, e=expected: -e * x, g))
 
 
 # --- how a step is computed --------------------------------------------------------------------------------------
@@ -370,7 +405,9 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(count):
     whole, parts = taken(linear()), taken(linear(), accumulate=count)
     np.testing.assert_allclose(parts[0], whole[0], rtol=1e-5)
     close(parts[1].params, whole[1].params)
-    with pytest.raises(UserError, match="a batch of 16 examples on a device cannot be taken in accumulate=3 equal parts"):
+    with pytest.raises(
+        UserError, match="a batch of 16 examples on a device cannot be taken in accumulate=3 equal parts"
+    ):
         taken(linear(), accumulate=3)
 
 

@@ -1,7 +1,8 @@
 """A process that trains LeNet-5 until it recognizes so many digits: `python -m experiments.peers.accuracy REQUEST`.
 
 It is started by `experiments.to_accuracy`, which times it whole. Each library has the same digits in the same order,
-Adam along half a cosine and batch size, its own initialization, and code as its documentation would have it. It writes a line of JSON.
+Adam along half a cosine and batch size, its own initialization, and code as its documentation would have it. It
+writes a line of JSON.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 `load("digits", "train")` needs nothing but the package; `mnist`, `cifar10` and other sets of tensorflow-datasets are
 looked for in `data_dir`, or in the folder that `JAXCNN_DATA_DIR` names; a path is a folder of images by class.
+`load` reads all of a set into memory; `stream` reads it batch by batch while the network trains.
 """
 
 from jaxcnn.data.augment import (
@@ -22,11 +23,13 @@ from jaxcnn.data.dataset import Dataset
 from jaxcnn.data.images import read_image
 from jaxcnn.data.load import DATASETS, load
 from jaxcnn.data.preprocess import Preprocess, to_float
+from jaxcnn.data.stream import Stream, prefetch, read_middle, stream
 
 __all__ = [
     "DATASETS",
     "Dataset",
     "Preprocess",
+    "Stream",
     "affine",
     "augmented",
     "batches",
@@ -38,9 +41,12 @@ __all__ = [
     "load",
     "mixup",
     "padded_batches",
+    "prefetch",
     "read_image",
+    "read_middle",
     "rotate",
     "scale",
+    "stream",
     "to_float",
     "translate",
 ]

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import math
 import struct
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from jaxcnn.errors import DataError
 
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets a picture upright, for each orientation that EXIF knows."""
+
+Box = tuple[float, float, float, float]
+"""A part of a picture: left, top, right, bottom in pixels from its upper left corner; they need not be whole."""
 
 
 def read_image(
@@ -35,14 +53,86 @@ def read_image(
     where = name if isinstance(source, bytes) else str(source)
     if channels not in (None, 1, 3):
         raise DataError(f"{where}: images can be read with 1 channel or 3, not {channels}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd metadata in pictures that can be read
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _opened(source, where) as opened:
+            opened.load()
+            picture = _eight_bits(ImageOps.exif_transpose(opened))
+    if channels is not None:
+        picture = picture.convert("L" if channels == 1 else "RGB")
+    if size is not None and picture.size != (size[1], size[0]):
+        picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return _array(picture)
+
+
+def read_part(
+    source: str | Path | bytes,
+    box: Callable[[int, int], Box],
+    size: tuple[int, int],
+    channels: int,
+    mirror: bool = False,
+    gap: float = 1.0,
+    name: str = "image",
+) -> np.ndarray:
+    """A part of an image file, resized: `(*size, channels)`, uint8. For use in threads.
+
+    It is resized bilinearly with antialiasing. Modes and orientation are dealt with as in `read_image`.
+
+    A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size where that leaves the part at least `gap` times as large as
+    `size`: the decoder then leaves out the high frequencies of each block, which a smaller image has no place for, and
+    takes a fraction of the time. 1 is the fastest; from 3 on the difference cannot be seen.
+
+    Args:
+      box: the part to read, given the picture's height and width: left, top, right, bottom, within the picture.
+      size: (height, width) of the result.
+      channels: 1 (grey) or 3 (RGB).
+      mirror: left to right.
+      gap: how much larger than needed a JPEG's part is decoded.
+      name: what to call bytes in an error.
+
+    Raises:
+      DataError: when the file is missing, is no image, or is damaged.
+    """
+    where = name if isinstance(source, bytes) else str(source)
+    # No `catch_warnings`: it sets the filters of the whole process, which threads would set back in any order.
+    with _opened(source, where) as opened:
+        orientation = 1
+        if isinstance(opened, JpegImageFile):
+            orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
+        else:
+            ImageOps.exif_transpose(opened, in_place=True)
+        # A JPEG is turned when it is small; until then everything is done as it lies in the file.
+        turned = orientation in (5, 6, 7, 8)
+        width, height = opened.size
+        left, top, right, bottom = box(width, height) if turned else box(height, width)
+        rows, columns = size
+        if turned:
+            left, top, right, bottom, rows, columns = top, left, bottom, right, columns, rows
+        if orientation in (2, 3, 7, 8):
+            left, right = width - right, width - left
+        if orientation in (3, 4, 6, 7):
+            top, bottom = height - bottom, height - top
+        least = math.ceil(gap * columns * width / (right - left)), math.ceil(gap * rows * height / (bottom - top))
+        reduced = opened.draft(None, least)
+        scale = reduced[1][2] / width if reduced else 1.0
+        opened.load()
+        picture = _eight_bits(opened)
+    part = (scale * left, scale * top, scale * right, scale * bottom)
+    picture = picture.resize((columns, rows), Image.Resampling.BILINEAR, part, reducing_gap=max(gap, 2.0))
+    if orientation in _UPRIGHT:
+        picture = picture.transpose(_UPRIGHT[orientation])
+    mode = "L" if channels == 1 else "RGB"
+    picture = picture if picture.mode == mode else picture.convert(mode)
+    return _array(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror else picture)
+
+
+@contextlib.contextmanager
+def _opened(source: str | Path | bytes, where: str) -> Iterator[Image.Image]:
+    """The image file; whatever is wrong with it, inside the `with` too, becomes a DataError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata in pictures that can be read
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opened = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-            with opened:
-                opened.load()
-                picture = _eight_bits(ImageOps.exif_transpose(opened))
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+            yield opened
     except FileNotFoundError:
         raise DataError(f"{where}: there is no such file") from None
     except IsADirectoryError:
@@ -55,10 +145,10 @@ def read_image(
         if reason := getattr(error, "strerror", None):  # the system's, not Pillow's
             raise DataError(f"{where} cannot be read: {reason}") from None
         raise DataError(f"{where}: the image is damaged ({error})") from None
-    if channels is not None:
-        picture = picture.convert("L" if channels == 1 else "RGB")
-    if size is not None and picture.size != (size[1], size[0]):
-        picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+
+
+def _array(picture: Image.Image) -> np.ndarray:
+    """The pixels `(H, W, C)`, uint8, of a picture in mode L or RGB."""
     array = np.asarray(picture, np.uint8)
     return array[..., None] if array.ndim == 2 else array
 
@@ -81,4 +171,6 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
         red, green, blue = flat.split()
         grey = red.tobytes() == green.tobytes() == blue.tobytes()
         return flat.convert("L") if grey else flat
-    return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+    if picture.mode in ("L", "RGB"):
+        return picture  # to convert it would copy it
+    return picture.convert("L" if picture.mode == "1" else "RGB")

@@ -68,6 +68,14 @@ class Preprocess:
             tuple(float(s) if s > 1e-3 else 1.0 for s in std),
         )
 
+    @staticmethod
+    def imagenet(image: Sequence[int]) -> Preprocess:
+        """For images (height, width, channels) of which not all can be looked at: mean and deviation of ImageNet."""
+        height, width, channels = image
+        if channels == 1:
+            return Preprocess((height, width), (0.449,), (0.226,))
+        return Preprocess((height, width), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
     def __call__(self, images: jax.Array | np.ndarray) -> jax.Array:
         x = to_float(images)
         (h, w), (height, width) = x.shape[1:3], self.size

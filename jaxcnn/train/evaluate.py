@@ -14,7 +14,9 @@ from jaxcnn.core import Layer
 from jaxcnn.data.batches import padded_batches
 from jaxcnn.data.dataset import Dataset
 from jaxcnn.data.preprocess import to_float
+from jaxcnn.data.stream import Stream
 from jaxcnn.devices import DataParallel
+from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss
 from jaxcnn.metrics import Metric
 from jaxcnn.train.step import measure
@@ -43,7 +45,7 @@ def make_evaluate(
     metrics: Mapping[str, Metric] | None = None,
     batch_size: int = _BATCH,
     devices: DataParallel | None = None,
-) -> Callable[[Any, Any, Dataset], Evaluation]:
+) -> Callable[[Any, Any, Dataset | Stream], Evaluation]:
     """A function `evaluate(params, model_state, data) -> Evaluation`, compiled once for all its calls.
 
     Batches have one shape: the last one is filled up, and what fills it is not counted. Arguments as in `make_step`;
@@ -52,35 +54,41 @@ def make_evaluate(
     if devices is not None:
         batch_size = -(-batch_size // devices.size) * devices.size
 
-    def forward(params: Any, model_state: Any, images: Any, labels: Any) -> tuple[Any, dict[str, jax.Array]]:
+    def forward(
+        params: Any, model_state: Any, images: Any, labels: Any, weights: Any
+    ) -> tuple[Any, dict[str, jax.Array], Any]:
         inputs = preprocess(images)
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
         outputs, _ = model.apply(params, model_state, *inputs)
-        return outputs, {"loss": loss(outputs, labels), **measure(metrics, outputs, labels)}
+        return outputs, {"loss": loss(outputs, labels), **measure(metrics, outputs, labels)}, weights
 
     compiled = jax.jit(forward) if devices is None else devices.results(forward)
     shard = (0, 1) if devices is None else devices.shard
 
-    def evaluate(params: Any, model_state: Any, data: Any) -> Evaluation:
-        outputs, measured = [], []
+    def evaluate(params: Any, model_state: Any, data: Dataset | Stream) -> Evaluation:
+        outputs, measured, weighed = [], [], []
         parts = _parts(data, batch_size, shard)
         for first, own in zip(range(0, len(data), batch_size), parts, strict=True):
             batch = jax.tree.map(jnp.asarray, own) if devices is None else devices.split(own)
-            out, each = compiled(params, model_state, *batch)
+            out, each, weights = compiled(params, model_state, *batch)
             count = min(batch_size, len(data) - first)
             outputs.append(np.asarray(out)[:count])
             measured.append({name: np.asarray(values, np.float64)[:count] for name, values in each.items()})
-        means = {name: float(np.concatenate([m[name] for m in measured]).mean()) for name in measured[0]}
+            weighed.append(np.asarray(weights)[:count])
+        # Of a stream, an image that is damaged and may be skipped has weight 0.
+        there = np.concatenate(weighed) > 0
+        if not there.any():
+            raise UserError(f"{data.name}: no image of it can be read")
+        means = {name: float(np.concatenate([m[name] for m in measured])[there].mean()) for name in measured[0]}
         return Evaluation(means, np.concatenate(outputs))
 
     return evaluate
 
 
-def _parts(data: Any, batch_size: int, shard: tuple[int, int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """This process's part of each batch, the last one filled up."""
-    if not isinstance(data, Dataset):
-        yield from ((images, labels) for images, labels, _ in data.padded_batches(batch_size, shard))
-        return
+def _parts(data: Dataset | Stream, batch_size: int, shard: tuple[int, int]) -> Iterator[tuple[np.ndarray, ...]]:
+    """This process's part of each batch, `(images, labels, weights)`, the last one filled up."""
+    if isinstance(data, Stream):
+        return data.padded_batches(batch_size, shard)
     index, count = shard
     own = slice(index * batch_size // count, (index + 1) * batch_size // count)
-    yield from ((images[own], labels[own]) for images, labels, _ in padded_batches(data, batch_size))
+    return (tuple(x[own] for x in batch) for batch in padded_batches(data, batch_size))

@@ -20,6 +20,7 @@ from jaxcnn.data.augment import Augment
 from jaxcnn.data.batches import batches
 from jaxcnn.data.dataset import Dataset
 from jaxcnn.data.preprocess import Preprocess
+from jaxcnn.data.stream import Stream, prefetch
 from jaxcnn.devices import DataParallel, first_process, from_first, same_everywhere
 from jaxcnn.errors import TrainingError, UserError
 from jaxcnn.losses import Loss, softmax_cross_entropy
@@ -33,7 +34,6 @@ from jaxcnn.train.step import TrainState, create_state, make_step
 from jaxcnn.train.stopping import Stop, asked_to_stop
 from jaxcnn.train.watching import Metrics, Profile
 
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of its images
 _REFRESH = 0.5  # seconds between two looks at the metrics: each waits for the steps under way
 
 
@@ -70,10 +70,10 @@ class FitResult:
 
 def fit(
     model: Layer,
-    data: Dataset | Any,
+    data: Dataset | Stream,
     *,
-    validation: Dataset | Any | None = None,
-    test: Dataset | Any | None = None,
+    validation: Dataset | Stream | None = None,
+    test: Dataset | Stream | None = None,
     loss: Loss = softmax_cross_entropy,
     optimizer: optax.GradientTransformation | None = None,
     epochs: int = 10,
@@ -155,7 +155,7 @@ def fit(
     if optimizer is None:
         optimizer = make_optimizer("adam", schedule="cosine", steps=epochs * steps_per_epoch)
     if preprocess is None:
-        preprocess = Preprocess.of(data.images) if isinstance(data, Dataset) else Preprocess(data.image[:2], *_IMAGENET)
+        preprocess = Preprocess.of(data.images) if isinstance(data, Dataset) else Preprocess.imagenet(data.image)
     folder = _folder(run, resume, keep)
     example = jax.ShapeDtypeStruct((1, *data.image), data.images.dtype if isinstance(data, Dataset) else jnp.uint8)
     state = create_state(
@@ -349,7 +349,7 @@ class _Spread:
         return state if self.devices is None else self.devices.single(state)
 
     def batch(self, batch: Any) -> Any:
-        return batch if self.devices is None else self.devices.batch(batch)
+        return jax.device_put(batch) if self.devices is None else self.devices.batch(batch)
 
     def everywhere(self, tree: Any) -> Any:
         return tree if self.devices is None else self.devices.whole(tree)
@@ -383,9 +383,9 @@ def _epoch(
         save(state, wait=True)
         stop.leave(done + at.position)
 
-    for batch in _batches(data, size, seed, epoch, at.position, spread.shard):
+    for batch in _batches(data, size, seed, epoch, at.position, spread):
         tracing.before()
-        state, measured = step(state, spread.batch(batch))
+        state, measured = step(state, batch)
         pending.append(measured)
         at.position += 1
         tracing.after(measured)
@@ -413,10 +413,11 @@ def _epoch(
     return state, _means(at.rows), rate
 
 
-def _batches(data: Any, size: int, seed: int, epoch: int, start: int, shard: tuple[int, int]) -> Iterator[Any]:
+def _batches(data: Any, size: int, seed: int, epoch: int, start: int, spread: _Spread) -> Iterator[Any]:
+    """The rest of an epoch's batches, on the devices."""
     if isinstance(data, Dataset):
-        return batches(data, size, seed, epoch, start, shard)
-    return data.batches(size, seed, epoch, start, shard)
+        return map(spread.batch, batches(data, size, seed, epoch, start, spread.shard))
+    return prefetch(data.batches(size, seed, epoch, start, spread.shard), put=spread.batch)
 
 
 def _means(rows: list[dict[str, float]]) -> dict[str, float]:

@@ -51,7 +51,8 @@ class Run:
           UserError: when it is there and not empty.
         """
         run = Run(path)
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        # A part of a file is what a process left that was killed before its run began.
+        if run.path.exists() and (not run.path.is_dir() or any(p.suffix != ".part" for p in run.path.iterdir())):
             raise UserError(
                 f"the run folder {path} is there and not empty; choose another --run, or go on with --resume"
             )

@@ -1,0 +1,159 @@
+"""The same losses on one device and on many, and what it costs to be able to: training on simulated devices.
+
+A CPU is divided into devices (XLA_FLAGS), or several processes work together as hosts would (gloo), in the forms `jit`
+over a mesh and `pmap`. Batch normalization and dropout are in the network. Then, in one process with one device, the
+step of `DataParallel(1)` and the ordinary one take turns.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import optax
+import tyro
+
+import jaxcnn as cnn
+from experiments.common import machine, main, table
+from jaxcnn.devices import DataParallel, join
+from jaxcnn.errors import UserError
+
+DEVICES, PROCESSES = (1, 2, 4, 8), (2, 4)
+
+
+def network() -> cnn.Layer:
+    """ResNet-8, a block for each size of image, with dropout."""
+    body = cnn.models.cifar_resnet(8)
+    return cnn.serial(body=body, drop=cnn.dropout(0.1))
+
+
+def trainer(data: cnn.data.Dataset, on: DataParallel | None) -> tuple[Any, Any]:
+    """A step and the state before it, on these devices."""
+    model, optimizer = network(), optax.sgd(0.05, 0.9)
+    state = cnn.train.create_state(model, optimizer, jax.random.key(0), data.images[:1])
+    step = cnn.train.make_step(model, cnn.losses.softmax_cross_entropy, optimizer, devices=on)
+    return step, state if on is None else on.replicate(state)
+
+
+def losses(data: cnn.data.Dataset, on: DataParallel | None, steps: int, batch: int) -> list[float]:
+    step, state = trainer(data, on)
+    found: list[float] = []
+    for epoch in range(steps):
+        for pair in cnn.data.batches(data, batch, 0, epoch, shard=(0, 1) if on is None else on.shard):
+            state, measured = step(state, pair if on is None else on.batch(pair))
+            found.append(float(measured["loss"]))
+            if len(found) == steps:
+                return found
+    return found
+
+
+def overhead(data: cnn.data.Dataset, batch: int, turns: int) -> dict[str, float]:
+    """The time of a step of each form on one device, as a multiple of the ordinary step's: medians of turns."""
+    kinds: dict[str, DataParallel | None] = {"alone": None, "jit": DataParallel(1), "pmap": DataParallel(1, "pmap")}
+    made = {name: trainer(data, on) for name, on in kinds.items()}
+    pair = data.images[:batch], data.labels[:batch]
+    times: dict[str, list[float]] = {name: [] for name in kinds}
+    for turn in range(turns + 1):
+        for name, on in kinds.items():
+            step, state = made[name]
+            began = time.perf_counter()
+            for _ in range(3):
+                state, measured = step(state, pair if on is None else on.batch(pair))
+                jax.block_until_ready(measured)
+            made[name] = step, state
+            if turn:  # the first compiles
+                times[name].append(time.perf_counter() - began)
+    medians = {name: statistics.median(each) for name, each in times.items()}
+    return {name: medians[name] / medians["alone"] for name in ("jit", "pmap")}
+
+
+def asked(request: dict[str, Any], count: int, processes: int, **variables: str) -> list[float]:
+    """The losses that so many processes, of so many devices each, find."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = f"--xla_force_host_platform_device_count={count}"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **variables}
+    if processes > 1:
+        environment |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "experiments.devices", "--worker", json.dumps(request)], stdout=subprocess.PIPE,
+            text=True, env={**environment, "JAX_PROCESS_ID": str(i)},
+        )
+        for i in range(processes)
+    ]  # fmt: skip
+    said = [process.communicate()[0] for process in started]
+    if any(process.returncode for process in started):
+        raise UserError(f"{processes} processes of {count} devices: one of them failed")
+    found = [json.loads(text.strip().splitlines()[-1]) for text in said]
+    if any(other != found[0] for other in found):
+        raise UserError(f"{processes} processes of {count} devices do not agree: {[each[-1] for each in found]}")
+    return found[0]
+
+
+def devices(
+    data: str = "cifar10", data_dir: Path | None = None, steps: int = 50, batch: int = 64, examples: int = 1024,
+    turns: int = 30, most: int = 8, worker: Annotated[str | None, tyro.conf.arg(help_behavior_hint="")] = None,
+) -> None:  # fmt: skip
+    """Trains the same network on 1, 2, 4 and 8 devices, and in 1, 2 and 4 processes.
+
+    Args:
+      data: cifar10, or digits.
+      data_dir: where prepared datasets lie.
+      steps: of each training.
+      batch: examples of a step, on all devices together.
+      examples: how many images it learns.
+      turns: how often the steps on one device take turns.
+      most: devices and processes at most.
+      worker: used by the command itself: what this process computes.
+    """
+    request: dict[str, Any] = {
+        "data": data,
+        "data_dir": str(data_dir) if data_dir else None,
+        "steps": steps,
+        "batch": batch,
+    }
+    request["examples"] = examples
+    if worker is not None:
+        request = json.loads(worker)
+        if "JAX_COORDINATOR_ADDRESS" in os.environ:
+            join()
+    found = cnn.data.load(request["data"], "train", request["data_dir"]).take(slice(request["examples"]))
+    if worker is not None:
+        on = DataParallel(None, request["form"]) if request["form"] else None
+        print(json.dumps(losses(found, on, request["steps"], request["batch"])))
+        return
+
+    alone = asked({**request, "form": None}, 1, 1)
+    rows = [["1 device, without it", f"{alone[-1]:.6f}", ""]]
+
+    def add(name: str, each: list[float]) -> None:
+        away = float(np.max(np.abs(np.subtract(each, alone)) / np.abs(alone)))
+        rows.append([name, f"{each[-1]:.6f}", f"{away:.1e}"])
+        print(f"{name}: {each[-1]:.6f}", flush=True)
+
+    # Several devices of a CPU compute with XLA's convolutions: what these round otherwise, one device shows, too.
+    add("1 device, convolutions by XLA", asked({**request, "form": None}, 1, 1, JAXCNN_PLAIN="all"))
+    for form in ("jit", "pmap"):
+        where = [(n, 1) for n in DEVICES if n <= most] + [(1, n) for n in PROCESSES if n <= most]
+        for count, processes in where:
+            name = f"{processes} processes" if processes > 1 else f"{count} device{'s' * (count > 1)}"
+            add(f"{name}, {form}", asked({**request, "form": form}, count, processes))
+    print(f"\n{table(['', f'loss of step {steps}', 'largest difference so far, relative'], rows)}")
+    ratios = overhead(found, batch, turns)
+    print(f"\nA step on one device, against the ordinary one: {', '.join(f'{k} {v:.3f}' for k, v in ratios.items())} "
+          f"(medians of {turns} turns; {machine()})")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(devices)

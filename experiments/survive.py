@@ -1,0 +1,178 @@
+"""Does a training survive? A run is killed at random moments, its checkpoints are damaged, and it goes on each time.
+
+A small residual network with batch normalization, dropout and augmentation learns CIFAR-10, once without a disturbance.
+Then, again and again, the same run is killed (SIGKILL: nothing of it can react) somewhere between its start and its
+end, and goes on with `resume=True`; or a file in one of its checkpoints is cut short, changed in a bit or removed. Each
+has to end with the figures of the undisturbed run, to the last digit, but for the times; a damaged checkpoint may also
+be refused with one clear error. Anything else counts as lost, and the command ends with an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+import jaxcnn as cnn
+from experiments.common import machine, main
+from jaxcnn.errors import UserError
+
+TIMES = ("seconds", "images_per_second")
+
+
+def network() -> cnn.Layer:
+    """A residual network of one block, with all that has a state or is random."""
+
+    def block(features: int) -> cnn.Layer:
+        return cnn.serial(
+            cnn.conv(features, 3, padding=1, bias=False), cnn.batch_norm(), cnn.relu,
+            cnn.conv(features, 3, padding=1, bias=False), cnn.batch_norm(),
+        )  # fmt: skip
+
+    return cnn.serial(
+        conv1=cnn.conv(16, 3, 2, padding=1, floor=True), bn1=cnn.batch_norm(), act1=cnn.relu,
+        block=cnn.residual(block(16)), act2=cnn.relu, pool=cnn.global_avg_pool, drop=cnn.dropout(0.2),
+        head=cnn.dense(10),
+    )  # fmt: skip
+
+
+def train(folder: Path) -> None:
+    """One process: begins the run in the folder, or goes on with it."""
+    with np.load(folder.parent / "data.npz") as arrays:
+        images, labels = arrays["images"], arrays["labels"]
+    found = cnn.data.Dataset(images, labels, tuple(map(str, range(10))), "cifar10")
+    learn, held = found.hold_out(0.25)
+    cnn.train.fit(
+        network(), learn, validation=held, test=held, epochs=6, batch_size=64, run=folder, show=False,
+        resume=(folder / "config.json").exists(), save_every=0.5, ema=0.99,
+        augment=cnn.data.compose(cnn.data.flip, cnn.data.crop(padding=4)),
+    )  # fmt: skip
+
+
+def start(folder: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "experiments.survive", "--worker", str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def figures(folder: Path) -> Any:
+    """What a run has measured, without the times."""
+
+    def untimed(record: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in record.items() if name not in TIMES}
+
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [untimed(json.loads(line)) for line in [*lines, (folder / "result.json").read_text()]]
+
+
+def finish(folder: Path) -> tuple[int, str]:
+    """Goes on to the end: the exit status, and what was said last."""
+    process = start(folder)
+    said = process.communicate()[1].strip().splitlines()
+    return process.returncode, said[-1] if said else ""
+
+
+def damage(folder: Path, rng: random.Random) -> str:
+    """Cuts, changes or removes a file of a checkpoint; what was done."""
+    steps = sorted((int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdecimal()), reverse=True)
+    step = steps[0] if rng.random() < 0.8 else rng.choice(steps)
+    files = sorted(p for p in (folder / "checkpoints" / str(step)).rglob("*") if p.is_file())
+    path, how = rng.choice(files), rng.choice(["cut", "bit", "removed"])
+    content = bytearray(path.read_bytes())
+    if how == "removed":
+        path.unlink()
+    elif how == "cut":
+        os.truncate(path, rng.randrange(max(len(content), 1)))
+    elif content:
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(content)
+    return f"{path.relative_to(folder / 'checkpoints')}: {how}"
+
+
+def survive(
+    data: str = "cifar10", data_dir: Path | None = None, kills: int = 30, damages: int = 50, examples: int = 2048,
+    seed: int = 0, worker: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="")] = None,
+) -> None:  # fmt: skip
+    """Kills a training at random moments and damages its checkpoints; it has to end as if nothing had happened.
+
+    Args:
+      data: cifar10, or digits.
+      data_dir: where prepared datasets lie.
+      kills: how many times it is killed.
+      damages: how many times a file is damaged.
+      examples: how many images it learns and validates with.
+      seed: of the moments and the damages.
+      worker: used by the command itself: the run that this process works on.
+    """
+    if worker is not None:
+        train(worker)
+        return
+    rng = random.Random(seed)
+    found = cnn.data.load(data, "train", data_dir).take(slice(examples))
+    lost = []
+    with tempfile.TemporaryDirectory() as top:
+        np.savez(Path(top) / "data.npz", allow_pickle=False, images=found.images, labels=found.labels)
+        whole = Path(top) / "whole"
+        began = time.monotonic()
+        status, said = finish(whole)
+        seconds = time.monotonic() - began
+        if status:
+            raise UserError(f"the run does not end well even undisturbed: {said}")
+        expected = figures(whole)
+        print(f"undisturbed: {expected[-1]['steps']} steps in {seconds:.1f} s, "
+              f"test accuracy {expected[-1]['test_accuracy']:.2%}", flush=True)  # fmt: skip
+
+        for k in range(kills):
+            folder, when = Path(top) / f"killed-{k}", rng.uniform(0, seconds)
+            process = start(folder)
+            time.sleep(when)
+            process.kill()
+            process.communicate()
+            there = [p.name for p in (folder / "checkpoints").glob("[0-9]*")]
+            ended = (folder / "result.json").exists()
+            status, said = finish(folder)
+            same = status == 0 and figures(folder) == expected
+            print(f"killed after {when:5.2f} s, {'at its end' if ended else f'checkpoints of steps {there}'}: "
+                  f"{'the same figures' if same else f'LOST ({said})'}", flush=True)  # fmt: skip
+            lost += [] if same else [f"kill {k}"]
+            shutil.rmtree(folder)
+
+        stopped = Path(top) / "stopped"
+        process = start(stopped)
+        while len(list((stopped / "checkpoints").glob("[0-9]*"))) < 2 and process.poll() is None:
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+        outcomes = {"the same figures": 0, "one clear error": 0}
+        for k in range(damages):
+            folder = Path(top) / f"damaged-{k}"
+            shutil.copytree(stopped, folder)
+            what = damage(folder, rng)
+            status, said = finish(folder)
+            if status == 0 and figures(folder) == expected:
+                outcome = "the same figures"
+            elif status == 1 and "survive.py: " in said:
+                outcome = "one clear error"
+            else:
+                outcome = f"LOST ({said})"
+                lost.append(f"damage {k}")
+            outcomes[outcome] = outcomes.get(outcome, 0) + 1
+            print(f"{what}: {outcome}", flush=True)
+            shutil.rmtree(folder)
+    print(f"\n{kills - sum(name.startswith('kill') for name in lost)} of {kills} kills ended with the same figures; "
+          f"{damages} damages: {', '.join(f'{n} {what}' for what, n in outcomes.items())} ({machine()})")  # fmt: skip
+    if lost:
+        raise UserError(f"lost: {', '.join(lost)}")
+
+
+if __name__ == "__main__":
+    main(survive)
