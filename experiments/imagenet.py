@@ -80,10 +80,13 @@ def imagenet(
     def loss(outputs: jax.Array, labels: jax.Array) -> jax.Array:
         return cnn.losses.softmax_cross_entropy(outputs, labels, smoothing)
 
+    measures = {"accuracy": cnn.metrics.accuracy}
+    if len(learn.classes) > 5:
+        measures["top5"] = cnn.metrics.top_k(5)
     fitted = cnn.train.fit(
         network, learn, validation=held, loss=cnn.losses.every_output(loss), optimizer=optimizer, epochs=epochs,
         batch_size=batch_size, seed=seed, ema=ema, accumulate=accumulate, devices=on, run=run, resume=resume,
-        metrics={"accuracy": cnn.metrics.accuracy, **({"top5": cnn.metrics.top_k(5)} if len(learn.classes) > 5 else {})},
+        metrics=measures,
     )  # fmt: skip
     if devices.first_process():
         best = fitted.result

@@ -34,6 +34,12 @@ SHORT = {
     "experiments.startup": "--models resnet14 --batch-size 1 --repeats 1",
     "experiments.speed": "--quick --models lenet5 --peers flax_linen",
     "experiments.picture": "",
+    "experiments.survive": "--data digits --kills 1 --damages 1 --examples 128",
+    "experiments.devices": "--data digits --steps 1 --batch 4 --examples 8 --turns 1 --most 2",
+    "experiments.imagenet_sample": "--data digits --per-class 2 --val-per-class 1",
+    "experiments.streaming": "--batch-size 4 --turns 1",
+    "experiments.imagenet": "--model resnet14 --size 16 --batch-size 4 --epochs 1",
+    "experiments.to_accuracy": "--data digits --epochs 1 --seeds 1 --libraries jaxcnn flax",
 }
 
 
@@ -98,10 +104,14 @@ def _experiment(line: str, folder: Path) -> None:
     assert words[:2] == ["python", "-m"], f"not a command that this test knows how to run: {line}"
     shutil.copytree(ROOT / "experiments", folder / "experiments")
     environment = {**os.environ, "PYTHONPATH": str(folder)}
-    short = SHORT[words[2]].split()
-    done = subprocess.run(
-        [sys.executable, *words[1:], *short], env=environment, capture_output=True, text=True, check=False
-    )
+    if "./sample" in words:  # of the command before
+        _run(["-m", "experiments.imagenet_sample", "--out", "sample"], environment)
+    _run(words[1:], environment)
+
+
+def _run(words: list[str], environment: dict[str, str]) -> None:
+    short = SHORT[words[1]].split()
+    done = subprocess.run([sys.executable, *words, *short], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
