@@ -63,9 +63,7 @@ def imagenet(
         devices.join()
     on = devices.DataParallel() if jax.device_count() > 1 else None
     learn, held = (
-        cnn.data.stream(
-            data, split, data_dir, size=(size, size), workers=workers, processes=processes, damaged=damaged
-        )
+        cnn.data.stream(data, split, data_dir, size=(size, size), workers=workers, processes=processes, damaged=damaged)
         for split in ("train", "test")
     )
     steps = len(learn) // batch_size

@@ -302,8 +302,8 @@ def _train(given: Train) -> None:
     elif given.processes is not None or given.process is not None:
         raise UserError("--processes and --process belong to --coordinator HOST:PORT")
     options, folder = (_resumed if given.resume else _fresh)(given)
-    if options.resume and folder.result is not None:
-        print(f"{folder.path} is complete: {_outcome(folder.result)}")
+    if options.resume and (result := devices.from_first(lambda: folder.result)) is not None:
+        print(f"{folder.path} is complete: {_outcome(result)}")
         return
     if options.augment == "auto":
         options.augment = {"digits": "affine", "mnist": "affine", "cifar10": "flip,crop"}.get(options.data, "none")
@@ -425,12 +425,14 @@ def _fresh(given: Train) -> tuple[Train, Any]:
 
 def _resumed(given: Train) -> tuple[Train, Any]:
     """The run's own settings; what was given beside them has to agree."""
+    from jaxcnn.devices import from_first
     from jaxcnn.train import Run
 
     if given.run is None:
         raise UserError("--resume goes on with a run: say which, --run FOLDER")
-    folder = Run.open(given.run)
-    config = folder.config
+    path = given.run
+    config = from_first(lambda: Run.open(path).config)
+    folder = Run(path)
     options = dataclasses.replace(given)
     for f in dataclasses.fields(Train):
         if f.name in _OF_THE_PROCESS or f.name not in config:

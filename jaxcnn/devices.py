@@ -99,7 +99,42 @@ def same_everywhere(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.asarray, multihost_utils.broadcast_one_to_all(jax.tree.map(np.asarray, tree)))
 
 
-class DataParallel:
+class OneDevice:
+    """A step on one device: what `DataParallel` does, without anything to be done.
+
+    Attributes:
+      size, shard, axis_name: as in `DataParallel`.
+    """
+
+    size = 1
+    shard = 0, 1
+    axis_name: str | None = None
+
+    def check(self, batch_size: int) -> None:
+        """Any batch will do."""
+
+    def replicate(self, state: PyTree) -> PyTree:
+        """The state as it is."""
+        return state
+
+    single = whole = replicate
+
+    def batch(self, batch: PyTree) -> PyTree:
+        """The batch, on the device."""
+        return jax.device_put(batch)
+
+    split = batch
+
+    def compile(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """The step, compiled."""
+        return jax.jit(step, donate_argnums=0)
+
+    def results(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, compiled."""
+        return jax.jit(function)
+
+
+class DataParallel(OneDevice):
     """A step on several devices, each with its part of the batch.
 
     Args:

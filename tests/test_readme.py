@@ -111,7 +111,9 @@ def _experiment(line: str, folder: Path) -> None:
 
 def _run(words: list[str], environment: dict[str, str]) -> None:
     short = SHORT[words[1]].split()
-    done = subprocess.run([sys.executable, *words, *short], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *words, *short], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

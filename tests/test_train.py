@@ -896,6 +896,14 @@ class undone:
         raise UserError("made to end here")
 
 
+def test_a_run_whose_settings_were_changed_does_not_go_on(unfinished, tmp_path):
+    shutil.copytree(unfinished, tmp_path / "run")
+    config = (tmp_path / "run/config.json").read_text()
+    (tmp_path / "run/config.json").write_text(config.replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(UserError, match=r"config.json is not what it was when the run began"):
+        train.fit(small(), DATA, resume=True, run=tmp_path / "run", **LONG)
+
+
 def test_when_all_checkpoints_are_damaged_it_says_so(undisturbed, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(undisturbed[1], run)

@@ -17,8 +17,8 @@ Pillow decodes and resizes outside Python's global lock, so that threads use all
 more than eight, the little that is left under the lock counts, and `processes` help.
 
 What is held in memory, in images of H * W * C bytes: the batch that was given, the one that is being filled, and as
-many read ahead as one batch has (twice the threads, if that is more; with processes, two messages of at most 16 more in
-each). Each thread has one picture besides, at the size that it was decoded at. None of it grows with the set, of which
+many read ahead as one batch has (eight for each thread, if that is more; with processes, two messages of at most 16 more
+in each). Each thread has one picture besides, at the size that it was decoded at. None of it grows with the set, of which
 some 70 bytes an example are held: where it lies, its label, its place in the order.
 """
 
@@ -46,7 +46,7 @@ from jaxcnn.data.sources import Files, Records, find
 from jaxcnn.errors import DataError, UserError
 
 _MOST_TRIES = 100  # so many damaged examples in a row are no accident
-_PIECE = 16  # at most so many images go from one process to another in a message
+_FROM_THREAD, _FROM_PROCESS = 4, 16  # at most so many images are handed over at once
 
 _running: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
 
@@ -225,8 +225,9 @@ class Stream:
         if not len(places):
             return
         size = places.shape[1]
-        # A thread makes one image at a time. Between processes each message has its price: they send several in one.
-        piece = max(n for n in range(1, _PIECE + 1) if size % n == 0) if self.processes else 1
+        # What goes from a thread, and more so from a process, has its price: they hand over several images in one.
+        most = _FROM_PROCESS if self.processes else _FROM_THREAD
+        piece = max(n for n in range(1, most + 1) if size % n == 0)
         ahead = max(math.ceil(size / piece / max(1, self.processes)), 2 * self.workers)
         pieces = grain.MapDataset.source(places.reshape(-1, piece)).map(reader)
         pipeline = pieces.to_iter_dataset(grain.ReadOptions(self.workers, ahead))

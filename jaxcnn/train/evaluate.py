@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.core import Layer
@@ -15,7 +14,7 @@ from jaxcnn.data.batches import padded_batches
 from jaxcnn.data.dataset import Dataset
 from jaxcnn.data.preprocess import to_float
 from jaxcnn.data.stream import Stream
-from jaxcnn.devices import DataParallel
+from jaxcnn.devices import OneDevice
 from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss
 from jaxcnn.metrics import Metric
@@ -44,15 +43,15 @@ def make_evaluate(
     preprocess: Callable[[Any], Any] = to_float,
     metrics: Mapping[str, Metric] | None = None,
     batch_size: int = _BATCH,
-    devices: DataParallel | None = None,
+    devices: OneDevice | None = None,
 ) -> Callable[[Any, Any, Dataset | Stream], Evaluation]:
     """A function `evaluate(params, model_state, data) -> Evaluation`, compiled once for all its calls.
 
     Batches have one shape: the last one is filled up, and what fills it is not counted. Arguments as in `make_step`;
     with `devices`, the variables are those that its `whole` returns, and each process has all results.
     """
-    if devices is not None:
-        batch_size = -(-batch_size // devices.size) * devices.size
+    on = devices or OneDevice()
+    batch_size = -(-batch_size // on.size) * on.size
 
     def forward(
         params: Any, model_state: Any, images: Any, labels: Any, weights: Any
@@ -62,15 +61,13 @@ def make_evaluate(
         outputs, _ = model.apply(params, model_state, *inputs)
         return outputs, {"loss": loss(outputs, labels), **measure(metrics, outputs, labels)}, weights
 
-    compiled = jax.jit(forward) if devices is None else devices.results(forward)
-    shard = (0, 1) if devices is None else devices.shard
+    compiled = on.results(forward)
 
     def evaluate(params: Any, model_state: Any, data: Dataset | Stream) -> Evaluation:
         outputs, measured, weighed = [], [], []
-        parts = _parts(data, batch_size, shard)
+        parts = _parts(data, batch_size, on.shard)
         for first, own in zip(range(0, len(data), batch_size), parts, strict=True):
-            batch = jax.tree.map(jnp.asarray, own) if devices is None else devices.split(own)
-            out, each, weights = compiled(params, model_state, *batch)
+            out, each, weights = compiled(params, model_state, *on.split(own))
             count = min(batch_size, len(data) - first)
             outputs.append(np.asarray(out)[:count])
             measured.append({name: np.asarray(values, np.float64)[:count] for name, values in each.items()})

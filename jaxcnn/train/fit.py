@@ -21,7 +21,7 @@ from jaxcnn.data.batches import batches
 from jaxcnn.data.dataset import Dataset
 from jaxcnn.data.preprocess import Preprocess
 from jaxcnn.data.stream import Stream, prefetch
-from jaxcnn.devices import DataParallel, first_process, from_first, same_everywhere
+from jaxcnn.devices import OneDevice, first_process, from_first, same_everywhere
 from jaxcnn.errors import TrainingError, UserError
 from jaxcnn.losses import Loss, softmax_cross_entropy
 from jaxcnn.metrics import Metric, confusion_matrix
@@ -88,7 +88,7 @@ def fit(
     accumulate: int = 1,
     ema: float | None = None,
     loss_scale: bool = False,
-    devices: DataParallel | None = None,
+    devices: OneDevice | None = None,
     run: str | Path | Run | None = None,
     resume: bool = False,
     save_every: float = 600,
@@ -147,8 +147,8 @@ def fit(
     if patience is not None and validation is None:
         raise UserError("early stopping needs validation data to see when to stop")
     size = min(batch_size, len(data))
-    if devices is not None:
-        devices.check(size)
+    on = devices or OneDevice()
+    on.check(size)
     if run is None and (tensorboard or profile):
         raise UserError("what is written for TensorBoard, and a profile, need the folder of a run: run=")
     steps_per_epoch = len(data) // size
@@ -177,9 +177,9 @@ def fit(
         _begin(folder, {**named, **settings, **(config or {})})
     step = make_step(
         model, loss, optimizer, preprocess=preprocess, augment=augment, metrics=metrics, penalty=penalty,
-        accumulate=accumulate, ema=ema or 0.0, devices=devices,
+        accumulate=accumulate, ema=ema or 0.0, devices=on,
     )  # fmt: skip
-    evaluate = make_evaluate(model, loss, preprocess=preprocess, metrics=metrics, devices=devices)
+    evaluate = make_evaluate(model, loss, preprocess=preprocess, metrics=metrics, devices=on)
     at = _Place()
     best = of_state(state)
     if folder is not None and resume and (found := _restored(folder, state)) is not None:
@@ -191,8 +191,7 @@ def fit(
     board = Metrics(folder.path if folder and tensorboard and first_process() else None, at.history)
     tracing = Profile(folder.path if folder and first_process() else None, profile)
     kept = int(state.step) if at.history or at.position else -1  # the step of the newest checkpoint
-    spread = _Spread(devices)
-    state = spread.out(state)
+    state = on.replicate(state)
 
     def save(state: TrainState, wait: bool) -> None:
         """What is done so far, unless the one before is still being written and nobody waits for this one."""
@@ -200,7 +199,7 @@ def fit(
             return
         nonlocal kept
         at.seconds = spent + time.monotonic() - began
-        one = spread.back(state)
+        one = on.single(state)
         kept = int(one.step)
         if first_process():
             own = bool(at.history) and best_of(at.history)["step"] == int(one.step)  # the best is what is saved
@@ -213,12 +212,12 @@ def fit(
                     display.line(f"stopped: no better validation for {patience} epochs")
                     break
                 state, means, rate = _epoch(
-                    step, state, data, size, seed, epoch, display, at, spread, stop, tracing, save, save_every
+                    step, state, data, size, seed, epoch, display, at, on, stop, tracing, save, save_every
                 )
-                one = spread.back(state)
+                one = on.single(state)
                 record: Record = {"epoch": epoch, "step": int(one.step), **means}
                 if validation is not None:
-                    params, model_state = spread.everywhere(of_state(one))
+                    params, model_state = on.whole(of_state(one))
                     measured = evaluate(params, model_state, validation).metrics
                     record |= {f"validation_{name}": value for name, value in measured.items()}
                 record |= {"images_per_second": round(rate, 1), "seconds": spent + time.monotonic() - began}
@@ -254,7 +253,7 @@ def fit(
     }
     measured_test = None
     if test is not None:
-        everywhere, state_everywhere = spread.everywhere((params, model_state))
+        everywhere, state_everywhere = on.whole((params, model_state))
         measured_test = evaluate(everywhere, state_everywhere, test)
         result |= {f"test_{name}": value for name, value in measured_test.metrics.items()}
     result["seconds"] = round(spent + time.monotonic() - began, 3)
@@ -262,7 +261,7 @@ def fit(
         folder.write("result.json", result)
         _pictures(folder, at.history, test, measured_test)
         folder.checkpoints.close()
-    return FitResult(params, model_state, spread.back(state), at.history, result, measured_test, model, preprocess)
+    return FitResult(params, model_state, on.single(state), at.history, result, measured_test, model, preprocess)
 
 
 @dataclass
@@ -335,33 +334,13 @@ def _restored(folder: Run, like: TrainState) -> tuple[TrainState, tuple[Any, Any
     return state.replace(key=key), best, progress
 
 
-class _Spread:
-    """Where the state is: on one device, or on several."""
-
-    def __init__(self, devices: DataParallel | None):
-        self.devices = devices
-        self.shard = (0, 1) if devices is None else devices.shard
-
-    def out(self, state: TrainState) -> TrainState:
-        return state if self.devices is None else self.devices.replicate(state)
-
-    def back(self, state: TrainState) -> TrainState:
-        return state if self.devices is None else self.devices.single(state)
-
-    def batch(self, batch: Any) -> Any:
-        return jax.device_put(batch) if self.devices is None else self.devices.batch(batch)
-
-    def everywhere(self, tree: Any) -> Any:
-        return tree if self.devices is None else self.devices.whole(tree)
-
-
 def _epoch(
     step: Any, state: TrainState, data: Any, size: int, seed: int, epoch: int, display: Display, at: _Place,
-    spread: _Spread, stop: Stop, tracing: Profile, save: Callable[..., None], save_every: float,
+    on: OneDevice, stop: Stop, tracing: Profile, save: Callable[..., None], save_every: float,
 ) -> tuple[TrainState, dict[str, float], float]:  # fmt: skip
     """One epoch, from the batch at which it is: the new state, the means of the steps' metrics, and images a second."""
     pending: list[dict[str, jax.Array]] = []
-    done = int(spread.back(state).step) - at.position  # steps before this epoch
+    done = int(on.single(state).step) - at.position  # steps before this epoch
     start = shown = saved = time.monotonic()
     counted = 0  # images since `start`
     compiled = False
@@ -383,7 +362,7 @@ def _epoch(
         save(state, wait=True)
         stop.leave(done + at.position)
 
-    for batch in _batches(data, size, seed, epoch, at.position, spread):
+    for batch in _batches(data, size, seed, epoch, at.position, on):
         tracing.before()
         state, measured = step(state, batch)
         pending.append(measured)
@@ -413,11 +392,11 @@ def _epoch(
     return state, _means(at.rows), rate
 
 
-def _batches(data: Any, size: int, seed: int, epoch: int, start: int, spread: _Spread) -> Iterator[Any]:
+def _batches(data: Any, size: int, seed: int, epoch: int, start: int, on: OneDevice) -> Iterator[Any]:
     """The rest of an epoch's batches, on the devices."""
     if isinstance(data, Dataset):
-        return map(spread.batch, batches(data, size, seed, epoch, start, spread.shard))
-    return prefetch(data.batches(size, seed, epoch, start, spread.shard), put=spread.batch)
+        return map(on.batch, batches(data, size, seed, epoch, start, on.shard))
+    return prefetch(data.batches(size, seed, epoch, start, on.shard), put=on.batch)
 
 
 def _means(rows: list[dict[str, float]]) -> dict[str, float]:

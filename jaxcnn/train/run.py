@@ -10,6 +10,7 @@ checkpoints/   the newest states, with the best epoch's weights; see `jaxcnn.tra
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -126,7 +127,8 @@ class Run:
         arrays = _plain(state)
         if best is not None:
             arrays["best"] = {"params": best[0], "model_state": best[1]}
-        self.checkpoints.save(int(state.step), arrays, {**progress, "best_apart": best is not None})
+        apart = {"best_apart": best is not None, "config": self._asked()}
+        self.checkpoints.save(int(state.step), arrays, {**progress, **apart})
 
     def restore(self, like: TrainState) -> tuple[TrainState, tuple[Any, Any], Progress] | None:
         """State, best variables and progress of the newest checkpoint; None where there is none yet.
@@ -135,10 +137,15 @@ class Run:
           like: a state of the same shapes.
 
         Raises:
-          UserError: when all checkpoints are damaged, or of another network.
+          UserError: when all checkpoints are damaged, or of another network, or config.json is not what it was.
         """
 
         def read(folder: Path, progress: Progress) -> tuple[TrainState, tuple[Any, Any], Progress]:
+            if progress["config"] != self._asked():
+                raise UserError(
+                    f"{self.path / 'config.json'} is not what it was when the run began: it cannot go on as it would "
+                    "have. Start another run for other settings"
+                )
             wanted = _plain(like)
             if progress["best_apart"]:
                 wanted["best"] = {"params": _averaged(like), "model_state": like.model_state}
@@ -148,6 +155,11 @@ class Run:
             return state, (best["params"], best["model_state"]) if best else variables(state), progress
 
         return self.checkpoints.newest(read)
+
+    def _asked(self) -> str | None:
+        """The SHA-256 of config.json."""
+        path = self.path / "config.json"
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
     def restore_best(self) -> tuple[Any, Any]:
         """The parameters and the model's state after the best epoch, whatever the optimizer was.

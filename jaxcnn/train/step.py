@@ -13,7 +13,7 @@ import optax
 from jaxcnn.core import Layer
 from jaxcnn.data.augment import Augment, Mixing, augmented
 from jaxcnn.data.preprocess import to_float
-from jaxcnn.devices import DataParallel
+from jaxcnn.devices import OneDevice
 from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss
 from jaxcnn.metrics import Metric, accuracy
@@ -146,7 +146,7 @@ def make_step(
     accumulate: int = 1,
     ema: float = 0.999,
     axis_name: str | None = None,
-    devices: DataParallel | None = None,
+    devices: OneDevice | None = None,
 ) -> Step:
     """One step of gradient descent, compiled: `step(state, batch) -> (state, metrics)`.
 
@@ -169,8 +169,8 @@ def make_step(
       axis_name: for a step that you map yourself: `jax.pmap(make_step(..., axis_name="data"), "data")`, each device
         with its part of the batch. It is not compiled then. Gradients, metrics and batch statistics are means over the
         axis; dropout is that of the whole batch, and augmentation has its own random numbers on each device.
-      devices: the devices to spread the step over, from `jaxcnn.devices`; the step then takes what its `replicate` and
-        `batch` return.
+      devices: the devices to spread the step over, `jaxcnn.devices.DataParallel()`; the step then takes what its
+        `replicate` and `batch` return.
 
     Returns:
       A jitted function of a `TrainState` and a batch `(inputs, labels)`; `inputs` may be a tuple for a network of
@@ -244,9 +244,9 @@ def make_step(
             new = new.replace(key=state.key, scale=state.scale.after(finite))
         return new.replace(step=state.step + 1), measured
 
-    if devices is not None:
-        return devices.compile(step)
-    return step if axis_name is not None else jax.jit(step, donate_argnums=0)
+    if devices is None and axis_name is not None:
+        return step
+    return (devices or OneDevice()).compile(step)
 
 
 def _parts(batch: Any, count: int) -> Any:
