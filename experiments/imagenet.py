@@ -78,7 +78,7 @@ def imagenet(
     def loss(outputs: jax.Array, labels: jax.Array) -> jax.Array:
         return cnn.losses.softmax_cross_entropy(outputs, labels, smoothing)
 
-    measures = {"accuracy": cnn.metrics.accuracy}
+    measures: dict[str, cnn.metrics.Metric] = {"accuracy": cnn.metrics.accuracy}
     if len(learn.classes) > 5:
         measures["top5"] = cnn.metrics.top_k(5)
     fitted = cnn.train.fit(

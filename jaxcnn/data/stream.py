@@ -17,8 +17,8 @@ Pillow decodes and resizes outside Python's global lock, so that threads use all
 more than eight, the little that is left under the lock counts, and `processes` help.
 
 What is held in memory, in images of H * W * C bytes: the batch that was given, the one that is being filled, and as
-many read ahead as one batch has (eight for each thread, if that is more; with processes, two messages of at most 16 more
-in each). Each thread has one picture besides, at the size that it was decoded at. None of it grows with the set, of which
+many read ahead as one batch has (twice the threads, if that is more; with processes, two messages of at most 16 more in
+each). Each thread has one picture besides, at the size that it was decoded at. None of it grows with the set, of which
 some 70 bytes an example are held: where it lies, its label, its place in the order.
 """
 
@@ -226,7 +226,7 @@ class Stream:
             return
         size = places.shape[1]
         # What goes from a thread, and more so from a process, has its price: they hand over several images in one.
-        most = _FROM_PROCESS if self.processes else _FROM_THREAD
+        most = _FROM_PROCESS if self.processes else min(_FROM_THREAD, max(1, size // (2 * self.workers)))
         piece = max(n for n in range(1, most + 1) if size % n == 0)
         ahead = max(math.ceil(size / piece / max(1, self.processes)), 2 * self.workers)
         pieces = grain.MapDataset.source(places.reshape(-1, piece)).map(reader)
