@@ -1,6 +1,7 @@
 """What every test shares: the processors it may use, exact arithmetic, double precision, the datasets."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,13 @@ _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 for _variable in ("NPROC", "OMP_NUM_THREADS"):
     os.environ.setdefault(_variable, str(max(1, (os.cpu_count() or 1) // _workers)))
 os.environ["MPLBACKEND"] = "Agg"
+# What one process of this session has compiled the others need not compile again: a third of the time. Programs that
+# call oneDNN are left out: XLA cannot write them down, and says so.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="jaxcnn-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
