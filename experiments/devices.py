@@ -1,8 +1,8 @@
 """The same losses on one device and on many, and what it costs to be able to: training on simulated devices.
 
 A CPU is divided into devices (XLA_FLAGS), or several processes work together as hosts would (gloo), in the forms `jit`
-over a mesh and `pmap`. Batch normalization and dropout are in the network. Then, in one process with one device, the
-step of `DataParallel(1)` and the ordinary one take turns.
+over a mesh and `pmap`. Batch normalization and dropout are in the network, a small residual one. Then, in one process
+with one device, the step of `DataParallel(1)` and the ordinary one take turns.
 """
 
 from __future__ import annotations
@@ -24,21 +24,16 @@ import tyro
 
 import jaxcnn as cnn
 from experiments.common import machine, main, table
+from experiments.survive import network
 from jaxcnn.devices import DataParallel, join
 from jaxcnn.errors import UserError
 
 DEVICES, PROCESSES = (1, 2, 4, 8), (2, 4)
 
 
-def network() -> cnn.Layer:
-    """ResNet-8, a block for each size of image, with dropout."""
-    body = cnn.models.cifar_resnet(8)
-    return cnn.serial(body=body, drop=cnn.dropout(0.1))
-
-
 def trainer(data: cnn.data.Dataset, on: DataParallel | None) -> tuple[Any, Any]:
     """A step and the state before it, on these devices."""
-    model, optimizer = network(), optax.sgd(0.05, 0.9)
+    model, optimizer = network(), optax.sgd(0.02, 0.9)
     state = cnn.train.create_state(model, optimizer, jax.random.key(0), data.images[:1])
     step = cnn.train.make_step(model, cnn.losses.softmax_cross_entropy, optimizer, devices=on)
     return step, state if on is None else on.replicate(state)
