@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from jaxcnn.errors import UserError
 from jaxcnn.ops.backend import general_form
@@ -120,8 +120,8 @@ class OneDevice:
     single = whole = replicate
 
     def batch(self, batch: PyTree) -> PyTree:
-        """The batch, on the device."""
-        return jax.device_put(batch)
+        """The batch, on the device; on a CPU it is there."""
+        return batch if jax.default_backend() == "cpu" else jax.device_put(batch)
 
     split = batch
 
@@ -165,8 +165,10 @@ class DataParallel(OneDevice):
         self.axis_name = AXIS if form == "pmap" else None
         self.mesh = Mesh(np.array(chosen), (AXIS,), axis_types=(AxisType.Auto,))
         self._own = [device for device in chosen if device.process_index == jax.process_index()]
-        self._whole = NamedSharding(self.mesh, PartitionSpec())
-        self._split = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        self._whole: Sharding = NamedSharding(self.mesh, PartitionSpec())
+        self._split: Sharding = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        if self.size == 1:  # nothing is to be spread, and JAX is quicker to see it so
+            self._whole = self._split = SingleDeviceSharding(chosen[0])
 
     def check(self, batch_size: int) -> None:
         """Raises UserError for a batch that the devices cannot share equally."""
@@ -199,7 +201,7 @@ class DataParallel(OneDevice):
         if self.form == "pmap":
             own = len(self._own)
             return jax.tree.map(lambda x: x.reshape(own, len(x) // own, *x.shape[1:]), batch)
-        return self.split(batch)
+        return self.split(batch) if self.size > 1 else super().batch(batch)
 
     def split(self, batch: PyTree) -> PyTree:
         """This process's part of a batch as one array over all devices."""
@@ -219,7 +221,7 @@ class DataParallel(OneDevice):
                 return state, {name: value.addressable_data(0)[0] for name, value in measured.items()}
 
             return run
-        return jax.jit(self.spread(step), donate_argnums=0, out_shardings=self._whole)
+        return jax.jit(self.spread(step), donate_argnums=0, out_shardings=self._whole if self.size > 1 else None)
 
     def spread(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, for `jit` over the mesh: in a form that XLA can divide."""
@@ -236,13 +238,13 @@ class DataParallel(OneDevice):
 
     def results(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, compiled for split arrays; what it returns is whole in every process."""
-        return jax.jit(self.spread(function), out_shardings=self._whole)
+        return jax.jit(self.spread(function), out_shardings=self._whole if self.size > 1 else None)
 
     def _all(self) -> list[Any] | None:
         # pmap takes the global list only where it is not the usual one.
         return None if jax.process_count() > 1 or self.size == len(jax.devices()) else list(self.mesh.devices.flat)
 
-    def _put(self, tree: PyTree, sharding: NamedSharding) -> PyTree:
+    def _put(self, tree: PyTree, sharding: Sharding) -> PyTree:
         if jax.process_count() == 1:
             return jax.device_put(tree, sharding)
 
