@@ -348,6 +348,8 @@ def _train(given: Train) -> None:
         preprocess = data.Preprocess.of(learn.images, entry.input[:2] if entry and entry.fixed_size else None)
     else:
         preprocess = weights.preprocess(model)
+        if options.stream:  # its images are cut out already
+            preprocess = dataclasses.replace(preprocess, size=learn.image[:2], resize=())
         if not options.resume:
             variables = weights.load(
                 model, options.weights, fresh=_words(options.fresh), key=jax.random.key(options.seed)

@@ -34,11 +34,11 @@ SHORT = {
     "experiments.startup": "--models resnet14 --batch-size 1 --repeats 1",
     "experiments.speed": "--quick --models lenet5 --peers flax_linen",
     "experiments.picture": "",
-    "experiments.survive": "--data digits --kills 1 --damages 1 --examples 128",
-    "experiments.devices": "--data digits --steps 1 --batch 4 --examples 8 --turns 1 --most 2",
+    "experiments.survive": "--data digits --kills 1 --damages 0 --examples 128",
+    "experiments.devices": "--data digits --steps 1 --batch 4 --examples 8 --turns 1 --most 1",
     "experiments.imagenet_sample": "--data digits --per-class 2 --val-per-class 1",
     "experiments.streaming": "--batch-size 4 --turns 1",
-    "experiments.imagenet": "--model resnet14 --size 16 --batch-size 4 --epochs 1",
+    "experiments.imagenet": "--model resnet20 --size 16 --batch-size 4 --epochs 1",
     "experiments.to_accuracy": "--data digits --epochs 1 --seeds 1 --libraries jaxcnn flax",
 }
 

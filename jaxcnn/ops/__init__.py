@@ -37,6 +37,11 @@ memory of a step from the system and gives it back, each time, and the system cl
 a step took 6 to 16 % less in four networks, and on a machine whose memory was in pieces 30 % more. (`mallopt` can be
 told within the process to keep the memory, which is as fast, but then two steps' worth stay resident.)
 
+Two limits. A program that calls oneDNN cannot be written down by XLA: with JAX_COMPILATION_CACHE_DIR set, JAX warns of
+it and compiles that program in each process anew. And a batch spread over several devices of one CPU by `jit` would be
+gathered for each call: `jaxcnn.devices` computes it in XLA's own convolutions, while each part of a `pmap` or
+`shard_map`, and each process, calls oneDNN with its own.
+
 What was tried and did not help: variance as E[x^2] - E[x]^2 with a fallback where it loses digits (saves a pass, 1 %);
 folding the pixels of the first layer's image into channels (its convolution takes as long); folding two or more pixels
 of the output gradient into features where there are 16 channels or more (more to multiply than is gained); splitting

@@ -146,6 +146,12 @@ def fit(
         raise UserError(f"patience={patience} should be at least 1 epoch")
     if patience is not None and validation is None:
         raise UserError("early stopping needs validation data to see when to stop")
+    if accumulate < 1 or profile < 0 or not save_every >= 0:
+        raise UserError(
+            f"accumulate={accumulate} should be at least 1, profile={profile} and save_every={save_every} at least 0"
+        )
+    if ema is not None and not 0 < ema < 1:
+        raise UserError(f"ema={ema} should be between 0 and 1, for instance 0.999")
     size = min(batch_size, len(data))
     on = devices or OneDevice()
     on.check(size)
