@@ -25,26 +25,26 @@ import tyro
 import jaxcnn as cnn
 from experiments.common import machine, main, table
 from experiments.survive import network
-from jaxcnn.devices import DataParallel, join
+from jaxcnn.devices import DataParallel, OneDevice, join
 from jaxcnn.errors import UserError
 
 DEVICES, PROCESSES = (1, 2, 4, 8), (2, 4)
 
 
-def trainer(data: cnn.data.Dataset, on: DataParallel | None) -> tuple[Any, Any]:
+def trainer(data: cnn.data.Dataset, on: OneDevice) -> tuple[Any, Any]:
     """A step and the state before it, on these devices."""
     model, optimizer = network(), optax.sgd(0.02, 0.9)
     state = cnn.train.create_state(model, optimizer, jax.random.key(0), data.images[:1])
     step = cnn.train.make_step(model, cnn.losses.softmax_cross_entropy, optimizer, devices=on)
-    return step, state if on is None else on.replicate(state)
+    return step, on.replicate(state)
 
 
-def losses(data: cnn.data.Dataset, on: DataParallel | None, steps: int, batch: int) -> list[float]:
+def losses(data: cnn.data.Dataset, on: OneDevice, steps: int, batch: int) -> list[float]:
     step, state = trainer(data, on)
     found: list[float] = []
     for epoch in range(steps):
-        for pair in cnn.data.batches(data, batch, 0, epoch, shard=(0, 1) if on is None else on.shard):
-            state, measured = step(state, pair if on is None else on.batch(pair))
+        for pair in cnn.data.batches(data, batch, 0, epoch, shard=on.shard):
+            state, measured = step(state, on.batch(pair))
             found.append(float(measured["loss"]))
             if len(found) == steps:
                 return found
@@ -53,7 +53,7 @@ def losses(data: cnn.data.Dataset, on: DataParallel | None, steps: int, batch: i
 
 def overhead(data: cnn.data.Dataset, batch: int, turns: int) -> dict[str, float]:
     """The time of a step of each form on one device, as a multiple of the ordinary step's: medians of turns."""
-    kinds: dict[str, DataParallel | None] = {"alone": None, "jit": DataParallel(1), "pmap": DataParallel(1, "pmap")}
+    kinds: dict[str, OneDevice] = {"alone": OneDevice(), "jit": DataParallel(1), "pmap": DataParallel(1, "pmap")}
     made = {name: trainer(data, on) for name, on in kinds.items()}
     pair = data.images[:batch], data.labels[:batch]
     times: dict[str, list[float]] = {name: [] for name in kinds}
@@ -62,7 +62,7 @@ def overhead(data: cnn.data.Dataset, batch: int, turns: int) -> dict[str, float]
             step, state = made[name]
             began = time.perf_counter()
             for _ in range(3):
-                state, measured = step(state, pair if on is None else on.batch(pair))
+                state, measured = step(state, on.batch(pair))
                 jax.block_until_ready(measured)
             made[name] = step, state
             if turn:  # the first compiles
@@ -117,15 +117,15 @@ def devices(
         "data_dir": str(data_dir) if data_dir else None,
         "steps": steps,
         "batch": batch,
+        "examples": examples,
     }
-    request["examples"] = examples
     if worker is not None:
         request = json.loads(worker)
         if "JAX_COORDINATOR_ADDRESS" in os.environ:
             join()
     found = cnn.data.load(request["data"], "train", request["data_dir"]).take(slice(request["examples"]))
     if worker is not None:
-        on = DataParallel(None, request["form"]) if request["form"] else None
+        on = DataParallel(None, request["form"]) if request["form"] else OneDevice()
         print(json.dumps(losses(found, on, request["steps"], request["batch"])))
         return
 

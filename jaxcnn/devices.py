@@ -25,7 +25,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from jaxcnn.errors import UserError
+from jaxcnn.errors import UserError, first_line
 from jaxcnn.ops.backend import general_form
 
 PyTree = Any
@@ -61,7 +61,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     try:
         jax.distributed.initialize(coordinator, processes, process)
     except (ValueError, RuntimeError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         raise UserError(
             f"the processes cannot be joined ({first}): say who they are by --coordinator HOST:PORT --processes N "
             "--process I, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or start them by Slurm, "

@@ -34,18 +34,15 @@ def steps(request, on):
     """The losses of some steps, and the norm of the parameters after them."""
     found, model, optimizer = examples(), network(), optax.sgd(0.05, 0.9)
     state = train.create_state(model, optimizer, jax.random.key(0), found.images[:1])
-    step = train.make_step(
-        model, cnn.losses.softmax_cross_entropy, optimizer, devices=on, accumulate=request.get("accumulate", 1)
-    )
-    shard = (0, 1) if on is None else on.shard
-    state = state if on is None else on.replicate(state)
+    step = train.make_step(model, cnn.losses.softmax_cross_entropy, optimizer, devices=on)
+    state = on.replicate(state)
     losses = []
     for epoch in range(100):
-        for batch in data.batches(found, request["batch"], 0, epoch, 0, shard):
-            state, measured = step(state, batch if on is None else on.batch(batch))
+        for batch in data.batches(found, request["batch"], 0, epoch, 0, on.shard):
+            state, measured = step(state, on.batch(batch))
             losses.append(float(measured["loss"]))
             if len(losses) == request["steps"]:
-                one = state if on is None else on.single(state)
+                one = on.single(state)
                 return losses, [float(np.square(leaf).sum()) for leaf in jax.tree.leaves((one.params, one.model_state))]
 
 
@@ -63,7 +60,7 @@ def fitted(request, on):
 def answer(request):
     form = request.get("form")
     try:
-        on = devices.DataParallel(request.get("count"), form) if form else None
+        on = devices.DataParallel(request.get("count"), form) if form else devices.OneDevice()
         return {"steps": steps, "fit": fitted}[request["do"]](request, on)
     except UserError as error:
         return str(error)

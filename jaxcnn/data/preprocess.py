@@ -22,6 +22,10 @@ def to_float(inputs: Any) -> Any:
     return jax.tree.map(one, inputs)
 
 
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and deviation of each channel of its images."""
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """uint8 images `(N, H, W, C)` -> float32 `(N, *size, C)`, with zero mean and unit variance in each channel.
@@ -74,7 +78,7 @@ class Preprocess:
         height, width, channels = image
         if channels == 1:
             return Preprocess((height, width), (0.449,), (0.226,))
-        return Preprocess((height, width), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        return Preprocess((height, width), *IMAGENET)
 
     def __call__(self, images: jax.Array | np.ndarray) -> jax.Array:
         x = to_float(images)

@@ -34,7 +34,7 @@ import numpy as np
 
 from jaxcnn.core import Layer, Variables
 from jaxcnn.data.preprocess import Preprocess, to_float
-from jaxcnn.errors import UserError
+from jaxcnn.errors import UserError, first_line
 from jaxcnn.ops.backend import general_form
 from jaxcnn.weights import files
 
@@ -88,7 +88,7 @@ def program(
     except Exception as error:  # of many types: for one image it went well
         if calls := sorted(set(re.findall(r"custom_call @(\S+?)\(", str(error)))):
             raise UserError(f"the network calls {', '.join(calls)}, which not every machine has") from error
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        first = first_line(error)[:200]
         raise UserError(
             f"the network cannot be traced for any number of images, as it can for one: {first}. "
             "Use x.shape[0] where it says len(x), and no arithmetic on it"

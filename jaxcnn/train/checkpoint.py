@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxcnn.errors import TrainingError, UserError
+from jaxcnn.errors import TrainingError, UserError, first_line
 
 PyTree = Any
 Progress = dict[str, Any]
@@ -165,7 +165,7 @@ def read_like(folder: Path, like: PyTree) -> PyTree:
         with _orbax() as orbax:
             return orbax.restore(folder / "arrays", args=ocp.args.StandardRestore(wanted))
     except Exception as error:  # its files are what they were: so they are another network's
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        first = first_line(error)[:200]
         raise UserError(f"the checkpoint {folder} is of another network or optimizer ({first})") from error
 
 

@@ -234,14 +234,15 @@ def make_step(
         params = optax.apply_updates(state.params, updates)
         new = state.replace(params=params, model_state=model_state, opt_state=opt_state)
         if state.ema is not None:
+            # Optax's incremental_update would let the average take another dtype than the parameters' (bfloat16, x64).
             decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step)).astype(jnp.float32)
             new = new.replace(
                 ema=jax.tree.map(lambda e, p: (decay * e + (1 - decay) * p).astype(e.dtype), state.ema, params)
             )
-        if state.scale is not None:
+        if scale is not None:
             finite = jnp.all(jnp.stack([jnp.isfinite(g).all() for g in jax.tree.leaves(slope)]))
             new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new.replace(key=None), state.replace(key=None))
-            new = new.replace(key=state.key, scale=state.scale.after(finite))
+            new = new.replace(key=state.key, scale=scale.after(finite))
         return new.replace(step=state.step + 1), measured
 
     if devices is None and axis_name is not None:

@@ -16,7 +16,7 @@ import safetensors
 from flax import serialization
 from safetensors.numpy import save_file
 
-from jaxcnn.errors import DataError, UserError
+from jaxcnn.errors import DataError, UserError, first_line
 from jaxcnn.weights import pth
 
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
@@ -183,7 +183,7 @@ def _orbax(path: Path) -> Any:
     except DataError:
         raise
     except Exception as error:  # Orbax's, TensorStore's and the file system's
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:150]
+        first = first_line(error)[:150]
         raise DataError(f"{path} cannot be read as a checkpoint of Orbax: {first}") from None
 
 

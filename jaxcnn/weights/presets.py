@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.core import Layer
-from jaxcnn.data.preprocess import Preprocess
+from jaxcnn.data.preprocess import IMAGENET, Preprocess
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.weights.names import FAMILIES, family
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_MEAN, _STD = IMAGENET
 
 
 def preprocess(source: Layer | str | Path) -> Preprocess:
