@@ -208,6 +208,7 @@ class Net:
         try:
             output = self._run(name, self._sublayers[name], inputs, key)
             if watcher is not None:
+                output = watcher.replaced(output)
                 watcher.called(self._sublayers[name], inputs, output)
         except LayerError as error:
             raise error.under(name) from error.__cause__
@@ -578,7 +579,7 @@ def _note(error: Exception, name: str) -> None:
 
 
 class Watcher:
-    """Sees every call of a named sublayer while `watch` is active: its path, inputs and output."""
+    """Sees every call of a named sublayer while `watch` is active: path, inputs and output, which it may replace."""
 
     def __init__(self) -> None:
         self.path: tuple[str, ...] = ()
@@ -588,6 +589,10 @@ class Watcher:
 
     def exit(self) -> None:
         self.path = self.path[:-1]
+
+    def replaced(self, output: PyTree) -> PyTree:
+        """What stands for the output of the sublayer at `self.path` from there on: the output itself, if not said."""
+        return output
 
     def called(self, layer: Layer, inputs: tuple[PyTree, ...], output: PyTree) -> None:
         """Called after the sublayer at `self.path` has run; in a nest, the inner ones first."""

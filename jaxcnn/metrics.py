@@ -1,8 +1,14 @@
-"""Measures: `metric(outputs, labels) -> one number an example`, averaged over the data, and the confusion matrix."""
+"""Measures: `metric(outputs, labels) -> one number an example`, averaged over the data, and the confusion matrix.
+
+A measure that is no mean over the examples, as the intersection over union of a class's pixels in all images, is
+`Summed`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +16,32 @@ import numpy as np
 
 from jaxcnn.losses import are_probabilities
 
-Metric = Callable[[jax.Array, jax.Array], jax.Array]
+
+@dataclass(frozen=True)
+class Summed:
+    """A measure of a set as a whole: `finish(sum over its examples of each(outputs, labels))`.
+
+    Attributes:
+      each: `(outputs, labels) -> ` a pytree of arrays whose first axis is the examples: a confusion matrix an image,
+        `(N, K, K)`.
+      finish: of their sum, one number, or several by name. It is given `jax.Array`s by a training step, for its batch,
+        and float64 NumPy arrays by an evaluation.
+    """
+
+    each: Callable[[Any, Any], Any]
+    finish: Callable[[Any], Any]
+
+    def __call__(self, outputs: Any, labels: Any) -> Any:
+        return self.each(outputs, labels)
+
+    def named(self, name: str, total: Any) -> dict[str, Any]:
+        """The figures of a sum, by name: `name` where there is one."""
+        found = self.finish(total)
+        return dict(found) if isinstance(found, Mapping) else {name: found}
+
+
+Metric = Callable[[Any, Any], Any] | Summed
+"""`(outputs, labels) -> one number an example`, or `Summed`."""
 
 
 def accuracy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
@@ -62,3 +93,12 @@ def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) ->
 def generalization_gap(train_loss: float, test_loss: float) -> float:
     """How much worse a network does on data it has not seen: test loss minus training loss (or errors likewise)."""
     return test_loss - train_loss
+
+
+SCORES = {"accuracy": "accuracy", "mean_iou": "mean IoU", "f": "F", "map": "mAP"}
+"""Measures from 0 to 1, the higher the better, with their names for a reader. A kind of network has one at most."""
+
+
+def score_of(record: Mapping[str, Any], prefix: str = "") -> str | None:
+    """The measure among `SCORES` that a record holds, under `prefix`; None where it has none."""
+    return next((name for name in SCORES if prefix + name in record), None)

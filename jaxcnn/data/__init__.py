@@ -19,7 +19,7 @@ from jaxcnn.data.augment import (
     translate,
 )
 from jaxcnn.data.batches import batches, padded_batches
-from jaxcnn.data.dataset import Dataset
+from jaxcnn.data.dataset import Dataset, Examples
 from jaxcnn.data.images import read_image
 from jaxcnn.data.load import DATASETS, load
 from jaxcnn.data.preprocess import Preprocess, to_float
@@ -28,6 +28,7 @@ from jaxcnn.data.stream import Stream, prefetch, read_middle, stream
 __all__ = [
     "DATASETS",
     "Dataset",
+    "Examples",
     "Preprocess",
     "Stream",
     "affine",

@@ -18,21 +18,25 @@ from jaxcnn.errors import UserError
 
 
 @dataclass(frozen=True)
-class Mixing:
-    """An augmentation that changes the labels with the images: `(images, labels, key) -> (images, labels)`."""
+class Joint:
+    """An augmentation that changes the labels with the images: `(images, labels, key) -> (images, labels)`.
 
-    mix: Callable[[Any, Any, jax.Array], tuple[Any, Any]]
+    Attributes:
+      both: that function: `mixup`'s, or one that mirrors an image with the classes or the boxes in it.
+    """
+
+    both: Callable[[Any, Any, jax.Array], tuple[Any, Any]]
 
     def __call__(self, images: Any, labels: Any, key: jax.Array) -> tuple[Any, Any]:
-        return self.mix(images, labels, key)
+        return self.both(images, labels, key)
 
 
-Augment = Callable[[Any, jax.Array], Any] | Mixing
+Augment = Callable[[Any, jax.Array], Any] | Joint
 
 
 def augmented(augment: Augment, images: Any, labels: Any, key: jax.Array) -> tuple[Any, Any]:
     """The images and labels of a batch behind an augmentation of either kind."""
-    if isinstance(augment, Mixing):
+    if isinstance(augment, Joint):
         return augment(images, labels, key)
     return augment(images, key), labels
 
@@ -40,7 +44,7 @@ def augmented(augment: Augment, images: Any, labels: Any, key: jax.Array) -> tup
 def compose(*augments: Augment) -> Augment:
     """Augmentations one after the other, each with a key of its own: `compose(flip, crop(padding=4), cutout(8))`.
 
-    With a `mixup` among them the whole is `(images, labels, key) -> (images, labels)`, without one
+    With a `mixup` or another `Joint` among them the whole is `(images, labels, key) -> (images, labels)`, without one
     `(images, key) -> images`.
     """
 
@@ -49,8 +53,8 @@ def compose(*augments: Augment) -> Augment:
             images, labels = augmented(augment, images, labels, jax.random.fold_in(key, index))
         return images, labels
 
-    if any(isinstance(augment, Mixing) for augment in augments):
-        return Mixing(both)
+    if any(isinstance(augment, Joint) for augment in augments):
+        return Joint(both)
     return lambda images, key: both(images, None, key)[0]
 
 
@@ -260,7 +264,7 @@ def cutout(size: int, fill: float | None = None) -> Augment:
     return augment
 
 
-def mixup(classes: int, alpha: float = 0.2) -> Mixing:
+def mixup(classes: int, alpha: float = 0.2) -> Joint:
     """Each image and its label mixed with another one's of the batch: w x_i + (1 - w) x_j, w ~ Beta(alpha, alpha).
 
     The labels become probabilities `(N, classes)`, which `losses.softmax_cross_entropy` takes.
@@ -291,7 +295,7 @@ def mixup(classes: int, alpha: float = 0.2) -> Mixing:
             labels = jax.nn.one_hot(labels, classes)
         return jax.tree.map(one, images), one(labels)
 
-    return Mixing(mix)
+    return Joint(mix)
 
 
 def _as(images: jax.Array, x: jax.Array) -> jax.Array:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import jax
 import numpy as np
 
-from jaxcnn.data.dataset import Dataset
+from jaxcnn.data.dataset import Dataset, Examples
 from jaxcnn.errors import DataError
 
 
@@ -40,14 +42,14 @@ def batch_places(count: int, size: int, start: int = 0, shard: tuple[int, int] =
 
 
 def batches(
-    data: Dataset,
+    data: Dataset | Examples,
     batch_size: int,
     seed: int = 0,
     epoch: int = 0,
     start: int = 0,
     shard: tuple[int, int] = (0, 1),
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The shuffled batches of one epoch: `(images, labels)` of `batch_size` examples each.
+) -> Iterator[tuple[Any, Any]]:
+    """The shuffled batches of one epoch: `(inputs, labels)` of `batch_size` examples each.
 
     The order is a function of the seed and the epoch alone, so that training can go on at any batch. What is left
     behind the last whole batch is another remainder each epoch. A set smaller than a batch is one batch.
@@ -61,20 +63,18 @@ def batches(
     """
     order = epoch_order(len(data), seed, epoch)
     for places in batch_places(len(data), min(batch_size, len(data)), start, shard):
-        yield data.images[order[places]], data.labels[order[places]]
+        index = order[places]
+        yield jax.tree.map(lambda x, index=index: x[index], (data.inputs, data.labels))
 
 
-def padded_batches(data: Dataset, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Every example once, in order: `(images, labels, weights)`, all batches of one shape.
+def padded_batches(data: Dataset | Examples, batch_size: int) -> Iterator[tuple[Any, Any, np.ndarray]]:
+    """Every example once, in order: `(inputs, labels, weights)`, all batches of one shape.
 
     The last batch is filled up with copies of its first example, of weight 0.
     """
     for first in range(0, len(data), batch_size):
-        images, labels = data.images[first : first + batch_size], data.labels[first : first + batch_size]
-        missing = batch_size - len(images)
-        weights = np.ones(batch_size, np.float32)
-        if missing:
-            images = np.concatenate([images, np.repeat(images[:1], missing, 0)])
-            labels = np.concatenate([labels, np.repeat(labels[:1], missing, 0)])
-            weights[batch_size - missing :] = 0
-        yield images, labels, weights
+        count = min(batch_size, len(data) - first)
+        index = np.full(batch_size, first)
+        index[:count] += np.arange(count)
+        weights = (np.arange(batch_size) < count).astype(np.float32)
+        yield *jax.tree.map(lambda x, index=index: x[index], (data.inputs, data.labels)), weights

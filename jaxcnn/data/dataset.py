@@ -1,14 +1,85 @@
-"""A set of labelled images that fits in memory."""
+"""Sets of examples that fit in memory: labelled images, and inputs and labels of any other form."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
 
+import jax
 import numpy as np
 
 from jaxcnn.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Inputs and labels of any form, in memory: pixels with a class each, pairs of images, sentences, questions.
+
+    Attributes:
+      inputs: a pytree of arrays with one common first axis, N. A tuple is several inputs of the network.
+      labels: a pytree of arrays with the same first axis; what the loss is given.
+      classes: the names of the classes, if there are such.
+      name: where they come from.
+      extra: what belongs to the data beside its arrays, a vocabulary for instance; JSON.
+
+    Raises:
+      DataError: for arrays that do not fit together, or no example at all.
+    """
+
+    inputs: Any
+    labels: Any
+    classes: tuple[str, ...] = ()
+    name: str = "data"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        arrays = jax.tree_util.tree_leaves_with_path({"inputs": self.inputs, "labels": self.labels})
+        counts = {jax.tree_util.keystr(path, simple=True, separator="/"): len(array) for path, array in arrays}
+        if len(set(counts.values())) != 1:
+            each = ", ".join(f"{count} in {path}" for path, count in counts.items())
+            raise DataError(f"{self.name}: as many inputs as labels are needed, there are {each or 'no arrays'}")
+        if not len(self):
+            raise DataError(f"{self.name}: the dataset is empty; there is nothing to learn or to measure")
+        object.__setattr__(self, "classes", tuple(self.classes))
+
+    def __len__(self) -> int:
+        return len(jax.tree.leaves(self.labels)[0])
+
+    def __repr__(self) -> str:
+        def forms(tree: Any) -> str:
+            return ", ".join(f"{'x'.join(map(str, x.shape[1:])) or 'one'} {x.dtype}" for x in jax.tree.leaves(tree))
+
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        return f"Examples({self.name!r}, {len(self):,} of {forms(self.inputs)} to {forms(self.labels)}{classes})"
+
+    def take(self, index: np.ndarray | Sequence[int] | slice) -> Self:
+        """The examples at `index` (integers, a mask or a slice)."""
+        inputs, labels = jax.tree.map(lambda x: x[index], (self.inputs, self.labels))
+        return dataclasses.replace(self, inputs=inputs, labels=labels)
+
+    def hold_out(self, share: float, seed: int = 0) -> tuple[Self, Self]:
+        """Two parts: all but a random `share` (0 < share < 1), and that share. The same seed gives the same parts."""
+        held = np.zeros(len(self), bool)
+        held[_drawn(np.random.default_rng(seed), np.arange(len(self)), _share(share))] = True
+        return _divided(self, held, share)
+
+
+def _share(share: float) -> float:
+    if not 0 < share < 1:
+        raise DataError(f"the share to hold out should be between 0 and 1, got {share}")
+    return share
+
+
+def _drawn(rng: np.random.Generator, members: np.ndarray, share: float) -> np.ndarray:
+    return rng.permutation(members)[: round(share * len(members))]
+
+
+def _divided(data: Any, held: np.ndarray, share: float) -> tuple[Any, Any]:
+    if held.all() or not held.any():
+        raise DataError(f"{data.name}: {len(data)} examples are too few to hold out a share of {share}")
+    return data.take(~held), data.take(held)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +125,11 @@ class Dataset:
         return len(self.images)
 
     @property
+    def inputs(self) -> np.ndarray:
+        """The images."""
+        return self.images
+
+    @property
     def image(self) -> tuple[int, ...]:
         """The shape of an image, (height, width, channels)."""
         return self.images.shape[1:]
@@ -71,13 +147,8 @@ class Dataset:
 
         The same seed gives the same parts.
         """
-        if not 0 < share < 1:
-            raise DataError(f"the share to hold out should be between 0 and 1, got {share}")
         rng = np.random.default_rng(seed)
         held = np.zeros(len(self), bool)
         for label in range(len(self.classes)):
-            members = np.flatnonzero(self.labels == label)
-            held[rng.permutation(members)[: round(share * len(members))]] = True
-        if held.all() or not held.any():
-            raise DataError(f"{self.name}: {len(self)} images are too few to hold out a share of {share}")
-        return self.take(~held), self.take(held)
+            held[_drawn(rng, np.flatnonzero(self.labels == label), _share(share))] = True
+        return _divided(self, held, share)

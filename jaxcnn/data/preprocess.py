@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.errors import DataError, UserError
+
+
+def inputs_of(preprocess: Callable[[Any], Any], inputs: Any) -> tuple[Any, ...]:
+    """What a network is called with: the preprocessed inputs, a tuple of them being several."""
+    inputs = preprocess(inputs)
+    return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
 def to_float(inputs: Any) -> Any:
@@ -32,7 +38,8 @@ class Preprocess:
 
     An image that is smaller than `size` by no more than 8 pixels gets a border of 0, as LeCun et al. (1998) padded
     MNIST to 32x32; any other is resized bilinearly. With `resize`, the proportions stay: the shorter side is brought to
-    that many pixels, and `size` is cut out of the middle, as networks for ImageNet are evaluated.
+    that many pixels, and `size` is cut out of the middle, as networks for ImageNet are evaluated. Of several inputs, a
+    tuple or dict, it takes those that are uint8 images, and leaves words and boxes as they are.
 
     Attributes:
       size: (height, width) of the network's input.
@@ -80,7 +87,9 @@ class Preprocess:
             return Preprocess((height, width), (0.449,), (0.226,))
         return Preprocess((height, width), *IMAGENET)
 
-    def __call__(self, images: jax.Array | np.ndarray) -> jax.Array:
+    def __call__(self, images: Any) -> Any:
+        if isinstance(images, (tuple, list, dict)):
+            return jax.tree.map(lambda x: self(x) if x.dtype == jnp.uint8 and x.ndim == 4 else x, images)
         x = to_float(images)
         (h, w), (height, width) = x.shape[1:3], self.size
         if self.resize:

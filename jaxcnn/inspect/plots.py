@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from jaxcnn.data.dataset import Dataset
+from jaxcnn.metrics import SCORES, score_of
 
 _TRAIN, _VALIDATION = "#3b6fb6", "#d9822b"
 
@@ -29,9 +30,7 @@ class Figure(matplotlib.figure.Figure):
 def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Loss and error by epoch, of training and validation, from the records of `fit` or the lines of metrics.jsonl."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
-    measures = [("loss", "loss", lambda v: v)]
-    if "accuracy" in history[0]:
-        measures.append(("accuracy", "error (%)", lambda v: 100 * (1 - v)))
+    measures = _measures(history[0])
     epochs = [r["epoch"] for r in history]
     for axes, (name, label, scale) in zip(np.atleast_1d(figure.subplots(1, len(measures))), measures, strict=True):
         lines = []
@@ -46,6 +45,17 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def _measures(record: Mapping[str, Any]) -> list[tuple[str, str, Callable[[float], float]]]:
+    """What is drawn of the records: the name of a measure, what the axis is called, and its scale."""
+    measures: list[tuple[str, str, Callable[[float], float]]] = [("loss", "loss", lambda v: v)]
+    name = score_of(record) or score_of(record, "validation_")
+    if name == "accuracy":
+        measures.append((name, "error (%)", lambda v: 100 * (1 - v)))
+    elif name:
+        measures.append((name, f"{SCORES[name]} (%)", lambda v: 100 * v))
+    return measures
+
+
 def compare(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Loss and error by epoch of several runs, a colour each: lines are validation, dotted ones training.
 
@@ -54,9 +64,7 @@ def compare(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """
     shown = {name: history for name, history in histories.items() if history}
     figure = Figure(figsize=(11, max(3.6, 0.6 + 0.2 * len(shown))), layout="constrained")
-    measures = [("loss", "loss", lambda v: v)]
-    if any("accuracy" in record for history in shown.values() for record in history):
-        measures.append(("accuracy", "error (%)", lambda v: 100 * (1 - v)))
+    measures = _measures({name: None for history in shown.values() for record in history for name in record})
     colors = _distinct(len(shown))
     for axes, (measure, label, scale) in zip(np.atleast_1d(figure.subplots(1, len(measures))), measures, strict=True):
         values = []

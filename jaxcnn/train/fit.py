@@ -18,8 +18,8 @@ import optax
 from jaxcnn.core import Layer
 from jaxcnn.data.augment import Augment
 from jaxcnn.data.batches import batches
-from jaxcnn.data.dataset import Dataset
-from jaxcnn.data.preprocess import Preprocess
+from jaxcnn.data.dataset import Dataset, Examples
+from jaxcnn.data.preprocess import Preprocess, inputs_of, to_float
 from jaxcnn.data.stream import Stream, prefetch
 from jaxcnn.devices import OneDevice, first_process, from_first, same_everywhere
 from jaxcnn.errors import TrainingError, UserError
@@ -59,9 +59,9 @@ class FitResult:
     model: Layer
     preprocess: Callable[[Any], Any]
 
-    def outputs(self, images: Any) -> jax.Array:
-        """The trained network's outputs for images `(N, H, W, C)` as the data had them."""
-        return self.model.apply(self.params, self.model_state, self.preprocess(images))[0]
+    def outputs(self, inputs: Any) -> Any:
+        """The trained network's outputs for images `(N, H, W, C)`, or other inputs, as the data had them."""
+        return self.model.apply(self.params, self.model_state, *inputs_of(self.preprocess, inputs))[0]
 
     def probabilities(self, images: Any) -> np.ndarray:
         """The probability of each class, softmax of the outputs: `(N, classes)`."""
@@ -70,10 +70,10 @@ class FitResult:
 
 def fit(
     model: Layer,
-    data: Dataset | Stream,
+    data: Dataset | Examples | Stream,
     *,
-    validation: Dataset | Stream | None = None,
-    test: Dataset | Stream | None = None,
+    validation: Dataset | Examples | Stream | None = None,
+    test: Dataset | Examples | Stream | None = None,
     loss: Loss = softmax_cross_entropy,
     optimizer: optax.GradientTransformation | None = None,
     epochs: int = 10,
@@ -104,16 +104,17 @@ def fit(
     by SIGTERM or by a power cut, goes on with `resume=True` and ends with the figures that it would have had.
 
     Args:
-      model: any Layer whose input is a batch of images.
-      data: what it learns from: a `Dataset`, or a `Stream` of images that do not fit in memory. Each epoch takes the
-        whole batches of a new order.
-      validation: measured after each epoch, to choose the best; without it the last epoch counts.
+      model: any Layer whose inputs are the data's.
+      data: what it learns from: a `Dataset`, `Examples` of another form, or a `Stream` of images that do not fit in
+        memory. Each epoch takes the whole batches of a new order.
+      validation: measured after each epoch, to choose the best by `accuracy`, `mean_iou`, `f` or else the loss; without
+        it the last epoch counts.
       test: measured once, with the best variables.
       loss: `(outputs, labels) -> one number an example`.
       optimizer: an Optax transformation; Adam with half a cosine from 0.002 to 0 when not given.
-      preprocess: `images -> inputs` inside the step; to zero mean and unit variance of `data` when not given, or of
-        ImageNet when it is a stream.
-      augment: `(images, key) -> images`, on training batches only.
+      preprocess: `inputs -> inputs` of the network, inside the step. When not given, images go to zero mean and unit
+        variance of `data`, or of ImageNet when it is a stream; among several inputs, uint8 to 0 to 1.
+      augment: `(inputs, key) -> inputs`, or a `Joint` with the labels, on training batches only.
       metrics, penalty: as in `make_step`.
       variables: `(params, state)` to begin with, from `weights.load` or an earlier training, instead of new ones.
       patience: stop after so many epochs without a better validation.
@@ -161,9 +162,9 @@ def fit(
     if optimizer is None:
         optimizer = make_optimizer("adam", schedule="cosine", steps=epochs * steps_per_epoch)
     if preprocess is None:
-        preprocess = Preprocess.of(data.images) if isinstance(data, Dataset) else Preprocess.imagenet(data.image)
+        preprocess = _usual_preprocess(data)
     folder = _folder(run, resume, keep)
-    example = jax.ShapeDtypeStruct((1, *data.image), data.images.dtype if isinstance(data, Dataset) else jnp.uint8)
+    example = _example(data)
     state = create_state(
         model,
         optimizer,
@@ -176,9 +177,15 @@ def fit(
     )
     _check_outputs(model, state, preprocess, data, example)
     if folder is not None and not resume:  # nothing is left behind by what cannot start
-        settings = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "image": list(data.image)}
+        settings = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+        if isinstance(data, Examples):
+            settings |= {"inputs": [list(x.shape[1:]) for x in jax.tree.leaves(example)], "extra": dict(data.extra)}
+        else:
+            settings["image"] = list(data.image)
         if isinstance(preprocess, Preprocess):
             settings["preprocess"] = dataclasses.asdict(preprocess)
+        elif preprocess is to_float:
+            settings["preprocess"] = None
         named = {"model": repr(model), "data": data.name, "classes": list(data.classes)}
         _begin(folder, {**named, **settings, **(config or {})})
     step = make_step(
@@ -224,7 +231,7 @@ def fit(
                 record: Record = {"epoch": epoch, "step": int(one.step), **means}
                 if validation is not None:
                     params, model_state = on.whole(of_state(one))
-                    measured = evaluate(params, model_state, validation).metrics
+                    measured = evaluate(params, model_state, validation, keep=False).metrics
                     record |= {f"validation_{name}": value for name, value in measured.items()}
                 record |= {"images_per_second": round(rate, 1), "seconds": spent + time.monotonic() - began}
                 at.next_epoch(record)
@@ -419,19 +426,37 @@ def _stop(history: list[Record], patience: int | None) -> bool:
     return patience is not None and bool(history) and history[-1]["epoch"] - best_of(history)["epoch"] >= patience
 
 
-def _check_outputs(
-    model: Layer, state: TrainState, preprocess: Callable[[Any], Any], data: Any, example: jax.ShapeDtypeStruct
-) -> None:
+def _usual_preprocess(data: Any) -> Callable[[Any], Any]:
+    if isinstance(data, Stream):
+        return Preprocess.imagenet(data.image)
+    images = data.inputs
+    is_images = isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4
+    return Preprocess.of(images) if isinstance(data, Dataset) or is_images else to_float
+
+
+def _example(data: Any) -> Any:
+    """The shapes and dtypes of a batch of one."""
+    if isinstance(data, Stream):
+        return jax.ShapeDtypeStruct((1, *data.image), jnp.uint8)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), data.inputs)
+
+
+def _check_outputs(model: Layer, state: TrainState, preprocess: Callable[[Any], Any], data: Any, example: Any) -> None:
     """Raises where the labels do not fit the scores: inside `jit` nothing would."""
 
-    def outputs(images: Any) -> Any:
-        return model.apply(state.params, state.model_state, preprocess(images))[0]
+    def outputs(inputs: Any) -> Any:
+        return model.apply(state.params, state.model_state, *inputs_of(preprocess, inputs))[0]
 
     shape: tuple[int, ...] = getattr(jax.eval_shape(outputs, example), "shape", ())
-    most = int(data.labels.max()) if isinstance(data, Dataset) else len(data.classes) - 1
-    if len(shape) == 2 and 1 < shape[1] <= most:
+    if isinstance(data, Stream):
+        most, axes = len(data.classes) - 1, 1
+    elif isinstance(data.labels, np.ndarray) and np.issubdtype(data.labels.dtype, np.integer):
+        most, axes = int(data.labels.max()), data.labels.ndim
+    else:
+        return
+    if len(shape) == axes + 1 and 1 < shape[-1] <= most:
         raise UserError(
-            f"the model has {shape[1]} outputs and the labels of {data.name} go to {most}: "
+            f"the model has {shape[-1]} outputs and the labels of {data.name} go to {most}: "
             f"make the model with classes={len(data.classes)}"
         )
 

@@ -9,6 +9,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from jaxcnn.metrics import SCORES, score_of
+
 
 class Display:
     """Shows epoch, loss, accuracy, images a second and the time left. `show=False` shows nothing."""
@@ -65,8 +67,8 @@ class Display:
 
 def _figures(record: dict, prefix: str = "") -> str:
     text = f"loss {record[prefix + 'loss']:.4f}"
-    if prefix + "accuracy" in record:
-        text += f"  accuracy {100 * record[prefix + 'accuracy']:.2f} %"
+    if name := score_of(record, prefix):
+        text += f"  {SCORES[name]} {100 * record[prefix + name]:.2f} %"
     return text
 
 

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.errors import UserError
+from jaxcnn.metrics import score_of
 from jaxcnn.train.checkpoint import Checkpoints, Progress, on_disk, read_like, read_some
 from jaxcnn.train.step import TrainState
 
@@ -182,8 +183,9 @@ class Run:
 
 
 def score(record: Record) -> tuple[float, float, int]:
-    """What makes one epoch better than another: validation accuracy, then loss, then being the later one."""
-    return record.get("validation_accuracy", 0.0), -record.get("validation_loss", 0.0), record["epoch"]
+    """What makes one epoch better than another: validation accuracy (or mean_iou, or f), loss, being the later one."""
+    name = score_of(record, "validation_")
+    return record[f"validation_{name}"] if name else 0.0, -record.get("validation_loss", 0.0), record["epoch"]
 
 
 def best_of(history: list[Record]) -> Record:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.errors import UserError, unknown
+from jaxcnn.metrics import score_of
 from jaxcnn.train.progress import _time
 from jaxcnn.train.run import Record, best_of
 
@@ -58,11 +59,13 @@ class Listed:
     def row(self) -> Record:
         """The figures of the run; None stands for what is not known.
 
-        Accuracy and loss on the validation data are the best epoch's, on the test data the complete run's.
+        What was measured on the validation data is the best epoch's, on the test data the complete run's. `measure` is
+        the name of the score that `validation` and `test` give: `accuracy`; `mean_iou` where each pixel has a class.
         """
         best: Record = best_of(self.history) if self.history else {}
         last = self.history[-1] if self.history else {}
         result = self.result or {}
+        measure = score_of(best, "validation_") or score_of(result, "test_")
         return {
             "run": str(self.path),
             "state": self.state,
@@ -73,6 +76,9 @@ class Listed:
             "best_epoch": best.get("epoch"),
             **{name: _number(best, name) for name in ("validation_accuracy", "validation_loss")},
             **{name: _number(result, name) for name in ("test_accuracy", "test_loss")},
+            "measure": measure,
+            "validation": _number(best, f"validation_{measure}"),
+            "test": _number(result, f"test_{measure}"),
             "seconds": _number(result or last, "seconds"),
             "trouble": "; ".join(self.trouble) or None,
         }
@@ -188,8 +194,8 @@ KEYS: dict[str, Callable[[Record], Any]] = {
     "data": lambda row: row["data"] and _natural(row["data"]),
     "state": lambda row: row["state"],
     "epochs": lambda row: row["epochs"],
-    "validation": lambda row: row["validation_accuracy"] and -row["validation_accuracy"],
-    "test": lambda row: row["test_accuracy"] and -row["test_accuracy"],
+    "validation": lambda row: row["validation"] and -row["validation"],
+    "test": lambda row: row["test"] and -row["test"],
     "time": lambda row: row["seconds"],
 }
 
@@ -223,7 +229,7 @@ def table(found: Sequence[Listed]) -> str:
         lines.append([
             row["run"], _short(row["model"]).split("(\n")[0], _short(row["data"]), row["state"],
             f"{row['epochs']}/{_short(row['planned_epochs'])}", _short(row["best_epoch"]),
-            _percent(row["validation_accuracy"]), _percent(row["test_accuracy"]),
+            _percent(row["validation"]), _percent(row["test"]),
             "-" if row["seconds"] is None else _time(row["seconds"]),
             "; ".join(filter(None, [settings, *run.trouble])),
         ])  # fmt: skip

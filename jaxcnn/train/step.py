@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import optax
 
 from jaxcnn.core import Layer
-from jaxcnn.data.augment import Augment, Mixing, augmented
-from jaxcnn.data.preprocess import to_float
+from jaxcnn.data.augment import Augment, augmented
+from jaxcnn.data.preprocess import inputs_of, to_float
 from jaxcnn.devices import OneDevice
 from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss
-from jaxcnn.metrics import Metric, accuracy
+from jaxcnn.metrics import Metric, Summed, accuracy
 from jaxcnn.wrappers import synchronized
 
 PyTree = Any
@@ -99,8 +99,7 @@ def create_state(
       UserError: for variables that are not the model's.
     """
     init_key, step_key = jax.random.split(key)
-    inputs = jax.eval_shape(preprocess, example)
-    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+    inputs = jax.eval_shape(lambda example: inputs_of(preprocess, example), example)
     if variables is None:
         params, model_state = model.init(init_key, *inputs)
     else:
@@ -157,10 +156,10 @@ def make_step(
     Args:
       loss: `(outputs, labels) -> one number an example`.
       preprocess: what is done to the inputs inside the step; uint8 images become float32 from 0 to 1 when not given.
-      augment: `(images, key) -> images`, before `preprocess`; or `mixup`, which changes the labels too.
-      metrics: measures beside `loss`, by name: `(outputs, labels) -> one number an example`. When not given,
-        `accuracy`, if the outputs are scores of classes and the labels integers. Of several outputs the first counts,
-        and of mixed labels the larger part.
+      augment: `(images, key) -> images`, before `preprocess`; or a `Joint`, as `mixup`, which changes the labels too.
+      metrics: measures beside `loss`, by name: `(outputs, labels) -> one number an example`, or `Summed` over the
+        batch. When not given, `accuracy`, if the outputs are scores of classes and the labels integers. Of several
+        outputs the first counts, and of mixed labels the larger part.
       penalty: a function of the parameters that is added to the loss, for instance `lambda p: 1e-4 * l2_penalty(p)`.
       accumulate: in how many parts the batch is taken, one after the other: the gradient is the mean of theirs, and
         the memory that of one part. Batch normalization takes the statistics of each part.
@@ -198,7 +197,7 @@ def make_step(
         if penalty is not None:
             value = value + penalty(params)
         measured = {"loss": value}
-        measured |= {name: each.mean() for name, each in measure(metrics, outputs, classes).items()}
+        measured |= of_batch(metrics, measure(metrics, outputs, classes))
         return value if scale is None else value * scale.value, (measured, model_state)
 
     def step(state: TrainState, batch: tuple[Any, Any]) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -209,9 +208,9 @@ def make_step(
             if axis_name is not None:
                 augment_key = jax.random.fold_in(augment_key, jax.lax.axis_index(axis_name))
             inputs, labels = augmented(augment, inputs, labels, augment_key)
-            classes = labels.argmax(-1) if isinstance(augment, Mixing) else labels
-        inputs = preprocess(inputs)
-        inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+            mixed = jax.tree.map(jnp.ndim, labels) != jax.tree.map(jnp.ndim, classes)
+            classes = labels.argmax(-1) if mixed else labels
+        inputs = inputs_of(preprocess, inputs)
 
         def gradient(model_state: PyTree, part: Any) -> tuple[PyTree, tuple[PyTree, dict[str, jax.Array]]]:
             found, (measured, model_state) = jax.grad(objective, has_aux=True)(
@@ -280,8 +279,20 @@ def _means_of(gradient: Any, model_state: PyTree, parts: Any) -> tuple[PyTree, A
     return model_state, jax.tree.map(lambda x: x / len(parts[-1]), total)
 
 
-def measure(metrics: Mapping[str, Metric] | None, outputs: Any, labels: Any) -> dict[str, jax.Array]:
-    """The metrics asked for, one number an example each; when none were, accuracy where it makes sense."""
+def of_batch(metrics: Mapping[str, Metric] | None, measured: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The figures of one batch, from what `measure` says of each example."""
+    figures: dict[str, jax.Array] = {}
+    for name, each in measured.items():
+        metric = (metrics or {}).get(name)
+        if isinstance(metric, Summed):
+            figures |= metric.named(name, jax.tree.map(lambda x: x.sum(0), each))
+        else:
+            figures[name] = each.mean()
+    return figures
+
+
+def measure(metrics: Mapping[str, Metric] | None, outputs: Any, labels: Any) -> dict[str, Any]:
+    """The metrics asked for, of each example; when none were, accuracy where it makes sense."""
     if metrics is not None:
         return {name: metric(outputs, labels) for name, metric in metrics.items()}
     first = outputs[0] if isinstance(outputs, tuple) and outputs else outputs

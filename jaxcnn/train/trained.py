@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxcnn import ensemble, freeze, mixed_precision, models, remat
 from jaxcnn.core import Layer
-from jaxcnn.data.preprocess import Preprocess
+from jaxcnn.data.preprocess import Preprocess, inputs_of, to_float
 from jaxcnn.errors import UserError
 from jaxcnn.train.run import Run
 
@@ -41,7 +41,7 @@ class Trained:
     Attributes:
       model, params, model_state: the network.
       preprocess: what the run did to its images.
-      image: (height, width, channels) of the run's data, before `preprocess`.
+      image: (height, width, channels) of the run's data, before `preprocess`; empty where it has no single image.
       classes: the names of the classes.
       config: the run's config.json.
     """
@@ -49,8 +49,8 @@ class Trained:
     model: Layer
     params: Any
     model_state: Any
-    preprocess: Preprocess
-    image: tuple[int, int, int]
+    preprocess: Callable[[Any], Any]
+    image: tuple[int, ...]
     classes: tuple[str, ...]
     config: dict[str, Any]
 
@@ -68,8 +68,10 @@ class Trained:
         folder = Run.open(run)
         config = folder.config
         try:
-            preprocess = Preprocess(**{k: v and tuple(v) for k, v in config["preprocess"].items()})
-            height, width, channels = config["image"]
+            given = config["preprocess"]
+            preprocess = to_float if given is None else Preprocess(**{k: v and tuple(v) for k, v in given.items()})
+            inputs = config.get("inputs")
+            image = tuple(config["image"] if inputs is None else inputs[0] if len(inputs) == 1 else ())
             classes = tuple(config["classes"])
             if model is None:
                 model = computed(rebuilt(config, len(classes)), config)
@@ -78,12 +80,15 @@ class Trained:
                 f"{folder.path / 'config.json'} does not say {error}: the network cannot be rebuilt from it"
             ) from None
         params, model_state = folder.restore_best()
-        return Trained(model, params, model_state, preprocess, (height, width, channels), classes, config)
+        return Trained(model, params, model_state, preprocess, image, classes, config)
+
+    def outputs(self, inputs: Any) -> Any:
+        """The network's outputs for inputs as the run's data had them."""
+        return self.model.apply(self.params, self.model_state, *inputs_of(self.preprocess, inputs))[0]
 
     def probabilities(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
         """The probability of each class, `(N, classes)`, for uint8 images `(N, *image)`."""
         images = np.asarray(images)
         if images.shape[1:] != self.image:
             raise UserError(f"the run's images are {self.image}, got {images.shape[1:]}")
-        logits, _ = self.model.apply(self.params, self.model_state, self.preprocess(images))
-        return np.asarray(jax.nn.softmax(logits))
+        return np.asarray(jax.nn.softmax(self.outputs(images)))
