@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import itertools
 import json
@@ -32,10 +33,18 @@ class Train:
 
     model: tyro.conf.Positional[str] = "lenet5"
     """A name from `jaxcnn models`, or file.py:function for a model of your own: a function of `classes`."""
-    data: str = "digits"
-    """A name from `jaxcnn datasets`, or the path of a folder of images by class."""
+    task: str | None = None
+    """What the network does: classify, segment, detect, boundaries, flow, text or vqa. What its name says when not
+    given; classify for a model of your own."""
+    options: str | None = None
+    """Options of the model, with commas between them: width=16,norm=true."""
+    data: str | None = None
+    """A name from `jaxcnn datasets`, or the path of a folder of images by class, or in the form of the task. When not
+    given, digits; for other tasks than classify, their own."""
     data_dir: Path | None = None
     """Where prepared datasets lie. JAXCNN_DATA_DIR when not given."""
+    size: str | None = None
+    """Height,width to which the data's images are resized when they are read; their own when not given."""
     stream: bool = False
     """Read the images batch by batch while the network trains, for data that does not fit in memory: random crops of
     the network's input size, mirrored at random."""
@@ -44,9 +53,9 @@ class Train:
     workers: int | None = None
     """With --stream: threads that read. As many as there are cores when not given."""
     epochs: int | None = None
-    """Passes over the training data. When not given, about 8000 steps: 15 to 60 passes."""
-    batch_size: int = 128
-    """Examples a step."""
+    """Passes over the training data. When not given, about 8000 steps: 15 to 60 passes; or as many as the task has."""
+    batch_size: int | None = None
+    """Examples a step. When not given, 128; or as many as the task has."""
     optimizer: str = "adam"
     """sgd, momentum (0.9) or adam."""
     lr: float | None = None
@@ -62,7 +71,7 @@ class Train:
     augment: str = "auto"
     """none, or any of affine (small shifts, turns, scalings and shears), flip (left to right), crop (shifts by whole
     pixels), rotate, scale, colour, cutout and mixup, with commas between them; auto is affine for digits and mnist,
-    flip,crop for cifar10, none for others."""
+    flip,crop for cifar10, none for others. Other tasks than classes have their own: auto or none."""
     weights: Path | None = None
     """Weights to begin with: a .pth or .safetensors file of torchvision's or timm's names, or a Flax checkpoint."""
     fresh: str = "head"
@@ -114,7 +123,7 @@ class Train:
 
 @dataclass
 class Evaluate:
-    """Measure a run's best checkpoint: accuracy, top-5 accuracy and loss."""
+    """Measure a run's best checkpoint: accuracy, top-5 accuracy and loss, or what its task is measured by."""
 
     run: tyro.conf.Positional[Path]
     """The folder of a run."""
@@ -130,12 +139,15 @@ class Evaluate:
 
 @dataclass
 class Predict:
-    """Name the class of image files (PNG, JPEG, ... of any size and mode), with its probability."""
+    """Name the class of image files (PNG, JPEG, ... of any size and mode), with its probability; or draw the classes of
+    their pixels, boxes, boundaries or flow, or read sentences: whatever the run was trained for."""
 
     run: tyro.conf.Positional[Path]
     """The folder of a run."""
-    images: tyro.conf.Positional[tuple[Path, ...]]
-    """Image files."""
+    images: tyro.conf.Positional[tuple[str, ...]]
+    """Image files; pairs of them for flow; sentences for text; an image and questions about it for vqa."""
+    out: Path | None = None
+    """The folder for the pictures that other tasks than classes write; RUN/predictions when not given."""
     invert: bool = False
     """Exchange black and white first: for dark digits on white paper, where the run learned light ones on black."""
     json: bool = False
@@ -287,11 +299,31 @@ def _union() -> Any:
 # --- train -------------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class _Work:
+    """What there is to learn: the data, the network, and what `fit` has to know of them.
+
+    Attributes:
+      learn, held, test: the data; `held` chooses the best epoch, and may be None.
+      model: the network, made for them by `model_options`.
+      settings: further arguments of `fit`.
+      what: what the data are made of.
+    """
+
+    learn: Any
+    held: Any
+    test: Any
+    model: Any
+    model_options: dict[str, Any]
+    settings: dict[str, Any]
+    what: str = "images"
+
+
 def _train(given: Train) -> None:
     import jax
 
-    from jaxcnn import data, devices, losses, models, train, weights
-    from jaxcnn.train.trained import computed, rebuilt
+    from jaxcnn import devices, models, tasks, train
+    from jaxcnn.train.trained import computed
 
     began = time.monotonic()
     # A stop from outside leaves as Ctrl-C does, until `fit` knows what to save.
@@ -302,14 +334,17 @@ def _train(given: Train) -> None:
     elif given.processes is not None or given.process is not None:
         raise UserError("--processes and --process belong to --coordinator HOST:PORT")
     options, folder = (_resumed if given.resume else _fresh)(given)
+    if ":" not in options.model and options.model not in models.MODELS:
+        raise unknown("model", options.model, models.MODELS)
+    entry = models.MODELS.get(options.model)
+    task = tasks.find(options.task or (entry.task if entry else tasks.CLASSIFY))
+    options.task = task.name if task else tasks.CLASSIFY
+    options.data = options.data or (task.data if task else "digits")
+    if options.batch_size is None:
+        options.batch_size = task.batch_size if task else 128
     if options.resume and (result := devices.from_first(lambda: folder.result)) is not None:
-        print(f"{folder.path} is complete: {_outcome(result)}")
+        print(f"{folder.path} is complete: {_outcome(result, task)}")
         return
-    if options.augment == "auto":
-        options.augment = {"digits": "affine", "mnist": "affine", "cifar10": "flip,crop"}.get(options.data, "none")
-    for augmentation in _words(options.augment):
-        if augmentation not in _AUGMENT:
-            raise unknown("augmentation", augmentation, _AUGMENT)
     if options.ensemble and (options.weights or options.ensemble < 0):
         raise UserError("--ensemble is a number of networks that start at different weights, and takes no --weights")
     if not 0 <= options.validation < 1:
@@ -320,77 +355,47 @@ def _train(given: Train) -> None:
     spread = None
     if several or options.devices is not None or jax.device_count() > 1:
         spread = devices.DataParallel(options.devices, options.parallel)
-    if ":" not in options.model and options.model not in models.MODELS:
-        raise unknown("model", options.model, models.MODELS)
 
-    entry = models.MODELS.get(options.model)
-    everything: Any
-    test: Any
-    if options.stream:
-        everything, test = (
-            data.stream(
-                options.data, split, options.data_dir, size=entry.input[:2] if entry else (224, 224),
-                workers=options.workers, damaged=options.damaged,
-            )
-            for split in ("train", "test")
-        )  # fmt: skip
-    else:
-        everything = data.load(options.data, "train", options.data_dir)
-        test = data.load(options.data, "test", options.data_dir, everything.image[:2])
-    learn, held = everything.hold_out(options.validation) if options.validation else (everything, None)
-    steps_per_epoch = max(1, len(learn) // options.batch_size)
-    epochs = options.epochs or min(60, max(15, -(-_STEPS // steps_per_epoch)))
-    model = rebuilt(dataclasses.asdict(options), len(learn.classes))
-    variables = None
-    if options.weights is None and options.stream:
-        preprocess = data.Preprocess.imagenet(learn.image)
-    elif options.weights is None:
-        preprocess = data.Preprocess.of(learn.images, entry.input[:2] if entry and entry.fixed_size else None)
-    else:
-        preprocess = weights.preprocess(model)
-        if options.stream:  # its images are cut out already
-            preprocess = dataclasses.replace(preprocess, size=learn.image[:2], resize=())
-        if not options.resume:
-            variables = weights.load(
-                model, options.weights, fresh=_words(options.fresh), key=jax.random.key(options.seed)
-            )
+    work = _classification(options, entry) if task is None else _other(options, task)
+    steps_per_epoch = max(1, len(work.learn) // options.batch_size)
+    epochs = options.epochs or (task.epochs if task else min(60, max(15, -(-_STEPS // steps_per_epoch))))
     name = _name(options)
     if folder is None:
         folder = train.Run(devices.from_first(lambda: str(train.Run.new(_next(name)).path)))
     if devices.first_process():
         on = f" on {spread.size} devices" if spread else ""
-        print(f"{name.replace('-', ' on ')}: {len(learn):,} images to learn from, {len(held or []):,} to validate, "
-              f"{len(test):,} to test; {epochs} epochs of {steps_per_epoch} steps{on}", flush=True)  # fmt: skip
+        parts = f"{len(work.learn):,} {work.what} to learn from, {len(work.held or []):,} to validate"
+        planned = f"{len(work.test):,} to test; {epochs} epochs of {steps_per_epoch} steps{on}"
+        print(f"{name.replace('-', ' on ')}: {parts}, {planned}", flush=True)
     config = {
         **{k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(_absolute(options)).items()},
+        "model_options": work.model_options,
         "epochs": epochs,
         "version": __version__,
     }
     for given_anew in _OF_THE_PROCESS:
         del config[given_anew]
-    model = computed(model, dataclasses.asdict(options))
+    optimizer = train.make_optimizer(
+        options.optimizer,
+        options.lr,
+        options.schedule,
+        epochs * steps_per_epoch,
+        options.weight_decay,
+        warmup=round(options.warmup * steps_per_epoch),
+        clip=options.clip,
+    )
+    if task is not None and task.constrain is not None:
+        optimizer = task.constrain(optimizer)
     try:
-        result = train.fit(
-            model,
-            learn,
-            validation=held,
-            test=test,
-            loss=losses.every_output(losses.softmax_cross_entropy),
-            optimizer=train.make_optimizer(
-                options.optimizer,
-                options.lr,
-                options.schedule,
-                epochs * steps_per_epoch,
-                options.weight_decay,
-                warmup=round(options.warmup * steps_per_epoch),
-                clip=options.clip,
-            ),
+        fitted = train.fit(
+            computed(work.model, dataclasses.asdict(options)),
+            work.learn,
+            validation=work.held,
+            test=work.test,
+            optimizer=optimizer,
             epochs=epochs,
             batch_size=options.batch_size,
             seed=options.seed,
-            preprocess=preprocess,
-            augment=_augmentation(options.augment, learn.image, len(learn.classes)),
-            variables=variables,
             patience=options.patience,
             accumulate=options.accumulate,
             ema=options.ema,
@@ -403,7 +408,8 @@ def _train(given: Train) -> None:
             tensorboard=given.tensorboard,
             profile=given.profile,
             config=config,
-        ).result
+            **work.settings,
+        )
     except KeyboardInterrupt as stop:
         there = f"go on with: jaxcnn train --run {_shown(folder.path)} --resume"
         if not folder.checkpoints.steps():
@@ -411,8 +417,112 @@ def _train(given: Train) -> None:
         sys.exit(_fail(f"{str(stop) or 'interrupted'}; {there}", 128 + getattr(stop, "signal", signal.SIGINT)))
     if not devices.first_process():
         return
-    print(_outcome(result) + f" ({time.monotonic() - began:.0f} s)")
-    print(f"{_shown(folder.path)}: curves.png, confusion.png, mistakes.png, result.json, checkpoints")
+    result = fitted.result
+    if task is not None and task.evaluate is not None:
+        figures = task.evaluate(train.Trained.load(folder.path, fitted.model), work.test)
+        result |= {f"test_{name}": value for name, value in figures.items()}
+        folder.write("result.json", result)
+    print(_outcome(result, task) + f" ({time.monotonic() - began:.0f} s)")
+    pictures = [name for name in ("curves.png", "confusion.png", "mistakes.png") if (folder.path / name).exists()]
+    print(f"{_shown(folder.path)}: {', '.join(pictures)}, result.json, checkpoints")
+
+
+def _classification(options: Train, entry: Any) -> _Work:
+    """Images with a class each."""
+    import jax
+
+    from jaxcnn import data, losses, weights
+    from jaxcnn.train.trained import rebuilt
+
+    if options.augment == "auto":
+        options.augment = {"digits": "affine", "mnist": "affine", "cifar10": "flip,crop"}.get(str(options.data), "none")
+    for augmentation in _words(options.augment):
+        if augmentation not in _AUGMENT:
+            raise unknown("augmentation", augmentation, _AUGMENT)
+    name, size = str(options.data), _size(options.size)
+    everything: Any
+    test: Any
+    if options.stream:
+        everything, test = (
+            data.stream(
+                name, split, options.data_dir, size=size or (entry.input[:2] if entry else (224, 224)),
+                workers=options.workers, damaged=options.damaged,
+            )
+            for split in ("train", "test")
+        )  # fmt: skip
+    else:
+        everything = data.load(name, "train", options.data_dir, size)
+        test = data.load(name, "test", options.data_dir, everything.image[:2])
+    learn, held = everything.hold_out(options.validation) if options.validation else (everything, None)
+    model_options = _model_options(options.options)
+    model = rebuilt({**dataclasses.asdict(options), "model_options": model_options}, len(learn.classes))
+    settings: dict[str, Any] = {
+        "loss": losses.every_output(losses.softmax_cross_entropy),
+        "augment": _augmentation(options.augment, learn.image, len(learn.classes)),
+    }
+    if options.weights is None and options.stream:
+        settings["preprocess"] = data.Preprocess.imagenet(learn.image)
+    elif options.weights is None:
+        fixed = entry.input[:2] if entry and entry.fixed_size else None
+        settings["preprocess"] = data.Preprocess.of(learn.images, fixed)
+    else:
+        preprocess = weights.preprocess(model)
+        if options.stream:  # its images are cut out already
+            preprocess = dataclasses.replace(preprocess, size=learn.image[:2], resize=())
+        settings["preprocess"] = preprocess
+        if not options.resume:
+            settings["variables"] = weights.load(
+                model, options.weights, fresh=_words(options.fresh), key=jax.random.key(options.seed)
+            )
+    return _Work(learn, held, test, model, model_options, settings)
+
+
+def _other(options: Train, task: Any) -> _Work:
+    """Data, network and settings of another task than naming an image's class."""
+    from jaxcnn.train.trained import rebuilt
+
+    for name, value in (("stream", options.stream), ("weights", options.weights), ("ensemble", options.ensemble)):
+        if value:
+            raise UserError(f"--{name} is for networks that name the class of an image; {options.model} does not")
+    if options.augment not in ("auto", "none"):
+        raise UserError(f"--augment {options.augment}: for {task.about}, choose auto or none")
+    name, size = str(options.data), _size(options.size)
+    learn = task.load(name, "train", options.data_dir, size)
+    held = None
+    if options.validation and task.validation:
+        held = task.load(name, "validation", options.data_dir, size)
+    elif options.validation:
+        learn, held = learn.hold_out(options.validation)
+    test = task.load(name, "test", options.data_dir, size)
+    settings = dict(task.settings(learn))
+    if options.augment == "none":
+        settings.pop("augment", None)
+    model_options = {**task.options(learn), **_model_options(options.options)}
+    model = rebuilt({**dataclasses.asdict(options), "model_options": model_options}, len(learn.classes))
+    return _Work(learn, held, test, model, model_options, settings, task.what)
+
+
+def _model_options(text: str | None) -> dict[str, Any]:
+    """`width=16,norm=true,backbone=resnet18` as arguments: numbers, truth values, words."""
+    options: dict[str, Any] = {}
+    for part in _words(text or ""):
+        name, given, value = part.partition("=")
+        if not given or not name.strip().isidentifier():
+            raise UserError(f"--options {text}: expected NAME=VALUE with commas between them, width=16,norm=true")
+        try:
+            options[name.strip()] = json.loads(value.strip().lower())
+        except ValueError:
+            options[name.strip()] = value.strip()
+    return options
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = re.split(r"[,x]", text.strip("()[] "))
+    if len(parts) != 2 or not all(p.strip().isdigit() and int(p) > 0 for p in parts):
+        raise UserError(f"--size {text}: expected height,width, for instance 180,240")
+    return int(parts[0]), int(parts[1])
 
 
 def _fresh(given: Train) -> tuple[Train, Any]:
@@ -460,7 +570,7 @@ def _absolute(options: Train) -> Train:
     if ":" in model:
         file, _, function = model.rpartition(":")
         model = f"{Path(file).expanduser().absolute()}:{function}"
-    if os.sep in data or data.startswith(("~", ".")):
+    if data and (os.sep in data or data.startswith(("~", "."))):
         data = str(Path(data).expanduser().absolute())
     paths = {name: getattr(options, name) for name in ("data_dir", "weights")}
     absolute = {name: path and path.expanduser().absolute() for name, path in paths.items()}
@@ -471,7 +581,7 @@ def _name(options: Train) -> str:
     def short(text: str) -> str:
         return re.sub(r"[^A-Za-z0-9_]+", "_", Path(text.split(":")[-1]).name)
 
-    return f"{short(options.model)}-{short(options.data)}"
+    return f"{short(options.model)}-{short(str(options.data))}"
 
 
 def _next(name: str) -> Path:
@@ -485,9 +595,18 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _outcome(result: dict[str, Any]) -> str:
-    text = f"test accuracy {100 * result['test_accuracy']:.2f} %, loss {result['test_loss']:.4f}"
+def _outcome(result: dict[str, Any], task: Any) -> str:
+    name = task.figure if task else "accuracy"
+    text = f"test {_figure(name, result[f'test_{name}'])}, loss {result['test_loss']:.4f}"
     return f"{text}, at epoch {result['best_epoch']} of {result['epochs']}"
+
+
+def _figure(name: str, value: float) -> str:
+    """A measure by name, in per cent if it is a score."""
+    from jaxcnn.metrics import SCORES
+
+    share = name in SCORES or name.startswith(("top", "precision", "recall", "pixel", "ap_", "iou_"))
+    return f"{SCORES.get(name, name)} {100 * value:.2f} %" if share else f"{name} {value:.4f}"
 
 
 # Each is made of jaxcnn.data, the side of an image and the number of classes.
@@ -523,13 +642,28 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _evaluate(given: Evaluate) -> None:
-    from jaxcnn import data, train
-    from jaxcnn.losses import softmax_cross_entropy
-    from jaxcnn.metrics import accuracy, top_k
+    from jaxcnn import tasks, train
 
     trained = train.Trained.load(given.run)
     name = given.data or trained.config["data"]
     where = given.data_dir or trained.config.get("data_dir")
+    task = tasks.find(trained.config.get("task", tasks.CLASSIFY))
+    found, figures = (_measured if task is None else functools.partial(_measured_by, task))(given, trained, name, where)
+    record = {"run": str(given.run), "data": name, "split": given.split, "examples": len(found), **figures}
+    if given.json:
+        print(json.dumps(record))
+    else:
+        print(f"{given.run} on {name} {given.split}, {len(found):,} {task.what if task else 'images'}")
+        for measure, value in figures.items():
+            print(_figure(measure, value))
+
+
+def _measured(given: Evaluate, trained: Any, name: str, where: Any) -> tuple[Any, dict[str, float]]:
+    """Images with a class each, and what the network does on them."""
+    from jaxcnn import data, train
+    from jaxcnn.losses import softmax_cross_entropy
+    from jaxcnn.metrics import accuracy, top_k
+
     height, width, channels = trained.image
     found: Any
     if trained.config.get("stream"):
@@ -545,22 +679,56 @@ def _evaluate(given: Evaluate) -> None:
     evaluate = train.make_evaluate(
         trained.model, softmax_cross_entropy, preprocess=trained.preprocess, metrics=measures
     )
-    figures = evaluate(trained.params, trained.model_state, found).metrics
-    record = {"run": str(given.run), "data": name, "split": given.split, "examples": len(found), **figures}
-    if given.json:
-        print(json.dumps(record))
-    else:
-        print(f"{given.run} on {name} {given.split}, {len(found):,} images")
-        for measure, value in figures.items():
-            print(f"{measure:9s} {value:.4f}" if measure == "loss" else f"{measure:9s} {100 * value:.2f} %")
+    return found, evaluate(trained.params, trained.model_state, found).metrics
+
+
+def _measured_by(task: Any, given: Evaluate, trained: Any, name: str, where: Any) -> tuple[Any, dict[str, float]]:
+    """The data of another task, and what the network does on them."""
+    from jaxcnn import train
+
+    size = _size(trained.config.get("size"))
+    found = task.load(name, given.split, where, size)
+    if len(found.classes) != len(trained.classes):
+        raise UserError(f"{name} has {len(found.classes)} classes; the run has {len(trained.classes)}")
+    # The loss may be weighed by what the run learned from.
+    learned = task.load(trained.config["data"], "train", trained.config.get("data_dir") or where, size)
+    settings = task.settings(learned)
+    evaluate = train.make_evaluate(
+        trained.model, settings["loss"], preprocess=trained.preprocess, metrics=settings.get("metrics"),
+        batch_size=trained.config["batch_size"],
+    )  # fmt: skip
+    figures = evaluate(trained.params, trained.model_state, found, keep=False).metrics
+    if task.evaluate is not None:
+        figures = {**task.evaluate(trained, found), **figures}
+    return found, figures
 
 
 def _predict(given: Predict) -> None:
-    from jaxcnn import data, train
+    from jaxcnn import tasks, train
 
     if not given.images:
         raise UserError("predict needs at least one image file")
     trained = train.Trained.load(given.run)
+    task = tasks.find(trained.config.get("task", tasks.CLASSIFY))
+    if task is not None:
+        if given.invert:
+            raise UserError(f"--invert is for digits; this run is one of {task.about}")
+        out = given.out or given.run / "predictions"
+        rows = task.predict(trained, given.images, out)
+        print(json.dumps(rows) if given.json else "\n".join(row["text"] for row in rows))
+        return
+    rows = _named(given, trained)
+    if given.json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        print(f"{row['image']}  {row['class']}  {100 * row['probability']:.1f} %")
+
+
+def _named(given: Predict, trained: Any) -> list[dict[str, Any]]:
+    """The class of each image file."""
+    from jaxcnn import data
+
     height, width, channels = trained.image
     # All files are read before anything is said: one that is damaged stops the command with its name.
     read = data.read_middle if trained.config.get("stream") else data.read_image
@@ -573,11 +741,7 @@ def _predict(given: Predict) -> None:
         rows.append({"image": str(path), "class": trained.classes[best], "probability": float(p[best])})
         if given.json:
             rows[-1]["probabilities"] = {c: float(v) for c, v in zip(trained.classes, p, strict=True)}
-    if given.json:
-        print(json.dumps(rows))
-        return
-    for row in rows:
-        print(f"{row['image']}  {row['class']}  {100 * row['probability']:.1f} %")
+    return rows
 
 
 def _runs(given: Runs) -> None:
@@ -603,11 +767,16 @@ def _runs(given: Runs) -> None:
 
 
 def _export(given: Export) -> None:
-    from jaxcnn import export, train
+    from jaxcnn import export, tasks, train
 
     out = given.out or given.run / "export"
     export.check_new(out)
     trained = train.Trained.load(given.run)
+    task = trained.config.get("task", tasks.CLASSIFY)
+    if task != tasks.CLASSIFY:
+        raise UserError(
+            f"export writes networks that name the class of an image; {given.run} is one of the task {task}"
+        )
     result = train.Run(given.run).result or {}
     kept = ("best_epoch", "validation_accuracy", "test_accuracy")
     config = trained.config
@@ -637,9 +806,6 @@ def _bytes(count: int) -> str:
 
 
 def _summary(given: Summary) -> None:
-    import jax
-    import jax.numpy as jnp
-
     from jaxcnn import inspect, models
     from jaxcnn.inspect.graph import check_suffix
 
@@ -652,16 +818,18 @@ def _summary(given: Summary) -> None:
     entry = models.MODELS.get(given.model)
     classes = given.classes if given.classes is not None else entry.classes if entry else 10
     model = models.make(given.model, classes)
-    if given.input is None:
-        if entry is None:
-            raise UserError("--input is needed for a model of your own: height,width,channels")
-        shape: tuple[int, ...] = entry.input
-    else:
+    if given.input is None and entry is None:
+        raise UserError("--input is needed for a model of your own: height,width,channels")
+    shape: tuple[int, ...] | None = None
+    if given.input is not None:
         parts = re.split(r"[,x]", given.input.strip("()[] "))
-        if len(parts) != 3 or not all(p.strip().isdigit() and int(p) > 0 for p in parts):
-            raise UserError(f"--input {given.input}: expected height,width,channels, for instance 32,32,3")
+        count = len(entry.input) if entry else 3
+        if len(parts) != count or not all(p.strip().isdigit() and int(p) > 0 for p in parts):
+            form = "height,width,channels, for instance 32,32,3" if count == 3 else "a number of words"
+            raise UserError(f"--input {given.input}: expected {form}")
         shape = tuple(int(p) for p in parts)
-    table = inspect.summary(model, jax.ShapeDtypeStruct((1, *shape), jnp.float32), train=given.train, depth=given.depth)
+    example = (entry or models.Entry(lambda: model, (0, 0, 0), False, "")).example(shape)
+    table = inspect.summary(model, *example, train=given.train, depth=given.depth)
     if given.draw is not None:
         table.draw(given.draw)
     print(table.to_json() if given.json else table.to_markdown() if given.markdown else table)

@@ -148,7 +148,7 @@ def test_a_model_of_ones_own_from_a_file(tmp_path):
         ("lenet5", {"width": 3}, "lenet5: .*unexpected keyword argument 'width'"),
         ("{}/gone.py:tiny", {}, "there is no file .*gone.py; expected a name, or file.py:function"),
         ("{}/mine.py:tinny", {}, "mine.py has no function tinny; it has tiny, other, nothing"),
-        ("{}/mine.py:other", {}, "unexpected keyword argument 'classes'"),
+        ("{}/mine.py:other", {}, "missing 1 required positional argument: 'size'"),
         ("{}/mine.py:nothing", {}, "should return a Layer, it returned int"),
         ("{}/notes.txt:tiny", {}, "is no Python file"),
     ],

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from jaxcnn.core import Layer
 from jaxcnn.errors import UserError, unknown
@@ -81,17 +85,36 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Entry:
-    """A named model: how to make it, the input it was designed for, whether it needs that size, and what it is."""
+    """A named model.
+
+    Attributes:
+      make: `(classes=...) -> Layer`.
+      input: the shape of the input it was designed for: (height, width, channels) of an image, (words,) of a sentence.
+      fixed_size: whether it needs that size.
+      about: what it is.
+      task: what it does, a name of `jaxcnn.tasks`.
+      designed_for: how many classes; when not given, ImageNet's 1000 for large images and 10 for small ones.
+      more: the shapes and dtypes of one example's other inputs, behind the first.
+    """
 
     make: Callable[..., Layer]
-    input: tuple[int, int, int]
+    input: tuple[int, ...]
     fixed_size: bool
     about: str
+    task: str = "classify"
+    designed_for: int | None = None
+    more: tuple[tuple[tuple[int, ...], str], ...] = ()
 
     @property
     def classes(self) -> int:
-        """How many classes it was designed for: ImageNet's 1000 for large images, 10 for small ones."""
-        return 1000 if self.input[0] > 200 else 10
+        """How many classes it was designed for."""
+        return self.designed_for or (1000 if self.input[0] > 200 else 10)
+
+    def example(self, shape: tuple[int, ...] | None = None) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """The inputs of a batch of one; `shape` stands for that of the first."""
+        first = self.input if shape is None else shape
+        kinds = [(first, "float32" if len(first) == 3 else "int32"), *self.more]
+        return tuple(jax.ShapeDtypeStruct((1, *shape), jnp.dtype(dtype)) for shape, dtype in kinds)
 
 
 _IMAGENET, _IMAGENET_227, _CIFAR = (224, 224, 3), (227, 227, 3), (32, 32, 3)
@@ -138,7 +161,7 @@ MODELS: dict[str, Entry] = {
 
 
 def make(name: str, classes: int = 10, **options: Any) -> Layer:
-    """The model called `name`, as `cnn.models.NAME(classes=classes, **options)`.
+    """The model called `name`, as `cnn.models.NAME(classes=classes, **options)`; without classes, where it has none.
 
     Args:
       name: a name in `MODELS`, or `path/to/file.py:function` for a model of one's own: a function of `classes` that
@@ -151,8 +174,11 @@ def make(name: str, classes: int = 10, **options: Any) -> Layer:
     function = _from_file(name) if ":" in name else MODELS[name].make if name in MODELS else None
     if function is None:
         raise unknown("model", name, MODELS)
+    takes = inspect.signature(function).parameters
+    if "classes" in takes or any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+        options["classes"] = classes
     try:
-        model = function(classes=classes, **options)
+        model = function(**options)
     except TypeError as error:
         raise UserError(f"{name}: {error}") from error
     if not isinstance(model, Layer):

@@ -1,0 +1,28 @@
+"""What networks are for: a class for an image, for each of its pixels, boxes, boundaries, flow, sentences, questions.
+
+`jaxcnn train` and `evaluate` and `predict` ask a `Task` what they should do. Naming the class of an image, `CLASSIFY`,
+is what they do without one.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from jaxcnn.errors import unknown
+from jaxcnn.tasks.task import Task
+
+__all__ = ["CLASSIFY", "NAMES", "Task", "find"]
+
+CLASSIFY = "classify"
+NAMES = (CLASSIFY, "segment", "detect", "boundaries", "flow", "text", "vqa")
+
+
+def find(name: str) -> Task | None:
+    """The task of a name; None for `classify`.
+
+    Raises:
+      UserError: for another name.
+    """
+    if name not in NAMES:
+        raise unknown("task", name, NAMES)
+    return None if name == CLASSIFY else import_module(f"jaxcnn.tasks.{name}").TASK

@@ -36,7 +36,8 @@ class Task:
       evaluate: `(trained, data) -> ` figures that are no means over examples, the mean average precision for instance.
       predict: `(trained, given, out) -> ` a row for each file or sentence given: `text` for a reader, and what a
         program wants to know. Pictures are written to the folder `out`.
-      given: what `predict` is given, as the command line says it.
+      constrain: `optimizer -> optimizer` for a rule that the parameters keep, a largest norm for instance.
+      what: what the data are made of, in the plural.
       batch_size, epochs: of a training where nothing is said.
     """
 
@@ -51,6 +52,7 @@ class Task:
     validation: bool = False
     better: Literal["high", "low"] = "high"
     evaluate: Callable[[Trained, Any], Mapping[str, float]] | None = None
-    given: str = "image files"
+    constrain: Callable[[Any], Any] | None = None
+    what: str = "images"
     batch_size: int = 16
     epochs: int = 30

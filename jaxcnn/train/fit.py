@@ -177,7 +177,7 @@ def fit(
     )
     _check_outputs(model, state, preprocess, data, example)
     if folder is not None and not resume:  # nothing is left behind by what cannot start
-        settings = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+        settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
         if isinstance(data, Examples):
             settings |= {"inputs": [list(x.shape[1:]) for x in jax.tree.leaves(example)], "extra": dict(data.extra)}
         else:
@@ -407,7 +407,7 @@ def _epoch(
 
 def _batches(data: Any, size: int, seed: int, epoch: int, start: int, on: OneDevice) -> Iterator[Any]:
     """The rest of an epoch's batches, on the devices."""
-    if isinstance(data, Dataset):
+    if isinstance(data, (Dataset, Examples)):
         return map(on.batch, batches(data, size, seed, epoch, start, on.shard))
     return prefetch(data.batches(size, seed, epoch, start, on.shard), put=on.batch)
 

@@ -20,7 +20,7 @@ from jaxcnn.train.run import Run
 
 def rebuilt(config: Mapping[str, Any], classes: int) -> Layer:
     """The network that a run's config.json, or the command line's options, describe."""
-    model = models.make(config["model"], classes)
+    model = models.make(config["model"], classes, **config.get("model_options") or {})
     if frozen := [prefix for prefix in (config.get("freeze") or "").split(",") if prefix]:
         model = freeze(model, *frozen)
     return ensemble(model, config["ensemble"]) if config.get("ensemble") else model
