@@ -684,7 +684,7 @@ def _measured(given: Evaluate, trained: Any, name: str, where: Any) -> tuple[Any
 
 def _measured_by(task: Any, given: Evaluate, trained: Any, name: str, where: Any) -> tuple[Any, dict[str, float]]:
     """The data of another task, and what the network does on them."""
-    from jaxcnn import train
+    from jaxcnn import losses, train
 
     size = _size(trained.config.get("size"))
     found = task.load(name, given.split, where, size)
@@ -693,8 +693,9 @@ def _measured_by(task: Any, given: Evaluate, trained: Any, name: str, where: Any
     # The loss may be weighed by what the run learned from.
     learned = task.load(trained.config["data"], "train", trained.config.get("data_dir") or where, size)
     settings = task.settings(learned)
+    loss = settings.get("loss", losses.softmax_cross_entropy)
     evaluate = train.make_evaluate(
-        trained.model, settings["loss"], preprocess=trained.preprocess, metrics=settings.get("metrics"),
+        trained.model, loss, preprocess=trained.preprocess, metrics=settings.get("metrics"),
         batch_size=trained.config["batch_size"],
     )  # fmt: skip
     figures = evaluate(trained.params, trained.model_state, found, keep=False).metrics
