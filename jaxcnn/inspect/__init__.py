@@ -1,8 +1,38 @@
-"""Looking into a network: tables of its layers, pictures of its graph, activations by name, a gradient check, plots."""
+"""Looking into a network: tables of its layers, pictures of its graph, what its layers put out and react to, plots."""
 
-from jaxcnn.inspect import plots
+from jaxcnn.inspect import pictures, plots
 from jaxcnn.inspect.activations import activations
+from jaxcnn.inspect.features import Patches, Strongest, maximize, patches, strongest
 from jaxcnn.inspect.gradient import gradient_check
+from jaxcnn.inspect.saliency import Occlusion, grad_cam, input_gradient, occlusion, saliency
+from jaxcnn.inspect.seeing import layer_outputs, split_at
 from jaxcnn.inspect.summary import Row, Summary, draw_graph, summary
+from jaxcnn.inspect.windows import Seen, Window, filters, receptive_window, see_unit
 
-__all__ = ["Row", "Summary", "activations", "draw_graph", "gradient_check", "plots", "summary"]
+__all__ = [
+    "Occlusion",
+    "Patches",
+    "Row",
+    "Seen",
+    "Strongest",
+    "Summary",
+    "Window",
+    "activations",
+    "draw_graph",
+    "filters",
+    "grad_cam",
+    "gradient_check",
+    "input_gradient",
+    "layer_outputs",
+    "maximize",
+    "occlusion",
+    "patches",
+    "pictures",
+    "plots",
+    "receptive_window",
+    "saliency",
+    "see_unit",
+    "split_at",
+    "strongest",
+    "summary",
+]

@@ -20,8 +20,8 @@ import jax
 from jaxcnn.core import Layer
 from jaxcnn.inspect.cost import Cost, costs, macs, nbytes
 from jaxcnn.inspect.graph import check_suffix, draw
-from jaxcnn.inspect.receptive_field import Field, anywhere, image, through
-from jaxcnn.inspect.trace import Call, Trace, trace
+from jaxcnn.inspect.receptive_field import Field, image
+from jaxcnn.inspect.trace import Call, Trace, fields_of, trace
 
 __all__ = ["Row", "Summary", "draw_graph", "macs", "summary"]
 
@@ -271,21 +271,9 @@ class _Rows:
 
 def _fields(traced: Trace) -> dict[int, Field]:
     """The receptive field of each value that depends on the image: the first input of rank 3 to 5."""
-    found: dict[int, Field | None] = {}
-    for i in traced.inputs:
-        if (start := image(traced.values[i].shape)) is not None:
-            found[i] = start
-            break
-    for op, _ in traced.ops:
-        ins = [None if i is None else found.get(i) for i in op.inputs]
-        if all(f is None for f in ins):
-            continue
-        if op.eqn is None:
-            shapes = [() if i is None else traced.values[i].shape for i in op.inputs]
-            found |= dict.fromkeys(op.outputs, anywhere(ins, shapes))
-        else:
-            found |= dict(zip(op.outputs, through(op.eqn, ins), strict=True))
-    return {i: f for i, f in found.items() if f is not None}
+    starts = ((i, image(traced.values[i].shape)) for i in traced.inputs)
+    first = next(((i, start) for i, start in starts if start is not None), None)
+    return fields_of(traced, (op for op, _ in traced.ops), dict([first] if first else []))
 
 
 def _visible(row: Row, depth: int | None, level: int) -> Iterator[Row]:

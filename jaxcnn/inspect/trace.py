@@ -8,7 +8,7 @@ inside, so that all figures of the summary, and its graph, come from one list of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxcnn.core import Layer, Watcher, structs_of, watch
 from jaxcnn.core import _Function as PlainFunction
-from jaxcnn.inspect.receptive_field import LOOPS, inner_jaxprs
+from jaxcnn.inspect.receptive_field import LOOPS, Field, anywhere, inner_jaxprs, through
 from jaxcnn.ops.backend import general_form
 
 # JAX caches what it traces by the axes in scope, among other things. Under an axis of its own a marked trace neither
@@ -256,3 +256,18 @@ def plain_call(eqn: Any, inner: Sequence[Any]) -> bool:
 
 def _marked(eqn: Any) -> bool:
     return any(e.primitive is _mark or _marked(e) for jaxpr in inner_jaxprs(eqn) for e in jaxpr.eqns)
+
+
+def fields_of(traced: Trace, ops: Iterable[Op], start: Mapping[int, Field]) -> dict[int, Field]:
+    """The receptive fields, in the values of `start`, of what these operations give, by the number of the value."""
+    found: dict[int, Field | None] = dict(start)
+    for op in ops:
+        ins = [None if i is None else found.get(i) for i in op.inputs]
+        if all(f is None for f in ins):
+            continue
+        if op.eqn is None:
+            shapes = [() if i is None else traced.values[i].shape for i in op.inputs]
+            found |= dict.fromkeys(op.outputs, anywhere(ins, shapes))
+        else:
+            found |= dict(zip(op.outputs, through(op.eqn, ins), strict=True))
+    return {i: f for i, f in found.items() if f is not None}

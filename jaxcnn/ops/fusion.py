@@ -127,7 +127,7 @@ def _chains(jaxpr: Jaxpr) -> list[_Chain]:
 def _takes_in(chain: _Chain, eqn: JaxprEqn, value: Var, made: dict[Any, JaxprEqn]) -> bool:
     """Adds to the chain the step that uses its value, if it can be."""
     name = eqn.primitive.name
-    if _is_relu(eqn):
+    if is_relu(eqn):
         chain.relu = True
         return True
     if name not in ("add", "sub", "mul") or (name == "sub" and eqn.invars[0] is not value):
@@ -154,7 +154,7 @@ def _vector(value: Any, shape: tuple[int, ...], made: dict[Any, JaxprEqn]) -> An
     return source if features else None
 
 
-def _is_relu(eqn: JaxprEqn) -> bool:
+def is_relu(eqn: JaxprEqn) -> bool:
     """Whether a step is max(x, 0): by itself, or as what is done in the functions that JAX wraps it in."""
     while eqn.primitive.name in ("jit", "custom_jvp_call"):
         body = eqn.params["jaxpr" if eqn.primitive.name == "jit" else "call_jaxpr"].jaxpr

@@ -1,0 +1,273 @@
+"""What a unit has learned to look for: the patches of a data set that excite it most, and images made to excite it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.core import Layer
+from jaxcnn.errors import UserError
+from jaxcnn.inspect.saliency import input_gradient
+from jaxcnn.inspect.seeing import Chosen, Program, Rule, Unit, limits, only_array, score
+from jaxcnn.inspect.windows import Window, receptive_window
+
+
+@dataclass(frozen=True, eq=False)
+class Strongest:
+    """The images that excite each channel of a layer most, in falling order.
+
+    Attributes:
+      layer: its name.
+      values: the activations, `(channels, count)`.
+      images: the numbers of the images in the data, `(channels, count)`.
+      places: where in the maps, `(channels, count, 2)`, row and column; `(channels, count, 0)` of a dense layer.
+    """
+
+    layer: str
+    values: np.ndarray
+    images: np.ndarray
+    places: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """What excites one channel most, cut out.
+
+    Attributes:
+      images: the numbers of the images in the data, `(count,)`.
+      values: the activations, `(count,)`.
+      windows: the receptive fields in the images, as the network is given them.
+      pixels: what stands there, `(count, h, w, C)`.
+      maps: the pixels' share in the activation by `rule`, of the same shape.
+    """
+
+    images: np.ndarray
+    values: np.ndarray
+    windows: tuple[Window, ...]
+    pixels: np.ndarray
+    maps: np.ndarray
+
+
+def strongest(
+    model: Layer,
+    params: Any,
+    state: Any,
+    images: Any,
+    *,
+    layer: str,
+    count: int = 9,
+    batch_size: int = 100,
+    preprocess: Callable[[Any], Any] | None = None,
+) -> Strongest:
+    """The `count` images that excite each channel of a layer most, each at the place where it does so most.
+
+    Args:
+      model, params, state: the network, in evaluation mode.
+      images: the data, `(N, H, W, C)`.
+      layer: the layer's name, as `activations` gives it.
+      count: how many of each channel; all where there are fewer images.
+      batch_size: images computed at once; one program is compiled.
+      preprocess: what makes of a batch of them what the network is given.
+
+    Raises:
+      UserError: for no images, an unknown layer, or one whose output is no array `(N, ..., channels)`.
+
+    Source: Zeiler and Fergus (2014), section 2.1 and figure 2.
+    """
+    if not len(images) or count < 1:
+        raise UserError(f"expected images and a count of at least 1, got {len(images)} images and count={count}")
+    found: list[tuple[np.ndarray, ...]] = []
+    for first in range(0, len(images), batch_size):
+        batch = np.asarray(images[first : first + batch_size])
+        own = len(batch)
+        if own < batch_size and first:
+            batch = np.concatenate([batch, np.repeat(batch[-1:], batch_size - own, 0)])
+        given = jnp.asarray(batch) if preprocess is None else preprocess(batch)
+        values, at = (np.asarray(a)[:own] for a in _highest(model, params, state, given, layer=layer))
+        found.append((values, at, np.repeat(np.arange(first, first + own)[:, None], values.shape[1], 1)))
+        merged = [np.concatenate(parts) for parts in zip(*found, strict=True)]
+        order = np.argsort(-merged[0], axis=0, kind="stable")[:count]
+        found = [tuple(np.take_along_axis(a, order, 0) for a in merged)]
+    values, at, index = (a.T for a in found[0])
+    places = _spatial(model, params, state, given, layer)
+    coordinates = np.stack(np.unravel_index(at, places), -1) if places else np.zeros((*at.shape, 0), np.int64)
+    return Strongest(layer, values, index, coordinates)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "layer"))
+def _highest(model: Layer, params: Any, state: Any, images: Any, layer: str) -> tuple[jax.Array, jax.Array]:
+    """The maximum of each channel of each image `(N, K)`, and its place in the flattened map."""
+    output = _layer(model, params, state, images, layer)
+    flat = output.reshape(len(output), -1, output.shape[-1])
+    return flat.max(1), flat.argmax(1)
+
+
+def _layer(model: Layer, params: Any, state: Any, images: Any, layer: str) -> jax.Array:
+    program = Program(model, params, state, (images,))
+    at = program.find(layer)
+    output = program.values(at, program.run(program.start, program.jaxpr.eqns[:at]))[1]
+    if only_array(output).ndim < 2:
+        raise UserError(f"layer {layer!r} gives {output.shape}: expected (N, ..., channels)")
+    return only_array(output)
+
+
+def _spatial(model: Layer, params: Any, state: Any, images: Any, layer: str) -> tuple[int, ...]:
+    look = functools.partial(_layer, model, layer=layer)
+    return tuple(jax.eval_shape(look, params, state, images).shape[1:-1])
+
+
+def patches(
+    model: Layer,
+    params: Any,
+    state: Any,
+    images: Any,
+    found: Strongest,
+    channel: int,
+    *,
+    preprocess: Callable[[Any], Any] | None = None,
+    rule: Rule = "deconvolution",
+) -> Patches:
+    """The patches that excite a channel most, cut to its receptive field, each with its deconvolution.
+
+    Args:
+      model, params, state: the network.
+      images: the data that `found` was found in.
+      found: what `strongest` gives.
+      channel: which channel of the layer.
+      preprocess: as in `strongest`.
+      rule: of the maps, as in `input_gradient`. Zeiler and Fergus pass the activation back where the gradient starts
+        with 1: in a network without biases in between the one is a multiple of the other.
+
+    Returns:
+      `Patches`, as many as were found. A field that reaches over the image's edge is cut with zeros there.
+
+    Raises:
+      UserError: for a channel that the layer does not have, or images without height and width.
+
+    Source: Zeiler and Fergus (2014), section 2.1 and figure 2.
+    """
+    if not 0 <= channel < len(found.values):
+        raise UserError(f"channel={channel}: {found.layer} has channels 0 to {len(found.values) - 1}")
+    index = found.images[channel]
+    given = np.asarray(images)[index]
+    given = jnp.asarray(given) if preprocess is None else preprocess(given)
+    places = [(*(int(p) for p in place), channel) for place in found.places[channel]]
+    maps = input_gradient(model, params, state, given, unit=np.asarray(places, np.int32), layer=found.layer, rule=rule)
+    struct = jax.ShapeDtypeStruct((1, *given.shape[1:]), given.dtype)
+    windows = tuple(receptive_window(model, struct, layer=found.layer, place=place) for place in places)
+    pixels = np.stack([w.cut(picture) for w, picture in zip(windows, np.asarray(given), strict=True)])
+    cut = np.stack([w.cut(picture) for w, picture in zip(windows, np.asarray(maps), strict=True)])
+    return Patches(index, found.values[channel], windows, pixels, cut)
+
+
+# --- images made to excite ---------------------------------------------------------------------------------------
+
+
+def maximize(
+    model: Layer,
+    params: Any,
+    state: Any,
+    start: Any,
+    *,
+    unit: Unit,
+    layer: str | None = None,
+    steps: int = 200,
+    lr: float = 0.05,
+    l2: float = 0.01,
+    blur: float = 0.5,
+    blur_every: int = 4,
+    shift: int = 2,
+    seed: int = 0,
+) -> tuple[jax.Array, jax.Array]:
+    """Images that excite a unit: gradient ascent on the pixels, from noise or from given images.
+
+    Each step moves the image by up to `shift` pixels (Mordvintsev et al. 2015), goes `lr` along the gradient divided
+    by its root mean square, shrinks the image by the factor 1 - l2, and every few steps blurs it: what is left is what
+    the unit is robustly excited by, and not by single pixels.
+
+    Args:
+      model, params, state: the network, in evaluation mode.
+      start: images `(N, H, W, C)` as the network is given them, or that shape: then noise of deviation 0.1.
+      unit: a class, or channel of the layer, for all images or one for each; or as in `saliency`.
+      layer: the layer whose output the unit belongs to; None for the network's.
+      steps, lr: how many steps, and how far each goes, in the network's numbers.
+      l2: what is taken from the image in a step, as a share of it.
+      blur, blur_every: the deviation of the Gaussian, in pixels, and how often; 0 for none.
+      shift: how far the image may be moved in a step.
+      seed: of the noise and the shifts.
+
+    Returns:
+      `(images, scores)`: `(N, H, W, C)`, and the unit's activation at the beginning of each step and at the end,
+      `(steps + 1, N)`; those within are of the moved image.
+
+    Raises:
+      UserError: for an unknown layer, a unit outside of the output, images of integers.
+
+    Source: Simonyan, Vedaldi and Zisserman (2013), section 2; Yosinski et al., Understanding neural networks through
+      deep visualization (2015), section 3, for L2 decay and blur.
+    """
+    start_key, key = jax.random.split(jax.random.key(seed))
+    if isinstance(start, (tuple, list)):
+        start = 0.1 * jax.random.normal(start_key, tuple(start))
+    start = jnp.asarray(start)
+    if start.ndim != 4 or not jnp.issubdtype(start.dtype, jnp.floating):
+        raise UserError(
+            f"expected images (N, H, W, C) in floating point, or their shape; got {start.dtype}{start.shape}"
+        )
+    chosen = Chosen.of(unit)
+    settings = jnp.asarray([lr, l2, blur], jnp.float32)
+    images, scores, shape = _ascend(
+        model, params, state, start, chosen.where, settings, key, layer=layer, kind=chosen.kind, steps=steps,
+        shift=shift, blur_every=blur_every if blur > 0 else 0,
+    )  # fmt: skip
+    chosen.check(shape)
+    return images, scores
+
+
+@functools.partial(jax.jit, static_argnames=("model", "layer", "kind", "steps", "shift", "blur_every"))
+def _ascend(
+    model: Layer, params: Any, state: Any, start: jax.Array, where: Any, settings: jax.Array, key: jax.Array,
+    layer: str | None, kind: Any, steps: int, shift: int, blur_every: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
+    lr, l2, blur = settings
+
+    def scores(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        asked = _layer(model, params, state, images, layer) if layer else model.apply(params, state, images)[0]
+        return score(asked, kind, where), limits(asked, kind)
+
+    def total(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        each = scores(images)[0]
+        return each.sum(), each
+
+    def step(images: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        number, key = at
+        y, x = jax.random.randint(key, (2,), -shift, shift + 1)
+        moved = jnp.roll(images, (y, x), (1, 2))
+        gradient, each = jax.grad(total, has_aux=True)(moved)
+        size = jnp.sqrt(jnp.square(gradient).mean((1, 2, 3), keepdims=True))
+        moved = (moved + lr * gradient / jnp.maximum(size, 1e-12)) * (1 - l2)
+        if blur_every:
+            moved = jax.lax.cond((number + 1) % blur_every == 0, lambda a: _blurred(a, blur), lambda a: a, moved)
+        return jnp.roll(moved, (-y, -x), (1, 2)), each
+
+    images, path = jax.lax.scan(step, start, (jnp.arange(steps), jax.random.split(key, steps)))
+    last, shape = scores(images)
+    return images, jnp.concatenate([path, last[None]]), shape
+
+
+def _blurred(images: jax.Array, deviation: jax.Array) -> jax.Array:
+    """A Gaussian of up to three pixels each way, along rows and columns; the edge pixels go on outside."""
+    weights = jnp.exp(-0.5 * jnp.square(jnp.arange(-3, 4) / deviation))
+    weights = (weights / weights.sum()).astype(images.dtype)
+    for axis in (1, 2):
+        around = [(3, 3) if a == axis else (0, 0) for a in range(4)]
+        padded = jnp.pad(images, around, "edge")
+        shifted = [jax.lax.slice_in_dim(padded, i, i + images.shape[axis], axis=axis) for i in range(len(weights))]
+        images = jnp.tensordot(weights, jnp.stack(shifted), 1)
+    return images
