@@ -262,7 +262,8 @@ def _geometry(model: Layer, *inputs: Any) -> _Geometry:
         structs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
         one = jax.tree.map(lambda s: jax.ShapeDtypeStruct((1, *s.shape[1:]), s.dtype) if s.shape else s, structs)
         traced = trace(model, *one)
-        start = {traced.inputs[_leaf(one, at)]: image(one[at].shape)}
+        whole = image(one[at].shape)
+        start = {traced.inputs[_leaf(one, at)]: whole} if whole else {}
         fields = fields_of(traced, (op for op, _ in traced.ops), start)
         _traced[key] = _Geometry(traced, _named(traced.root), fields)
     return _traced[key]

@@ -192,7 +192,9 @@ def fit(
         model, loss, optimizer, preprocess=preprocess, augment=augment, metrics=metrics, penalty=penalty,
         accumulate=accumulate, ema=ema or 0.0, devices=on,
     )  # fmt: skip
-    evaluate = make_evaluate(model, loss, preprocess=preprocess, metrics=metrics, devices=on)
+    # Labelled images are looked at by hundreds; what each pixel of an image gets takes as much memory as in training.
+    most = {"batch_size": size} if isinstance(data, Examples) else {}
+    evaluate = make_evaluate(model, loss, preprocess=preprocess, metrics=metrics, devices=on, **most)
     at = _Place()
     best = of_state(state)
     if folder is not None and resume and (found := _restored(folder, state)) is not None:

@@ -1,0 +1,96 @@
+"""FCN-32s, 16s and 8s on CamVid's road scenes, from random weights: what the finer maps give."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxcnn as cnn
+from experiments.common import machine, main, percent, table
+from jaxcnn import segmentation
+from jaxcnn.data.preprocess import to_float
+from jaxcnn.data.segmentation import load_segmentation
+from jaxcnn.models.fcn import fcn
+
+
+def fcn_camvid(
+    data: str = "camvid", data_dir: Path | None = None, examples: int | None = None,
+    strides: tuple[int, ...] = (32, 16, 8), backbone: str = "resnet18", width: int = 32, units: int = 256,
+    epochs: int = 40, batch_size: int = 4, crop: tuple[int, int] = (128, 160), lr: float = 2e-3,
+    weight_decay: float = 0.05, power: float = 0.5, seed: int = 0, picture: Path | None = None, full: bool = False,
+) -> None:  # fmt: skip
+    """Trains the three networks on the same trunk for the same number of steps, and measures them on the test split.
+
+    Args:
+      data: camvid, or the path of a folder in that form.
+      data_dir: where camvid lies.
+      examples: how many images of each split; all when not given.
+      strides: which networks, 32 for FCN-32s.
+      backbone: the trunk, a name in `jaxcnn.models.fcn.BACKBONES`.
+      width: filters of its first stage.
+      units: filters of fc6 and fc7, for a VGG.
+      epochs: passes over the training images, each network.
+      batch_size: images a step.
+      crop: height and width of the window that is taken of each image, enlarged 0.6 to 1.6 times: half of its pixels
+        cost half the time. Tested are whole images.
+      lr: AdamW's learning rate, reached within three tenths of the steps and left again for 0.
+      weight_decay: of the kernels.
+      power: 1 for class weights by median frequency, 0 for none, between them milder ones.
+      seed: of weights, order and augmentation.
+      picture: a file for some test images with the masks of the three networks.
+      full: ResNet-34 of width 64, whole images, 400 epochs (for an accelerator).
+    """
+    if full:
+        backbone, width, epochs, batch_size, crop = "resnet34", 64, 400, 8, (180, 240)
+    train, test = (load_segmentation(data, split, data_dir) for split in ("train", "test"))
+    if examples is not None:
+        train, test = train.take(slice(examples)), test.take(slice(examples))
+    classes, batch_size = train.classes, min(batch_size, len(train))
+    loss = functools.partial(
+        segmentation.cross_entropy, weights=segmentation.median_frequency(train.labels, len(classes), power)
+    )
+    augment = cnn.data.compose(
+        segmentation.flip, segmentation.scaled_crop(0.6, 1.6, crop), cnn.data.colour(0.3, 0.3, 0.3)
+    )
+    values = cnn.data.Preprocess.of(train.inputs)
+
+    def preprocess(images: jax.Array) -> jax.Array:
+        """To zero mean and unit variance, at any size."""
+        return (to_float(images) - jnp.array(values.mean)) / jnp.array(values.std)
+
+    steps = epochs * (len(train) // batch_size)
+    shown = np.unique(np.linspace(0, len(test) - 1, 6).round().astype(int))[1:-1]
+    masks = {"image": test.inputs[shown], "truth": test.labels[shown]}
+    rows = []
+    for stride in strides:
+        name = f"FCN-{stride}s"
+        model = fcn(stride, len(classes), backbone, width=width, units=units)
+        optimizer = cnn.train.make_optimizer("adam", lr, "onecycle", steps, weight_decay)
+        run = cnn.train.fit(
+            model, train, loss=loss, optimizer=optimizer, epochs=epochs, batch_size=batch_size, seed=seed,
+            preprocess=preprocess, augment=augment, metrics={}, show=False,
+        )  # fmt: skip
+        evaluate = cnn.train.make_evaluate(
+            model, loss, preprocess=preprocess, metrics=segmentation.measures(classes), batch_size=batch_size
+        )
+        found = evaluate(run.params, run.model_state, test, keep=False).metrics
+        each = [found[f"iou_{one}"] for one in classes]
+        rows.append([name, percent(found["mean_iou"]), percent(found["pixel_accuracy"]),
+                     *[f"{100 * v:.1f}" for v in each], f"{run.result['seconds']:.0f}"])  # fmt: skip
+        print("  ".join(rows[-1]), flush=True)
+        masks[name] = np.asarray(jax.jit(run.outputs)(test.inputs[shown])).argmax(-1)
+    print(f"\n{data}, {len(train)} images to learn from, {len(test)} to test; {backbone} of width {width}, from random "
+          f"weights, {steps:,} steps of {batch_size} each ({machine()})")  # fmt: skip
+    print(table(["network", "mean IoU", "pixel accuracy", *classes, "seconds"], rows))
+    if picture is not None:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        segmentation.figure(masks, classes).savefig(picture, dpi=110)
+        print(f"drawn: {picture}")
+
+
+if __name__ == "__main__":
+    main(fcn_camvid)

@@ -1,0 +1,138 @@
+"""Images with a label for each pixel: `NAME.jpg` beside `NAME_label.png`, in the folders train, val and test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from jaxcnn.data.dataset import Examples
+from jaxcnn.data.images import ENDINGS, read_image
+from jaxcnn.data.sources import data_root, is_path
+from jaxcnn.errors import DataError
+
+CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
+"""CamVid's 11 classes, in the order of the labels; 11 is void."""
+
+_FOLDERS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+
+
+def load_segmentation(
+    name: str = "camvid",
+    split: str = "train",
+    data_dir: str | Path | None = None,
+    size: tuple[int, int] | None = None,
+) -> Examples:
+    """Images and label maps that fit in memory.
+
+    Args:
+      name: `camvid` (Brostow, Fauqueur and Cipolla 2009, in SegNet's split of 367, 101 and 233 images), or the path of
+        a folder with the folders `train`, `val` (or `validation`) and `test`, in each of which `NAME_label.png` lies
+        beside `NAME.jpg` (or another kind of image). A label image has one number a pixel. The folder's file
+        `classes.txt` has the name of a class a line; the label that follows the last one, and 255, are void.
+      split: `train`, `validation` or `test`.
+      data_dir: where `camvid` lies; `JAXCNN_DATA_DIR` when not given.
+      size: (height, width) to resize to, images bilinearly, labels to the nearest pixel; needed where sizes differ.
+
+    Returns:
+      Examples of images `(N, H, W, 3)`, uint8, and labels `(N, H, W)`, int32, -1 for void.
+
+    Raises:
+      DataError: when the folder, a label image or `classes.txt` is missing, a label image has another size than its
+        image or a label outside the classes, or the images differ in size.
+    """
+    root, classes = _folder(name, data_dir)
+    folder = next((root / own for own in _names(split) if (root / own).is_dir()), None)
+    if folder is None:
+        raise DataError(f"{root} has no folder {' or '.join(_names(split))}")
+    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in ENDINGS and not f.stem.endswith("_label"))
+    if not files:
+        raise DataError(f"{folder}: there is no image in it; expected NAME.jpg and NAME_label.png")
+    images, labels = zip(*[_read(file, len(classes), size) for file in files], strict=True)
+    for file, image in zip(files, images, strict=True):
+        if image.shape != images[0].shape:
+            (h, w), (height, width) = image.shape[:2], images[0].shape[:2]
+            raise DataError(f"{file} is {h}x{w} and {files[0].name} {height}x{width}: say to what size to resize")
+    return Examples(np.stack(images), np.stack(labels), classes, name if not is_path(name) else root.name)
+
+
+def _names(split: str) -> tuple[str, ...]:
+    if split not in _FOLDERS:
+        raise DataError(f"split {split!r}: expected train, validation or test")
+    return _FOLDERS[split]
+
+
+def _folder(name: str, data_dir: str | Path | None) -> tuple[Path, tuple[str, ...]]:
+    """Where the data lies, and its classes."""
+    if is_path(name):
+        root = Path(name).expanduser()
+        if not root.is_dir():
+            raise DataError(f"there is no folder {root}")
+    elif name != "camvid":
+        raise DataError(f"there is no segmentation data called {name!r}: expected camvid, or ./{name} for a folder")
+    else:
+        base = data_root(data_dir)
+        if base is None or not (base / name).is_dir():
+            where = f"in {base}" if base else "(no --data-dir was given and JAXCNN_DATA_DIR is not set)"
+            raise DataError(
+                f"there is no folder camvid {where}. It should have train, val and test with NAME.jpg and "
+                "NAME_label.png, labels 0 to 10 in the order sky building pole road pavement tree sign fence car "
+                "pedestrian bicyclist, and 11 for void"
+            )
+        root = base / name
+    listed = root / "classes.txt"
+    if listed.is_file():
+        classes = tuple(line.strip() for line in listed.read_text("utf-8").splitlines() if line.strip())
+        if not classes:
+            raise DataError(f"{listed} is empty; expected the name of a class a line")
+        return root, classes
+    if root.name == "camvid":
+        return root, CAMVID
+    raise DataError(f"{listed} is missing: it has the name of a class a line, in the order of the labels 0, 1, 2, ...")
+
+
+def _read(file: Path, classes: int, size: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:
+    """An image and its labels."""
+    image = read_image(file, 3)
+    path = file.with_name(f"{file.stem}_label.png")
+    labels = _labels(path, file)
+    if labels.shape != image.shape[:2]:
+        (h, w), (height, width) = labels.shape, image.shape[:2]
+        raise DataError(f"{path} is {h}x{w} and its image {height}x{width}: they should be of one size")
+    void = (labels == classes) | (labels == 255)
+    if (wrong := (labels > classes) & ~void).any():
+        row, column = np.argwhere(wrong)[0]
+        raise DataError(
+            f"{path}: label {labels[row, column]} at row {row}, column {column}; expected 0 to {classes - 1}, or "
+            f"{classes} or 255 for void"
+        )
+    labels = np.where(void, -1, labels)
+    if size is not None and labels.shape != tuple(size):
+        height, width = size
+        image = read_image(file, 3, (height, width))
+        rows, columns = (
+            ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, labels.shape, strict=True)
+        )
+        labels = labels[rows][:, columns]
+    return image, labels
+
+
+def _labels(path: Path, image: Path) -> np.ndarray:
+    """The numbers of a label image, `(H, W)`, int32; those of a palette, not its colours."""
+    try:
+        with Image.open(path) as opened:
+            if opened.mode not in ("L", "P", "I", "I;16"):
+                raise DataError(
+                    f"{path}: a label image has one number a pixel (mode L or P), this one is {opened.mode}"
+                )
+            return np.asarray(opened).astype(np.int32)
+    except FileNotFoundError:
+        raise DataError(f"{image.name} has no labels: expected {path}") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{path} is no image that can be read") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: the image is damaged ({error})") from None

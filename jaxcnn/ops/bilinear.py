@@ -1,0 +1,73 @@
+"""Bilinear upsampling by transposed convolution: the kernel to start from, and the fixed one as two small products.
+
+Along one axis, kernel tap u of F weighs 1 - |u - (F - 1) / 2| / S at a distance of stride S. An even kernel of 2S taps
+puts the S output pixels of each input pixel around its centre, as 2x2 pooling had taken them; an odd one of 2S - 1 taps
+puts the input pixel on the first of them, where a padded convolution of stride S had its centre.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.errors import UserError
+
+
+def bilinear(key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
+    """An initializer: each channel of a transposed convolution is interpolated bilinearly on its own.
+
+    kernel[u, v, c, k] = w_u w_v where c = k and 0 elsewhere, w_u = 1 - |u - (F - 1) / 2| / S with S = ceil(F / 2).
+
+    Args:
+      key: not used: nothing is random.
+      shape: `(F, F, C, K)`, or any other number of spatial axes. For a factor S, F is 2S (or 2S - 1).
+      dtype: of the kernel.
+
+    Returns:
+      The kernel. With stride S (and padding S / 2 for an even F) it enlarges S times; a constant or a linear ramp stays
+      one, but for the outermost S pixels, in which the zeros around the image have a part.
+
+    Source: Long, Shelhamer and Darrell, Fully convolutional networks for semantic segmentation (2015), section 3.3.
+    """
+    if len(shape) < 3:
+        raise UserError(f"bilinear makes kernels of transposed convolutions (F, F, C, K), not of shape {tuple(shape)}")
+    *window, channels, features = shape
+    kernel = np.eye(channels, features)
+    for f in reversed(window):
+        weights = 1 - np.abs(np.arange(f) - (f - 1) / 2) / math.ceil(f / 2)
+        kernel = np.multiply.outer(weights, kernel)
+    return jnp.asarray(kernel, dtype)
+
+
+def upsample(x: jax.Array, factor: int, *, corner: bool = False) -> jax.Array:
+    """Images enlarged a whole number of times, bilinearly: `(N, H, W, C) -> (N, factor H, factor W, C)`.
+
+    Output pixel j is the linear interpolation of x at (j + 1/2) / factor - 1/2, or, with `corner`, at j / factor;
+    beyond the outermost pixels of x it goes on with their values. That is the transposed convolution with the fixed
+    kernel of `bilinear` (2 factor taps; 2 factor - 1 with `corner`) on an image continued at its edges. Since the
+    kernel is a product, it is done along one axis after the other, as matrix products.
+
+    Args:
+      x: floating point.
+      factor: how many times larger.
+      corner: whether an input pixel lies on the first of its output pixels instead of in their middle.
+
+    Source: Long, Shelhamer and Darrell (2015), section 3.3.
+    """
+    if factor < 1:
+        raise UserError(f"upsample(factor={factor}): expected a whole number of at least 1")
+    rows, columns = (jnp.asarray(_weights(size, factor, corner), x.dtype) for size in x.shape[1:3])
+    x = jnp.einsum("jw,nhwc->nhjc", columns, x)
+    return jnp.einsum("ih,nhjc->nijc", rows, x)
+
+
+def _weights(size: int, factor: int, corner: bool) -> np.ndarray:
+    """The matrix of linear interpolation along one axis: `(factor size, size)`."""
+    place = np.arange(factor * size)
+    at = np.clip(place / factor if corner else (place + 0.5) / factor - 0.5, 0, size - 1)
+    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(size)))

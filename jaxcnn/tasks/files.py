@@ -1,0 +1,46 @@
+"""The image files that a network of pixels is asked about, at the size that they have."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxcnn.data.images import read_image
+from jaxcnn.data.preprocess import Preprocess
+from jaxcnn.train.trained import Trained
+
+_LARGEST = 1500  # pixels of a side: the scores of a photo of 12 million pixels would take gigabytes
+
+
+def stems(given: Sequence[str]) -> list[str]:
+    """The name of each file without its folder and ending; where two are equal, with a number behind the later ones."""
+    names: list[str] = []
+    for file in given:
+        name, number = Path(file).stem, 1
+        while name in names:
+            number += 1
+            name = f"{Path(file).stem}-{number}"
+        names.append(name)
+    return names
+
+
+def read(trained: Trained, file: str) -> tuple[np.ndarray, Callable[[Any], Any], str]:
+    """An image for a network that takes any size: `(H, W, C)` uint8, what preprocesses it, and a word about its size.
+
+    It keeps its own size, but for sides of more than 1500 pixels; where it was shrunk, the word says so.
+    """
+    image = read_image(file, trained.image[-1])
+    whole = image.shape[:2]
+    note = ""
+    if max(whole) > _LARGEST:
+        size = (max(1, round(whole[0] * _LARGEST / max(whole))), max(1, round(whole[1] * _LARGEST / max(whole))))
+        image = read_image(file, image.shape[-1], size)
+        note = f" (shrunk from {whole[0]}x{whole[1]} to {size[0]}x{size[1]})"
+    preprocess = trained.preprocess
+    if isinstance(preprocess, Preprocess):
+        preprocess = dataclasses.replace(preprocess, size=image.shape[:2], resize=())
+    return image, preprocess, note
