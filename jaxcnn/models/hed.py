@@ -1,0 +1,67 @@
+"""HED (Xie and Tu, Holistically-nested edge detection, 2015): each stage of a VGG-16 says where it sees boundaries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.nn import initializers
+
+from jaxcnn import core
+from jaxcnn.layers import batch_norm, conv, max_pool, relu
+from jaxcnn.ops.bilinear import upsample
+
+_he = initializers.variance_scaling(2, "fan_out", "normal")
+_STAGES = (2, 2, 3, 3, 3)  # convolutions, VGG's configuration D
+
+
+@core.layer
+def hed(*, width: int = 64, norm: bool = False, sides: bool = False) -> core.Layer:
+    """HED: `(N, H, W, C) -> (N, H, W)`, the logit of a boundary at each pixel, for images of any size.
+
+    The last maps of each of the five stages of a VGG-16 become one map of logits by a 1x1 convolution, which is
+    enlarged bilinearly to the image's size: a side output. The fused output is a weighted sum of the five, whose
+    weights are learned and start at 1/5.
+
+    Args:
+      width: filters of the first stage; the others have 2, 4, 8 and 8 times as many. 64 has 14,716,171 parameters.
+      norm: batch normalization behind each convolution, for learning from random weights.
+      sides: whether an evaluation, too, returns the side outputs.
+
+    Returns:
+      In an evaluation the fused output. In training, and with `sides`, all: `(fused, side1, ..., side5)`, for the
+      loss `every_output(class_balanced_cross_entropy)`, which is the paper's L_fuse + L_side with alpha = 1.
+
+    Against the paper: the trunk starts at random, unless VGG-16's weights are loaded (its layers have the names of
+    `vgg16`); padding is 1 as in VGG, not 35; pooling rounds up, so that no pixel lies outside of the deeper maps.
+
+    Source: sections 2.2 and 3.1, figure 3.
+    """
+    layers: dict[str, core.Layer | Callable] = {}
+    for stage, count in enumerate(_STAGES, 1):
+        for i in range(1, count + 1):
+            features = width * min(2 ** (stage - 1), 8)
+            layers[f"conv{stage}_{i}"] = conv(features, 3, padding=1, bias=not norm, kernel_init=_he)
+            if norm:
+                layers[f"bn{stage}_{i}"] = batch_norm()
+            layers[f"relu{stage}_{i}"] = relu
+        layers[f"side{stage}"] = conv(1, 1, kernel_init=initializers.zeros)
+        if stage < len(_STAGES):
+            layers[f"pool{stage}"] = max_pool(2, ceil=True)
+    layers["fuse"] = conv(1, 1, kernel_init=initializers.constant(1 / len(_STAGES)))
+
+    def forward(net: core.Net, x: jax.Array) -> Any:
+        _, height, width, _ = x.shape
+        maps: list[jax.Array] = []
+        for name in layers:
+            if name.startswith("side"):
+                side = upsample(net[name](x), 2 ** len(maps))  # each pool halves the image
+                maps.append(side[:, :height, :width])
+            elif name != "fuse":
+                x = net[name](x)
+        fused = net.fuse(core.concat(*maps))
+        outputs = tuple(map_[..., 0] for map_ in (fused, *maps))
+        return outputs if net.train or sides else outputs[0]
+
+    return core.network(forward, **layers)
