@@ -18,7 +18,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-# Most of a test's time is compilation, and most of that LLVM's: at its first level, with the same results to the last bit, a fifth less.
+# Most of a test's time is compilation, and most of that LLVM's; at its first level, with the same results to the last
+# bit, it is a fifth less.
 _flags = os.environ.get("XLA_FLAGS", "")
 if "backend_optimization_level" not in _flags:
     os.environ["XLA_FLAGS"] = f"{_flags} --xla_backend_optimization_level=1".strip()

@@ -17,6 +17,7 @@ from jaxcnn.models import MODELS, cifar_resnet, lenet, resnet, vgg16
 from jaxcnn.models.googlenet import TABLE_1
 
 KEY = jax.random.key(0, impl="rbg")
+CLASSIFIERS = {name: entry for name, entry in MODELS.items() if entry.task == "classify"}
 
 
 def image(*shape):
@@ -88,9 +89,44 @@ PARAMETERS = {
 }
 
 
+_VGG16, _FC6_FC7 = 14_714_688, 25_088 * 4096 + 4096 + 4096 * 4096 + 4096
+_SCORE, _FUSE = 21 * 4096 + 21, 21 * 512 + 21 + 4 * 4 * 21 * 21
+
+# What the networks that do not name a class are made of: parameters, and the shape of what they put out.
+SYSTEMS = {
+    "fcn32s": (_VGG16 + _FC6_FC7 + _SCORE, (1, 240, 320, 21)),  # the paper's table 1: 134 M
+    "fcn16s": (_VGG16 + _FC6_FC7 + _SCORE + _FUSE, (1, 240, 320, 21)),
+    "fcn8s": (_VGG16 + _FC6_FC7 + _SCORE + _FUSE + _FUSE - 256 * 21, (1, 240, 320, 21)),  # pool3 has 256 channels
+    "hed": (_VGG16 + 64 + 128 + 256 + 512 + 512 + 5 + 5 + 1, (1, 240, 320)),
+    "flownet_s": (38_676_514, (1, 384, 512, 2)),
+    "flownet_c": (39_175_298, (1, 384, 512, 2)),  # that of PyTorch's usual port
+    "text_cnn": (20_000 * 300 + (3 + 4 + 5) * 300 * 100 + 300 + 300 * 2 + 2, (1, 2)),
+    "rcnn": (None, None),
+    "fast_rcnn": (None, None),
+    "vqa_cnn": (None, (1, 10)),
+    "vqa_relation": (None, (1, 10)),
+}
+
+
 def test_every_model_is_counted_here():
-    assert set(MODELS) - set(PARAMETERS) == {"convnet", "resnet1202"}  # a pattern; and see below
+    assert set(CLASSIFIERS) - set(PARAMETERS) == {"convnet", "resnet1202"}  # a pattern; and see below
+    assert set(MODELS) - set(CLASSIFIERS) == set(SYSTEMS)
     assert set(MODELS) < set(cnn.models.__all__)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_systems(name):
+    entry = MODELS[name]
+    model, inputs = cnn.models.make(name, entry.classes), entry.example()
+    params, state = jax.eval_shape(model.init, KEY, *inputs)
+    output, _ = jax.eval_shape(model.apply, params, state, *inputs)
+    parameters, shape = SYSTEMS[name]
+    if parameters is not None:
+        assert size(params) == parameters
+    if shape is not None:
+        assert output.shape == shape
+    assert cnn.inspect.summary(model, *inputs, depth=1).params == size(params)
+    assert repr(entry.make()) == f"{name}()"
 
 
 @pytest.mark.parametrize(("name", "expected"), PARAMETERS.items(), ids=PARAMETERS)
@@ -658,7 +694,7 @@ def test_a_head_that_vanishes():
         variables(cnn.models.googlenet_2014(aux=True), 64, 64, 3)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_repr_is_the_call(name):
     make = MODELS[name].make
     assert repr(make()) == f"{name}()"

@@ -8,7 +8,6 @@ from helpers import close, normal, same
 from PIL import Image
 
 import jaxcnn as cnn
-from experiments.hed_camvid import hed_camvid
 from jaxcnn import boundaries
 from jaxcnn.core import as_layer
 from jaxcnn.errors import DataError, UserError
@@ -313,7 +312,7 @@ def test_a_side_output_lies_where_its_stage_looks():
         assert np.abs(np.array(middle) - (41.5, 25.5)).max() < 0.5
 
 
-# --- the experiment, the task ------------------------------------------------------------------------------------
+# --- the task ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -350,12 +349,3 @@ def test_the_task_reads_and_draws(folder, tmp_path):
     assert "0-boundaries.png" in rows[0]["text"]
     with pytest.raises(DataError, match="there is no such file"):
         TASK.predict(trained, ["absent.png"], tmp_path)
-
-
-def test_the_experiment_prints_and_draws(folder, tmp_path, capsys):
-    hed_camvid(folder, examples=2, width=1, epochs=1, batch_size=2, picture=tmp_path / "p.png")
-    printed = capsys.readouterr().out
-    assert "| HED, width 1" in printed
-    assert "| Sobel" in printed
-    with Image.open(tmp_path / "p.png") as drawn:
-        assert drawn.width > 500

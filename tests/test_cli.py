@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageOps
 
 import jaxcnn
-from jaxcnn import cli, data, models, train
+from jaxcnn import cli, data, models, tasks, train
 from jaxcnn.inspect import summary
 
 OWN = """
@@ -126,7 +126,7 @@ def test_models_and_datasets_are_a_line_each(run):
     assert "LeNet-5, the modern form" in out
     status, out, err = run("datasets")
     assert (status, err) == (0, "")
-    assert [line.split()[0] for line in out.splitlines()] == list(data.DATASETS)
+    assert [line.split()[0] for line in out.splitlines()] == [*data.DATASETS, *tasks.DATASETS]
 
 
 def test_summary_as_a_table_and_as_json(run, columns):

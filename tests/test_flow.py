@@ -8,7 +8,6 @@ from helpers import close, normal, same
 from PIL import Image
 
 import jaxcnn as cnn
-from experiments.flownet import flownet
 from jaxcnn import flow
 from jaxcnn.core import LayerError, as_layer
 from jaxcnn.errors import DataError, UserError
@@ -306,7 +305,7 @@ def test_flows_of_an_image_of_any_size(make):
         model.apply(params, state, first, second[:, :4])
 
 
-# --- the experiment, the task ------------------------------------------------------------------------------------
+# --- the task ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -344,12 +343,3 @@ def test_the_task_reads_and_draws(folder, tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "small.png")
     with pytest.raises(UserError, match="of one size, they are 20x24 and 9x9"):
         TASK.predict(trained, [pair[0], str(tmp_path / "small.png")], tmp_path)
-
-
-def test_the_experiment_prints_and_draws(folder, tmp_path, capsys):
-    flownet(folder, window=(16, 16), largest=2.0, width=1, epochs=1, batch_size=2, picture=tmp_path / "p.png")
-    printed = capsys.readouterr().out
-    assert "| no motion" in printed
-    assert "| FlowNetS" in printed
-    with Image.open(tmp_path / "p.png") as drawn:
-        assert drawn.width > 500

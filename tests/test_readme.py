@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import runpy
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tiny
 
 from jaxcnn.cli import main
 
@@ -40,6 +41,21 @@ SHORT = {
     "experiments.streaming": "--batch-size 4 --turns 1",
     "experiments.imagenet": "--model resnet20 --size 16 --batch-size 4 --epochs 1",
     "experiments.to_accuracy": "--data digits --epochs 1 --seeds 1 --libraries jaxcnn flax",
+    "experiments.fcn_camvid": "--epochs 1 --width 4 --crop 32 32 --strides 8",
+    "experiments.hed_camvid": "--epochs 1 --width 2",
+    "experiments.flownet": "--epochs 1 --width 2 --window 64 64",
+    "experiments.detection_bccd": "--epochs 1 --rcnn-epochs 1 --scale 1 --width 4 --regions 50 --timed 1",
+    "experiments.text_cnn": "--epochs 1 --parts 2 --embedding 8 --features 4",
+    "experiments.vqa": "--scenes 8 --test-scenes 8 --epochs 1 --blank-epochs 1",
+    "experiments.seeing_inside": "--data digits --examples 100 --epochs 1 --images 10 --search 20 --width 4",
+}
+# Those that start processes, or divide the processor before JAX is there.
+APART = {f"experiments.{name}" for name in ("devices", "survive", "speed", "startup", "to_accuracy", "streaming")}
+# What the commands that do not run on the digits are given, on the made-up data of `tiny`.
+TASKS = {
+    "fcn8s": "--epochs 1 --batch-size 2 --options backbone=resnet18,width=4",
+    "fast_rcnn": "--epochs 1 --batch-size 2",
+    "text_cnn": "--epochs 1 --options embedding=8,features=4",
 }
 
 
@@ -47,6 +63,15 @@ def commands() -> list[str]:
     """The lines of the shell blocks, but for those that make a virtual environment."""
     lines = [line.split(" #")[0].strip() for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
     return [line for line in lines if line and "venv" not in line]
+
+
+@pytest.fixture(autouse=True)
+def made_up_data(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the commands find their data."""
+    folder = tmp_path_factory.mktemp("data")
+    monkeypatch.setenv("JAXCNN_DATA_DIR", str(tiny.make(folder)))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    return folder
 
 
 EXPERIMENTS = [line for line in commands() if "experiments." in line and "picture runs" not in line]
@@ -70,9 +95,14 @@ def test_python_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         exec(compile(text, "README.md", "exec"), namespace)
 
 
-def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands(
+    tmp_path: Path, made_up_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """In one folder, from first to last; files that a command needs are the ones the README shows."""
     monkeypatch.chdir(tmp_path)
+    pictures = {"road.jpg": "camvid/test/0.jpg", "cells.jpg": "bccd/JPEGImages/cells_000.jpg"}
+    for name, source in pictures.items():
+        (tmp_path / name).write_bytes((made_up_data / source).read_bytes())
     for name, text in re.findall(r"`(\w+\.py)`[^`]*```python\n(.*?)```", README, re.DOTALL):
         (tmp_path / name).write_text(text)
     (tmp_path / "notebooks").mkdir()
@@ -82,37 +112,43 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         if line.startswith("jaxcnn "):
             words = shlex.split(line)[1:]
             if words[0] == "train" and "--resume" not in words:
-                words += SHORT["jaxcnn train"].split()
-            if words[0] == "predict" and not Path(words[-1]).exists():
+                words += TASKS.get(words[1], SHORT["jaxcnn train"]).split()
+            if words[0] == "predict" and words[-1].endswith("digit.png"):
                 _digit(Path(words[-1]))
             with contextlib.suppress(SystemExit):  # of --help, with 0; of an error there would be no output
                 main(words)
             assert capsys.readouterr().out
         else:
-            _experiment(line, tmp_path)
+            _experiment(line, monkeypatch)
 
 
 @pytest.mark.parametrize("line", EXPERIMENTS)
 def test_experiments(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each by itself, so that they run beside each other."""
     monkeypatch.chdir(tmp_path)
-    _experiment(line, tmp_path)
+    _experiment(line, monkeypatch)
 
 
-def _experiment(line: str, folder: Path) -> None:
+def _experiment(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     words = shlex.split(line)
     assert words[:2] == ["python", "-m"], f"not a command that this test knows how to run: {line}"
-    shutil.copytree(ROOT / "experiments", folder / "experiments")
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
     if "./sample" in words:  # of the command before
-        _run(["-m", "experiments.imagenet_sample", "--out", "sample"], environment)
-    _run(words[1:], environment)
+        _run(["-m", "experiments.imagenet_sample", "--out", "sample"], monkeypatch)
+    _run(words[1:], monkeypatch)
+    if "--picture" in words:
+        assert Path(words[words.index("--picture") + 1]).is_file()
 
 
-def _run(words: list[str], environment: dict[str, str]) -> None:
-    short = SHORT[words[1]].split()
+def _run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    name, options = words[1], [*words[2:], *SHORT[words[1]].split()]
+    if name not in APART:  # in this process, which has imported JAX already
+        monkeypatch.syspath_prepend(ROOT)
+        monkeypatch.setattr(sys, "argv", [name, *options])
+        runpy.run_module(name, run_name="__main__")
+        return
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, *words, *short], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", name, *options], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
 
