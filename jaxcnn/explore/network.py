@@ -1,0 +1,461 @@
+"""What the page asks of a network: its layers, all their outputs for an image, one unit, filters, overlays.
+
+Everything here takes and gives arrays and plain values; `server` makes messages of them.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.core import Layer, network
+from jaxcnn.data.preprocess import Preprocess
+from jaxcnn.errors import UserError
+from jaxcnn.explore.subject import Subject
+from jaxcnn.inspect import summary
+from jaxcnn.inspect.saliency import grad_cam, occlusion, saliency
+from jaxcnn.inspect.seeing import Program
+from jaxcnn.inspect.summary import Row
+from jaxcnn.inspect.trace import Call
+from jaxcnn.inspect.windows import filters, receptive_window, see_unit
+from jaxcnn.wrappers import get, split
+
+_KEPT_INPUTS, _KEPT_OUTPUTS = 64, 2
+_MACS = 6e10  # of one occlusion: some seconds on two cores
+_BYTES = 256 << 20  # of the activations of one batch of it
+_MOST_BYTES = 256 << 20  # of one look, for more than one to be kept
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Look:
+    """One image and all that the network made of it.
+
+    Attributes:
+      number: by which the page speaks of it.
+      image: `(H, W, C)`, uint8.
+      given: what the network was given, `(1, h, w, C)`.
+      logits: `(classes,)`.
+      inputs, outputs: of each layer by name, without the batch.
+      milliseconds: how long the network took.
+    """
+
+    number: int
+    image: np.ndarray
+    given: Any
+    logits: np.ndarray
+    inputs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+    milliseconds: float
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        return np.asarray(jax.nn.softmax(self.logits.astype(np.float32)))
+
+
+class Network:
+    """A subject's network, ready to be asked. Its methods may be called from several threads; one runs at a time.
+
+    Attributes:
+      subject: whose it is.
+      shape: of the network's input, (height, width, channels).
+    """
+
+    def __init__(self, subject: Subject):
+        self.subject = subject
+        trained = subject.trained
+        self.model, self.params, self.state = trained.model, trained.params, trained.model_state
+        given = jax.eval_shape(trained.preprocess, jax.ShapeDtypeStruct((1, *trained.image), jnp.uint8))
+        self.struct = jax.ShapeDtypeStruct(given.shape, given.dtype)
+        self.shape = tuple(given.shape[1:])
+        self._lock = threading.RLock()
+        self._images: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._looks: OrderedDict[int, Look] = OrderedDict()
+        self._number = 0
+        self._single: dict[str, Layer] = {}
+        self._places: tuple[dict[str, int], dict[str, int]] = {}, {}
+
+    def close(self, seconds: float = 10.0) -> None:
+        """Waits for what is being computed: a process that ends amid a compilation may crash."""
+        if self._lock.acquire(timeout=seconds):
+            self._lock.release()
+
+    # --- layers
+
+    def layers(self) -> list[dict[str, Any]]:
+        """A record of each layer in the order of computation, networks among them behind what is inside; JSON."""
+        with self._lock:
+            return self._records
+
+    @functools.cached_property
+    def _records(self) -> list[dict[str, Any]]:
+        table = self._table
+        records: dict[str, dict[str, Any]] = {}
+        named = _Names()
+        for row in _rows(table.total):
+            name = named(row.name)
+            call = self._calls.get(name)
+            if call is None:
+                continue
+            records[name] = {
+                "name": name,
+                "depth": row.depth,
+                "code": row.layer,
+                "kind": call.layer.source.name if call.layer.source else "",
+                "shape": list(row.output_shape[1:]),
+                "input": self._input_shape(call),
+                "params": row.params,
+                "shared": row.shared,
+                "macs": row.macs,
+                "field": _pair(row.receptive_field),
+                "stride": _pair(row.receptive_stride),
+                "offset": _pair(row.receptive_offset),
+                "group": bool(row.children),
+                "filters": self._filter_shape(name) if not row.children else None,
+            }
+        return list(records.values())
+
+    @functools.cached_property
+    def _table(self) -> Any:
+        return summary(self.model, self.struct)
+
+    @functools.cached_property
+    def _calls(self) -> dict[str, Call]:
+        """The calls of layers by the names that `activations` gives them."""
+        found: dict[str, Call] = {}
+        named = _Names()
+
+        def walk(call: Call) -> None:
+            for inner in call.calls:
+                walk(inner)
+                found[named("/".join(inner.path))] = inner
+
+        walk(self._table._trace.root)
+        return found
+
+    def _input_shape(self, call: Call) -> list[int] | None:
+        first = next((i for i in call.inputs if i is not None), None)
+        return None if first is None else list(self._table._trace.values[first].shape[1:])
+
+    def _filter_shape(self, name: str) -> list[int] | None:
+        try:
+            found = filters(self.model, self.params, self.state, name)
+        except UserError:
+            return None
+        return list(found.shape) if found.ndim == 4 else None
+
+    def frame(self) -> tuple[float, float, float, float]:
+        """Where the run's image lies in the network's input: top, left, height, width, in the input's pixels."""
+        (height, width), preprocess = self.shape[:2], self.subject.trained.preprocess
+        h, w = self.subject.trained.image[:2]
+        if isinstance(preprocess, Preprocess):
+            if preprocess.resize:
+                h, w = (int(preprocess.resize[0] * side / min(h, w)) for side in (h, w))
+                return -round((h - height) / 2), -round((w - width) / 2), h, w
+            if 0 <= height - h <= 8 and 0 <= width - w <= 8:
+                return (height - h) // 2, (width - w) // 2, h, w
+        return 0, 0, height, width
+
+    # --- looking
+
+    def see(self, image: np.ndarray) -> Look:
+        """What the network makes of an image `(H, W, C)`, uint8, of the run's size."""
+        if image.shape != self.subject.trained.image or image.dtype != np.uint8:
+            raise UserError(f"expected pixels {self.subject.trained.image}, got {image.dtype}{image.shape}")
+        with self._lock:
+            self._number += 1
+            self._images[self._number] = image
+            while len(self._images) > _KEPT_INPUTS:
+                self._images.popitem(last=False)
+            return self._look(self._number)
+
+    def find(self, number: int) -> Look:
+        """The look of a number.
+
+        Raises:
+          UserError: when it is no longer kept.
+        """
+        with self._lock:
+            return self._look(number)
+
+    def _look(self, number: int) -> Look:
+        if number in self._looks:
+            self._looks.move_to_end(number)
+            return self._looks[number]
+        if number not in self._images:
+            raise UserError("this input is no longer kept: choose or draw it again")
+        image = self._images[number]
+        begun = time.perf_counter()
+        given, logits, arrays = jax.block_until_ready(self._forward(self.params, self.state, jnp.asarray(image[None])))
+        took = 1000 * (time.perf_counter() - begun)
+        known = [np.asarray(x)[0] for x in arrays]
+        ins, outs = ({name: known[i] for name, i in places.items()} for places in self._places)
+        look = Look(number, image, given, np.asarray(logits, np.float32)[0], ins, outs, took)
+        self._looks[number] = look
+        many = sum(x.nbytes for x in known) > _MOST_BYTES
+        while len(self._looks) > (1 if many else _KEPT_OUTPUTS):
+            self._looks.popitem(last=False)
+        return look
+
+    @functools.cached_property
+    def _forward(self) -> Any:
+        """The whole network as one program that gives the inputs and outputs of all its layers, each array once."""
+
+        def run(params: Any, state: Any, image: jax.Array) -> Any:
+            given = self.subject.trained.preprocess(image)
+            program = Program(self.model, params, state, (given,))
+            known = program.run(program.start, program.jaxpr.eqns)
+            arrays: list[jax.Array] = []
+            known_as: dict[int, int] = {}
+            places: tuple[dict[str, int], dict[str, int]] = {}, {}
+            for name, at in program.marks.items():
+                for tree, found in zip(program.values(at, known), places, strict=True):
+                    # What has no axis of examples has no map.
+                    first = next((x for x in jax.tree.leaves(tree) if x.ndim > 1 and len(x) == 1), None)
+                    if first is None:
+                        continue
+                    found[name] = known_as.setdefault(id(first), len(arrays))
+                    if found[name] == len(arrays):
+                        arrays.append(first)
+            self._places = places
+            return given, program.results(known), [x.astype(jnp.float32) for x in arrays]
+
+        return jax.jit(run)
+
+    # --- one unit
+
+    def unit(self, number: int, name: str, place: tuple[int, ...]) -> dict[str, Any]:
+        """One unit of a layer: its value, its receptive field, and the numbers that made it.
+
+        Returns:
+          `value`; `field`, the window in the network's input as top, left, bottom, right (None: it cannot be told);
+          `window`, that in the layer's own input (None: that has no height and width); `inputs`, `kernel` and `bias`
+          with `total`, the sum, for a convolution or dense layer; `inputs` alone for others; `variables`, what the
+          layer has for this channel beside.
+        """
+        with self._lock:
+            look = self._look(number)
+            output = look.outputs.get(name)
+            if output is None:
+                raise UserError(f"there is no layer {name!r} with an output to show")
+            if len(place) != output.ndim or any(not 0 <= p < n for p, n in zip(place, output.shape, strict=True)):
+                raise UserError(f"place {list(place)}: the output of {name} is {list(output.shape)}")
+            found: dict[str, Any] = {"layer": name, "place": list(place), "value": float(output[place])}
+            found["field"] = self._field(name, place)
+            call = self._calls.get(name)
+            if call is None or call.calls:
+                return found
+            return {**found, **self._made(call, look, name, place)}
+
+    def _field(self, name: str, place: tuple[int, ...]) -> list[int] | None:
+        try:
+            seen = receptive_window(self.model, self.struct, layer=name, place=place)
+        except UserError:
+            return None
+        return [seen.top, seen.left, seen.bottom, seen.right]
+
+    def _made(self, call: Call, look: Look, name: str, place: tuple[int, ...]) -> dict[str, Any]:
+        """What made a unit of a layer without layers inside."""
+        given, output = look.inputs.get(name), look.outputs[name]
+        if given is None:
+            return {}
+        params, state = self._variables(name)
+        if given.ndim == 3:
+            # The layer alone, on its own input: nothing of the rest of the network is traced or compiled.
+            single = self._single.setdefault(name, network(_only, it=call.layer))
+            seen = see_unit(single, {"it": params}, {"it": state}, given[None], layer="it", place=place)
+            window, numbers, kernel, bias, total = seen.window, seen.inputs, seen.kernel, seen.bias, seen.total
+            box = None if window is None else [window.top, window.left, window.bottom, window.right]
+            if kernel is None and numbers.ndim == 3 and output.ndim == 3 and numbers.shape[-1] == output.shape[-1]:
+                numbers = numbers[..., place[-1] : place[-1] + 1]  # of pools, norms and the like: its own map
+            elif kernel is None and output.ndim == 1 and output.size == given.size:
+                numbers = given.reshape(-1)[place[0]].reshape(1)  # flattened
+        else:
+            box = total = bias = kernel = None
+            numbers = given
+            matrix, biases = self.weights(name)
+            if matrix is not None and matrix.shape == (given.shape[-1], output.shape[-1]):
+                numbers, kernel = given[place[:-1]], matrix[:, place[-1]]
+                bias = 0.0 if biases is None else float(biases[place[-1]])
+                total = float((numbers * kernel).sum(dtype=np.float64)) + bias
+            elif given.shape == output.shape:
+                numbers = given[place].reshape(1)
+        variables = {}
+        if kernel is None:
+            for key, value in {**_flat(params), **_flat(state)}.items():
+                if getattr(value, "shape", None) == output.shape[-1:]:
+                    variables[key.removeprefix("frozen/")] = float(value[place[-1]])
+        return {
+            "window": box,
+            "inputs": np.asarray(numbers, np.float32),
+            "kernel": None if kernel is None else np.asarray(kernel, np.float32),
+            "bias": bias,
+            "total": total,
+            "variables": variables,
+        }
+
+    def _variables(self, name: str) -> tuple[Any, Any]:
+        path = tuple(name.split("#")[0].split("/"))
+        return get(self.params, path) or {}, get(self.state, path) or {}
+
+    def weights(self, name: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Kernel and bias of a layer, frozen or not, as they are stored; None where it has none."""
+        params, state = self._variables(name)
+        stored = {**split(state)[0], **params}
+        kernel, bias = (None if stored.get(key) is None else _as_numpy(stored[key]) for key in ("kernel", "bias"))
+        return kernel, bias
+
+    # --- filters and overlays
+
+    def filters(self, name: str) -> np.ndarray:
+        """The filters of a convolution, `(h, w, C, K)`."""
+        with self._lock:
+            found = filters(self.model, self.params, self.state, name)
+            if found.ndim != 4:
+                raise UserError(f"the filters of {name} are {found.shape}: expected (h, w, C, K)")
+            return _as_numpy(found)
+
+    def overlay(self, number: int, kind: str, layer: str | None, unit: int | None) -> tuple[np.ndarray, dict[str, Any]]:
+        """What of an image speaks for a class.
+
+        Args:
+          number: of the look.
+          kind: "grad_cam", "occlusion" or "saliency".
+          layer: of Grad-CAM; None for the last layer with maps.
+          unit: the class; None for the most probable.
+
+        Returns:
+          The map in the network's input, `(h, w)`, float32, and what is to be said of it.
+        """
+        with self._lock:
+            look = self._look(number)
+            if unit is None:
+                unit = int(look.logits.argmax())
+            if not 0 <= unit < len(look.logits):
+                raise UserError(f"class {unit}: there are {len(look.logits)} classes")
+            asked = (self.model, self.params, self.state, look.given)
+            about: dict[str, Any] = {"kind": kind, "unit": unit, "layer": layer}
+            if kind == "grad_cam":
+                found = grad_cam(*asked, layer=layer, unit=unit)[0]
+            elif kind == "saliency":
+                found = saliency(*asked, unit=unit)[0]
+            elif kind == "occlusion":
+                size, stride, batch_size = self._square()
+                seen = occlusion(*asked, unit=unit, size=size, stride=stride, batch_size=batch_size)
+                found = seen.drop()[0]
+                about |= {"square": seen.size, "stride": seen.stride, "lowest": float(seen.probability.min())}
+            else:
+                raise UserError(f"overlay {kind!r}: expected grad_cam, occlusion or saliency")
+            return np.asarray(found, np.float32), about
+
+    def _square(self) -> tuple[int, int, int]:
+        """The size, stride and batch size of an occlusion that this network computes in seconds."""
+        height, width = self.shape[:2]
+        side = min(int(math.sqrt(_MACS / max(1, self._table.macs))), 32)
+        stride = max(1, math.ceil(min(height, width) / max(4, side)))
+        size = min(max(2 * stride, round(min(height, width) / 6)), height, width)
+        batch = max(1, min(64, _BYTES // max(1, self._table.total.activation_bytes)))
+        return size, stride, batch
+
+    def map_layers(self) -> list[str]:
+        """The layers that Grad-CAM can take."""
+        return [r["name"] for r in self.layers() if len(r["shape"]) == 3 and r["shape"][0] * r["shape"][1] > 1]
+
+
+class _Names:
+    """The names that `activations` gives: the second call of `conv1` is `conv1#2`."""
+
+    def __init__(self) -> None:
+        self._calls: collections.Counter[str] = collections.Counter()
+
+    def __call__(self, path: str) -> str:
+        self._calls[path] += 1
+        return f"{path}#{self._calls[path]}" if self._calls[path] > 1 else path
+
+
+def _only(net: Any, *inputs: Any) -> Any:
+    return net.it(*inputs)
+
+
+def _rows(row: Row) -> Iterator[Row]:
+    """Rows in the order in which the layers end."""
+    for child in row.children:
+        yield from _rows(child)
+        yield child
+
+
+def _pair(value: Any) -> list[float] | None:
+    if value is None:
+        return None
+    return list(value) if isinstance(value, tuple) else [value, value]
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        k: v for name, value in tree.items() for k, v in _flat(value, f"{prefix}/{name}" if prefix else name).items()
+    }
+
+
+def _as_numpy(x: Any) -> np.ndarray:
+    return np.asarray(x, np.float32)
+
+
+# --- maps as bytes -----------------------------------------------------------------------------------------------
+
+
+def stacked(output: np.ndarray) -> np.ndarray:
+    """A layer's output as maps `(h, w, channels)`: a vector is one map of one row, `(T, C)` are maps of one column."""
+    if output.ndim == 3:
+        return output
+    if output.ndim == 2:
+        return output[:, None]
+    return output.reshape(1, -1, 1)
+
+
+def packed(maps: np.ndarray, first: int, count: int, side: int) -> tuple[dict[str, Any], bytes]:
+    """Some maps `(h, w, channels)` as bytes, each from its own smallest to its own largest value.
+
+    Args:
+      maps: the layer's.
+      first, count: which of them.
+      side: the most pixels of a side; larger maps are reduced by averaging.
+
+    Returns:
+      A record: `size` (h, w) of what is sent, `low` and `high` of each, and of all of them; and `count * h * w` bytes,
+      0 for `low` and 255 for `high`.
+    """
+    chosen = np.moveaxis(maps[..., first : first + count], -1, 0).astype(np.float32)
+    finite = np.nan_to_num(chosen, nan=0.0, posinf=3e38, neginf=-3e38)
+    low, high = finite.min((1, 2)), finite.max((1, 2))
+    small = _reduced(finite, -(-max(finite.shape[1:]) // side)) if finite.shape[1] > 1 else finite
+    span = np.where(high > low, high - low, 1).astype(np.float64)
+    values = (small - low[:, None, None]) * (255 / span)[:, None, None]
+    record = {
+        "first": first,
+        "size": list(small.shape[1:]),
+        "low": [float(v) for v in low],
+        "high": [float(v) for v in high],
+        "finite": bool(np.isfinite(chosen).all()),
+    }
+    return record, np.clip(np.rint(values), 0, 255).astype(np.uint8).tobytes()
+
+
+def _reduced(maps: np.ndarray, by: int) -> np.ndarray:
+    if by <= 1:
+        return maps
+    count, height, width = maps.shape
+    rows, columns = -(-height // by), -(-width // by)
+    full = np.pad(maps, ((0, 0), (0, rows * by - height), (0, columns * by - width)), "edge")
+    return full.reshape(count, rows, by, columns, by).mean((2, 4))

@@ -1,0 +1,232 @@
+"""What is explored: a trained network with its run's history and its data, none of which is computed with here."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from jaxcnn import data, tasks
+from jaxcnn.core import Layer
+from jaxcnn.data.dataset import Dataset
+from jaxcnn.data.images import read_image, read_part
+from jaxcnn.data.preprocess import to_float
+from jaxcnn.data.sources import find
+from jaxcnn.data.stream import center_box
+from jaxcnn.errors import DataError, UserError
+from jaxcnn.train import Run, Trained
+from jaxcnn.train import runs as listed
+from jaxcnn.train.trained import rebuilt
+
+FIGURES = ("confusion.png", "mistakes.png")
+MOST_PIXELS = 40_000_000
+_EXAMPLES = 400
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A trained network, and what is known of it.
+
+    Attributes:
+      title: what the page is called.
+      trained: the network.
+      examples: gives some of the test data; raises DataError where they cannot be read.
+      folder: the run's folder; None for a network that has none.
+      notes: what of the run is not shown, a sentence each.
+    """
+
+    title: str
+    trained: Trained
+    examples: Callable[[], Dataset]
+    folder: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    def about(self) -> dict[str, Any]:
+        """What the page shows before anything is computed; JSON."""
+        config, trained = self.trained.config, self.trained
+        record: dict[str, Any] = {
+            "title": self.title,
+            "model": Path(str(config.get("model") or "")).name,
+            "data": Path(str(config.get("data") or "")).name,
+            "classes": list(trained.classes),
+            "image": list(trained.image),
+            "notes": list(self.notes),
+            "history": [],
+            "result": {},
+            "figures": [],
+        }
+        if self.folder is not None and (run := listed.read(self.folder)) is not None:
+            record |= {"history": run.history, "result": run.result or {}}
+            record["notes"] += run.trouble
+            record["figures"] = [name for name in FIGURES if (self.folder / name).is_file()]
+        return record
+
+    def read(self, source: str | Path | bytes, name: str = "the file") -> np.ndarray:
+        """An image file as the run's data would have it, `(H, W, C)`, uint8, as `jaxcnn predict` reads it.
+
+        Raises:
+          DataError: when it is no image, damaged, or too large.
+        """
+        height, width, channels = self.trained.image
+        where = name if isinstance(source, bytes) else str(source)
+        _check_pixels(source, where)
+        if self.trained.config.get("stream"):
+            return read_part(
+                source, lambda h, w: center_box(h, w, (height, width)), (height, width), channels, gap=3, name=where
+            )
+        return read_image(source, channels, (height, width), where)
+
+
+def _check_pixels(source: str | Path | bytes, where: str) -> None:
+    """An error for a picture that would take a second or more to decode, by what its header says."""
+    import io
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+                width, height = opened.size
+    except Image.DecompressionBombError:
+        raise DataError(f"{where} has more than {MOST_PIXELS:,} pixels; make it smaller first") from None
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError):
+        return  # the reader says it better
+    if width * height > MOST_PIXELS:
+        raise DataError(f"{where} is {width:,} x {height:,} pixels, the most is {MOST_PIXELS:,}; make it smaller first")
+
+
+def of_run(path: str | Path) -> Subject:
+    """The network of a run.
+
+    Raises:
+      UserError: for a folder that is no run, a run of another task than classes of images, or one without weights.
+    """
+    run = Run.open(path)
+    config = run.config
+    task = config.get("task", tasks.CLASSIFY)
+    if task != tasks.CLASSIFY:
+        raise UserError(
+            f"explore looks into networks that name the class of an image; {path} is one of the task {task}"
+        )
+    trained = Trained.load(path)
+    if len(trained.image) != 3:
+        raise UserError(f"explore looks into networks of images (height, width, channels); {path} has none")
+    notes: list[str] = []
+    model, params, state = trained.model, trained.params, trained.model_state
+    if count := config.get("ensemble"):
+        # Its layers have all members' maps; one network is looked into.
+        model = rebuilt({**config, "ensemble": 0}, len(trained.classes))
+        params, state = jax.tree.map(lambda x: x[0], (params, state))
+        notes.append(f"The run is an ensemble of {count} networks; this is the first of them.")
+    trained = dataclasses.replace(trained, model=model, params=params, model_state=state)
+    title = f"{Path(str(config['model'])).name.split(':')[-1]} on {Path(str(config.get('data'))).name}"
+    return _checked(Subject(title, trained, lambda: _test_data(trained), run.path, tuple(notes)))
+
+
+def of_layer(
+    model: Layer, params: Any, state: Any, preprocess: Callable[[Any], Any] | None, examples: Dataset | None
+) -> Subject:
+    """A network in memory.
+
+    Raises:
+      UserError: without `params` or data.
+    """
+    if params is None or examples is None:
+        raise UserError(
+            "a Layer is explored with its variables and some data: explore(model, params=params, state=state, "
+            "data=cnn.data.load('digits', 'test'))"
+        )
+    name = model.source.name if model.source else "network"
+    if name == "ensemble":
+        raise UserError(
+            "explore looks into one network: give it a member of the ensemble, with jax.tree.map(lambda x: x[0], ...) "
+            "of its params and state"
+        )
+    config = {"model": name, "data": examples.name}
+    trained = Trained(model, params, state or {}, preprocess or to_float, examples.image, examples.classes, config)
+    return of_trained(trained, examples)
+
+
+def of_trained(trained: Trained, examples: Dataset | None) -> Subject:
+    """A network with all that is needed to ask it."""
+    config = trained.config
+    names = [Path(str(config[key])).name.split(":")[-1] for key in ("model", "data") if config.get(key)]
+    read = (lambda: _some(examples)) if examples is not None else (lambda: _test_data(trained))
+    return _checked(Subject(" on ".join(names) or "network", trained, read))
+
+
+def _checked(subject: Subject) -> Subject:
+    """The subject, if its images can be shown and its network takes them."""
+    trained = subject.trained
+    if len(trained.image) != 3 or trained.image[-1] not in (1, 3):
+        raise UserError(f"explore shows images of 1 channel or 3; the network's are {trained.image}")
+    example = jax.ShapeDtypeStruct((1, *trained.image), np.uint8)
+    found = jax.eval_shape(
+        lambda x: trained.model.apply(trained.params, trained.model_state, trained.preprocess(x))[0], example
+    )
+    shape = getattr(found, "shape", None)
+    if shape != (1, len(trained.classes)):
+        got = jax.tree.map(lambda x: x.shape, found)
+        raise UserError(
+            f"explore looks into networks that give one number for each class: expected an output "
+            f"{(1, len(trained.classes))} for one image, got {got}"
+        )
+    return subject
+
+
+# --- examples ----------------------------------------------------------------------------------------------------
+
+
+def _test_data(trained: Trained) -> Dataset:
+    """Some of the test data of a run, a few hundred images."""
+    config = trained.config
+    if "data" not in config:
+        raise DataError("the run does not say what its data was")
+    height, width, channels = trained.image
+    name, where, streamed = config["data"], config.get("data_dir"), config.get("stream")
+    if name in ("digits", "mnist") and not streamed:
+        return _some(_of_size(data.load(name, "test", where, (height, width)), trained))
+    source = find(name, "test", where)
+    # The records of a prepared set are in random order, files in that of their classes.
+    labels = getattr(source, "labels", None)
+    index = np.arange(min(_EXAMPLES, len(source))) if labels is None else _spread(labels)
+    files = list(source.take(np.sort(index)))
+    read = _middle if streamed else read_image
+    images = np.stack([read(file, channels, (height, width), where) for file, _, where in files])
+    found = Dataset(images, np.array([label for _, label, _ in files], np.int32), tuple(source.classes), name)
+    return _some(_of_size(found, trained))
+
+
+def _middle(file: str | Path | bytes, channels: int, size: tuple[int, int], name: str) -> np.ndarray:
+    return read_part(file, lambda h, w: center_box(h, w, size), size, channels, gap=3, name=name)
+
+
+def _of_size(found: Dataset, trained: Trained) -> Dataset:
+    if found.image != trained.image or len(found.classes) != len(trained.classes):
+        raise DataError(
+            f"the data {found.name} is not what the run had: images {found.image} of {len(found.classes)} classes, the "
+            f"run had {trained.image} and {len(trained.classes)}"
+        )
+    return found
+
+
+def _spread(labels: Sequence[int] | np.ndarray) -> np.ndarray:
+    """A few hundred examples' numbers: the first of each class, then the second of each, and so on."""
+    labels = np.asarray(labels)
+    order = np.argsort(labels, kind="stable")
+    sorted_labels = labels[order]
+    starts = np.searchsorted(sorted_labels, sorted_labels)
+    rank = np.arange(len(labels)) - starts
+    return order[np.lexsort((sorted_labels, rank))][:_EXAMPLES]
+
+
+def _some(found: Dataset) -> Dataset:
+    if found.images.dtype != np.uint8:
+        raise DataError(f"explore shows uint8 images, {found.name} has {found.images.dtype}")
+    return found.take(_spread(found.labels))
