@@ -862,3 +862,12 @@ def test_confusion_writes_counts_and_the_number_right():
 def test_activation_maps_of_a_batch_are_refused():
     with pytest.raises(ValueError, match=r"the maps of one image, \(H, W, C\), got \(2, 4, 4, 3\)"):
         plots.activation_maps(np.zeros((2, 4, 4, 3)))
+
+
+def test_a_shape_stands_for_one_image_and_a_name_for_its_row():
+    table = inspect.summary(cnn.models.resnet20(), (32, 32, 3))
+    assert table == inspect.summary(cnn.models.resnet20(), image(32))
+    assert table["conv1"].params == 3 * 3 * 3 * 16
+    assert table["layer2"].params == sum(row.params for row in table["layer2"].children)
+    with pytest.raises(UserError, match="unknown layer 'conv9': did you mean conv1"):
+        table["conv9"]

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxcnn.core import Layer
+from jaxcnn.errors import unknown
 from jaxcnn.inspect.cost import Cost, costs, macs, nbytes
 from jaxcnn.inspect.graph import check_suffix, draw
 from jaxcnn.inspect.receptive_field import Field, image
@@ -91,6 +93,18 @@ class Summary:
     params_bytes: int
     depth: int | None = None
     _trace: Trace | None = field(default=None, repr=False, compare=False)
+
+    def __getitem__(self, name: str) -> Row:
+        """The row of a layer, or of a network of layers, by its name: `table["conv1"].params`.
+
+        Raises:
+          UserError: when there is none of this name.
+        """
+        every = list(_visible(self.total, None, 1))
+        for row in every:
+            if row.name == name:
+                return row
+        raise unknown("layer", name, [row.name for row in every])
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -176,8 +190,8 @@ def summary(model: Layer, *inputs: Any, train: bool = False, depth: int | None =
 
     Args:
       model: a Layer.
-      *inputs: arrays or `jax.ShapeDtypeStruct`s, with a batch axis. Nothing is computed on them. Figures are for the
-        batch given: use one of 1.
+      *inputs: arrays or `jax.ShapeDtypeStruct`s, with a batch axis; or `(height, width, channels)` for one image of
+        floats. Nothing is computed on them. Figures are for the batch given: use one of 1.
       train: whether the pass is a training pass (auxiliary heads, batch statistics and the like). Batch normalization
         then looks at all pixels of an image, and so does what comes after it.
       depth: how many levels of networks the table shows; all of them when not given. `layers` and the JSON hold all.
@@ -191,7 +205,7 @@ def summary(model: Layer, *inputs: Any, train: bool = False, depth: int | None =
     """
     if depth is not None and depth < 1:
         raise ValueError(f"depth={depth}: expected 1 or more levels, or None for all")
-    traced = trace(model, *inputs, train=train)
+    traced = trace(model, *map(_one_image, inputs), train=train)
     rows = _Rows(traced)
     total = rows.row(traced.root)
     if not total.children:
@@ -199,6 +213,13 @@ def summary(model: Layer, *inputs: Any, train: bool = False, depth: int | None =
     leaves = tuple(row for row in _visible(total, None, 1) if not row.children) or (total,)
     size = sum(nbytes(x) for x in jax.tree.leaves(traced.params))
     return Summary(leaves, total.params, total.macs, total, size, depth, traced)
+
+
+def _one_image(x: Any) -> Any:
+    """A shape as a batch of one array of that shape; anything else as it is."""
+    if isinstance(x, tuple) and x and all(isinstance(side, int) for side in x):
+        return jax.ShapeDtypeStruct((1, *x), np.float32)
+    return x
 
 
 def draw_graph(
