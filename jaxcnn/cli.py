@@ -169,6 +169,23 @@ class Runs:
 
 
 @dataclass
+class Explore:
+    """Look into a run's network in the browser: the maps of every layer for an input that you draw or choose, and what
+    made each unit."""
+
+    run: tyro.conf.Positional[Path]
+    """The folder of a run."""
+    image: Path | None = None
+    """An image file to begin with."""
+    port: int = 0
+    """Where to listen, on this machine only; at any port that is free when not given."""
+    export: Path | None = None
+    """Write the page with some examples to this .html file, which needs no server, instead of serving it."""
+    no_browser: bool = False
+    """Print the address only."""
+
+
+@dataclass
 class Export:
     """Write a run's network as files that run without jaxcnn: the computation, the weights and a predict.py."""
 
@@ -217,6 +234,7 @@ _COMMANDS = {
     "evaluate": Evaluate,
     "predict": Predict,
     "runs": Runs,
+    "explore": Explore,
     "export": Export,
     "summary": Summary,
     "models": Models,
@@ -431,7 +449,7 @@ def _classification(options: Train, entry: Any) -> _Work:
     """Images with a class each."""
     import jax
 
-    from jaxcnn import data, losses, weights
+    from jaxcnn import data, losses, tasks, weights
     from jaxcnn.train.trained import rebuilt
 
     if options.augment == "auto":
@@ -440,6 +458,9 @@ def _classification(options: Train, entry: Any) -> _Work:
         if augmentation not in _AUGMENT:
             raise unknown("augmentation", augmentation, _AUGMENT)
     name, size = str(options.data), _size(options.size)
+    if name in tasks.DATASETS:
+        raise UserError(f"{name} is for other networks than {options.model}: {tasks.DATASETS[name]}")
+    model_options = _model_options(options.options)
     everything: Any
     test: Any
     if options.stream:
@@ -454,7 +475,6 @@ def _classification(options: Train, entry: Any) -> _Work:
         everything = data.load(name, "train", options.data_dir, size)
         test = data.load(name, "test", options.data_dir, everything.image[:2])
     learn, held = everything.hold_out(options.validation) if options.validation else (everything, None)
-    model_options = _model_options(options.options)
     model = rebuilt({**dataclasses.asdict(options), "model_options": model_options}, len(learn.classes))
     settings: dict[str, Any] = {
         "loss": losses.every_output(losses.softmax_cross_entropy),
@@ -486,7 +506,7 @@ def _other(options: Train, task: Any) -> _Work:
             raise UserError(f"--{name} is for networks that name the class of an image; {options.model} does not")
     if options.augment not in ("auto", "none"):
         raise UserError(f"--augment {options.augment}: for {task.about}, choose auto or none")
-    name, size = str(options.data), _size(options.size)
+    name, size, chosen = str(options.data), _size(options.size), _model_options(options.options)
     learn = task.load(name, "train", options.data_dir, size)
     held = None
     if options.validation and task.validation:
@@ -497,7 +517,7 @@ def _other(options: Train, task: Any) -> _Work:
     settings = dict(task.settings(learn))
     if options.augment == "none":
         settings.pop("augment", None)
-    model_options = {**task.options(learn), **_model_options(options.options)}
+    model_options = {**task.options(learn), **chosen}
     model = rebuilt({**dataclasses.asdict(options), "model_options": model_options}, len(learn.classes))
     return _Work(learn, held, test, model, model_options, settings, task.what)
 
@@ -767,6 +787,12 @@ def _runs(given: Runs) -> None:
     print(json.dumps(rows) if given.json else runs.table(found))
 
 
+def _explore(given: Explore) -> None:
+    from jaxcnn.explore import explore
+
+    explore(given.run, given.image, given.port, given.export, not given.no_browser)
+
+
 def _export(given: Export) -> None:
     from jaxcnn import export, tasks, train
 
@@ -845,16 +871,17 @@ def _models(given: Models) -> None:
 
 
 def _datasets(given: Datasets) -> None:
-    from jaxcnn.data import DATASETS
+    from jaxcnn import data, tasks
 
-    width = max(map(len, DATASETS))
-    for name, about in DATASETS.items():
+    every = {**data.DATASETS, **tasks.DATASETS}
+    width = max(map(len, every))
+    for name, about in every.items():
         print(f"{name:{width}s}  {about}")
 
 
 _DO: dict[type, Any] = {
-    Train: _train, Evaluate: _evaluate, Predict: _predict, Runs: _runs, Export: _export, Summary: _summary,
-    Models: _models, Datasets: _datasets,
+    Train: _train, Evaluate: _evaluate, Predict: _predict, Runs: _runs, Explore: _explore, Export: _export,
+    Summary: _summary, Models: _models, Datasets: _datasets,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def tiny(classes):
 def wide(classes):
     return cnn.serial(conv1=cnn.conv(4, 9), flat=cnn.flatten, head=cnn.dense(classes))
 """
-COMMANDS = ("train", "evaluate", "predict", "summary", "runs", "export", "models", "datasets")
+COMMANDS = ("train", "evaluate", "predict", "summary", "runs", "explore", "export", "models", "datasets")
 
 
 @pytest.fixture
@@ -352,7 +352,7 @@ def test_a_run_of_ones_own_model_can_be_asked(run, columns, tmp_path):
 RUN, OK = "{digits}", "{ok}"
 BAD = [  # arguments, exit status, what stderr says
     (["tran"], 2, "unknown command 'tran': did you mean train"),
-    (["zzz"], 2, "unknown command 'zzz': there are datasets, evaluate, export, models, predict, runs, summary, train"),
+    (["zzz"], 2, "unknown command 'zzz': there are datasets, evaluate, explore, export, models, predict, runs, "),
     (["--verbose"], 2, "--verbose"),
     (["train", "--epoch", "3"], 2, "unknown option '--epoch': did you mean --epochs"),
     (["train", "--optimiser=sgd"], 2, "unknown option '--optimiser': did you mean --optimizer"),

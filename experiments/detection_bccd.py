@@ -1,0 +1,175 @@
+"""Fast R-CNN and R-CNN on blood cells: average precision from the same regions, and the time that an image takes."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+import jaxcnn as cnn
+from experiments.common import machine, main, percent, table
+from jaxcnn import detection
+from jaxcnn.data.proposals import cache_folder, selective_search, with_regions
+from jaxcnn.data.sources import data_root
+from jaxcnn.data.voc import voc
+from jaxcnn.errors import DataError
+from jaxcnn.inspect.plots import Figure
+from jaxcnn.models.fast_rcnn import fast_rcnn, small_backbone
+from jaxcnn.models.rcnn import rcnn
+
+Which = Literal["both", "fast_rcnn", "rcnn"]
+
+
+def _data(folder: Path, split: str, scale: float, regions: int, examples: int | None) -> tuple[Any, float]:
+    """The images of a split with their regions, and the seconds that those took, an image (0 from the cache)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # two objects of BCCD are points
+        data = voc(folder, split, size=(round(480 * scale), round(640 * scale)))
+    data = data if examples is None else data.take(slice(examples))
+    began = time.perf_counter()
+    found = selective_search(data.inputs, most=regions, cache=cache_folder())
+    return with_regions(data, found), (time.perf_counter() - began) / len(data)
+
+
+def _augment(count: int) -> cnn.data.augment.Augment:
+    """Cells have no right way up. Background is drawn from everywhere: random weights have all of it to learn."""
+    regions = detection.sample_regions(count, positive=0.4, background=(0.0, 0.5))
+    return cnn.data.compose(detection.flip_boxes(), detection.flip_boxes(vertical=True), regions)
+
+
+def _milliseconds(run: Callable[[int], Any], count: int) -> float:
+    """The median time of a call."""
+    run(0)
+    times = []
+    for i in range(count):
+        began = time.perf_counter()
+        jax.block_until_ready(run(i))
+        times.append(1e3 * (time.perf_counter() - began))
+    return statistics.median(times)
+
+
+def detection_bccd(
+    data_dir: Path | None = None, network: Which = "both", examples: int | None = None, scale: float = 0.5,
+    regions: int = 800, width: int = 24, units: int = 128, epochs: int = 14, rcnn_epochs: int = 4,
+    batch_size: int = 2, lr: float = 1e-3, timed: int = 8, seed: int = 0, picture: Path | None = None,
+    full: bool = False,
+) -> None:  # fmt: skip
+    """Both networks learn from the same regions, by selective search, of BCCD's trainval split, from random weights.
+
+    They have the same convolutions and the same dense layers; R-CNN runs them for each region, warped to 56x56, Fast
+    R-CNN the convolutions once an image. The test split is looked at once, at the end.
+
+    Args:
+      data_dir: the folder in which `bccd` lies.
+      network: both, or one of them.
+      examples: how many images of each split; all when not given.
+      scale: of the images, which have 640x480 pixels.
+      regions: the most of an image.
+      width: filters of the first convolution.
+      units: of the dense layer.
+      epochs: of Fast R-CNN, 64 regions of each image.
+      rcnn_epochs: of R-CNN, 32 regions of each image.
+      batch_size: images a step.
+      lr: Adam's learning rate, with half a cosine to 0.
+      timed: how many images the time of detection is the median of.
+      picture: a file for four test images with what was found and what is there.
+      full: 64 filters, 1024 units, 120 and 60 epochs (for an accelerator).
+    """
+    if full:
+        width, units, epochs, rcnn_epochs = 64, 1024, 120, 60
+    root = data_root(data_dir)
+    if root is None:
+        raise DataError("no --data-dir was given and JAXCNN_DATA_DIR is not set: where is the folder bccd?")
+    train, took = _data(root / "bccd", "trainval", scale, regions, examples)
+    test, test_took = _data(root / "bccd", "test", scale, regions, examples)
+    classes = train.classes
+    recall = detection.recall_of(test.inputs[1], test.labels, classes)
+    count = (test.inputs[1][..., 2] > 0).sum(1).mean()
+    print(
+        f"{len(train)} and {len(test)} images; regions of a test image: {count:.0f}, "
+        f"recall at 0.5: {', '.join(f'{name} {percent(share)}' for name, share in recall.items())}; "
+        f"computing them took {took:.2f} and {test_took:.2f} s an image (about 0: from the cache)",
+        flush=True,
+    )
+    size = train.inputs[0].shape[1:3]
+    makers: dict[str, tuple[Any, int, int]] = {
+        "fast_rcnn": (functools.partial(fast_rcnn, pool=7), epochs, 64),
+        "rcnn": (functools.partial(rcnn, size=56), rcnn_epochs, 32),
+    }
+    found, rows, times = {}, [], {}
+    for name, (make, count, sampled) in makers.items():
+        if network not in ("both", name):
+            continue
+        model = make(classes=len(classes), backbone=small_backbone(width), units=units)
+        steps = count * (len(train) // min(batch_size, len(train)))
+        run = cnn.train.fit(
+            model, train, loss=detection.multi_task(), augment=_augment(sampled), epochs=count, batch_size=batch_size,
+            optimizer=cnn.train.make_optimizer("adam", lr, "cosine", steps, weight_decay=1e-4, clip=10.0),
+            seed=seed, metrics={}, preprocess=cnn.data.to_float, show=False,
+        )  # fmt: skip
+        losses = " ".join(f"{record['loss']:.3f}" for record in run.history)
+        print(f"{name}: loss by epoch {losses}", flush=True)
+        detect = detection.make_detect(model, batch_size=1)
+        found[name] = detect(run.params, run.model_state, test)
+        figures = detection.mean_average_precision(found[name], test.labels, classes)
+        ones = [test.take(slice(i, i + 1)) for i in range(min(timed, len(test)))]
+
+        def one(i: int, detect: Any = detect, run: Any = run, ones: Any = ones) -> Any:
+            return detect(run.params, run.model_state, ones[i % len(ones)])
+
+        times[name] = _milliseconds(one, len(ones))
+        rows.append([
+            name, percent(figures["map"]), percent(figures["map_07"]),
+            *(percent(figures.get(f"ap {c}", float("nan"))) for c in classes), f"{run.result['params']:,}",
+            f"{run.result['seconds']:.0f}", f"{times[name]:.0f}",
+        ])  # fmt: skip
+        print("  ".join(rows[-1]), flush=True)
+    pixels = test.inputs[0]
+    search = _milliseconds(
+        lambda i: selective_search(pixels[i : i + 1], most=regions, workers=1), min(timed, len(test))
+    )
+    print(f"\nBCCD, images of {size[1]}x{size[0]}, {len(train)} to learn from, {len(test)} to test ({machine()})")
+    header = ["network", "mAP@0.5", "mAP, 11 points", *(f"AP {c}" for c in classes), "parameters", "seconds",
+              "ms an image"]  # fmt: skip
+    print(table(header, rows))
+    print(f"selective search: {search:.0f} ms an image, on one core")
+    if len(times) == 2:
+        alone = times["rcnn"] / times["fast_rcnn"]
+        together = (times["rcnn"] + search) / (times["fast_rcnn"] + search)
+        print(
+            f"Fast R-CNN detects {alone:.1f} times as fast as R-CNN, {together:.1f} times with the search for regions"
+        )
+    if picture is not None:
+        _draw(picture, test, found)
+
+
+def _draw(path: Path, test: Any, found: dict[str, detection.Detections], least: float = 0.5) -> None:
+    """The first four images: what is there, and what each network is sure of by half or more."""
+    images, classes = test.inputs[0], test.classes
+    count = min(4, len(images))
+    titles = {"fast_rcnn": "Fast R-CNN", "rcnn": "R-CNN"}
+    figure = Figure(figsize=(5.2 * (1 + len(found)), 4.0 * count), layout="constrained")
+    for i, line in enumerate(figure.subplots(count, 1 + len(found), squeeze=False)):
+        truth = test.labels["boxes"][i], test.labels["classes"][i]
+        line[0].imshow(detection.draw_boxes(images[i], *truth, classes))
+        for axes, each in zip(line[1:], found.values(), strict=True):
+            sure = each.scores[i] >= least
+            boxes, scores, own = (array[i][sure] for array in each)
+            axes.imshow(detection.draw_boxes(images[i], boxes, own, classes, scores))
+        for axes, title in zip(line, ["what is there", *(titles[name] for name in found)], strict=True):
+            axes.axis("off")
+            if i == 0:
+                axes.set_title(title, fontsize=14)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=75)
+    print(f"drawn: {path}")
+
+
+if __name__ == "__main__":
+    main(detection_bccd)

@@ -1,0 +1,167 @@
+"""Fast R-CNN (Girshick, Fast R-CNN, 2015): the convolutions run once an image, and each region pools its part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+
+from jaxcnn import core
+from jaxcnn.errors import UserError
+from jaxcnn.layers import batch_norm, conv, dense, dropout, max_pool, relu
+from jaxcnn.ops.roi import roi_align, roi_max_pool
+
+_he = initializers.variance_scaling(2, "fan_out", "normal")
+
+
+class Regions(NamedTuple):
+    """What a network says of the regions of each image.
+
+    Attributes:
+      logits: `(N, R, K + 1)`, a score for each class, and for background as the last.
+      deltas: `(N, R, K, 4)`, for each class what turns the region into the box of its object (`ops.boxes.encode`),
+        in units of `jaxcnn.detection.DEVIATION`.
+      boxes: `(N, R, 4)`, the regions themselves. A region of zero size is no region: it fills a place.
+    """
+
+    logits: jax.Array
+    deltas: jax.Array
+    boxes: jax.Array
+
+
+@core.layer
+def small_backbone(width: int = 24, *, norm: bool = True) -> core.Layer:
+    """Convolutions to a map of stride 8, for small images and objects: `(N, H, W, C) -> (N, H / 8, W / 8, 4 width)`.
+
+    A 5x5 filter of stride 2, then two stages of two 3x3 convolutions, the second four of them wide; a 2x2 max pool
+    before each stage. A pixel of the map sees 68 x 68 pixels of the image. H and W should be multiples of 8.
+
+    Args:
+      width: filters of the first convolution; the stages have 2 and 4 times as many.
+      norm: batch normalization behind each convolution.
+    """
+    layers: dict[str, core.Layer | Callable] = {}
+
+    def add(name: str, features: int, size: int, stride: int = 1) -> None:
+        layers[f"conv{name}"] = conv(
+            features, size, stride, padding="SAME" if stride > 1 else size // 2, bias=not norm, kernel_init=_he
+        )
+        if norm:
+            layers[f"bn{name}"] = batch_norm()
+        layers[f"relu{name}"] = relu
+
+    add("1", width, 5, stride=2)
+    for stage in (2, 3):
+        layers[f"pool{stage - 1}"] = max_pool(2)
+        for i in (1, 2):
+            add(f"{stage}_{i}", 2 ** (stage - 1) * width, 3)
+    return core.serial(**layers)
+
+
+@core.layer
+def vgg_backbone(convolutions: Sequence[int] = (2, 2, 3, 3, 3), *, width: int = 64, norm: bool = False) -> core.Layer:
+    """VGG's stages without the last pool, as the paper has it: `(N, H, W, C) -> (N, H / 16, W / 16, 8 width)`.
+
+    Args:
+      convolutions: in each stage; (2, 2, 3, 3, 3) is VGG-16. The layers have the names of `models.vgg`'s, so that its
+        trained variables fit.
+      width: filters of the first stage.
+      norm: batch normalization behind each convolution.
+    """
+    layers: dict[str, core.Layer | Callable] = {}
+    for stage, count in enumerate(convolutions, 1):
+        for i in range(1, count + 1):
+            layers[f"conv{stage}_{i}"] = conv(width * min(2 ** (stage - 1), 8), 3, padding=1, kernel_init=_he)
+            if norm:
+                layers[f"bn{stage}_{i}"] = batch_norm()
+            layers[f"relu{stage}_{i}"] = relu
+        if stage < len(convolutions):
+            layers[f"pool{stage}"] = max_pool(2)
+    return core.serial(**layers)
+
+
+@core.layer
+def region_head(classes: int, units: int = 128, *, layers: int = 1, drop: float = 0.0) -> core.Layer:
+    """Dense layers, then a score for each class and background, and a box for each class.
+
+    `(N, R, P, P, C) -> (N, R, K + 1), (N, R, K, 4)`.
+
+    Args:
+      classes: K.
+      units: of each hidden layer; 4096 in the paper.
+      layers: how many; 2 in the paper.
+      drop: dropout behind each.
+
+    Source: section 2.1; the weights of the last layers start with deviations 0.01 and 0.001 (section 2.3).
+    """
+
+    def forward(net: core.Net, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
+        for i in range(layers):
+            x = net[f"drop{i + 6}"](relu(net[f"fc{i + 6}"](x)))
+        return net.score(x), net.box(x).reshape(*x.shape[:2], classes, 4)
+
+    hidden: dict[str, Any] = {f"fc{i + 6}": dense(units, kernel_init=_he_in) for i in range(layers)}
+    hidden |= {f"drop{i + 6}": dropout(drop) for i in range(layers)}
+    return core.network(
+        forward,
+        **hidden,
+        score=dense(classes + 1, kernel_init=initializers.normal(0.01)),
+        box=dense(4 * classes, kernel_init=initializers.normal(0.001)),
+    )
+
+
+_he_in = initializers.he_normal()
+
+
+@core.layer
+def fast_rcnn(
+    classes: int = 20,
+    *,
+    backbone: core.Layer | None = None,
+    pool: int = 7,
+    align: bool = False,
+    units: int = 128,
+    layers: int = 1,
+    drop: float = 0.0,
+) -> core.Layer:
+    """One map an image, RoI pooling, two heads: `(images (N, H, W, C), boxes (N, R, 4)) -> Regions`.
+
+    Args:
+      classes: K, without background.
+      backbone: images to a map; `small_backbone()` when not given, and `vgg_backbone()` is the paper's. How many pixels
+        of the image one of the map stands for is read off their sizes.
+      pool: P, a region is pooled to P x P.
+      align: RoI align instead of the paper's RoI max pooling.
+      units, layers, drop: of the dense layers; see `region_head`. The paper has two of 4096 with dropout 0.5.
+
+    Raises:
+      LayerError: for boxes of another shape.
+
+    Source: section 2 and figure 1.
+    """
+
+    def forward(net: core.Net, images: jax.Array, boxes: jax.Array) -> Regions:
+        features = net.backbone(images)
+        scale = features.shape[1] / images.shape[1]
+        if abs(features.shape[2] / images.shape[2] - scale) > 1e-6:
+            raise core.LayerError(
+                f"images of {images.shape[1]}x{images.shape[2]} have a map of {features.shape[1]}x{features.shape[2]}, "
+                "whose sides are no equal share; use images whose sides are multiples of the map's stride"
+            )
+        try:
+            pooled = (roi_align if align else roi_max_pool)(features, boxes, pool, scale)
+        except UserError as error:
+            raise core.LayerError(str(error)) from None
+        logits, deltas = net.head(pooled)
+        return Regions(logits, deltas, jnp.asarray(boxes))
+
+    return core.network(
+        forward,
+        backbone=small_backbone() if backbone is None else backbone,
+        head=region_head(classes, units, layers=layers, drop=drop),
+    )

@@ -1,0 +1,58 @@
+"""R-CNN (Girshick et al., Rich feature hierarchies for accurate object detection and semantic segmentation, 2014)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxcnn import core
+from jaxcnn.errors import UserError
+from jaxcnn.models.fast_rcnn import Regions, region_head, small_backbone
+from jaxcnn.ops.roi import crop_regions
+
+
+@core.layer
+def rcnn(
+    classes: int = 20,
+    *,
+    backbone: core.Layer | None = None,
+    size: int = 56,
+    context: int = 4,
+    units: int = 128,
+    layers: int = 1,
+    drop: float = 0.0,
+) -> core.Layer:
+    """Each region is cut out, warped to a square and classified by itself: `(images, boxes (N, R, 4)) -> Regions`.
+
+    Args:
+      classes: K, without background.
+      backbone: warped regions `(N R, size, size, C)` to a map; `small_backbone()` when not given.
+      size: of the warped regions; 227 in the paper.
+      context: pixels of the warped region, on each side, that show what is around the box; 16 in the paper.
+      units, layers, drop: of the dense layers; see `models.fast_rcnn.region_head`.
+
+    Each image's mean colour is taken off first: then what a warped region has outside the image, 0, is that colour.
+
+    Against the paper: one network is trained by one loss, and its softmax is the classifier and its last layer the
+    regressor of boxes, where the paper trains support vector machines and a ridge regression on the network's features.
+
+    Raises:
+      LayerError: for boxes of another shape.
+
+    Source: section 2; warping, appendix A; boxes, appendix C.
+    """
+
+    def forward(net: core.Net, images: jax.Array, boxes: jax.Array) -> Regions:
+        try:
+            crops = crop_regions(images - images.mean((1, 2), keepdims=True), boxes, size, context)
+        except UserError as error:
+            raise core.LayerError(str(error)) from None
+        features = net.backbone(crops.reshape(-1, *crops.shape[2:]))
+        logits, deltas = net.head(features.reshape(*crops.shape[:2], *features.shape[1:]))
+        return Regions(logits, deltas, jnp.asarray(boxes))
+
+    return core.network(
+        forward,
+        backbone=small_backbone() if backbone is None else backbone,
+        head=region_head(classes, units, layers=layers, drop=drop),
+    )

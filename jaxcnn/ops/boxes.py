@@ -1,0 +1,68 @@
+"""Boxes as arrays `(..., 4)`: x1, y1, x2, y2 in pixels, x to the right and y down, x2 and y2 being the far edges.
+
+A pixel is a square of side 1 and the first one reaches from 0 to 1, so a box is x2 - x1 wide. A box that is turned
+inside out has no area.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+_MOST_GROWTH = 4.0  # of a box's log width: more than 50 times as wide is no correction, and its exp may overflow
+
+
+def area(boxes: jax.Array) -> jax.Array:
+    """Width times height, 0 where either is not positive: `(..., 4) -> (...)`, square pixels."""
+    size = jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0)
+    return size[..., 0] * size[..., 1]
+
+
+def iou(first: jax.Array, second: jax.Array) -> jax.Array:
+    """Intersection over union of each box with each other one: `(..., A, 4), (..., B, 4) -> (..., A, B)`, 0 to 1.
+
+    Boxes without area have an IoU of 0 with everything, themselves included.
+    """
+    a, b = first[..., :, None, :], second[..., None, :, :]
+    corners = [jnp.maximum(a[..., :2], b[..., :2]), jnp.minimum(a[..., 2:], b[..., 2:])]
+    shared = area(jnp.concatenate(corners, -1))
+    union = area(a) + area(b) - shared
+    return jnp.where(shared > 0, shared / jnp.where(union > 0, union, 1), 0)
+
+
+def clip(boxes: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """The part of each box that lies in an image of `size` (height, width)."""
+    height, width = size
+    return jnp.clip(boxes, 0, jnp.asarray([width, height, width, height], boxes.dtype))
+
+
+def encode(boxes: jax.Array, truth: jax.Array, deviation: Sequence[float] = (1, 1, 1, 1)) -> jax.Array:
+    """What turns `boxes` into `truth`: `(..., 4), (..., 4) -> (..., 4)`.
+
+    tx = (Gx - Px) / Pw, ty = (Gy - Py) / Ph, tw = log(Gw / Pw), th = log(Gh / Ph), each divided by its `deviation`;
+    x and y are centres, w and h sizes, P the box and G the truth. Sizes below a hundredth of a pixel count as that.
+
+    Source: Girshick et al., Rich feature hierarchies for accurate object detection (2014), appendix C.
+    """
+    (centre, size), (goal, wanted) = _centre_size(boxes), _centre_size(truth)
+    size, wanted = jnp.maximum(size, 0.01), jnp.maximum(wanted, 0.01)
+    deltas = jnp.concatenate([(goal - centre) / size, jnp.log(wanted / size)], -1)
+    return deltas / jnp.asarray(deviation, deltas.dtype)
+
+
+def decode(boxes: jax.Array, deltas: jax.Array, deviation: Sequence[float] = (1, 1, 1, 1)) -> jax.Array:
+    """The boxes that `deltas` make of `boxes`: `(..., 4), (..., 4) -> (..., 4)`, the inverse of `encode`.
+
+    Gx = Pw dx + Px, Gy = Ph dy + Py, Gw = Pw exp(dw), Gh = Ph exp(dh). No box gets more than 54 times as large.
+    """
+    deltas = deltas * jnp.asarray(deviation, deltas.dtype)
+    centre, size = _centre_size(boxes)
+    centre = centre + deltas[..., :2] * size
+    half = size * jnp.exp(jnp.minimum(deltas[..., 2:], _MOST_GROWTH)) / 2
+    return jnp.concatenate([centre - half, centre + half], -1)
+
+
+def _centre_size(boxes: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]

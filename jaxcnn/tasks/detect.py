@@ -1,0 +1,111 @@
+"""A box and a class for each object."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jaxcnn import detection
+from jaxcnn.data.augment import compose
+from jaxcnn.data.dataset import Examples
+from jaxcnn.data.images import read_image
+from jaxcnn.data.proposals import cache_folder, selective_search, with_regions
+from jaxcnn.data.sources import data_root, is_path
+from jaxcnn.data.voc import voc
+from jaxcnn.errors import DataError, unknown
+from jaxcnn.ops.boxes import area
+from jaxcnn.tasks.files import stems
+from jaxcnn.tasks.task import Row, Task
+from jaxcnn.train.trained import Trained
+
+_KNOWN = {"bccd": (240, 320)}
+"""Sets that have a name, and the size that their images are brought to."""
+_REGIONS = 800
+_SURE = 0.5  # the probability from which on an object is shown
+
+
+def _load(name: str, split: str, data_dir: Path | None, size: tuple[int, int] | None) -> Examples:
+    if is_path(name):
+        data = voc(name, split, size=size)
+    elif name in _KNOWN:
+        root = data_root(data_dir)
+        if root is None or not (root / name).is_dir():
+            where = f"{root} has no folder {name}" if root else "no --data-dir was given and JAXCNN_DATA_DIR is not set"
+            raise DataError(f"{name}: {where}; or give the path of any folder in Pascal VOC's form")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # two of BCCD's cells are points
+            data = voc(root / name, split, size=size or _KNOWN[name])
+    else:
+        raise unknown("dataset", name, [*_KNOWN, "path/to/folder in Pascal VOC's form"])
+    return with_regions(data, selective_search(data.inputs, most=_REGIONS, cache=cache_folder()))
+
+
+def _settings(data: Examples) -> Mapping[str, Any]:
+    return {
+        "loss": detection.multi_task(),
+        "metrics": {},
+        "augment": compose(detection.flip_boxes(), detection.sample_regions(positive=0.4, background=(0.0, 0.5))),
+    }
+
+
+def _evaluate(trained: Trained, data: Examples) -> Mapping[str, float]:
+    """The mean average precision, and the average precision of each class."""
+    detect = detection.make_detect(trained.model, trained.preprocess)
+    found = detect(trained.params, trained.model_state, data)
+    return detection.mean_average_precision(found, data.labels, trained.classes)
+
+
+def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
+    """For each image `NAME-boxes.png`. Images are brought to the size of those that the network learned from."""
+    out.mkdir(parents=True, exist_ok=True)
+    detect = detection.make_detect(trained.model, trained.preprocess, batch_size=1)
+    height, width, channels = trained.config["inputs"][0]
+    rows = []
+    for name, file in zip(stems(given), given, strict=True):
+        whole = read_image(file, channels)
+        image = whole if whole.shape[:2] == (height, width) else read_image(file, channels, (height, width))
+        regions = selective_search(image[None], most=_REGIONS)
+        asked = with_regions(Examples(image[None], np.zeros(1)), regions)
+        boxes, scores, classes = (array[0] for array in detect(trained.params, trained.model_state, asked))
+        sure = scores >= _SURE
+        scale = np.tile([whole.shape[1] / width, whole.shape[0] / height], 2)
+        boxes, scores, classes = boxes[sure] * scale, scores[sure], classes[sure]
+        picture = out / f"{name}-boxes.png"
+        zoom = max(1, round(640 / whole.shape[1]))
+        Image.fromarray(detection.draw_boxes(whole, boxes, classes, trained.classes, scores, zoom)).save(picture)
+        found = [
+            {"class": trained.classes[k], "score": round(float(s), 4), "box": [round(float(v), 1) for v in b]}
+            for k, s, b in zip(classes, scores, boxes, strict=True)
+        ]
+        counts = ", ".join(
+            f"{n} {trained.classes[k]}" for k, n in zip(*np.unique(classes, return_counts=True), strict=True)
+        )
+        searched = int((np.asarray(area(regions[0])) > 0).sum())
+        rows.append({
+            "image": str(file),
+            "objects": found,
+            "picture": str(picture),
+            "text": f"{file}: {counts or 'nothing'} (of {searched} regions) -> {picture}",
+        })  # fmt: skip
+    return rows
+
+
+TASK = Task(
+    name="detect",
+    about="a box and a class for each object",
+    data="bccd",
+    load=_load,
+    settings=_settings,
+    predict=_predict,
+    evaluate=_evaluate,
+    figure="map",
+    validation=True,
+    batch_size=2,
+    epochs=14,
+)
+"""Object detection: networks of regions, `fast_rcnn` and `rcnn`."""
