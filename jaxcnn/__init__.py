@@ -43,11 +43,29 @@ from jaxcnn.layers import (
 from jaxcnn.wrappers import ensemble, freeze, mixed_precision, remat, synchronized
 
 if TYPE_CHECKING:
-    from jaxcnn import data, export, inspect, losses, metrics, models, ops, train, weights
+    from jaxcnn import (
+        boundaries,
+        data,
+        detection,
+        export,
+        flow,
+        inspect,
+        losses,
+        metrics,
+        models,
+        ops,
+        segmentation,
+        tasks,
+        train,
+        weights,
+    )
 
 __version__ = "0.1.0"
 
-_ROOMS = ("data", "export", "inspect", "losses", "metrics", "models", "ops", "train", "weights")
+_ROOMS = (
+    "boundaries", "data", "detection", "export", "flow", "inspect", "losses", "metrics", "models", "ops",
+    "segmentation", "tasks", "train", "weights",
+)  # fmt: skip
 
 __all__ = [
     "Layer",
@@ -55,17 +73,20 @@ __all__ = [
     "adaptive_avg_pool",
     "avg_pool",
     "batch_norm",
+    "boundaries",
     "concat",
     "conv",
     "conv_transpose",
     "data",
     "dense",
+    "detection",
     "dropout",
     "elu",
     "embed",
     "ensemble",
     "export",
     "flatten",
+    "flow",
     "freeze",
     "global_avg_pool",
     "global_max_pool",
@@ -89,12 +110,14 @@ __all__ = [
     "relu",
     "remat",
     "residual",
+    "segmentation",
     "serial",
     "sigmoid",
     "softmax",
     "sum_pool",
     "synchronized",
     "tanh",
+    "tasks",
     "train",
     "weights",
 ]

@@ -710,6 +710,8 @@ def _measured_by(task: Any, given: Evaluate, trained: Any, name: str, where: Any
     found = task.load(name, given.split, where, size)
     if len(found.classes) != len(trained.classes):
         raise UserError(f"{name} has {len(found.classes)} classes; the run has {len(trained.classes)}")
+    if task.adapt is not None:
+        found = task.adapt(found, trained)
     # The loss may be weighed by what the run learned from.
     learned = task.load(trained.config["data"], "train", trained.config.get("data_dir") or where, size)
     settings = task.settings(learned)

@@ -103,8 +103,8 @@ SYSTEMS = {
     "text_cnn": (20_000 * 300 + (3 + 4 + 5) * 300 * 100 + 300 + 300 * 2 + 2, (1, 2)),
     "rcnn": (None, None),
     "fast_rcnn": (None, None),
-    "vqa_cnn": (None, (1, 10)),
-    "vqa_relation": (None, (1, 10)),
+    "vqa_cnn": (None, (1, 12)),
+    "vqa_relation": (None, (1, 12)),
 }
 
 

@@ -174,12 +174,15 @@ def test_typed_questions():
 
 def test_objects_know_their_place():
     x = normal(0, 2, 3, 4, 5)
-    got = objects(jnp.asarray(x))
-    assert got.shape == (2, 12, 7)
+    picture = normal(1, 2, 6, 12, 3)
+    got = objects(jnp.asarray(x), jnp.asarray(picture))
+    assert got.shape == (2, 12, 10)
     for i in range(3):
         for j in range(4):
             close(got[:, 4 * i + j, :5], x[:, i, j])
-            close(got[1, 4 * i + j, 5:], np.array([-1 + 2 * j / 3, -1 + i]))
+            close(got[1, 4 * i + j, 5:7], np.array([-1 + 2 * j / 3, -1 + i]))
+            part = picture[:, 2 * i : 2 * i + 2, 3 * j : 3 * j + 3].mean((1, 2))
+            close(got[:, 4 * i + j, 7:], 4 * (part - picture.mean((1, 2))))
 
 
 def small(make, **options):
@@ -217,7 +220,9 @@ def test_relation_networks_are_their_formulas(variables):
     images, words = jnp.asarray(IMAGES), jnp.asarray(ASKED)
     for name, attend in (("relation", True), ("paper", False)):
         model, (params, state) = MODELS[name], variables[name]
-        cells = np.asarray(objects(model.sublayers["picture"].apply(params["picture"], state["picture"], images)[0]))
+        cells = np.asarray(
+            objects(model.sublayers["picture"].apply(params["picture"], state["picture"], images)[0], images)
+        )
         q = np.asarray(model.sublayers["question"].apply(params["question"], {}, words)[0])
         p = jax.tree.map(np.float64, {k: v for k, v in params.items() if k not in ("picture", "question")})
 
@@ -231,9 +236,9 @@ def test_relation_networks_are_their_formulas(variables):
             a = np.exp(np.einsum("nif,nqf->nqi", keys, query + p["attend_query"]["bias"]) / 6**0.5)
             one = np.einsum("nqi,nif->nqf", a / a.sum(2, keepdims=True), cells)[:, :, None]
         pairs = np.zeros((2, q.shape[1], one.shape[2], 25, len(kernel)))
-        pairs[..., :6] = one[:, :, :, None]
-        pairs[..., 6:12] = cells[:, None, None]
-        pairs[..., 12:] = q[:, :, None, None]
+        pairs[..., :9] = one[:, :, :, None]
+        pairs[..., 9:18] = cells[:, None, None]
+        pairs[..., 18:] = q[:, :, None, None]
         g = layer(layer(np.maximum(pairs @ kernel + p["g1_one"]["bias"], 0), "g2"), "g3")
         x = g.sum((2, 3)) / (5 if attend else 25)
         expected = layer(layer(x, "f1"), "f2") @ p["head"]["kernel"] + p["head"]["bias"]

@@ -19,18 +19,25 @@ from jaxcnn.data.augment import (
     translate,
 )
 from jaxcnn.data.batches import batches, padded_batches
+from jaxcnn.data.clevr import sort_of_clevr
 from jaxcnn.data.dataset import Dataset, Examples
 from jaxcnn.data.images import read_image
 from jaxcnn.data.load import DATASETS, load
 from jaxcnn.data.preprocess import Preprocess, to_float
+from jaxcnn.data.proposals import selective_search, sliding_windows
+from jaxcnn.data.segmentation import load_segmentation
 from jaxcnn.data.stream import Stream, prefetch, read_middle, stream
+from jaxcnn.data.text import Corpus, Vocabulary, load_text, movie_reviews, tokenize
+from jaxcnn.data.voc import voc
 
 __all__ = [
     "DATASETS",
+    "Corpus",
     "Dataset",
     "Examples",
     "Preprocess",
     "Stream",
+    "Vocabulary",
     "affine",
     "augmented",
     "batches",
@@ -40,14 +47,22 @@ __all__ = [
     "cutout",
     "flip",
     "load",
+    "load_segmentation",
+    "load_text",
     "mixup",
+    "movie_reviews",
     "padded_batches",
     "prefetch",
     "read_image",
     "read_middle",
     "rotate",
     "scale",
+    "selective_search",
+    "sliding_windows",
+    "sort_of_clevr",
     "stream",
     "to_float",
+    "tokenize",
     "translate",
+    "voc",
 ]

@@ -30,13 +30,21 @@ from jaxcnn.models.cifar_resnet import (
     resnet1202,
 )
 from jaxcnn.models.convnet import convnet
+from jaxcnn.models.convolutional import convolutional
+from jaxcnn.models.fast_rcnn import fast_rcnn
+from jaxcnn.models.fcn import fcn, fcn8s, fcn16s, fcn32s
+from jaxcnn.models.flownet import flownet_c, flownet_s
 from jaxcnn.models.googlenet import googlenet, googlenet_2014
+from jaxcnn.models.hed import hed
 from jaxcnn.models.lecture_cnn import lecture_cnn
 from jaxcnn.models.lenet import lenet5, lenet5_1998
 from jaxcnn.models.logistic import logistic
 from jaxcnn.models.mlp import mlp
+from jaxcnn.models.rcnn import rcnn
 from jaxcnn.models.resnet import resnet, resnet18, resnet34, resnet50, resnet101, resnet152
+from jaxcnn.models.text_cnn import text_cnn
 from jaxcnn.models.vgg import vgg, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
+from jaxcnn.models.vqa import vqa_cnn, vqa_relation
 
 __all__ = [
     "MODELS",
@@ -46,8 +54,17 @@ __all__ = [
     "alexnet_single",
     "cifar_resnet",
     "convnet",
+    "convolutional",
+    "fast_rcnn",
+    "fcn",
+    "fcn8s",
+    "fcn16s",
+    "fcn32s",
+    "flownet_c",
+    "flownet_s",
     "googlenet",
     "googlenet_2014",
+    "hed",
     "lecture_cnn",
     "lenet5",
     "lenet5_1998",
@@ -59,6 +76,7 @@ __all__ = [
     "plain44",
     "plain56",
     "plain110",
+    "rcnn",
     "resnet",
     "resnet18",
     "resnet20",
@@ -71,6 +89,7 @@ __all__ = [
     "resnet110",
     "resnet152",
     "resnet1202",
+    "text_cnn",
     "vgg",
     "vgg11",
     "vgg11_bn",
@@ -80,6 +99,8 @@ __all__ = [
     "vgg16_bn",
     "vgg19",
     "vgg19_bn",
+    "vqa_cnn",
+    "vqa_relation",
 ]
 
 
@@ -118,6 +139,8 @@ class Entry:
 
 
 _IMAGENET, _IMAGENET_227, _CIFAR = (224, 224, 3), (227, 227, 3), (32, 32, 3)
+_REGIONS, _SECOND = ((64, 4), "float32"), ((384, 512, 3), "float32")
+_QUESTION = ((16,), "int32")
 
 # fmt: off
 MODELS: dict[str, Entry] = {
@@ -156,6 +179,22 @@ MODELS: dict[str, Entry] = {
     "plain44": Entry(plain44, _CIFAR, False, "resnet44 without its shortcuts (2015)"),
     "plain56": Entry(plain56, _CIFAR, False, "resnet56 without its shortcuts (2015)"),
     "plain110": Entry(plain110, _CIFAR, False, "resnet110 without its shortcuts (2015)"),
+    "fcn32s": Entry(fcn32s, (240, 320, 3), False, "a class a pixel, from stride 32 (Long et al. 2015)", "segment", 21),
+    "fcn16s": Entry(fcn16s, (240, 320, 3), False, "a class a pixel, from stride 16 (2015)", "segment", 21),
+    "fcn8s": Entry(fcn8s, (240, 320, 3), False, "a class a pixel, from stride 8 (2015)", "segment", 21),
+    "rcnn": Entry(rcnn, (240, 320, 3), False, "boxes: regions, each classified (Girshick et al. 2014)", "detect", 20,
+                  (_REGIONS,)),
+    "fast_rcnn": Entry(fast_rcnn, (240, 320, 3), False, "boxes: one feature map, RoI pooling (Girshick 2015)", "detect",
+                       20, (_REGIONS,)),
+    "hed": Entry(hed, (240, 320, 3), False, "boundaries, from five side outputs (Xie and Tu 2015)", "boundaries", 1),
+    "flownet_s": Entry(flownet_s, (384, 512, 3), False, "optical flow of two images (Fischer et al. 2015)", "flow", 2,
+                       (_SECOND,)),
+    "flownet_c": Entry(flownet_c, (384, 512, 3), False, "optical flow by correlation (2015)", "flow", 2, (_SECOND,)),
+    "text_cnn": Entry(text_cnn, (56,), False, "the class of a sentence, words 3, 4, 5 at a time (Kim 2014)", "text", 2),
+    "vqa_cnn": Entry(vqa_cnn, (75, 75, 3), True, "questions about a picture: CNN and MLP (2017)", "vqa", 12,
+                     (_QUESTION,)),
+    "vqa_relation": Entry(vqa_relation, (75, 75, 3), True, "relation network (Santoro et al. 2017)", "vqa", 12,
+                          (_QUESTION,)),
 }
 # fmt: on
 

@@ -50,28 +50,41 @@ plane in float32 (as fast as one, and the images have to be moved: done in bfloa
 pairs).
 """
 
+from jaxcnn.ops import boxes
 from jaxcnn.ops.activation import relu
+from jaxcnn.ops.bilinear import bilinear, upsample
 from jaxcnn.ops.convolution import conv, conv_transpose, convolve
+from jaxcnn.ops.correlation import correlation
 from jaxcnn.ops.fusion import fuse
+from jaxcnn.ops.nms import nms
 from jaxcnn.ops.normalization import batch_normalize, batch_statistics, local_response_norm, normalize
 from jaxcnn.ops.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, global_max_pool, max_pool, sum_pool
 from jaxcnn.ops.product import matmul
+from jaxcnn.ops.roi import crop_regions, roi_align, roi_max_pool
 
 __all__ = [
     "adaptive_avg_pool",
     "avg_pool",
     "batch_normalize",
     "batch_statistics",
+    "bilinear",
+    "boxes",
     "conv",
     "conv_transpose",
     "convolve",
+    "correlation",
+    "crop_regions",
     "fuse",
     "global_avg_pool",
     "global_max_pool",
     "local_response_norm",
     "matmul",
     "max_pool",
+    "nms",
     "normalize",
     "relu",
+    "roi_align",
+    "roi_max_pool",
     "sum_pool",
+    "upsample",
 ]

@@ -11,10 +11,18 @@ from importlib import import_module
 from jaxcnn.errors import unknown
 from jaxcnn.tasks.task import Task
 
-__all__ = ["CLASSIFY", "NAMES", "Task", "find"]
+__all__ = ["CLASSIFY", "DATASETS", "NAMES", "Task", "find"]
 
 CLASSIFY = "classify"
 NAMES = (CLASSIFY, "segment", "detect", "boundaries", "flow", "text", "vqa")
+
+DATASETS = {
+    "camvid": "701 road scenes, each pixel with a class, 240x180 (Brostow et al. 2009): for segment, boundaries, flow",
+    "bccd": "364 images of blood cells with boxes, 640x480, in Pascal VOC's form: for detect",
+    "rt-polarity": "10,662 sentences of movie reviews, half of them positive (Pang and Lee 2005): for text",
+    "sort-of-clevr": "generated scenes with questions about them, 75x75 (Santoro et al. 2017): for vqa",
+}
+"""What the tasks beside `classify` are tried on; a path stands for data of one's own in the same form."""
 
 
 def find(name: str) -> Task | None:

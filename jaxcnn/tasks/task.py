@@ -36,6 +36,7 @@ class Task:
       evaluate: `(trained, data) -> ` figures that are no means over examples, the mean average precision for instance.
       predict: `(trained, given, out) -> ` a row for each file or sentence given: `text` for a reader, and what a
         program wants to know. Pictures are written to the folder `out`.
+      adapt: `(data, trained) -> data` as a network can take other data than its own, with its own vocabulary.
       constrain: `optimizer -> optimizer` for a rule that the parameters keep, a largest norm for instance.
       what: what the data are made of, in the plural.
       batch_size, epochs: of a training where nothing is said.
@@ -52,6 +53,7 @@ class Task:
     validation: bool = False
     better: Literal["high", "low"] = "high"
     evaluate: Callable[[Trained, Any], Mapping[str, float]] | None = None
+    adapt: Callable[[Any, Trained], Any] | None = None
     constrain: Callable[[Any], Any] | None = None
     what: str = "images"
     batch_size: int = 16

@@ -2,6 +2,7 @@
 
 from jaxcnn.train.evaluate import Evaluation, make_evaluate
 from jaxcnn.train.fit import FitResult, fit
+from jaxcnn.train.max_norm import max_norm
 from jaxcnn.train.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer
 from jaxcnn.train.run import Run
 from jaxcnn.train.step import TrainState, create_state, make_step
@@ -20,4 +21,5 @@ __all__ = [
     "make_evaluate",
     "make_optimizer",
     "make_step",
+    "max_norm",
 ]

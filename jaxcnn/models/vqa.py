@@ -1,0 +1,201 @@
+"""Networks that answer questions about a picture (Santoro et al., A simple neural network module for relational
+reasoning, 2017; the joined encoders are those of Antol et al., VQA, 2015)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcnn import core, ops
+from jaxcnn.layers import batch_norm, conv, dense, dropout, embed, flatten, relu
+from jaxcnn.models.text_cnn import max_over_time
+
+
+@core.layer
+def picture_encoder(features: int = 24) -> core.Layer:
+    """Four 3x3 convolutions at stride 2 with batch normalization: `(N, 75, 75, 3) -> (N, 5, 5, features)`.
+
+    Source: Santoro et al., supplementary material A (the network for sort-of-CLEVR).
+    """
+    layers: dict[str, core.Layer | Callable] = {}
+    for i in range(1, 5):
+        layers[f"conv{i}"] = conv(features, 3, 2, "SAME", bias=False)
+        layers |= {f"bn{i}": batch_norm(), f"relu{i}": relu}
+    return core.serial(**layers)
+
+
+@core.layer
+def question_encoder(vocabulary: int, embedding: int = 64, features: int = 32, width: int = 3) -> core.Layer:
+    """Which words there are, and which stand together: words `(..., L)` to `(..., embedding + features)`.
+
+    The sum of the words' vectors, divided by the square root of their number, and beside it the largest answer of each
+    of `features` filters over `width` words in a row, as in `text_cnn`. 0 is padding and never counts.
+    """
+
+    def forward(net: core.Net, words: jax.Array) -> jax.Array:
+        rows = words.reshape(-1, words.shape[-1])
+        x = jnp.where((rows != 0)[..., None], net.embed(rows), 0)
+        length = jnp.max(jnp.where(rows != 0, jnp.arange(1, rows.shape[1] + 1), 0), axis=1)
+        said = x.sum(1) / jnp.sqrt(jnp.maximum(length, 1))[:, None]
+        together = relu(max_over_time(net.conv(x), jnp.where(length > 0, length + width - 1, 0)))
+        return core.concat(said, together).reshape(*words.shape[:-1], -1)
+
+    return core.network(
+        forward,
+        embed=embed(vocabulary, embedding),
+        conv=conv(features, width, padding=((width - 1, width - 1),)),
+    )
+
+
+@core.layer
+def vqa_cnn(
+    classes: int = 12, vocabulary: int = 45, features: int = 24, units: int = 256, drop: float = 0.0
+) -> core.Layer:
+    """A picture and questions about it, each encoded, joined, and a multilayer perceptron over both.
+
+    Args:
+      classes: the number of answers; that of sort-of-CLEVR when not given.
+      vocabulary: how many words there are, padding and the unknown word included; likewise.
+      features: of the picture's convolutions.
+      units: of the two hidden dense layers.
+      drop: dropout in front of the last one.
+
+    Returns:
+      A Layer of images `(N, 75, 75, 3)` and words `(N, L)`, to logits `(N, classes)`; or words `(N, Q, L)`, Q questions
+      about each picture, to `(N, Q, classes)`. The picture is encoded once for all of them, and the first dense layer,
+      linear in [picture, question], is the sum of one of each.
+
+    Source: the baseline of Santoro et al., section 5.2 and supplementary material A.
+    """
+
+    def forward(net: core.Net, images: jax.Array, words: jax.Array) -> jax.Array:
+        seen = net.fc1_picture(flatten(net.picture(images)))
+        asked = net.fc1_question(net.question(words))
+        x = relu(seen[:, None] + asked)
+        return net.head(net.drop(relu(net.fc2(x))))
+
+    return core.network(
+        _one_or_many(forward),
+        picture=picture_encoder(features),
+        question=question_encoder(vocabulary),
+        fc1_picture=dense(units),
+        fc1_question=dense(units, bias=False),
+        fc2=dense(units),
+        drop=dropout(drop),
+        head=dense(classes),
+    )
+
+
+@core.layer
+def vqa_relation(
+    classes: int = 12,
+    vocabulary: int = 45,
+    features: int = 24,
+    width: int = 64,
+    depth: int = 3,
+    units: int = 128,
+    drop: float = 0.0,
+    attend: bool = True,
+) -> core.Layer:
+    """A relation network: pairs of places in the picture are looked at together with the question, and summed.
+
+    The objects o_1 ... o_25 are the cells of the picture's last feature map, each with its coordinates and colour; q is
+    the question. The paper's network looks at every pair,
+
+        answer = f( sum over i, j of g(o_i, o_j, q) ),   g and f multilayer perceptrons.
+
+    That is 625 pairs a question, and most of them say nothing: a question is about one object. With `attend` the
+    question chooses it, softly, and its relations to all others are summed:
+
+        answer = f( sum over j of g(s, o_j, q) ),   s = sum over i of a_i o_i,   a = softmax of (K o_i) . (D q + d).
+
+    A twenty-fifth of the pairs, and far fewer questions until the colours are told apart. Either way the first layer of
+    g, relu(A o_i + B o_j + C q + b), is linear in front of the ReLU and needs no product for each pair.
+
+    Args:
+      classes, vocabulary, features, drop: as in `vqa_cnn`.
+      width: units of g's layers.
+      depth: how many layers g has.
+      units: of the two hidden layers of f.
+      attend: as above; False for the paper's form (with `width=256, depth=4, units=256`).
+
+    Returns:
+      A Layer of images and words to logits, as `vqa_cnn`.
+
+    Against the paper: `attend`; the colour of each cell; the question's encoder is `question_encoder`, where
+    sort-of-CLEVR of the paper has a binary code of 11 bits; a sum is divided by the square root of the number of its
+    terms, so that f begins in its range.
+
+    Source: section 2 (equation 1) and 5.2; attention to places by a question, Yang et al., Stacked attention networks
+    (2016), section 3.3.
+    """
+
+    def forward(net: core.Net, images: jax.Array, words: jax.Array) -> jax.Array:
+        cells = objects(net.picture(images), images)
+        asked = net.question(words)
+        one, other = net.g1_one(cells), net.g1_other(cells)  # A o_i + b, B o_j: (N, 25, width)
+        rest = other[:, None] + net.g1_question(asked)[:, :, None]  # B o_j + C q: (N, Q, 25, width)
+        if attend:
+            scores = net.attend_query(asked) @ jnp.swapaxes(net.attend_key(cells), 1, 2)  # (N, Q, 25)
+            chosen = jax.nn.softmax(scores / width**0.5) @ one  # A s + b: (N, Q, width)
+            x = relu(chosen[:, :, None] + rest)
+        else:
+            x = relu(one[:, None, :, None] + rest[:, :, None])  # (N, Q, 25, 25, width)
+        for i in range(2, depth + 1):
+            x = relu(net[f"g{i}"](x))
+        pairs = x.reshape(*x.shape[:2], -1, x.shape[-1])
+        x = relu(net.f1(pairs.sum(2) / pairs.shape[2] ** 0.5))
+        return net.head(net.drop(relu(net.f2(x))))
+
+    attention = {"attend_key": dense(width, bias=False), "attend_query": dense(width)} if attend else {}
+    return core.network(
+        _one_or_many(forward),
+        picture=picture_encoder(features),
+        question=question_encoder(vocabulary),
+        **attention,
+        g1_one=dense(width),
+        g1_other=dense(width, bias=False),
+        g1_question=dense(width, bias=False),
+        **{f"g{i}": dense(width) for i in range(2, depth + 1)},
+        f1=dense(units),
+        f2=dense(units),
+        drop=dropout(drop),
+        head=dense(classes),
+    )
+
+
+def objects(x: jax.Array, images: jax.Array) -> jax.Array:
+    """The cells of a feature map, each with its place and the colour of its part of the picture.
+
+    The colour is what questions name objects by; found in the features alone, it took far more steps.
+
+    Args:
+      x: `(N, H, W, C)`.
+      images: `(N, height, width, B)`.
+
+    Returns:
+      `(N, H W, C + 2 + B)`: the features, x and y from -1 to 1, and 4 times the mean colour there minus the picture's.
+    """
+    n, height, width, _ = x.shape
+    colour = ops.adaptive_avg_pool(images, (height, width)).astype(x.dtype)
+    colour = 4 * (colour - colour.mean((1, 2), keepdims=True))
+    y_place, x_place = jnp.meshgrid(jnp.linspace(-1, 1, height), jnp.linspace(-1, 1, width), indexing="ij")
+    places = jnp.broadcast_to(jnp.stack([x_place, y_place], -1).astype(x.dtype), (n, height, width, 2))
+    return jnp.concatenate([x, places, colour], -1).reshape(n, height * width, -1)
+
+
+def _one_or_many(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward pass of words `(N, Q, L)` also of words `(N, L)`, one question about each picture."""
+
+    def either(net: core.Net, images: jax.Array, words: jax.Array) -> jax.Array:
+        if words.ndim not in (2, 3) or len(words) != len(images):
+            raise core.LayerError(
+                f"expected images (N, H, W, 3) and words (N, L), or (N, Q, L) for Q questions about each image; "
+                f"got {images.shape} and {words.shape}"
+            )
+        return forward(net, images, words) if words.ndim == 3 else forward(net, images, words[:, None])[:, 0]
+
+    return either

@@ -1,0 +1,128 @@
+"""Questions about a picture, answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.data.clevr import SIZE, draw, encode_questions, scenes, sort_of_clevr
+from jaxcnn.data.dataset import Examples
+from jaxcnn.data.images import read_image
+from jaxcnn.data.sources import parse_split
+from jaxcnn.data.text import Vocabulary
+from jaxcnn.errors import DataError, UserError, unknown
+from jaxcnn.inspect.plots import Figure
+from jaxcnn.tasks.task import Task
+from jaxcnn.train.trained import Trained
+
+SPLITS = {"train": (0, 10_000), "validation": (1, 500), "test": (2, 1_000)}
+"""The seed of each split's scenes, and how many there are. Each has 20 questions."""
+
+
+def load(name: str, split: str, data_dir: Path | None = None, size: tuple[int, int] | None = None) -> Examples:
+    """The scenes of a split, drawn anew each time: a few seconds for 10,000.
+
+    Raises:
+      DataError: for another split.
+    """
+    base, part = parse_split(split)
+    if name != "sort-of-clevr":
+        raise unknown("set of questions", name, ["sort-of-clevr"])
+    if base not in SPLITS:
+        raise DataError(f"{name} has the splits {', '.join(SPLITS)}, not {base!r}")
+    if size not in (None, (SIZE, SIZE)):
+        raise UserError(f"the pictures of {name} are {SIZE}x{SIZE}, they cannot be {size}")
+    seed, count = SPLITS[base]
+    data = sort_of_clevr(count, seed, name=name)
+    return data if part is None else data.take(part(count))
+
+
+def right(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """1 where a question is answered rightly: `(N, Q, classes), (N, Q) -> (N, Q)`."""
+    return (outputs.argmax(-1) == labels).astype(jnp.float32)
+
+
+METRICS = {
+    "accuracy": lambda outputs, labels: right(outputs, labels).mean(1),
+    "plain": lambda outputs, labels: right(outputs, labels)[:, : labels.shape[1] // 2].mean(1),
+    "relational": lambda outputs, labels: right(outputs, labels)[:, labels.shape[1] // 2 :].mean(1),
+}
+"""The share of right answers, to all questions and to either sort (`sort_of_clevr` has the plain ones first)."""
+
+
+def picture(image: np.ndarray, lines: Sequence[str]) -> Figure:
+    """A scene with lines of text below it."""
+    figure = Figure(figsize=(4.2, 4.1 + 0.24 * len(lines)), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(image)
+    axes.set(xticks=[], yticks=[])
+    axes.set_xlabel("\n".join(lines), fontsize=9)
+    return figure
+
+
+def predict(trained: Trained, given: Sequence[str], out: Path) -> list[dict[str, Any]]:
+    """The answer to each question: `IMAGE QUESTION [QUESTION ...] [IMAGE QUESTION ...]`.
+
+    `scene:7` in place of a file is the scene of seed 7. A file of another size is resized to 75x75.
+    """
+    words = Vocabulary(tuple(trained.config["extra"]["vocabulary"]))
+    asked: list[tuple[str, np.ndarray, list[str]]] = []
+    for each in given:
+        if each.startswith("scene:") or Path(each).suffix or Path(each).is_file():
+            asked.append((each, _image(each), []))
+        elif not asked:
+            raise UserError(
+                f'expected an image, then questions: scene.png "what shape is the red object?"; got {each!r}'
+            )
+        else:
+            asked[-1][2].append(each)
+    rows: list[dict[str, Any]] = []
+    for number, (name, image, questions) in enumerate(asked, 1):
+        if not questions:
+            raise UserError(f'{name}: a question has to follow, for instance "what shape is the red object?"')
+        coded = encode_questions(questions, words)
+        chances = np.asarray(jax.nn.softmax(trained.outputs((image[None], coded[None]))[0]))
+        lines = []
+        out.mkdir(parents=True, exist_ok=True)
+        stem = f"scene{name.removeprefix('scene:')}" if name.startswith("scene:") else Path(name).stem
+        file = out / f"{stem}{f'-{number}' if len(asked) > 1 else ''}.png"
+        for question, chance in zip(questions, chances, strict=True):
+            best = int(chance.argmax())
+            line = f"{question} {trained.classes[best]} ({100 * chance[best]:.0f} %)"
+            lines.append(line)
+            rows.append({
+                "text": f"{name}: {line}", "image": name, "question": question, "answer": trained.classes[best],
+                "probability": float(chance[best]), "picture": str(file),
+            })  # fmt: skip
+        picture(image, lines).savefig(file, dpi=120)
+    return rows
+
+
+def _image(name: str) -> np.ndarray:
+    if not name.startswith("scene:"):
+        return read_image(name, 3, (SIZE, SIZE))
+    seed = name.removeprefix("scene:")
+    if not seed.isdecimal():
+        raise UserError(f"{name}: expected scene: and a number, the seed of a scene, scene:7")
+    return draw(*scenes(1, [3, int(seed)]))[0]
+
+
+TASK = Task(
+    name="vqa",
+    about="the answer to a question about a picture",
+    data="sort-of-clevr",
+    load=load,
+    options=lambda data: {"vocabulary": len(data.extra["vocabulary"])},
+    settings=lambda data: {"metrics": METRICS},
+    validation=True,
+    figure="accuracy",
+    predict=predict,
+    what="pictures",
+    batch_size=8,
+    epochs=12,
+)
