@@ -63,7 +63,7 @@ def fcn_camvid(
         return (to_float(images) - jnp.array(values.mean)) / jnp.array(values.std)
 
     steps = epochs * (len(train) // batch_size)
-    shown = np.unique(np.linspace(0, len(test) - 1, 6).round().astype(int))[1:-1]
+    shown = np.unique(np.linspace(0, len(test) - 1, 6).round().astype(int)[1:-1])
     masks = {"image": test.inputs[shown], "truth": test.labels[shown]}
     rows = []
     for stride in strides:

@@ -132,7 +132,7 @@ def conv_transpose(
         if x.shape[-1] != kernel.shape[-2]:
             raise LayerError(f"made for {kernel.shape[-2]} channels, got {x.shape[-1]} in {x.shape}")
         y = _checked(ops.conv_transpose, x, kernel, stride, padding, dilation, output_padding)
-        if 0 in y.shape:
+        if 0 in y.shape[1:-1]:
             raise LayerError(f"on {by(x.shape[1:-1])} the output would be {by(y.shape[1:-1])}: less padding is needed")
         return y + params["bias"].astype(y.dtype) if bias else y
 
