@@ -22,8 +22,8 @@ from jaxcnn.tasks.vqa import METRICS
 
 
 def vqa(
-    scenes: int = 10_000, test_scenes: int = 1_000, epochs: int = 12, blank_epochs: int = 2, batch_size: int = 8,
-    lr: float = 1e-3, width: int = 64, depth: int = 3, units: int = 128, seed: int = 0, picture: Path | None = None,
+    scenes: int = 10_000, test_scenes: int = 1_000, epochs: int = 30, blank_epochs: int = 2, batch_size: int = 8,
+    lr: float = 2e-3, width: int = 64, depth: int = 3, units: int = 128, seed: int = 0, picture: Path | None = None,
     full: bool = False,
 ) -> None:  # fmt: skip
     """Trains four networks on the same scenes, 20 questions each, and measures them on scenes of another seed.

@@ -124,5 +124,5 @@ TASK = Task(
     predict=predict,
     what="pictures",
     batch_size=8,
-    epochs=12,
+    epochs=30,
 )
