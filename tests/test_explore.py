@@ -513,13 +513,17 @@ def test_ctrl_c_ends_it(tmp_path: Path) -> None:
         "explore(model, params=params, state=state, data=data, open_browser=False)\n"
     )
     with subprocess.Popen(
-        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert re.search(r"http://127\.0\.0\.1:\d+/[\w-]{20,}/", line)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert re.search(r"http://127\.0\.0\.1:\d+/[\w-]{20,}/", line)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 0
     assert errors == ""
 
