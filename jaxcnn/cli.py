@@ -617,16 +617,17 @@ def _shown(path: Path) -> str:
 
 def _outcome(result: dict[str, Any], task: Any) -> str:
     name = task.figure if task else "accuracy"
-    text = f"test {_figure(name, result[f'test_{name}'])}, loss {result['test_loss']:.4f}"
+    text = f"test {' '.join(_figure(name, result[f'test_{name}']))}, loss {result['test_loss']:.4f}"
     return f"{text}, at epoch {result['best_epoch']} of {result['epochs']}"
 
 
-def _figure(name: str, value: float) -> str:
-    """A measure by name, in per cent if it is a score."""
+def _figure(name: str, value: float) -> tuple[str, str]:
+    """A measure's name for a reader, and its value, in per cent if it is a score."""
     from jaxcnn.metrics import SCORES
 
-    share = name in SCORES or name.startswith(("top", "precision", "recall", "pixel", "ap_", "iou_"))
-    return f"{SCORES.get(name, name)} {100 * value:.2f} %" if share else f"{name} {value:.4f}"
+    shares = ("top", "precision", "recall", "pixel", "plain", "relational", "ap", "map", "iou")
+    share = name in SCORES or name.startswith(shares)
+    return SCORES.get(name, name.replace("_", " ")), f"{100 * value:.2f} %" if share else f"{value:.4f}"
 
 
 # Each is made of jaxcnn.data, the side of an image and the number of classes.
@@ -674,8 +675,9 @@ def _evaluate(given: Evaluate) -> None:
         print(json.dumps(record))
     else:
         print(f"{given.run} on {name} {given.split}, {len(found):,} {task.what if task else 'images'}")
-        for measure, value in figures.items():
-            print(_figure(measure, value))
+        lines = [_figure(measure, value) for measure, value in figures.items()]
+        width = max(len(name) for name, _ in lines)
+        print("\n".join(f"{name:{width}s}  {value}" for name, value in lines))
 
 
 def _measured(given: Evaluate, trained: Any, name: str, where: Any) -> tuple[Any, dict[str, float]]:
