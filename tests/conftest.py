@@ -1,6 +1,7 @@
 """What every test shares: the processors it may use, exact arithmetic, double precision, the datasets."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 for _variable in ("NPROC", "OMP_NUM_THREADS"):
     os.environ.setdefault(_variable, str(max(1, (os.cpu_count() or 1) // _workers)))
 os.environ["MPLBACKEND"] = "Agg"
+# A shell's background jobs, and what they start, ignore Ctrl-C, which some tests send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # What one process of this session has compiled the others need not compile again: a third of the time. Programs that
 # call oneDNN are left out: XLA cannot write them down, and says so.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

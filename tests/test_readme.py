@@ -144,6 +144,7 @@ def _run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     if name not in APART:  # in this process, which has imported JAX already
         monkeypatch.syspath_prepend(ROOT)
         monkeypatch.setattr(sys, "argv", [name, *options])
+        monkeypatch.delitem(sys.modules, name, raising=False)  # another test may have imported it
         runpy.run_module(name, run_name="__main__")
         return
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
