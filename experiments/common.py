@@ -66,8 +66,13 @@ def draw(path: Path, panels: Sequence[Panel], styles: Mapping[str, Mapping[str, 
         axes.grid(alpha=0.3)
         if index == 0:
             axes.legend(frameon=False, fontsize=8)
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path, dpi: int = 110) -> None:
+    """Writes a figure, and says so."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=dpi)
     print(f"drawn: {path}")
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 
 import jaxcnn as cnn
-from experiments.common import machine, main, percent, table
+from experiments.common import machine, main, percent, save, table
 from jaxcnn import detection
 from jaxcnn.data.proposals import cache_folder, selective_search, with_regions
 from jaxcnn.data.sources import data_root
@@ -166,9 +166,7 @@ def _draw(path: Path, test: Any, found: dict[str, detection.Detections], least: 
             axes.axis("off")
             if i == 0:
                 axes.set_title(title, fontsize=14)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=75)
-    print(f"drawn: {path}")
+    save(figure, path, 75)
 
 
 if __name__ == "__main__":

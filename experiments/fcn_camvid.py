@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcnn as cnn
-from experiments.common import machine, main, percent, table
+from experiments.common import machine, main, percent, save, table
 from jaxcnn import segmentation
 from jaxcnn.data.preprocess import to_float
 from jaxcnn.data.segmentation import load_segmentation
@@ -87,9 +87,7 @@ def fcn_camvid(
           f"weights, {steps:,} steps of {batch_size} each ({machine()})")  # fmt: skip
     print(table(["network", "mean IoU", "pixel accuracy", *classes, "seconds"], rows))
     if picture is not None:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        segmentation.figure(masks, classes).savefig(picture, dpi=110)
-        print(f"drawn: {picture}")
+        save(segmentation.figure(masks, classes), picture)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcnn as cnn
-from experiments.common import machine, main, table
+from experiments.common import machine, main, save, table
 from jaxcnn import flow
 from jaxcnn.data.segmentation import load_segmentation
 from jaxcnn.inspect.plots import Figure
@@ -134,9 +134,7 @@ def _draw(path: Path, test: Any, drawn: dict[str, np.ndarray]) -> None:
     legend.set_title("direction,\nlength", fontsize=8)
     note = "dark: longer\nthan the truth\nblack: leaves\nthe image"
     legend.text(0.5, -0.08, note, transform=legend.transAxes, ha="center", va="top", fontsize=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    print(f"drawn: {path}")
+    save(figure, path, 120)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcnn as cnn
-from experiments.common import machine, main, table
+from experiments.common import machine, main, save, table
 from jaxcnn import boundaries
 from jaxcnn.data.segmentation import load_segmentation
 from jaxcnn.inspect.plots import Figure
@@ -135,9 +135,7 @@ def _draw(path: Path, test: Any, sigma: float, scores: np.ndarray) -> None:
             axes.set_axis_off()
             if row == 0:
                 axes.set_title(title, fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    print(f"drawn: {path}")
+    save(figure, path, 120)
 
 
 if __name__ == "__main__":

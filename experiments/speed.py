@@ -29,7 +29,7 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from experiments.common import machine, main, table
+from experiments.common import machine, main, save, table
 from experiments.peers import OURS, OURS_FLOAT32, PEERS, QUICK, TASKS, Peer, Task
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.ops.backend import FORMS
@@ -289,9 +289,7 @@ def draw(path: Path, records: Sequence[Mapping[str, Any]], labels: Mapping[str, 
         axes.set_axisbelow(True)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     figure.suptitle(f"The time of other libraries as a multiple of jaxcnn's ({dtype}, CPU)", fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    print(f"drawn: {path}")
+    save(figure, path)
 
 
 def _ticks(ratios: Sequence[float]) -> tuple[list[float], list[str]]:

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 import jaxcnn as cnn
-from experiments.common import machine, main, percent, table
+from experiments.common import machine, main, percent, save, table
 from jaxcnn.data.text import Corpus, Vocabulary, by_length, drop_words, folds, load_text
 from jaxcnn.inspect.plots import Figure
 from jaxcnn.models.text_cnn import text_cnn
@@ -146,9 +146,7 @@ def draw(
         panel.invert_yaxis()
         panel.set(xlabel="added to the output", title=f"what says {classes[label]}")
         panel.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    print(f"drawn: {path}")
+    save(figure, path)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcnn as cnn
-from experiments.common import machine, main, table
+from experiments.common import machine, main, save, table
 from jaxcnn.data.clevr import ANSWERS, PLAIN, RELATIONAL, kinds_of, sort_of_clevr
 from jaxcnn.data.dataset import Examples
 from jaxcnn.data.preprocess import to_float
@@ -119,9 +119,7 @@ def draw(
                 figure.text(left + (0.24 + 0.43 * k) * width, y - 0.024, mark, fontsize=8,
                             color="#1a7f37" if right else "#c62828")  # fmt: skip
             y -= 0.064 + 0.02 * (kind == len(PLAIN) - 1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
-    print(f"drawn: {path}")
+    save(figure, path, 100)
 
 
 if __name__ == "__main__":

@@ -539,10 +539,18 @@ def _model_options(text: str | None) -> dict[str, Any]:
 def _size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
-    parts = re.split(r"[,x]", text.strip("()[] "))
-    if len(parts) != 2 or not all(p.strip().isdigit() and int(p) > 0 for p in parts):
+    found = _numbers(text, 2)
+    if found is None:
         raise UserError(f"--size {text}: expected height,width, for instance 180,240")
-    return int(parts[0]), int(parts[1])
+    return found[0], found[1]
+
+
+def _numbers(text: str, count: int) -> tuple[int, ...] | None:
+    """So many numbers above 0, with commas or an x between them; None for anything else."""
+    parts = re.split(r"[,x]", text.strip("()[] "))
+    if len(parts) != count or not all(p.strip().isdigit() and int(p) > 0 for p in parts):
+        return None
+    return tuple(int(p) for p in parts)
 
 
 def _fresh(given: Train) -> tuple[Train, Any]:
@@ -853,13 +861,12 @@ def _summary(given: Summary) -> None:
         raise UserError("--input is needed for a model of your own: height,width,channels")
     shape: tuple[int, ...] | None = None
     if given.input is not None:
-        parts = re.split(r"[,x]", given.input.strip("()[] "))
         count = len(entry.input) if entry else 3
-        if len(parts) != count or not all(p.strip().isdigit() and int(p) > 0 for p in parts):
+        shape = _numbers(given.input, count)
+        if shape is None:
             form = "height,width,channels, for instance 32,32,3" if count == 3 else "a number of words"
             raise UserError(f"--input {given.input}: expected {form}")
-        shape = tuple(int(p) for p in parts)
-    example = (entry or models.Entry(lambda: model, (0, 0, 0), False, "")).example(shape)
+    example: tuple[Any, ...] = entry.example(shape) if entry else (shape,)
     table = inspect.summary(model, *example, train=given.train, depth=given.depth)
     if given.draw is not None:
         table.draw(given.draw)

@@ -61,22 +61,22 @@ class Examples:
 
     def hold_out(self, share: float, seed: int = 0) -> tuple[Self, Self]:
         """Two parts: all but a random `share` (0 < share < 1), and that share. The same seed gives the same parts."""
-        held = np.zeros(len(self), bool)
-        held[_drawn(np.random.default_rng(seed), np.arange(len(self)), _share(share))] = True
-        return _divided(self, held, share)
+        return _held_out(self, [np.arange(len(self))], share, seed)
 
 
-def _share(share: float) -> float:
+def stratified(data: Any, share: float, seed: int) -> tuple[Any, Any]:
+    """All but a random `share` of each class of `data`, and that share; data has `labels`, `classes` and `take`."""
+    return _held_out(data, [np.flatnonzero(data.labels == label) for label in range(len(data.classes))], share, seed)
+
+
+def _held_out(data: Any, groups: Sequence[np.ndarray], share: float, seed: int) -> tuple[Any, Any]:
+    """`data` without a random `share` of each group of its examples, and that share."""
     if not 0 < share < 1:
         raise DataError(f"the share to hold out should be between 0 and 1, got {share}")
-    return share
-
-
-def _drawn(rng: np.random.Generator, members: np.ndarray, share: float) -> np.ndarray:
-    return rng.permutation(members)[: round(share * len(members))]
-
-
-def _divided(data: Any, held: np.ndarray, share: float) -> tuple[Any, Any]:
+    rng = np.random.default_rng(seed)
+    held = np.zeros(len(data), bool)
+    for members in groups:
+        held[rng.permutation(members)[: round(share * len(members))]] = True
     if held.all() or not held.any():
         raise DataError(f"{data.name}: {len(data)} examples are too few to hold out a share of {share}")
     return data.take(~held), data.take(held)
@@ -147,8 +147,4 @@ class Dataset:
 
         The same seed gives the same parts.
         """
-        rng = np.random.default_rng(seed)
-        held = np.zeros(len(self), bool)
-        for label in range(len(self.classes)):
-            held[_drawn(rng, np.flatnonzero(self.labels == label), _share(share))] = True
-        return _divided(self, held, share)
+        return stratified(self, share, seed)

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.data.dataset import Examples
+from jaxcnn.data.dataset import Examples, stratified
 from jaxcnn.data.sources import data_root, is_path
 from jaxcnn.errors import DataError, UserError, unknown
 
@@ -151,16 +151,7 @@ class Corpus:
 
     def hold_out(self, share: float, seed: int = 0) -> tuple[Corpus, Corpus]:
         """Two parts: all but a random `share` of each class, and that share. The same seed gives the same parts."""
-        if not 0 < share < 1:
-            raise DataError(f"the share to hold out should be between 0 and 1, got {share}")
-        rng = np.random.default_rng(seed)
-        held = np.zeros(len(self), bool)
-        for label in range(len(self.classes)):
-            members = rng.permutation(np.flatnonzero(self.labels == label))
-            held[members[: round(share * len(members))]] = True
-        if held.all() or not held.any():
-            raise DataError(f"{self.name}: {len(self)} sentences are too few to hold out a share of {share}")
-        return self.take(~held), self.take(held)
+        return stratified(self, share, seed)
 
     def examples(self, vocabulary: Vocabulary, length: int | None = None) -> Examples:
         """What a network is given: words as integers `(N, L)`, see `Vocabulary.encode`."""

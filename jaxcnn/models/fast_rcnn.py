@@ -13,6 +13,7 @@ from jax.nn import initializers
 from jaxcnn import core
 from jaxcnn.errors import UserError
 from jaxcnn.layers import batch_norm, conv, dense, dropout, max_pool, relu
+from jaxcnn.models.vgg import stages
 from jaxcnn.ops.roi import roi_align, roi_max_pool
 
 _he = initializers.variance_scaling(2, "fan_out", "normal")
@@ -72,15 +73,8 @@ def vgg_backbone(convolutions: Sequence[int] = (2, 2, 3, 3, 3), *, width: int = 
       width: filters of the first stage.
       norm: batch normalization behind each convolution.
     """
-    layers: dict[str, core.Layer | Callable] = {}
-    for stage, count in enumerate(convolutions, 1):
-        for i in range(1, count + 1):
-            layers[f"conv{stage}_{i}"] = conv(width * min(2 ** (stage - 1), 8), 3, padding=1, kernel_init=_he)
-            if norm:
-                layers[f"bn{stage}_{i}"] = batch_norm()
-            layers[f"relu{stage}_{i}"] = relu
-        if stage < len(convolutions):
-            layers[f"pool{stage}"] = max_pool(2)
+    layers = stages(convolutions, width, norm)
+    layers.pop(f"pool{len(convolutions)}", None)
     return core.serial(**layers)
 
 

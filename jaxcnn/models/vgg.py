@@ -14,6 +14,19 @@ _he = initializers.variance_scaling(2, "fan_out", "normal")
 _normal = initializers.normal(0.01)
 
 
+def stages(convolutions: Sequence[int], width: int = 64, norm: bool = False) -> dict[str, core.Layer | Callable]:
+    """The layers in front of the dense ones, by name: arguments as in `vgg`."""
+    layers: dict[str, core.Layer | Callable] = {}
+    for stage, count in enumerate(convolutions, 1):
+        for i in range(1, count + 1):
+            layers[f"conv{stage}_{i}"] = conv(width * min(2 ** (stage - 1), 8), 3, padding=1, kernel_init=_he)
+            if norm:
+                layers[f"bn{stage}_{i}"] = batch_norm()
+            layers[f"relu{stage}_{i}"] = relu
+        layers[f"pool{stage}"] = max_pool(2)
+    return layers
+
+
 @core.layer
 def vgg(
     convolutions: Sequence[int],
@@ -41,16 +54,8 @@ def vgg(
 
     Source: section 2.1 and table 1; comparison with large filters, section 2.3.
     """
-    layers: dict[str, core.Layer | Callable] = {}
-    for stage, count in enumerate(convolutions, 1):
-        for i in range(1, count + 1):
-            layers[f"conv{stage}_{i}"] = conv(width * min(2 ** (stage - 1), 8), 3, padding=1, kernel_init=_he)
-            if norm:
-                layers[f"bn{stage}_{i}"] = batch_norm()
-            layers[f"relu{stage}_{i}"] = relu
-        layers[f"pool{stage}"] = max_pool(2)
     return core.serial(
-        **layers,
+        **stages(convolutions, width, norm),
         avgpool=adaptive_avg_pool(7),
         flat=flatten,
         fc6=dense(units, kernel_init=_normal),

@@ -21,10 +21,6 @@ from jaxcnn.train.evaluate import make_evaluate
 from jaxcnn.train.trained import Trained
 
 
-def _load(name: str, split: str, data_dir: Path | None, size: tuple[int, int] | None) -> Examples:
-    return load_segmentation(name, split, data_dir, size)
-
-
 def _settings(data: Examples) -> Mapping[str, Any]:
     return {
         "loss": _loss(data),
@@ -86,7 +82,7 @@ TASK = Task(
     name="segment",
     about="a class for each pixel",
     data="camvid",
-    load=_load,
+    load=load_segmentation,
     settings=_settings,
     predict=_predict,
     evaluate=_evaluate,
