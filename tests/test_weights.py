@@ -673,14 +673,58 @@ def test_padding_has_to_be_that_of_the_file(saved, tmp_path):
         cnn.weights.load(padded, path)
     with pytest.raises(UserError, match="pads otherwise"):
         cnn.weights.save(padded, *variables, tmp_path / "x.pth")
-    with pytest.raises(UserError, match="is a checkpoint of Flax, which is read into ResNets only"):
+    with pytest.raises(UserError, match=r"whose names are known for ResNets only; .* is none: pass names="):
         cnn.weights.load(cnn.models.vgg11(), tmp_path / "x.msgpack")
-    with pytest.raises(UserError, match="names= is for PyTorch's files"):
-        cnn.weights.load(padded, tmp_path / "x.msgpack", names={}, input=SMALL)
     with pytest.raises(UserError, match="padding='SAME': expected 'symmetric' or 'same'"):
         small(padding="SAME")
     with pytest.raises(UserError, match=r"no params/Dense_0/kernel \(8, 3\)"):
         cnn.weights.load(padded, tmp_path / "x.msgpack", fresh=("conv1", "bn1", "layer1", "layer2"))
+
+
+class FlaxInner(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(5)(nn.GroupNorm(2, epsilon=1e-5)(x))
+
+
+class FlaxNet(nn.Module):
+    """Of each kind of layer one, the blocks nested."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.PReLU()(nn.Conv(6, (3, 3), feature_group_count=2)(x))
+        x = nn.ConvTranspose(4, (3, 2), (2, 1), padding="VALID")(x)
+        x = nn.BatchNorm(use_running_average=True)(nn.LayerNorm(epsilon=1e-5)(x))
+        x = FlaxInner(name="inner")(x)
+        words = nn.Embed(7, 3)(jnp.arange(2))
+        return nn.Dense(4, name="head")(jnp.concatenate([x.reshape(len(x), -1), words], 1))
+
+
+def test_names_of_somebodys_flax_network(tmp_path):
+    inner = cnn.serial(norm=cnn.group_norm(2), dense=cnn.dense(5))
+
+    def forward(net, x):
+        x = net.bn(net.norm(net.up(net.act(net.conv(x)))))
+        return net.head(cnn.concat(cnn.flatten(net.inner(x)), net.words(jnp.arange(2))))
+
+    model = cnn.network(
+        forward, conv=cnn.conv(6, 3, padding=1, groups=2), act=cnn.prelu(shared=True),
+        up=cnn.conv_transpose(4, (3, 2), (2, 1)), norm=cnn.layer_norm(), bn=cnn.batch_norm(), inner=inner,
+        words=cnn.embed(7, 3), head=cnn.dense(4),
+    )  # fmt: skip
+    x = normal(0, 2, 5, 6, 4)
+    structs = jax.eval_shape(FlaxNet().init, KEY, x)
+    leaves, structure = jax.tree.flatten(structs)
+    values = structure.unflatten([normal(i, *s.shape) ** 2 + 0.1 for i, s in enumerate(leaves)])
+    path = tmp_path / "net.msgpack"
+    path.write_bytes(flax.serialization.to_bytes(values))
+    names = {"conv": "Conv_0", "act": "PReLU_0", "up": "ConvTranspose_0", "norm": "LayerNorm_0", "bn": "BatchNorm_0",
+             "inner/norm": "inner/GroupNorm_0", "inner/dense": "inner/Dense_0", "words": "Embed_0"}  # fmt: skip
+    for given in (names, lambda path: names.get(path, path)):
+        params, state = cnn.weights.load(model, path, input=x, names=given)
+        close(model.apply(params, state, x)[0], FlaxNet().apply(values, x), 1e-5)
+    with pytest.raises(UserError, match=r"inner/dense/kernel .* no params/inner/Dense_1/kernel"):
+        cnn.weights.load(model, path, input=x, names=names | {"inner/dense": "inner/Dense_1"})
 
 
 def test_damaged_checkpoints_of_orbax(tmp_path):

@@ -16,6 +16,8 @@ Arrays, PyTorch's on the right:
     kernel of dense  (D, K)                     weight (K, D); D = H W C here and C H W there behind a flattened map
     scale, bias      params of batch_norm       weight, bias
     mean, var        state of batch_norm        running_mean, running_var; num_batches_tracked counts steps
+
+Flax's arrays are ours but for `nn.ConvTranspose`, whose kernel is flipped, and the names of `nn.Embed` and `nn.PReLU`.
 """
 
 from __future__ import annotations
@@ -155,8 +157,8 @@ def option(model: Layer, name: str, default: Any) -> Any:
     return default if source is None else source.kwargs.get(name, default)
 
 
-def by_user(names: Mapping[str, str] | Callable[[str], str], model: Layer) -> Namer:
-    """Names that a user gives; a layer that a dict does not mention keeps its path, with dots.
+def by_user(names: Mapping[str, str] | Callable[[str], str], model: Layer, kind: str = "torch") -> Namer:
+    """Names that a user gives; a layer that a dict does not mention keeps its path, with dots in PyTorch's files.
 
     Raises:
       UserError: for a path in the dict that the model does not have, or a name that is no text.
@@ -170,7 +172,8 @@ def by_user(names: Mapping[str, str] | Callable[[str], str], model: Layer) -> Na
 
     def name(path: Path) -> str:
         ours = "/".join(path)
-        there = names(ours) if callable(names) else names.get(ours, ours.replace("/", "."))
+        kept = ours if kind == "flax" else ours.replace("/", ".")
+        there = names(ours) if callable(names) else names.get(ours, kept)
         if not isinstance(there, str):
             raise UserError(f"names= gives {there!r} for {ours}: expected the file's name as text")
         return there
@@ -230,6 +233,12 @@ class Variable:
             return np.moveaxis(array.reshape(whole), (0, 1), (-1, -2)).reshape(self.shape)
         return np.moveaxis(array, (0, 1), self._turned) if array.shape == self.there else None
 
+    def from_flax(self, array: np.ndarray) -> np.ndarray:
+        """The file's array as it is here: `nn.ConvTranspose` does not flip its kernel, `nn.PReLU` has one number."""
+        if self.kind == "conv_transpose" and self.path[-1] == "kernel":
+            return np.flip(array, tuple(range(array.ndim - 2)))
+        return array.reshape(self.shape) if self.kind == "prelu" and array.size == 1 == self.shape[0] else array
+
     def to_torch(self, array: np.ndarray) -> np.ndarray:
         """Our array with PyTorch's axes."""
         if self._turned is None:
@@ -277,6 +286,7 @@ def variables(model: Layer, inputs: Sequence[Any], name: Namer, kind: str = "tor
     return found
 
 
+_FLAX = {("embed", "kernel"): "embedding", ("prelu", "slope"): "negative_slope"}
 _TORCH = {"kernel": "weight", "scale": "weight", "slope": "weight", "mean": "running_mean", "var": "running_var"}
 
 
@@ -289,7 +299,7 @@ def _kind(leaf: Layer) -> str:
 
 def _suffix(inner: Path, kind: str, file: str) -> str:
     if file == "flax":
-        return "/".join(inner)
+        return "/".join(_FLAX.get((kind, name), name) for name in inner)
     return ".".join(_TORCH.get(name, name) if kind else name for name in inner)
 
 

@@ -57,8 +57,9 @@ def load(
         stands for the layers with a unit a class: the last dense layer, and those of GoogLeNet's auxiliary heads.
       key: the random key of the fresh layers' weights; `jax.random.key(0)` when not given.
       names: what the file calls each layer: a dict or a function from our path, `"block1/conv2"`, to PyTorch's name,
-        `"blocks.0.conv2"`. A layer that the dict does not mention is looked for under its own path with dots. Axes are
-        turned by what the layer is: `conv`, `conv_transpose`, `dense`.
+        `"blocks.0.conv2"`, or to Flax's, `"Block_0/Conv_1"`. A layer that the dict does not mention is looked for under
+        its own path, with dots in PyTorch's files. Axes are turned by what the layer is: `conv`, `conv_transpose`,
+        `dense`.
       dtype: of the parameters, whatever floating-point numbers the file has; None leaves them as they are there.
         Running statistics are float32 always.
       entry: which weights of a training's checkpoint; see `read`.
@@ -78,6 +79,8 @@ def load(
       >>> mine = cnn.serial(conv1=cnn.conv(8, 3), act=cnn.relu, flat=cnn.flatten, out=cnn.dense(10))
       >>> names = {"conv1": "0", "out": "3"}    # of torch.nn.Sequential(Conv2d, ReLU, Flatten, Linear)
       >>> params, state = cnn.weights.load(mine, "mine.pth", input=(28, 28, 1), names=names)
+      >>> names = {"conv1": "Conv_0", "out": "Dense_0"}    # of a Flax module with @nn.compact
+      >>> params, state = cnn.weights.load(mine, "mine.msgpack", input=(28, 28, 1), names=names)
     """
     inputs = _inputs(model, input, names)
     content = files.content(path, entry)
@@ -95,7 +98,7 @@ def load(
             trouble.missing.append(variable)
             continue
         array = arrays[variable.name]
-        ours = variable.from_torch(array) if content.kind == "torch" else array
+        ours = variable.from_torch(array) if content.kind == "torch" else variable.from_flax(array)
         if ours is None or ours.shape != variable.shape or not _alike(ours.dtype, variable.dtype):
             trouble.misfits.append((variable, array))
         else:
@@ -195,15 +198,16 @@ def _namer(
 ) -> Callable[[tuple[str, ...]], str]:
     """How the file names the model's layers, from whose file it is and the names in it."""
     if names is not None:
-        if kind == "flax":
-            raise UserError(f"{path} is a checkpoint of Flax, and names= is for PyTorch's files")
-        return by_user(names, model)
+        return by_user(names, model, kind)
     found = family(model)
     assert found is not None
     padding = option(model, "padding", "symmetric")
     if kind == "flax":
         if found is not FAMILIES["resnet"]:
-            raise UserError(f"{path} is a checkpoint of Flax, which is read into ResNets only; {_call(model)} is none")
+            raise UserError(
+                f"{path} is a checkpoint of Flax, whose names are known for ResNets only; {_call(model)} is none: "
+                "pass names="
+            )
         if padding != "same":
             raise UserError(
                 f"{path} is a checkpoint of Flax, whose ResNet pads otherwise than {_call(model)}: make the model with "
