@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
 import pytest
 from helpers import normal
@@ -729,6 +730,14 @@ def test_the_graph_is_saved(suffix, tmp_path):
     assert texts[0] == "lenet5(): 61,706 parameters, 416,520 MACs"
     assert {"conv1", "28x28x6", "48,120", "avg_pool(2)", "convolution", "dense"} <= set(texts)
     assert inspect.summary(cnn.models.lenet5(), image(32, channels=1)).draw().get_size_inches()[1] > 5
+
+
+def test_figures_without_a_grid_are_drawn_under_a_constrained_layout(tmp_path):
+    """Matplotlib warns, and warnings are errors here, where a constrained layout finds nothing to lay out."""
+    right = data.Dataset(np.zeros((1, 4, 4, 1), np.uint8), np.array([0]), ("a", "b"))
+    with matplotlib.rc_context({"figure.constrained_layout.use": True}):
+        inspect.draw_graph(cnn.dense(3), jax.ShapeDtypeStruct((1, 4), np.float32), path=tmp_path / "net.png")
+        plots.mistakes(right, np.array([[0.9, 0.1]])).savefig(tmp_path / "none.png")
 
 
 def test_a_graph_that_cannot_be_saved_is_told_before_anything_is_computed(tmp_path):
