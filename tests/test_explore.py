@@ -137,7 +137,7 @@ def test_what_is_seen_is_what_the_network_computes(network: Network) -> None:
     assert set(look.outputs) == set(expected)
     for name, value in expected.items():
         close(look.outputs[name], np.asarray(value[0]))
-    close(look.probabilities, trained.probabilities(image[None])[0])
+    close(network.subject.answer.bars(look.output, None), trained.probabilities(image[None])[0])
 
 
 def test_units_are_the_sums_that_are_shown(network: Network) -> None:
@@ -183,7 +183,7 @@ def test_overlays(network: Network) -> None:
     assert about["unit"] == 2
     found, about = network.overlay(look.number, "occlusion", None, None)
     assert found.shape == (14, 14)
-    assert about["unit"] == look.logits.argmax()
+    assert about["unit"] == look.output.argmax()
     assert 0 <= about["lowest"] <= 1
     for kind, layer, unit in (("grad_cam", "fc1", 0), ("grad_cam", "no", 0), ("other", None, 0), ("saliency", None, 3)):
         with pytest.raises(UserError):
@@ -224,7 +224,7 @@ def test_a_network_without_names_or_maps() -> None:
     plain = as_layer(lambda x: x.mean((1, 2)))
     found = Network(subject(plain, images(3, channels=3)))
     assert found.layers() == []
-    assert found.see(images(3, channels=3).images[0]).logits.shape == (3,)
+    assert found.see(images(3, channels=3).images[0]).output.shape == (3,)
     shared = cnn.network(
         lambda net, x: net.head(net.twice(net.twice(x)).mean((1, 2))),
         twice=cnn.conv(3, 3, padding=1),
@@ -290,7 +290,7 @@ def test_what_cannot_be_explored_says_so(tmp_path: Path, run: Path) -> None:
     shutil.copytree(run, other)
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "task": "segment"}))
-    with pytest.raises(UserError, match="one of the task segment"):
+    with pytest.raises(UserError, match="given one image and nothing else.*segment"):
         of_run(other)
     shutil.rmtree(other / "checkpoints")
     (other / "config.json").write_text(json.dumps({**config, "model": "lenet5"}))
@@ -470,7 +470,8 @@ def test_maps_and_examples_over_http(server: Server, network: Network) -> None:
     assert status == 200
     assert [entry["full"] for entry in record["layers"]] == [[12, 12, 4], [1, 3, 1], [6, 6, 4]]
     assert len(sent) == 12 * 12 * 4 + 3 + 6 * 6 * 2
-    close(np.float32(record["logits"]), network.see(data.images[4]).logits)
+    shown = network.subject.answer.bars(network.see(data.images[4]).output, None)
+    close(np.float32(record["probabilities"]), shown)
     status, record, _ = look(server, {"source": "example", "index": 4})
     assert (status, record["label"]) == (200, data.labels[4])
     picture = io.BytesIO()
@@ -635,7 +636,7 @@ def test_by_clicks(chromium: Any, server: Server, network: Network) -> None:
         assert page.locator("#examples button").count() == 7
         session.newer(lambda: page.click("#examples button:nth-child(3)"))
         data = network.subject.examples()
-        expected = network.see(data.images[2]).probabilities
+        expected = network.subject.answer.bars(network.see(data.images[2]).output, None)
         shown = [number(t.removesuffix(" %")) for t in page.locator("#classes .value").all_inner_texts()]
         np.testing.assert_allclose(shown, 100 * expected, atol=0.06)
         # The unit under the pointer has the network's number, and its parts add up to it.

@@ -112,10 +112,7 @@ def content(network: Network, first: np.ndarray | None = None, name: str = "") -
     messages, overlays = [], {}
     for i, (look, label) in enumerate(zip(looks, labels, strict=True)):
         wanted = [(record["name"], 0, most, side) for record in records if record["name"] in look.outputs]
-        head, arrays = server.seen(look, wanted)
-        messages.append(
-            _text(server.pack({**head, "label": label, "image": look.image.size}, look.image.tobytes(), *arrays))
-        )
+        messages.append(_text(server.message(network, look, wanted, label)))
         for kind in ("grad_cam", "occlusion", "saliency"):
             try:
                 overlays[f"{i}|{kind}"] = _text(server.overlay(network, look, kind, None, None))
@@ -146,7 +143,7 @@ def content(network: Network, first: np.ndarray | None = None, name: str = "") -
 
 def _images(network: Network, first: np.ndarray | None) -> tuple[list[np.ndarray], list[int | None], list[str]]:
     images = [] if first is None else [first]
-    labels: list[int | None] = [None] * len(images)
+    labels: list[Any] = [None] * len(images)
     try:
         examples = network.subject.examples()
     except DataError as error:
@@ -154,7 +151,7 @@ def _images(network: Network, first: np.ndarray | None) -> tuple[list[np.ndarray
             raise DataError(f"there are no examples to write ({error}); give one by --image FILE") from None
         return images, labels, [f"No examples of the data: {error}."]
     count = _CHOICES[0][0] - len(images)
-    return [*images, *examples.images[:count]], [*labels, *(int(v) for v in examples.labels[:count])], []
+    return [*images, *examples.inputs[:count]], [*labels, *examples.labels[:count]], []
 
 
 def _filters(network: Network, records: list[dict[str, Any]], most: int) -> dict[str, str]:

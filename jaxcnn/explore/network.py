@@ -22,6 +22,7 @@ import numpy as np
 from jaxcnn.core import Layer, network
 from jaxcnn.data.preprocess import Preprocess
 from jaxcnn.errors import UserError
+from jaxcnn.explore.answer import Pixel
 from jaxcnn.explore.subject import Subject
 from jaxcnn.inspect import summary
 from jaxcnn.inspect.saliency import grad_cam, occlusion, saliency
@@ -31,6 +32,7 @@ from jaxcnn.inspect.trace import Call
 from jaxcnn.inspect.windows import filters, receptive_window, see_unit
 from jaxcnn.wrappers import get, split
 
+OVERLAYS = ("grad_cam", "occlusion", "saliency")
 _KEPT_INPUTS, _KEPT_OUTPUTS = 64, 2
 _MACS = 6e10  # of one occlusion: some seconds on two cores
 _BYTES = 256 << 20  # of the activations of one batch of it
@@ -45,7 +47,7 @@ class Look:
       number: by which the page speaks of it.
       image: `(H, W, C)`, uint8.
       given: what the network was given, `(1, h, w, C)`.
-      logits: `(classes,)`.
+      output: what it gave, without the batch.
       inputs, outputs: of each layer by name, without the batch.
       milliseconds: how long the network took.
     """
@@ -53,18 +55,15 @@ class Look:
     number: int
     image: np.ndarray
     given: Any
-    logits: np.ndarray
+    output: np.ndarray
     inputs: dict[str, np.ndarray]
     outputs: dict[str, np.ndarray]
     milliseconds: float
 
-    @property
-    def probabilities(self) -> np.ndarray:
-        return np.asarray(jax.nn.softmax(self.logits.astype(np.float32)))
-
 
 class Network:
-    """A subject's network, ready to be asked. Its methods may be called from several threads; one runs at a time.
+    """A subject's network, ready to be asked. Its methods may be called from several threads; beside an overlay, one
+    runs at a time.
 
     Attributes:
       subject: whose it is.
@@ -78,7 +77,7 @@ class Network:
         given = jax.eval_shape(trained.preprocess, jax.ShapeDtypeStruct((1, *trained.image), jnp.uint8))
         self.struct = jax.ShapeDtypeStruct(given.shape, given.dtype)
         self.shape = tuple(given.shape[1:])
-        self._lock = threading.RLock()
+        self._lock, self._overlaying = threading.RLock(), threading.Lock()
         self._images: OrderedDict[int, np.ndarray] = OrderedDict()
         self._looks: OrderedDict[int, Look] = OrderedDict()
         self._number = 0
@@ -87,8 +86,9 @@ class Network:
 
     def close(self, seconds: float = 10.0) -> None:
         """Waits for what is being computed: a process that ends amid a compilation may crash."""
-        if self._lock.acquire(timeout=seconds):
-            self._lock.release()
+        for lock in (self._lock, self._overlaying):
+            if lock.acquire(timeout=seconds):
+                lock.release()
 
     # --- layers
 
@@ -196,11 +196,11 @@ class Network:
             raise UserError("this input is no longer kept: choose or draw it again")
         image = self._images[number]
         begun = time.perf_counter()
-        given, logits, arrays = jax.block_until_ready(self._forward(self.params, self.state, jnp.asarray(image[None])))
+        given, output, arrays = jax.block_until_ready(self._forward(self.params, self.state, jnp.asarray(image[None])))
         took = 1000 * (time.perf_counter() - begun)
         known = [np.asarray(x)[0] for x in arrays]
         ins, outs = ({name: known[i] for name, i in places.items()} for places in self._places)
-        look = Look(number, image, given, np.asarray(logits, np.float32)[0], ins, outs, took)
+        look = Look(number, image, given, np.asarray(output, np.float32)[0], ins, outs, took)
         self._looks[number] = look
         many = sum(x.nbytes for x in known) > _MOST_BYTES
         while len(self._looks) > (1 if many else _KEPT_OUTPUTS):
@@ -325,38 +325,47 @@ class Network:
                 raise UserError(f"the filters of {name} are {found.shape}: expected (h, w, C, K)")
             return _as_numpy(found)
 
-    def overlay(self, number: int, kind: str, layer: str | None, unit: int | None) -> tuple[np.ndarray, dict[str, Any]]:
+    def overlay(
+        self, number: int, kind: str, layer: str | None, name: int | None, pixel: Pixel | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """What of an image speaks for a class.
 
         Args:
           number: of the look.
           kind: "grad_cam", "occlusion" or "saliency".
           layer: of Grad-CAM; None for the last layer with maps.
-          unit: the class; None for the most probable.
+          name: the class; None for the most probable.
+          pixel: of an answer of pixels; None for where the class is most probable.
 
         Returns:
           The map in the network's input, `(h, w)`, float32, and what is to be said of it.
         """
-        with self._lock:
-            look = self._look(number)
-            if unit is None:
-                unit = int(look.logits.argmax())
-            if not 0 <= unit < len(look.logits):
-                raise UserError(f"class {unit}: there are {len(look.logits)} classes")
-            asked = (self.model, self.params, self.state, look.given)
-            about: dict[str, Any] = {"kind": kind, "unit": unit, "layer": layer}
+        look, answer = self.find(number), self.subject.answer
+        if kind not in OVERLAYS:
+            raise UserError(f"overlay {kind!r}: expected grad_cam, occlusion or saliency")
+        if name is None:
+            name = int(answer.bars(look.output, pixel).argmax())
+        if not 0 <= name < len(answer.names):
+            raise UserError(f"class {name}: there are {len(answer.names)} classes")
+        unit = answer.unit(look.output, name, pixel)
+        asked = (self.model, self.params, self.state, look.given)
+        about: dict[str, Any] = {"kind": kind, "unit": name, "layer": layer}
+        if isinstance(unit, tuple):
+            about["pixel"] = unit[:2]
+        with self._overlaying:  # another lock than the looks': one may draw while this is computed
             if kind == "grad_cam":
                 found = grad_cam(*asked, layer=layer, unit=unit)[0]
             elif kind == "saliency":
                 found = saliency(*asked, unit=unit)[0]
-            elif kind == "occlusion":
-                size, stride, batch_size = self._square()
-                seen = occlusion(*asked, unit=unit, size=size, stride=stride, batch_size=batch_size)
-                found = seen.drop()[0]
-                about |= {"square": seen.size, "stride": seen.stride, "lowest": float(seen.probability.min())}
             else:
-                raise UserError(f"overlay {kind!r}: expected grad_cam, occlusion or saliency")
-            return np.asarray(found, np.float32), about
+                size, stride, batch_size = self._square()
+                seen = occlusion(
+                    *asked, unit=unit, size=size, stride=stride, batch_size=batch_size, probability=answer.probability
+                )
+                found = seen.drop()[0]
+                about |= {"square": seen.size, "stride": seen.stride}
+                about |= {"whole": float(seen.whole[0]), "lowest": float(seen.probability.min())}
+        return np.asarray(found, np.float32), about
 
     def _square(self) -> tuple[int, int, int]:
         """The size, stride and batch size of an occlusion that this network computes in seconds."""

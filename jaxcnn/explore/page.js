@@ -88,6 +88,29 @@ const live = {
   figure: (name) => `figure/${name}`,
 };
 
+// What a look's message has: the input's pixels, the answer's pictures, and maps; the first two not always.
+function looked({ record, buffer, at }) {
+  const found = { record, image: null, pictures: null, maps: new Map() };
+  if (record.image) {
+    found.image = new Uint8Array(buffer.slice(at, at + record.image));
+    at += record.image;
+  }
+  if (record.pictures) {
+    const size = (state.about.size || [0, 0]).reduce((a, b) => a * b);
+    found.pictures = {};
+    for (const name of record.pictures) {
+      found.pictures[name] = new Uint8Array(buffer.slice(at, at + size));
+      at += size;
+    }
+  }
+  for (const one of record.layers) {
+    const maps = new Maps(one, buffer, at);
+    at += maps.bytes.byteLength;
+    found.maps.set(one.name, maps);
+  }
+  return found;
+}
+
 const bytesOf = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer;
 
 function frozenFrom(kept) {
@@ -143,6 +166,8 @@ const state = {
   layers: new Map(),
   cards: new Map(),
   pixels: null,
+  pictures: {},
+  pixel: null,
   given: [1, 1, 1],
   frame: [0, 0, 1, 1],
   look: null,
@@ -372,6 +397,11 @@ function drawPicture() {
   canvas.style.height = `${height}px`;
   const context = sized(canvas, width, height);
   paintInput(context, width, height, [0, 0, h, w]);
+  if (state.pixel) {
+    const y = ((state.pixel[0] + 0.5) * height) / state.about.size[0],
+      x = ((state.pixel[1] + 0.5) * width) / state.about.size[1];
+    frameBox(context, [y - 4, x - 4, y + 4, x + 4], 1, 1, 2);
+  }
   const unit = state.unit;
   if (unit && unit.field) {
     const [top, left, bottom, right] = unit.field; // what lies outside is padding
@@ -584,6 +614,7 @@ function refresh(input) {
   input.begun = input.begun || performance.now();
   // While one is under way, only the last that came is kept, with the time of the first stroke it shows.
   if (running) {
+    if (waiting && input.source === "look") return; // what waits asks about the pixel, too
     if (waiting && waiting.source === input.source) input.begun = waiting.begun;
     waiting = input;
     return;
@@ -605,11 +636,10 @@ async function look(input) {
   const patience = setTimeout(() => {
     $("speed").textContent = "computing\u2026 (the first time, the network is compiled)";
   }, 400);
-  const wanted = [...state.cards.values()]
-    .filter((card) => card.visible && card.shows === "maps")
-    .map((card) => card.asks());
-  const record = { source: input.source, layers: wanted };
-  for (const name of ["index", "look"]) if (name in input) record[name] = input[name];
+  const wanted = input.source === "look" ? [] : shownCards().map((card) => card.asks());
+  const record = { source: input.source, layers: wanted, pixel: state.pixel };
+  if (input.source === "example") record.index = input.index;
+  if (input.source === "look") record.look = state.look;
   let answer;
   try {
     answer = await source.look(record, input.source === "pixels" ? state.pixels : input.bytes);
@@ -617,18 +647,15 @@ async function look(input) {
     clearTimeout(patience);
     if ($("speed").textContent.startsWith("computing")) $("speed").textContent = "";
   }
-  const { record: told, buffer } = answer;
-  let at = answer.at;
+  const { record: told, image, pictures, maps } = looked(answer);
+  if (input.source === "look" && told.look !== state.look) return; // of an input before
   state.look = told.look;
-  if (input.source !== "pixels") {
-    if (input.source !== "look") {
-      state.pixels = new Uint8Array(buffer.slice(at, at + told.image));
-      state.label = told.label;
-    }
-    at += told.image;
+  if (input.source !== "look") {
+    if (image) state.pixels = image;
+    if (input.source !== "pixels") state.label = told.label;
+    state.pictures = pictures || {};
   }
   if (input.source === "file" || input.source === "first") {
-    state.label = null;
     $("input-name").textContent = input.name || "";
     state.examples.chosen = -1;
     markExample();
@@ -637,16 +664,15 @@ async function look(input) {
     $("input-name").textContent =
       `example ${input.index}` + (told.label === null ? "" : `, labelled ${state.about.classes[told.label]}`);
   state.probabilities = told.probabilities;
-  for (const one of told.layers) {
-    const maps = new Maps(one, buffer, at);
-    at += maps.bytes.byteLength;
-    const card = state.cards.get(one.name);
-    if (card) card.receive(maps);
+  for (const { name } of wanted) {
+    const card = state.cards.get(name);
+    if (maps.has(name)) card.receive(maps.get(name));
+    else card.missing();
   }
-  for (const { name } of wanted) if (!told.layers.some((one) => one.name === name)) state.cards.get(name).missing();
+  showClasses();
   if (input.source !== "look") {
     drawPicture();
-    showClasses();
+    drawAnswer();
     calm();
   }
   if (input.source !== "look") {
@@ -663,6 +689,10 @@ async function look(input) {
 }
 
 function showClasses() {
+  if (state.about.size)
+    $("classes-heading").textContent = state.pixel
+      ? `Row ${state.pixel[0]}, column ${state.pixel[1]}`
+      : "Shares of the pixels";
   const names = state.about.classes,
     p = state.probabilities.map((v) => (v === null ? NaN : v));
   const order = p.map((v, i) => i).sort((a, b) => p[b] - p[a]);
@@ -675,10 +705,16 @@ function showClasses() {
     ...shown.map((i) => {
       const bar = make("i");
       bar.style.width = `${100 * (p[i] || 0)}%`;
+      const name = make("span", { className: "name", textContent: names[i], title: names[i] });
+      if (state.about.answer === "pixels") {
+        const swatch = make("i", { className: "swatch" });
+        swatch.style.background = `rgb(${state.about.palette[i].join(" ")})`;
+        name.prepend(swatch);
+      }
       const row = make(
         "li",
         { className: `${i === order[0] ? "top" : ""} ${i === state.label ? "true" : ""}` },
-        make("span", { className: "name", textContent: names[i], title: names[i] }),
+        name,
         make("span", { className: "bar" }, bar),
         make("span", { className: "value", textContent: `${(100 * p[i]).toFixed(1)} %` }),
       );
@@ -686,6 +722,105 @@ function showClasses() {
       return row;
     }),
   );
+}
+
+// --- what is said of each pixel -----------------------------------------------------------------------------------
+
+function drawAnswer() {
+  if (!state.about.size) return;
+  const [height, width] = state.about.size,
+    { palette } = state.about;
+  for (const name of ["said", "labelled"]) {
+    const bytes = state.pictures[name],
+      canvas = $(name);
+    canvas.parentElement.hidden = !bytes;
+    if (!bytes) continue;
+    const words = Uint32Array.from(palette, ([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r);
+    const picture = new ImageData(
+      new Uint8ClampedArray(Uint32Array.from(bytes, (v) => words[v]).buffer),
+      width,
+      height,
+    );
+    const room = canvas.clientWidth || 150,
+      high = (room * height) / width;
+    canvas.style.height = `${high}px`;
+    const context = sized(canvas, room, high);
+    stamp(context, picture, 0, 0, room, high, name === "said" && state.about.answer === "score");
+    for (const [place, line] of [
+      [state.pointed, 1],
+      [state.pixel, 2],
+    ]) {
+      if (!place) continue;
+      const y = ((place[0] + 0.5) * high) / height,
+        x = ((place[1] + 0.5) * room) / width;
+      frameBox(context, [y - 3.5, x - 3.5, y + 3.5, x + 3.5], 1, 1, line);
+    }
+  }
+  const at = state.pointed || state.pixel;
+  $("answer-note").textContent = at
+    ? `Row ${at[0]}, column ${at[1]}: ${saidAt("said", at)}${state.pictures.labelled ? `, labelled ${saidAt("labelled", at)}` : ""}.`
+    : frozenData
+      ? "Point at a pixel for its class."
+      : "Point at a pixel for its class; click to ask about it.";
+}
+
+function saidAt(name, [y, x]) {
+  const value = state.pictures[name][y * state.about.size[1] + x],
+    { classes } = state.about;
+  if (state.about.answer === "pixels") return classes[value] ?? "nothing";
+  if (value === 255) return "nothing";
+  if (name === "labelled") return value ? classes[0] : `no ${classes[0]}`;
+  return `${classes[0]} ${((100 * value) / 254).toFixed(0)} %`;
+}
+
+function wireAnswer() {
+  $("answer").hidden = !state.about.size;
+  if (!state.about.size) return;
+  const [height, width] = state.about.size;
+  $("examples-class").parentElement.hidden = true; // labels of pixels, not of images
+  const choose = (place) => {
+    if (frozenData) return;
+    state.pixel = place && String(place) !== String(state.pixel) ? place : null;
+    drawAnswer();
+    drawPicture();
+    if (state.look !== null) refresh({ source: "look" });
+    askOverlay();
+  };
+  state.unpixel = () => {
+    if (!state.pixel) return false;
+    choose(null);
+    return true;
+  };
+  for (const name of ["said", "labelled"]) {
+    const canvas = $(name);
+    const at = (event) => {
+      const box = canvas.getBoundingClientRect();
+      const y = Math.floor(((event.clientY - box.top) / box.height) * height),
+        x = Math.floor(((event.clientX - box.left) / box.width) * width);
+      return [Math.max(0, Math.min(height - 1, y)), Math.max(0, Math.min(width - 1, x))];
+    };
+    const point = (place) => {
+      state.pointed = place;
+      drawAnswer();
+    };
+    canvas.addEventListener("pointermove", (event) => event.pointerType !== "touch" && point(at(event)));
+    canvas.addEventListener("pointerleave", () => point(null));
+    canvas.addEventListener("blur", () => point(null));
+    canvas.addEventListener("click", (event) => choose(at(event)));
+    canvas.addEventListener("keydown", (event) => {
+      const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+      if (!step && event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      const old = state.pointed || state.pixel || [height >> 1, width >> 1];
+      if (!step) return choose(old);
+      const far = event.shiftKey ? 1 : Math.max(1, Math.round(height / 60));
+      point([
+        Math.max(0, Math.min(height - 1, old[0] + far * step[0])),
+        Math.max(0, Math.min(width - 1, old[1] + far * step[1])),
+      ]);
+      say($("answer-note").textContent);
+    });
+  }
 }
 
 // --- examples ---------------------------------------------------------------------------------------------------
@@ -757,49 +892,72 @@ function wireExamples() {
 // --- overlays ---------------------------------------------------------------------------------------------------
 
 let overlayTimer = 0,
-  overlayAsked = 0;
+  overlayRunning = false,
+  overlayWaiting = false;
 
 function askOverlay(delay = 0) {
   clearTimeout(overlayTimer);
+  overlayWaiting = false;
   if (!state.kind || state.look === null) {
     state.overlay = null;
     $("overlay-note").textContent = "";
     drawPicture();
     return;
   }
-  overlayTimer = setTimeout(async () => {
-    const mine = ++overlayAsked,
-      looked = state.look,
-      kind = state.kind;
-    const chosen = $("overlay-class").value,
-      layer = kind === "grad_cam" && $("overlay-layer").value ? $("overlay-layer").value : null;
-    $("overlay-note").textContent = "computing\u2026";
-    try {
-      const { record, buffer, at } = await source.overlay({
-        look: looked,
-        kind,
-        layer,
-        unit: chosen === "" ? null : Number(chosen),
-      });
-      if (mine !== overlayAsked) return;
-      state.overlay = { maps: new Maps(record, buffer, at), look: looked, record };
-      const name = state.about.classes[record.unit],
-        flat = !(state.overlay.maps.top > 0);
-      const p = state.probabilities[record.unit];
-      $("overlay-note").textContent = flat
-        ? `Nothing here speaks for ${name}.`
-        : kind === "occlusion"
-          ? `What the probability of ${name} (${(100 * p).toFixed(1)} %) loses under a ${record.square}\u00d7${record.square} square, moved by ${record.stride}: up to ${(100 * (p - record.lowest)).toFixed(1)} points. Blue: it gains.`
-          : kind === "grad_cam"
-            ? `Where the maps of ${record.layer || "the last layer with maps"} speak for ${name}.`
-            : `How much each pixel changes the score of ${name}.`;
-    } catch (error) {
-      if (mine !== overlayAsked) return;
-      state.overlay = null;
-      $("overlay-note").textContent = error.message;
+  overlayTimer = setTimeout(runOverlay, delay);
+}
+
+// One at a time: of those that are asked for meanwhile, the last.
+async function runOverlay() {
+  if (overlayRunning) {
+    overlayWaiting = true;
+    $("overlay-note").textContent = "waiting for the one before\u2026";
+    return;
+  }
+  const { kind, look: about } = state,
+    chosen = $("overlay-class").value,
+    pixel = state.pixel;
+  const layer = kind === "grad_cam" && $("overlay-layer").value ? $("overlay-layer").value : null;
+  const asked = { look: about, kind, layer, unit: chosen === "" ? null : Number(chosen), pixel };
+  const begun = performance.now();
+  const wait = () => {
+    const seconds = Math.round((performance.now() - begun) / 1000);
+    $("overlay-note").textContent =
+      seconds < 2 ? "computing\u2026" : `computing, ${seconds} s\u2026 (the first time, it is compiled)`;
+  };
+  wait();
+  const ticking = setInterval(() => !overlayWaiting && state.kind && wait(), 1000);
+  overlayRunning = true;
+  try {
+    const { record, buffer, at } = await source.overlay(asked);
+    if (!overlayWaiting && state.kind) {
+      state.overlay = { maps: new Maps(record, buffer, at), look: about, record };
+      $("overlay-note").textContent = overlayText(record, !(state.overlay.maps.top > 0));
     }
-    drawPicture();
-  }, delay);
+  } catch (error) {
+    if (!overlayWaiting) {
+      state.overlay = null;
+      $("overlay-note").textContent = state.kind ? error.message : "";
+    }
+  }
+  clearInterval(ticking);
+  overlayRunning = false;
+  drawPicture();
+  if (overlayWaiting) {
+    overlayWaiting = false;
+    if (state.kind) runOverlay();
+  }
+}
+
+function overlayText(record, flat) {
+  const where = record.pixel ? ` at row ${record.pixel[0]}, column ${record.pixel[1]}` : "",
+    name = state.about.classes[record.unit] + where;
+  if (flat) return `Nothing here speaks for ${name}.`;
+  if (record.kind === "grad_cam")
+    return `Where the maps of ${record.layer || "the last layer with maps"} speak for ${name}.`;
+  if (record.kind === "saliency") return `How much each pixel changes the score of ${name}.`;
+  const percent = (v) => (100 * v).toFixed(1);
+  return `What the probability of ${name} (${percent(record.whole)} %) loses under a ${record.square}\u00d7${record.square} square, moved by ${record.stride}: up to ${percent(record.whole - record.lowest)} points. Blue: it gains.`;
 }
 
 function wireOverlay(maps) {
@@ -829,7 +987,61 @@ function wireOverlay(maps) {
 // --- layers -----------------------------------------------------------------------------------------------------
 
 const GAP = 6,
-  MOST = 64;
+  MOST = 64,
+  SIDE = 112, // what the server reduces larger maps to
+  AT_ONCE = 400_000; // bytes of maps that every new input brings; where there are more, those near the window
+
+// The cards whose maps a new input brings: all that are open, or, of a large network, those that can be seen or soon.
+function shownCards() {
+  const open = [...state.cards.values()].filter((card) => card.reachable && card.shows === "maps");
+  state.large = open.reduce((sum, card) => sum + card.bytes, 0) > AT_ONCE;
+  return state.large ? open.filter((card) => card.near) : open;
+}
+
+const nearness = new IntersectionObserver(
+  (entries) => {
+    for (const { target, isIntersecting } of entries) {
+      const card = state.cards.get(target.closest(".layer").dataset.layer);
+      card.near = isIntersecting;
+      if (isIntersecting) soon(card);
+      else if (state.large) card.release();
+    }
+  },
+  { rootMargin: "900px 0px" },
+);
+
+// The maps of all cards that come into view in one moment are asked for together.
+const due = new Set();
+function soon(card) {
+  if (!due.size)
+    requestAnimationFrame(() => {
+      const cards = [...due].filter((c) => c.reachable);
+      due.clear();
+      for (const c of cards) if (c.current) c.draw();
+      fetchMaps(cards.filter((c) => !c.current));
+    });
+  due.add(card);
+}
+
+async function fetchMaps(cards) {
+  for (const card of cards) if (card.shows === "filters") card.fetchFilters();
+  const asking = cards.filter((card) => card.shows === "maps" && card.reachable);
+  if (state.look === null || !asking.length) return;
+  try {
+    const { record, maps } = looked(
+      await source.look({ source: "look", look: state.look, layers: asking.map((card) => card.asks()) }),
+    );
+    if (record.look !== state.look) return fetchMaps(asking.filter((card) => !card.current)); // another input came
+    for (const card of asking) {
+      const found = maps.get(card.layer.name);
+      if (!found) card.missing();
+      else if (card.shows === "maps" && found.first === card.first) card.receive(found);
+    }
+  } catch (error) {
+    if (error.status === 410) refresh({ source: "pixels" });
+    else trouble(error);
+  }
+}
 
 class Card {
   constructor(layer, open) {
@@ -845,8 +1057,27 @@ class Card {
   asks() {
     return { name: this.layer.name, first: this.first, count: this.page };
   }
-  get visible() {
+  get reachable() {
     return this.open && !this.node.closest(".group > .body[hidden]");
+  }
+  get current() {
+    return Boolean(this.maps) && (this.look === state.look || this.shows === "filters");
+  }
+  // How large what comes will be: {height, width, count}.
+  get expected() {
+    const { shape } = this.layer;
+    if (this.vector) return { height: 1, width: shape.reduce((a, b) => a * b, 1), count: 1 };
+    const [h, w] = shape.length === 3 ? shape : [shape[0], 1],
+      by = h > 1 ? Math.ceil(Math.max(h, w) / SIDE) : 1;
+    return {
+      height: Math.ceil(h / by),
+      width: Math.ceil(w / by),
+      count: Math.min(this.page, this.total - this.first),
+    };
+  }
+  get bytes() {
+    const { height, width, count: many } = this.expected;
+    return height * width * many;
   }
   get leafName() {
     return this.layer.name.split("/").pop();
@@ -903,25 +1134,22 @@ class Card {
     if (open) this.fresh();
   }
   fresh() {
-    if (this.maps && (this.look === state.look || this.shows === "filters")) this.draw();
-    else this.fetch();
+    this.reserve();
+    soon(this);
   }
-  fetch() {
-    if (this.shows === "filters") return this.fetchFilters();
-    if (state.look === null) return;
-    source
-      .look({ source: "look", look: state.look, layers: [this.asks()] })
-      .then(({ record, buffer, at }) => {
-        if (record.look !== state.look) return this.fetch(); // another input came meanwhile
-        let from = at + record.image;
-        for (const one of record.layers) {
-          const maps = new Maps(one, buffer, from);
-          from += maps.bytes.byteLength;
-          if (one.name === this.layer.name) return this.receive(maps);
-        }
-        this.missing();
-      })
-      .catch((error) => (error.status === 410 ? refresh({ source: "pixels" }) : trouble(error)));
+  // Room for maps that are not there yet, so that nothing moves when they come.
+  reserve() {
+    if (this.size || this.shows !== "maps") return;
+    const room = this.room || state.room - 26 * (this.layer.depth + 1);
+    const l = this.layout(Math.max(120, room), this.expected);
+    Object.assign(this.canvas.style, { width: `${l.width}px`, height: `${l.height}px` });
+  }
+  // Far from the window, a card of a large network keeps its size and nothing else.
+  release() {
+    if (!this.maps || this.at) return;
+    this.maps = null;
+    this.cursor.hidden = true;
+    this.canvas.width = this.canvas.height = 1;
   }
   async fetchFilters() {
     try {
@@ -944,6 +1172,7 @@ class Card {
     this.maps = maps;
     this.look = state.look;
     this.draw();
+    if (this.waiting) this.waiting(); // the pointer came before the maps
   }
 
   tools() {
@@ -978,7 +1207,7 @@ class Card {
           this.maps = null;
           this.cursor.hidden = true;
           this.channel = what === "filters" && channels !== 3 ? 0 : null;
-          this.fetch();
+          fetchMaps([this]);
         };
         return button;
       };
@@ -1007,7 +1236,7 @@ class Card {
         button.disabled = next < 0 || next >= all || Boolean(frozenData);
         button.onclick = () => {
           this.first = next;
-          this.fetch();
+          fetchMaps([this]);
         };
         return button;
       };
@@ -1031,9 +1260,7 @@ class Card {
     }
   }
 
-  layout() {
-    const width = Math.max(120, this.room),
-      { maps } = this;
+  layout(width = Math.max(120, this.room), maps = this.maps) {
     if (this.vector && this.shows === "maps") {
       const units = maps.width,
         names =
@@ -1171,7 +1398,7 @@ class Card {
     const { at, shape: l } = this,
       box = this.cursor;
     const m = at ? at.m - (l && l.cell ? 0 : this.first) : -1;
-    box.hidden = !at || !l || this.shows !== "maps" || m < 0 || m >= this.maps.count;
+    box.hidden = !at || !l || !this.maps || this.shows !== "maps" || m < 0 || m >= this.maps.count;
     if (box.hidden) return;
     let left, top, width, height;
     if (l.cell)
@@ -1198,6 +1425,7 @@ class Card {
 
   wire() {
     const { canvas } = this;
+    nearness.observe(this.holder);
     const at = (event) => {
       const box = canvas.getBoundingClientRect();
       return this.hit(
@@ -1206,10 +1434,15 @@ class Card {
       );
     };
     canvas.addEventListener("pointermove", (event) => {
-      if (state.kept || event.pointerType === "touch" || !this.maps) return;
-      const unit = at(event);
-      if (unit) this.point(unit);
+      if (state.kept || event.pointerType === "touch") return;
+      this.waiting = () => {
+        this.waiting = null;
+        const unit = at(event);
+        if (unit && !state.kept) this.point(unit);
+      };
+      if (this.maps) this.waiting();
     });
+    canvas.addEventListener("pointerleave", () => (this.waiting = null));
     canvas.addEventListener("click", (event) => {
       if (!this.maps) return;
       const unit = at(event);
@@ -1333,7 +1566,7 @@ function buildLayers(layers) {
     const set = (on) => {
       button.setAttribute("aria-expanded", on);
       body.hidden = !on;
-      if (on) for (const card of state.cards.values()) if (node.contains(card.node) && card.visible) card.fresh();
+      if (on) for (const card of state.cards.values()) if (node.contains(card.node) && card.reachable) card.fresh();
     };
     set(groupOpen);
     button.onclick = () => set(body.hidden);
@@ -1341,6 +1574,8 @@ function buildLayers(layers) {
     met.push({ depth: layer.depth, name: layer.name, node });
   }
   list.append(...met.map((m) => m.node));
+  state.room = list.clientWidth;
+  for (const card of state.cards.values()) if (card.open) card.reserve();
   $("fold").onclick = () => {
     const any = [...state.cards.values()].some((c) => c.open);
     for (const card of state.cards.values())
@@ -1866,11 +2101,14 @@ let lastLayer = "";
 
 function redraw() {
   makeRamp();
+  state.room = $("list").clientWidth;
   for (const card of state.cards.values()) {
     card.room = 0;
+    card.form = "";
     card.draw();
   }
   drawPicture();
+  drawAnswer();
 }
 
 async function begin() {
@@ -1900,10 +2138,12 @@ async function begin() {
     );
   wireDrawing();
   wireExamples();
+  wireAnswer();
   showTraining();
   $("unit-close").onclick = () => letGo();
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") letGo();
+    if (event.key !== "Escape") return;
+    if (state.kept || !state.unpixel || !state.unpixel()) letGo();
   });
   $("scale-layer").onclick = $("scale-map").onclick = (event) => {
     state.byMap = event.target.id === "scale-map";

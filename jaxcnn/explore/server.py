@@ -28,10 +28,10 @@ from urllib.parse import parse_qsl, urlsplit
 import numpy as np
 
 from jaxcnn import __version__
-from jaxcnn.data.dataset import Dataset
 from jaxcnn.errors import DataError, UserError, first_line
+from jaxcnn.explore.answer import Pixel
 from jaxcnn.explore.network import Look, Network, packed, stacked
-from jaxcnn.explore.subject import FIGURES
+from jaxcnn.explore.subject import FIGURES, Data
 
 ASSETS = {
     "": ("page.html", "text/html"),
@@ -127,7 +127,7 @@ class Answers:
         self.network = network
         self.subject = network.subject
         self._first, self._first_name = first, first_name
-        self._examples: Dataset | DataError | None = None
+        self._examples: Data | DataError | None = None
         self._reading = threading.Lock()
 
     def about(self, asked: Mapping[str, str]) -> bytes:
@@ -141,17 +141,18 @@ class Answers:
         return to_json({"layers": self.network.layers(), "maps": self.network.map_layers()})
 
     def examples(self, asked: Mapping[str, str]) -> bytes:
-        """The images of a page of examples, of one class or of all."""
+        """The images of a page of examples, of one class or of all, and their labels, where they are classes."""
         found = self._data()
+        classes = found.labels if np.ndim(found.labels) == 1 else np.full(len(found), -1)
         given = {name: int(value) for name, value in asked.items() if value.lstrip("-").isdigit() and len(value) < 10}
-        label = integer(given, "label", -1, len(found.classes) - 1, -1)
-        index = np.arange(len(found)) if label < 0 else np.flatnonzero(found.labels == label)
+        label = integer(given, "label", -1, len(self.subject.answer.names) - 1, -1)
+        index = np.arange(len(found)) if label < 0 else np.flatnonzero(classes == label)
         first, count = integer(given, "first", 0, len(found), 0), integer(given, "count", 1, 100, 20)
         chosen = index[first : first + count]
-        record = {"total": len(index), "index": chosen.tolist(), "labels": found.labels[chosen].tolist()}
-        return pack(record, found.images[chosen].tobytes())
+        record = {"total": len(index), "index": chosen.tolist(), "labels": classes[chosen].tolist()}
+        return pack(record, found.inputs[chosen].tobytes())
 
-    def _data(self) -> Dataset:
+    def _data(self) -> Data:
         with self._reading:
             if self._examples is None:
                 try:
@@ -172,7 +173,7 @@ class Answers:
         elif source == "example":
             found = self._data()
             index = integer(record, "index", 0, len(found) - 1)
-            look, label = self.network.see(found.images[index]), int(found.labels[index])
+            look, label = self.network.see(found.inputs[index]), found.labels[index]
         elif source == "pixels":
             if len(sent) != math.prod(shape):
                 raise Refused(f"expected {math.prod(shape)} bytes of pixels, got {len(sent)}")
@@ -186,12 +187,20 @@ class Answers:
         asked = record.get("layers", [])
         if not isinstance(asked, list) or len(asked) > 5000:
             raise Refused("layers: expected a list")
-        wanted = [self._wanted(entry, look) for entry in asked]
-        head, arrays = seen(look, [one for one in wanted if one is not None])
-        if source != "pixels":
-            head["image"] = look.image.size
-            arrays.insert(0, look.image.tobytes())
-        return pack({**head, "label": label}, *arrays)
+        wanted = [one for one in (self._wanted(entry, look) for entry in asked) if one is not None]
+        # What the page has already is not sent again.
+        image, pictures = source not in ("pixels", "look"), source != "look"
+        return message(self.network, look, wanted, label, self._pixel(record), image, pictures)
+
+    def _pixel(self, record: Mapping[str, Any]) -> Pixel | None:
+        """The pixel of the answer that is asked about."""
+        place, size = record.get("pixel"), self.subject.answer.size
+        if place is None or size is None:
+            return None
+        if not isinstance(place, list) or len(place) != 2:
+            raise Refused("pixel: expected a row and a column")
+        given = {"row": place[0], "column": place[1]}
+        return integer(given, "row", 0, size[0] - 1), integer(given, "column", 0, size[1] - 1)
 
     def _kept(self, record: Mapping[str, Any]) -> Look:
         try:
@@ -243,9 +252,9 @@ class Answers:
         record, _ = unpack(body)
         look = self._kept(record)
         layer = None if record.get("layer") is None else text(record, "layer")
-        count = len(self.subject.trained.classes)
+        count = len(self.subject.answer.names)
         chosen = None if record.get("unit") is None else integer(record, "unit", 0, count - 1)
-        return overlay(self.network, look, text(record, "kind"), layer, chosen)
+        return overlay(self.network, look, text(record, "kind"), layer, chosen, self._pixel(record))
 
     def figure(self, name: str) -> bytes:
         """One of the pictures in the run's folder."""
@@ -255,21 +264,34 @@ class Answers:
         return (folder / name).read_bytes()
 
 
-def seen(look: Look, wanted: list[tuple[str, int, int, int]]) -> tuple[dict[str, Any], list[bytes]]:
-    """A look as a record and the maps' bytes."""
+def message(
+    network: Network,
+    look: Look,
+    wanted: list[tuple[str, int, int, int]],
+    label: Any = None,
+    pixel: Pixel | None = None,
+    image: bool = True,
+    pictures: bool = True,
+) -> bytes:
+    """A look: its image and the answer's pictures, where they are asked for, and the maps that are wanted."""
     layers, arrays = [], []
+    answer = network.subject.answer
+    head: dict[str, Any] = {"look": look.number, "milliseconds": look.milliseconds}
+    head["label"] = int(label) if label is not None and np.ndim(label) == 0 else None
+    head["probabilities"] = answer.bars(look.output, pixel).tolist()
+    if image:
+        head["image"] = look.image.size
+        arrays.append(look.image.tobytes())
+    if pictures:
+        found = {"said": answer.picture(look.output), "labelled": answer.labelled(label)}
+        head["pictures"] = [name for name, picture in found.items() if picture is not None]
+        arrays += [picture.tobytes() for picture in found.values() if picture is not None]
     for name, first, count, side in wanted:
         maps = stacked(look.outputs[name])
         one, pixels = packed(maps, first, count, side)
         layers.append({"name": name, **one, "full": list(maps.shape)})
         arrays.append(pixels)
-    return {
-        "look": look.number,
-        "logits": look.logits.tolist(),
-        "probabilities": look.probabilities.tolist(),
-        "milliseconds": look.milliseconds,
-        "layers": layers,
-    }, arrays
+    return pack({**head, "layers": layers}, *arrays)
 
 
 def unit(network: Network, look: Look, layer: str, place: tuple[int, ...]) -> bytes:
@@ -284,9 +306,11 @@ def unit(network: Network, look: Look, layer: str, place: tuple[int, ...]) -> by
     return pack(found, *arrays)
 
 
-def overlay(network: Network, look: Look, kind: str, layer: str | None, chosen: int | None) -> bytes:
+def overlay(
+    network: Network, look: Look, kind: str, layer: str | None, chosen: int | None, pixel: Pixel | None = None
+) -> bytes:
     """An overlay as a message."""
-    found, about = network.overlay(look.number, kind, layer, chosen)
+    found, about = network.overlay(look.number, kind, layer, chosen, pixel)
     record, pixels = packed(found[..., None], 0, 1, 512)
     return pack({**record, **about}, pixels)
 

@@ -15,12 +15,14 @@ from PIL import Image, UnidentifiedImageError
 
 from jaxcnn import data, tasks
 from jaxcnn.core import Layer
-from jaxcnn.data.dataset import Dataset
+from jaxcnn.data.dataset import Dataset, Examples
 from jaxcnn.data.images import read_image, read_part
 from jaxcnn.data.preprocess import to_float
 from jaxcnn.data.sources import find
 from jaxcnn.data.stream import center_box
 from jaxcnn.errors import DataError, UserError
+from jaxcnn.explore import answer
+from jaxcnn.explore.answer import Answer
 from jaxcnn.train import Run, Trained
 from jaxcnn.train import runs as listed
 from jaxcnn.train.trained import rebuilt
@@ -28,6 +30,8 @@ from jaxcnn.train.trained import rebuilt
 FIGURES = ("confusion.png", "mistakes.png")
 MOST_PIXELS = 40_000_000
 _EXAMPLES = 400
+
+Data = Dataset | Examples
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,7 @@ class Subject:
     Attributes:
       title: what the page is called.
       trained: the network.
+      answer: what it says of an image.
       examples: gives some of the test data; raises DataError where they cannot be read.
       folder: the run's folder; None for a network that has none.
       notes: what of the run is not shown, a sentence each.
@@ -44,7 +49,8 @@ class Subject:
 
     title: str
     trained: Trained
-    examples: Callable[[], Dataset]
+    answer: Answer
+    examples: Callable[[], Data]
     folder: Path | None = None
     notes: tuple[str, ...] = ()
 
@@ -55,7 +61,10 @@ class Subject:
             "title": self.title,
             "model": Path(str(config.get("model") or "")).name,
             "data": Path(str(config.get("data") or "")).name,
-            "classes": list(trained.classes),
+            "classes": list(self.answer.names),
+            "answer": self.answer.kind,
+            "size": self.answer.size,
+            "palette": None if self.answer.palette is None else self.answer.palette.tolist(),
             "image": list(trained.image),
             "notes": list(self.notes),
             "history": [],
@@ -105,14 +114,17 @@ def of_run(path: str | Path) -> Subject:
     """The network of a run.
 
     Raises:
-      UserError: for a folder that is no run, a run of another task than classes of images, or one without weights.
+      UserError: for a folder that is no run, a run of a task whose networks take something else than one image, or one
+        without weights.
     """
     run = Run.open(path)
     config = run.config
-    task = config.get("task", tasks.CLASSIFY)
-    if task != tasks.CLASSIFY:
+    task = tasks.find(config.get("task", tasks.CLASSIFY))
+    inputs = config.get("inputs")
+    if task is not None and (inputs is None or len(inputs) != 1 or len(inputs[0]) != 3):
         raise UserError(
-            f"explore looks into networks that name the class of an image; {path} is one of the task {task}"
+            f"explore looks into networks that are given one image and nothing else; {path} is one of the task "
+            f"{task.name}: {task.about}"
         )
     trained = Trained.load(path)
     if len(trained.image) != 3:
@@ -126,11 +138,11 @@ def of_run(path: str | Path) -> Subject:
         notes.append(f"The run is an ensemble of {count} networks; this is the first of them.")
     trained = dataclasses.replace(trained, model=model, params=params, model_state=state)
     title = f"{Path(str(config['model'])).name.split(':')[-1]} on {Path(str(config.get('data'))).name}"
-    return _checked(Subject(title, trained, lambda: _test_data(trained), run.path, tuple(notes)))
+    return _subject(title, trained, lambda: _test_data(trained), run.path, tuple(notes))
 
 
 def of_layer(
-    model: Layer, params: Any, state: Any, preprocess: Callable[[Any], Any] | None, examples: Dataset | None
+    model: Layer, params: Any, state: Any, preprocess: Callable[[Any], Any] | None, examples: Data | None
 ) -> Subject:
     """A network in memory.
 
@@ -149,47 +161,55 @@ def of_layer(
             "of its params and state"
         )
     config = {"model": name, "data": examples.name}
-    trained = Trained(model, params, state or {}, preprocess or to_float, examples.image, examples.classes, config)
+    shape = getattr(examples.inputs, "shape", ())[1:]
+    if len(shape) != 3:
+        raise UserError("explore looks into networks that are given one image and nothing else; the data's inputs are "
+                        f"{jax.tree.map(lambda x: x.shape[1:], examples.inputs)}")  # fmt: skip
+    trained = Trained(model, params, state or {}, preprocess or to_float, shape, examples.classes, config)
     return of_trained(trained, examples)
 
 
-def of_trained(trained: Trained, examples: Dataset | None) -> Subject:
+def of_trained(trained: Trained, examples: Data | None) -> Subject:
     """A network with all that is needed to ask it."""
     config = trained.config
     names = [Path(str(config[key])).name.split(":")[-1] for key in ("model", "data") if config.get(key)]
     read = (lambda: _some(examples)) if examples is not None else (lambda: _test_data(trained))
-    return _checked(Subject(" on ".join(names) or "network", trained, read))
+    return _subject(" on ".join(names) or "network", trained, read)
 
 
-def _checked(subject: Subject) -> Subject:
-    """The subject, if its images can be shown and its network takes them."""
-    trained = subject.trained
+def _subject(
+    title: str,
+    trained: Trained,
+    examples: Callable[[], Data],
+    folder: Path | None = None,
+    notes: tuple[str, ...] = (),
+) -> Subject:
+    """The subject, if its images and its network's answers can be shown."""
     if len(trained.image) != 3 or trained.image[-1] not in (1, 3):
         raise UserError(f"explore shows images of 1 channel or 3; the network's are {trained.image}")
     example = jax.ShapeDtypeStruct((1, *trained.image), np.uint8)
     found = jax.eval_shape(
         lambda x: trained.model.apply(trained.params, trained.model_state, trained.preprocess(x))[0], example
     )
-    shape = getattr(found, "shape", None)
-    if shape != (1, len(trained.classes)):
-        got = jax.tree.map(lambda x: x.shape, found)
-        raise UserError(
-            f"explore looks into networks that give one number for each class: expected an output "
-            f"{(1, len(trained.classes))} for one image, got {got}"
-        )
-    return subject
+    said = answer.of(getattr(found, "shape", None), trained.classes)
+    return Subject(title, trained, said, examples, folder, notes)
 
 
 # --- examples ----------------------------------------------------------------------------------------------------
 
 
-def _test_data(trained: Trained) -> Dataset:
+def _test_data(trained: Trained) -> Data:
     """Some of the test data of a run, a few hundred images."""
     config = trained.config
     if "data" not in config:
         raise DataError("the run does not say what its data was")
     height, width, channels = trained.image
     name, where, streamed = config["data"], config.get("data_dir"), config.get("stream")
+    if task := tasks.find(config.get("task", tasks.CLASSIFY)):
+        found = task.load(name, "test", None if where is None else Path(where), (height, width))
+        if found.inputs.shape[1:] != trained.image:
+            raise DataError(f"the images of {name} are {found.inputs.shape[1:]}, the run had {trained.image}")
+        return _some(found)
     if name in ("digits", "mnist") and not streamed:
         return _some(_of_size(data.load(name, "test", where, (height, width)), trained))
     source = find(name, "test", where)
@@ -226,7 +246,7 @@ def _spread(labels: Sequence[int] | np.ndarray) -> np.ndarray:
     return order[np.lexsort((sorted_labels, rank))][:_EXAMPLES]
 
 
-def _some(found: Dataset) -> Dataset:
-    if found.images.dtype != np.uint8:
-        raise DataError(f"explore shows uint8 images, {found.name} has {found.images.dtype}")
-    return found.take(_spread(found.labels))
+def _some(found: Data) -> Data:
+    if found.inputs.dtype != np.uint8:
+        raise DataError(f"explore shows uint8 images, {found.name} has {found.inputs.dtype}")
+    return found.take(_spread(found.labels) if np.ndim(found.labels) == 1 else slice(_EXAMPLES))
