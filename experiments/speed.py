@@ -1,4 +1,4 @@
-"""jaxcnn beside other libraries: a training step and an inference pass of seven networks, on the CPU, in one run.
+"""jaxcnn beside other libraries: a training step and an inference pass of seven networks, on one device, in one run.
 
 Every library has the same weights, batch, loss and optimizer (`experiments/peers`), all cores, and a process of its
 own. Before anything is timed its outputs and its losses over three steps have to be jaxcnn's; where they are not, it is
@@ -6,7 +6,9 @@ left out and the command ends with an error. Then it and jaxcnn take turns, so t
 both: each ratio is of medians over the same turns. Only one computes at a time, and after each turn there is a pause in
 which the threads of the other go to sleep.
 
-The first call is tracing, compiling and running. Memory is the most that the process had, its libraries included.
+The first call is tracing, compiling and running. Memory is the most that the process had, its libraries included; on a
+GPU (`--device gpu`), the most of the GPU's that its arrays had at once. There, batches are larger, and float32 is
+multiplied as TensorFloat-32 by all libraries, which is what JAX does unless it is told not to.
 """
 
 from __future__ import annotations
@@ -25,12 +27,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
 from experiments.common import machine, main, save, table
-from experiments.peers import OURS, OURS_FLOAT32, PEERS, QUICK, TASKS, Peer, Task
+from experiments.peers import ON_GPU, OURS, OURS_FLOAT32, PEERS, QUICK, TASKS, Peer, Task
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.ops.backend import FORMS
 
@@ -46,7 +49,8 @@ TURN, PAUSE, TURNS = 0.25, 0.02, 5
 # for 1e-3 in batch normalization gives 1e-2. From step to step rounding grows, by a ReLU that is on in one library and
 # off in the other: to several 1e-3 of the loss in networks with batch normalization, while a wrong momentum changes
 # the third loss by a third of the way. Bfloat16 has three decimal digits, and each library rounds in other places.
-TOLERANCES = {"float32": (1e-3, 1e-4, 0.1), "bfloat16": (0.1, 0.05, 0.5)}
+# TensorFloat-32 has the three decimal digits of a half, and sums in float32.
+TOLERANCES = {"float32": (1e-3, 1e-4, 0.1), "tensorfloat32": (3e-2, 5e-3, 0.3), "bfloat16": (0.1, 0.05, 0.5)}
 
 
 ABLATIONS = {
@@ -76,7 +80,7 @@ class Worker:
       built: what it found before the first turn: seconds of the first and of a later call; losses or outputs.
     """
 
-    def __init__(self, peer: Peer, mode: str, folder: str, dtype: str):
+    def __init__(self, peer: Peer, mode: str, folder: str, dtype: str, device: str):
         request = {"module": peer.module, "options": dict(peer.options), "mode": mode, "folder": folder,
                    "dtype": peer.dtype or dtype}  # fmt: skip
         self._errors = Path(tempfile.mkdtemp(dir=folder)) / "errors"
@@ -84,7 +88,7 @@ class Worker:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "experiments.peers", json.dumps(request)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
-                env=_environment(folder) | dict(peer.environment),
+                env=_environment(folder, device) | dict(peer.environment),
             )  # fmt: skip
         self.built: dict[str, Any] = self._answer()
 
@@ -122,33 +126,33 @@ class Worker:
             self._process.communicate()
 
 
-def _environment(folder: str) -> dict[str, str]:
-    """On the CPU, with nothing that was compiled before."""
+def _environment(folder: str, device: str) -> dict[str, str]:
+    """On the device, whose memory two share, with nothing that was compiled before."""
     kept = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     return {
         **kept,
-        "JAX_PLATFORMS": "cpu",
+        **({"JAX_PLATFORMS": "cpu"} if device == "cpu" else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}),
         "JAX_TRACEBACK_FILTERING": "off",
         "TORCHINDUCTOR_CACHE_DIR": tempfile.mkdtemp(dir=folder),
     }
 
 
 @contextlib.contextmanager
-def _working(peer: Peer, mode: str, folder: str, dtype: str) -> Iterator[Worker]:
-    worker = Worker(peer, mode, folder, dtype)
+def _working(peer: Peer, mode: str, task: Task) -> Iterator[Worker]:
+    worker = Worker(peer, mode, task.folder, task.dtype, task.device)
     try:
         yield worker
     finally:
         worker.close()
 
 
-def compare(ours: Mapping[str, Any], theirs: Mapping[str, Any], dtype: str) -> float:
+def compare(ours: Mapping[str, Any], theirs: Mapping[str, Any], dtype: str, device: str = "cpu") -> float:
     """How far a peer is from jaxcnn: the outputs as a share of the largest, the losses as one of what they changed by.
 
     Raises:
       Mismatch: when it is more than `TOLERANCES` allow.
     """
-    outputs, first, later = TOLERANCES[dtype]
+    outputs, first, later = TOLERANCES["tensorfloat32" if (dtype, device) == ("float32", "gpu") else dtype]
     if "losses" in ours:
         a, b = np.array(ours["losses"]), np.array(theirs["losses"])
         began = abs(b[0] - a[0]) / abs(a[0])
@@ -188,16 +192,17 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         task = dataclasses.replace(task, folder=folder)
         request = json.dumps({"mode": "prepare", "task": dataclasses.asdict(task)})
-        subprocess.run([sys.executable, "-m", "experiments.peers", request], check=True, env=_environment(folder))
+        subprocess.run([sys.executable, "-m", "experiments.peers", request], check=True,
+                       env=_environment(folder, "cpu"))  # fmt: skip
         for mode in modes:
-            with _working(OURS, mode, folder, task.dtype) as ours:
+            with _working(OURS, mode, task) as ours:
                 common: dict[str, Any] = {"model": task.model, "batch": task.shape, "mode": mode}
                 alone: list[float] = []
                 for name, peer in peers.items():
                     record: dict[str, Any] = {**common, "peer": name}
                     try:
-                        with _working(peer, mode, folder, task.dtype) as theirs:
-                            difference = compare(ours.built, theirs.built, task.dtype)
+                        with _working(peer, mode, task) as theirs:
+                            difference = compare(ours.built, theirs.built, task.dtype, task.device)
                             mine, other = take_turns(ours, theirs, seconds)
                             record |= _summary(theirs, other) | {"difference": difference}
                     except (Mismatch, RuntimeError) as error:
@@ -265,7 +270,7 @@ def _digits(ms: float) -> str:
     return f"{ms:.{max(0, 2 - int(np.floor(np.log10(max(ms, 1e-3)))))}f}"
 
 
-def draw(path: Path, records: Sequence[Mapping[str, Any]], labels: Mapping[str, str], dtype: str) -> None:
+def draw(path: Path, records: Sequence[Mapping[str, Any]], labels: Mapping[str, str], what: str) -> None:
     """Bars of the ratios to jaxcnn, which is the line at 1: what is above it takes longer."""
     records = [r for r in records if "ratio" in r and r["peer"] != "jaxcnn"]
     modes = [mode for mode in MODES if any(r["mode"] == mode for r in records)]
@@ -288,7 +293,7 @@ def draw(path: Path, records: Sequence[Mapping[str, Any]], labels: Mapping[str, 
         axes.grid(axis="y", alpha=0.3)
         axes.set_axisbelow(True)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
-    figure.suptitle(f"The time of other libraries as a multiple of jaxcnn's ({dtype}, CPU)", fontsize=10)
+    figure.suptitle(f"The time of other libraries as a multiple of jaxcnn's ({what})", fontsize=10)
     save(figure, path)
 
 
@@ -308,6 +313,8 @@ def speed(
     peers: tuple[str, ...] | None = None,
     modes: tuple[Mode, ...] = tuple(MODES),
     dtype: Literal["float32", "bfloat16"] = "float32",
+    device: Literal["cpu", "gpu"] = "cpu",
+    batch_size: int | None = None,
     seconds: float = 20,
     quick: bool = False,
     ablation: bool = False,
@@ -322,6 +329,8 @@ def speed(
       modes: a training step, an inference pass, or both.
       dtype: what is computed in; bfloat16 with float32 parameters, in PyTorch by its autocast. jaxcnn in float32 is
         then one more column.
+      device: the CPU, or JAX's first GPU.
+      batch_size: how many images; what suits the network and the device when not given.
       seconds: how long jaxcnn and a peer take turns, for each network and mode; five turns are taken in any case.
       quick: small batches and images, one turn after another without a minimum of seconds, to see that it works.
       ablation: beside jaxcnn without one of its forms for a CPU, instead of other libraries.
@@ -344,13 +353,21 @@ def speed(
         chosen = {"jaxcnn_float32": OURS_FLOAT32, **chosen}
     labels = {"jaxcnn": OURS.label, **{name: peer.label for name, peer in chosen.items()}}
 
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"--batch-size {batch_size}: expected a positive number")
+    if device == "gpu":
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process needs none of its memory
+    if device == "gpu" and jax.default_backend() != "gpu":
+        raise UserError(f"--device gpu: JAX has none here, its devices are {jax.devices()}")
     report: dict[str, Any] = {
         "machine": machine(), "versions": _versions(), "dtype": dtype, "seconds": seconds, "left_out": left_out,
         "results": [],
     }  # fmt: skip
     wrong = []
     for model in models:
-        task = dataclasses.replace((QUICK if quick else TASKS)[model], dtype=dtype)
+        task = (QUICK if quick else TASKS)[model]
+        count = batch_size or (ON_GPU[model] if device == "gpu" and not quick else task.shape[0])
+        task = dataclasses.replace(task, shape=(count, *task.shape[1:]), dtype=dtype, device=device)
         for record, right in measure(task, chosen, modes, 0 if quick else seconds):
             report["results"].append(record)
             line = f"{model}, {MODES[record['mode']]}, {labels[record['peer']]}: "
@@ -365,7 +382,7 @@ def speed(
                 json_file.write_text(json.dumps(report, indent=1))
     print(f"\n{tables(report['results'], labels, dtype)}\n\n({report['machine']})")
     if picture is not None:
-        draw(picture, report["results"], labels, dtype)
+        draw(picture, report["results"], labels, f"{dtype}, {device.upper()}")
     if wrong:
         raise UserError(f"left out, since they failed: {'; '.join(wrong)}")
 

@@ -63,6 +63,7 @@ class Task:
       classes: of the outputs.
       units: of VGG-16's, AlexNet's and the FCN's hidden dense layers; fewer make a test short.
       dtype: what is computed in, float32 or bfloat16. Parameters, momentum and running statistics are float32 always.
+      device: where, cpu or gpu.
       folder: where the weights and the batch lie.
     """
 
@@ -71,6 +72,7 @@ class Task:
     classes: int
     units: int = 4096
     dtype: str = "float32"
+    device: str = "cpu"
     folder: str = ""
 
     @property
@@ -133,6 +135,17 @@ QUICK = {
         Task("fcn8s", (1, 48, 64, 3), 11, units=32),
     )
 }
+
+ON_GPU = {
+    "lenet5": 1024,
+    "resnet20": 1024,
+    "vgg16": 128,
+    "googlenet": 256,
+    "alexnet": 512,
+    "resnet50": 128,
+    "fcn8s": 16,
+}
+"""Batches that keep a GPU busy."""
 
 
 @dataclass(frozen=True)

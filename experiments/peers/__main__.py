@@ -21,11 +21,15 @@ import numpy as np
 from experiments.peers import Task
 
 
-def peak() -> float:
-    """The most memory that this process has had, MiB.
+def peak(device: str) -> float:
+    """The most memory that this process has had, MiB; of the GPU's, that of its arrays and of what it computed.
 
     Where Linux says so, it is the process's own: the other count begins with what the process that started it had.
     """
+    if device == "gpu":
+        if "torch" in sys.modules:
+            return sys.modules["torch"].cuda.max_memory_allocated() / 2**20
+        return sys.modules["jax"].devices()[0].memory_stats()["peak_bytes_in_use"] / 2**20
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text().splitlines():
@@ -63,14 +67,15 @@ def main() -> None:
         found["losses"] = [float(loss) for _, loss in calls]
     else:
         found["outputs"] = str(Path(request["folder"]) / f"{os.getpid()}.npy")
-        np.save(found["outputs"], np.asarray(calls[-1][1], np.float32))
+        outputs = calls[-1][1]
+        np.save(found["outputs"], np.asarray(outputs.cpu() if hasattr(outputs, "cpu") else outputs, np.float32))
     del calls
     print(json.dumps(found), file=answers, flush=True)
     for line in iter(sys.stdin.readline, ""):
         if not line.strip():
             break
         print(json.dumps([timed(run)[0] for _ in range(int(line))]), file=answers, flush=True)
-    print(json.dumps({"peak": peak()}), file=answers, flush=True)
+    print(json.dumps({"peak": peak(task.device)}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

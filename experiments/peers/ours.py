@@ -145,7 +145,8 @@ def digits(task: Task) -> tuple[np.ndarray, np.ndarray]:
     """
     batch, height, width, channels = task.shape
     data = cnn.data.load("digits", "train")
-    images, labels = data.images[:batch, ..., 0], data.labels[:batch]
+    index = np.arange(batch) % len(data)
+    images, labels = data.images[index, ..., 0], data.labels[index]
     rows, columns = (np.arange(size) * images.shape[1] // size for size in (height, width))
     images = images[:, rows][:, :, columns]
     if task.model == "fcn8s":

@@ -223,10 +223,24 @@ def _built(task: Task, channels_last: bool) -> tuple[nn.Module, torch.Tensor, to
             _set(module.bias, weights["bias"])
     images, labels = task.batch()
     x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    if task.device == "gpu":
+        torch.set_float32_matmul_precision("high")  # TensorFloat-32, as its convolutions have it anyway, and JAX
+    where = _where(task)
+    model, x, y = model.to(where), x.to(where), torch.from_numpy(labels).long().to(where)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
         x = x.to(memory_format=torch.channels_last)
-    return model, x, torch.from_numpy(labels).long()
+    return model, x, y
+
+
+def _where(task: Task) -> str:
+    return "cuda" if task.device == "gpu" else "cpu"
+
+
+def _waited(task: Task, value: torch.Tensor) -> torch.Tensor:
+    if task.device == "gpu":
+        torch.cuda.synchronize()
+    return value
 
 
 def _set(parameter: torch.Tensor, value: np.ndarray) -> None:
@@ -244,11 +258,11 @@ def trainer(task: Task, channels_last: bool = False, compiled: bool = False) -> 
 
     def step() -> torch.Tensor:
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=task.half):
+        with torch.autocast(_where(task), torch.bfloat16, enabled=task.half):
             loss = F.cross_entropy(run(images), labels)
         loss.backward()
         optimizer.step()
-        return loss.detach()
+        return _waited(task, loss.detach())
 
     return step
 
@@ -260,8 +274,8 @@ def inference(task: Task, channels_last: bool = False, compiled: bool = False) -
 
     @torch.inference_mode()
     def outputs() -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=task.half):
+        with torch.autocast(_where(task), torch.bfloat16, enabled=task.half):
             y = run(images)
-        return y.float().movedim(1, -1)
+        return _waited(task, y.float().movedim(1, -1))
 
     return outputs
