@@ -95,6 +95,8 @@ def test_version(run):
     assert run("--version") == (0, f"jaxcnn {jaxcnn.__version__}\n", "")
     process = command("--version")
     assert process.communicate() == (f"jaxcnn {jaxcnn.__version__}\n", "")
+    as_module = subprocess.run([sys.executable, "-m", "jaxcnn", "--version"], capture_output=True, text=True)
+    assert (as_module.stdout, as_module.stderr) == (f"jaxcnn {jaxcnn.__version__}\n", "")
     assert process.returncode == 0
 
 
