@@ -24,7 +24,7 @@ from PIL import Image
 
 import jaxcnn as cnn
 from jaxcnn.core import as_layer
-from jaxcnn.data.dataset import Dataset
+from jaxcnn.data.dataset import Dataset, Examples
 from jaxcnn.data.preprocess import Preprocess
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.explore import explore, frozen, serve
@@ -269,6 +269,89 @@ def test_layers_in_a_loop_have_no_maps() -> None:
         assert [entry["name"] for entry in record["layers"]] == ["first", "head"]
 
 
+# --- networks of pixels ------------------------------------------------------------------------------------------
+
+
+def enlarged(x: jax.Array) -> jax.Array:
+    return jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Network:
+    """A network that names the class of each pixel, at half the size and then enlarged."""
+    model = cnn.serial(conv=cnn.conv(5, 3, padding=1), act=jax.nn.relu, pool=cnn.max_pool(2), head=cnn.conv(3, 1),
+                       up=enlarged)  # fmt: skip
+    labels = np.random.default_rng(1).integers(-1, 3, (7, 12, 12)).astype(np.int32)
+    data = Examples(images(7).images, labels, CLASSES, "pixels")
+    params, state = model.init(jax.random.key(0), data.inputs[:1] / 255.0)
+    return Network(of_layer(model, params, state, None, data))
+
+
+@pytest.fixture(scope="module")
+def pixels_server(pixels: Network) -> Iterator[Server]:
+    with serve(pixels) as running:
+        yield running
+
+
+def test_an_answer_of_pixels(pixels: Network, pixels_server: Server) -> None:
+    data = pixels.subject.examples()
+    about = json.loads(ask(pixels_server, "about")[2])
+    assert (about["answer"], about["size"], about["classes"]) == ("pixels", [12, 12], list(CLASSES))
+    assert unpack(ask(pixels_server, "examples")[2])[0]["labels"] == [-1] * 7
+    status, record, sent = look(pixels_server, {"source": "example", "index": 2})
+    output = pixels.find(record["look"]).output
+    image, said, labelled = np.frombuffer(sent, np.uint8).reshape(3, 12, 12)
+    assert (status, record["label"], record["pictures"]) == (200, None, ["said", "labelled"])
+    assert np.array_equal(image, data.inputs[2, ..., 0])
+    assert np.array_equal(said, output.argmax(-1))
+    assert np.array_equal(labelled, data.labels[2] % 256)
+    close(np.array(record["probabilities"]), np.bincount(output.argmax(-1).ravel(), minlength=3) / 144)
+    asked = {"source": "look", "look": record["look"], "pixel": [3, 8]}
+    _, at, sent = look(pixels_server, asked)
+    close(np.float32(at["probabilities"]), np.asarray(jax.nn.softmax(output[3, 8])))
+    assert sent == b""
+    for wrong in ([12, 0], [-1, 0], [0], ["a", 1], [True, 1], "x"):
+        assert look(pixels_server, {**asked, "pixel": wrong})[0] == 400
+
+
+def test_overlays_of_pixels(pixels: Network) -> None:
+    seen = pixels.see(pixels.subject.examples().inputs[0])
+    trained = pixels.subject.trained
+    asked = (trained.model, trained.params, trained.model_state, seen.given)
+    # Not the enlarged scores, which say what is said already.
+    assert pixels.cam_layer() == "pool"
+    found, about = pixels.overlay(seen.number, "grad_cam", None, 1, (4, 7))
+    close(found, np.asarray(grad_cam(*asked, layer="pool", unit=(4, 7, 1))[0]))
+    assert (about["layer"], about["pixel"]) == ("pool", (4, 7))
+    found, about = pixels.overlay(seen.number, "saliency", None, 2, (4, 7))
+    rows, columns = np.nonzero(found)
+    assert set(rows) <= set(range(3, 7))  # what pixels 4 and 5 see, enlarged from one unit of a 3x3 filter
+    assert set(columns) <= set(range(5, 9))
+    _, about = pixels.overlay(seen.number, "occlusion", None, 0)
+    surest = np.asarray(jax.nn.softmax(seen.output))[..., 0]
+    assert surest[about["pixel"]] == surest.max()
+    assert about["whole"] == pytest.approx(float(surest.max()), abs=1e-5)
+
+
+def test_an_answer_of_scores() -> None:
+    model = cnn.serial(conv=cnn.conv(4, 3, padding=1), head=cnn.conv(1, 1), flat=lambda x: x[..., 0])
+    labels = np.tile(np.array([0, 1, -1], np.int32), (5, 12, 4))
+    data = Examples(images(5).images, labels, (), "lines")
+    params, state = model.init(jax.random.key(0), data.inputs[:1] / 255.0)
+    found = Network(of_layer(model, params, state, None, data))
+    answer = found.subject.answer
+    seen = found.see(data.inputs[1])
+    p = 1 / (1 + np.exp(-seen.output))
+    assert (answer.kind, answer.names, answer.size) == ("score", ("boundary",), (12, 12))
+    close(answer.bars(seen.output, (2, 5)), p[2, 5:6])
+    assert answer.bars(seen.output, None) == pytest.approx((p >= 0.5).mean())
+    assert np.abs(answer.picture(seen.output) / 254 - p).max() <= 0.5 / 254 + 1e-6
+    assert np.array_equal(answer.labelled(labels[0])[0, :3], [0, 254, 255])
+    _, about = found.overlay(seen.number, "occlusion", None, None, (2, 5))
+    assert about["whole"] == pytest.approx(float(p[2, 5]), abs=1e-5)
+    assert found.overlay(seen.number, "grad_cam", None, None)[1]["layer"] == "conv"
+
+
 # --- subjects ----------------------------------------------------------------------------------------------------
 
 
@@ -289,8 +372,8 @@ def test_what_cannot_be_explored_says_so(tmp_path: Path, run: Path) -> None:
     other = tmp_path / "segmented"
     shutil.copytree(run, other)
     config = json.loads((other / "config.json").read_text())
-    (other / "config.json").write_text(json.dumps({**config, "task": "segment"}))
-    with pytest.raises(UserError, match="given one image and nothing else.*segment"):
+    (other / "config.json").write_text(json.dumps({**config, "task": "flow", "inputs": [[8, 8, 3], [8, 8, 3]]}))
+    with pytest.raises(UserError, match=r"given one image and nothing else.*the task flow: the optical flow"):
         of_run(other)
     shutil.rmtree(other / "checkpoints")
     (other / "config.json").write_text(json.dumps({**config, "model": "lenet5"}))
@@ -682,6 +765,58 @@ def test_by_clicks(chromium: Any, server: Server, network: Network) -> None:
         until(page, "document.querySelector('#overlay-note').textContent.includes('disc')")
         assert page.locator("#curves").inner_text().startswith("There is no history")
     assert all(url.startswith((server.url, "data:", "blob:")) for url in session.asked)
+
+
+def test_pixels_by_clicks(chromium: Any, pixels_server: Server, pixels: Network, tmp_path: Path) -> None:
+    seen = pixels.see(pixels.subject.examples().inputs[0])
+    session = Page(chromium, pixels_server.url, viewport={"width": 1500, "height": 950})
+    with session as page:
+        assert page.locator("#classes-heading").inner_text() == "Shares of the pixels"
+        box = page.locator("#said").bounding_box()
+        page.mouse.move(box["x"] + 5.5 * box["width"] / 12, box["y"] + 2.5 * box["height"] / 12)
+        named = CLASSES[seen.output[2, 5].argmax()]
+        until(page, f"document.querySelector('#answer-note').textContent.startsWith('Row 2, column 5: {named}')")
+        page.mouse.down()
+        page.mouse.up()
+        until(page, "document.querySelector('#classes-heading').textContent === 'Row 2, column 5'")
+        shown = "[...document.querySelectorAll('#classes .value')].map(v => v.textContent).join()"
+        expected = ",".join(f"{100 * p:.1f} %" for p in np.asarray(jax.nn.softmax(seen.output[2, 5])))
+        until(page, f"{shown} === {expected!r}")
+        page.click("[data-kind=grad_cam]")
+        until(page, "/maps of pool .* at row 2, column 5/.test(document.querySelector('#overlay-note').textContent)")
+        page.keyboard.press("Escape")
+        until(page, "document.querySelector('#classes-heading').textContent === 'Shares of the pixels'")
+        page.locator("#said").focus()
+        for key in ("ArrowUp", "ArrowLeft", "Enter"):
+            page.keyboard.press(key)
+        until(page, "document.querySelector('#classes-heading').textContent === 'Row 5, column 5'")
+        session.newer(lambda: page.click("#clear"))
+        assert page.locator("#labelled").is_hidden()
+    file = tmp_path / "pixels.html"
+    frozen.write(pixels, file)
+    with Page(chromium, file.as_uri()) as page:
+        assert page.locator("#labelled").is_visible()
+        page.click("[data-kind=saliency]")
+        until(page, "document.querySelector('#overlay-note').textContent.includes('pixel changes')")
+
+
+def test_maps_of_a_large_network_come_into_view(chromium: Any) -> None:
+    """Where there are too many maps for each input to bring them all, those that can be seen are asked for."""
+    layers = {f"conv{i}": cnn.conv(16, 3, padding=1) for i in range(10)}
+    model = cnn.serial(first=cnn.conv(16, 3, padding=1), **layers, mean=lambda x: x.mean((1, 2)), head=cnn.dense(3))
+    data = Dataset(np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8), np.arange(3), CLASSES)
+    with (
+        serve(Network(subject(model, data))) as server,
+        Page(chromium, server.url, viewport={"width": 1300, "height": 700}) as page,
+    ):
+        drawn = "[...state.cards.values()].filter(c => c.maps && c.look === state.look).map(c => c.layer.name).join()"
+        until(page, f"({drawn}).startsWith('first,conv0')")
+        assert "head" not in page.evaluate(drawn)
+        height = page.evaluate("document.documentElement.scrollHeight")
+        at_unit(page, "conv9", 5, 5)
+        until(page, f"({drawn}).includes('conv9')")
+        assert "first" not in page.evaluate(drawn)
+        assert page.evaluate("document.documentElement.scrollHeight") == pytest.approx(height, abs=60)
 
 
 def test_files_by_the_page(chromium: Any, server: Server, tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ from PIL import Image
 from jaxcnn import cli, models, tasks
 from jaxcnn.data import clevr
 from jaxcnn.errors import UserError
+from jaxcnn.explore import subject
+from jaxcnn.explore.network import Network
+from jaxcnn.explore.server import message, unpack
 from jaxcnn.tasks import vqa
 
 SMALL = "--epochs 1 --batch-size 2"
@@ -94,6 +97,16 @@ def test_a_run_from_training_to_prediction(
 
     cli.main(["train", "--run", "run", "--resume"])
     assert "is complete: test" in capsys.readouterr().out
+
+    if models.MODELS[model].task not in ("segment", "boundaries"):
+        with pytest.raises(UserError, match="given one image and nothing else"):
+            subject.of_run("run")
+        return
+    explored = subject.of_run("run")
+    assert explored.about()["measure"] == figure
+    record, sent = unpack(message(Network(explored), Network(explored).see(explored.examples().inputs[0]), []))
+    assert record["pictures"] == ["said"]
+    assert len(sent) == record["image"] + np.prod(explored.answer.size)
 
 
 @pytest.mark.parametrize(

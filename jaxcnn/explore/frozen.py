@@ -131,7 +131,7 @@ def content(network: Network, first: np.ndarray | None = None, name: str = "") -
     ]
     return {
         "about": about,
-        "layers": {"layers": records, "maps": network.map_layers()},
+        "layers": server.layers(network),
         "most": most,
         "looks": messages,
         "overlays": overlays,

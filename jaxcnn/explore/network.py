@@ -333,7 +333,7 @@ class Network:
         Args:
           number: of the look.
           kind: "grad_cam", "occlusion" or "saliency".
-          layer: of Grad-CAM; None for the last layer with maps.
+          layer: of Grad-CAM; None for `cam_layer`.
           name: the class; None for the most probable.
           pixel: of an answer of pixels; None for where the class is most probable.
 
@@ -349,6 +349,8 @@ class Network:
             raise UserError(f"class {name}: there are {len(answer.names)} classes")
         unit = answer.unit(look.output, name, pixel)
         asked = (self.model, self.params, self.state, look.given)
+        if kind == "grad_cam" and layer is None:
+            layer = self.cam_layer()
         about: dict[str, Any] = {"kind": kind, "unit": name, "layer": layer}
         if isinstance(unit, tuple):
             about["pixel"] = unit[:2]
@@ -379,6 +381,18 @@ class Network:
     def map_layers(self) -> list[str]:
         """The layers that Grad-CAM can take."""
         return [r["name"] for r in self.layers() if len(r["shape"]) == 3 and r["shape"][0] * r["shape"][1] > 1]
+
+    def cam_layer(self) -> str | None:
+        """The layer that Grad-CAM takes when none is named; None: the last with maps.
+
+        What a network says of each pixel is made of a map for each class, and those say again what is said: here it is
+        the last layer that has more maps than there are classes.
+        """
+        answer = self.subject.answer
+        if answer.size is None:
+            return None
+        known = {r["name"]: r["shape"][-1] for r in self.layers() if not r["group"]}
+        return next((name for name in reversed(self.map_layers()) if known.get(name, 0) > len(answer.names)), None)
 
 
 class _Names:

@@ -806,7 +806,9 @@ function wireAnswer() {
     canvas.addEventListener("pointermove", (event) => event.pointerType !== "touch" && point(at(event)));
     canvas.addEventListener("pointerleave", () => point(null));
     canvas.addEventListener("blur", () => point(null));
-    canvas.addEventListener("click", (event) => choose(at(event)));
+    let down = null; // a click has whole coordinates only, and a pixel may be smaller
+    canvas.addEventListener("pointerdown", (event) => (down = at(event)));
+    canvas.addEventListener("click", () => down && choose(down));
     canvas.addEventListener("keydown", (event) => {
       const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
       if (!step && event.key !== "Enter" && event.key !== " ") return;
@@ -960,7 +962,7 @@ function overlayText(record, flat) {
   return `What the probability of ${name} (${percent(record.whole)} %) loses under a ${record.square}\u00d7${record.square} square, moved by ${record.stride}: up to ${percent(record.whole - record.lowest)} points. Blue: it gains.`;
 }
 
-function wireOverlay(maps) {
+function wireOverlay(maps, usual) {
   for (const button of $("overlay").querySelectorAll("[data-kind]"))
     button.onclick = () => {
       state.kind = button.dataset.kind;
@@ -977,7 +979,7 @@ function wireOverlay(maps) {
     ...state.about.classes.map((name, i) => make("option", { value: i, textContent: name })),
   );
   $("overlay-layer").append(
-    make("option", { value: "", textContent: "last with maps" }),
+    make("option", { value: "", textContent: usual || "last with maps" }),
     ...maps.map((name) => make("option", { value: name, textContent: name })),
   );
   for (const id of ["overlay-class", "overlay-layer"]) $(id).onchange = () => askOverlay();
@@ -1443,9 +1445,10 @@ class Card {
       if (this.maps) this.waiting();
     });
     canvas.addEventListener("pointerleave", () => (this.waiting = null));
-    canvas.addEventListener("click", (event) => {
-      if (!this.maps) return;
-      const unit = at(event);
+    let down = null; // a click has whole coordinates only, and a unit may be smaller
+    canvas.addEventListener("pointerdown", (event) => (down = event));
+    canvas.addEventListener("click", () => {
+      const unit = this.maps && down && at(down);
       if (unit) this.keep(unit);
     });
     canvas.addEventListener("focus", () => {
@@ -1570,7 +1573,7 @@ function buildLayers(layers) {
     };
     set(groupOpen);
     button.onclick = () => set(body.hidden);
-    node.fold = () => set(false);
+    node.set = set;
     met.push({ depth: layer.depth, name: layer.name, node });
   }
   list.append(...met.map((m) => m.node));
@@ -1578,10 +1581,9 @@ function buildLayers(layers) {
   for (const card of state.cards.values()) if (card.open) card.reserve();
   $("fold").onclick = () => {
     const any = [...state.cards.values()].some((c) => c.open);
-    for (const card of state.cards.values())
-      if (any || leaves.length <= 60) card.toggle(!any && !named.get(card.layer.name).group);
-    for (const node of list.querySelectorAll(".group")) node.fold();
-    $("fold").textContent = any && leaves.length <= 60 ? "Unfold all" : "Fold all";
+    for (const node of list.querySelectorAll(".group")) node.set(!any);
+    for (const card of state.cards.values()) if (!named.get(card.layer.name).group) card.toggle(!any);
+    $("fold").textContent = any ? "Unfold all" : "Fold all";
   };
 }
 
@@ -1964,6 +1966,7 @@ function frozenUnit(kept, message, look, name, place) {
 
 // --- training ---------------------------------------------------------------------------------------------------
 
+const MEASURES = { accuracy: "accuracy", mean_iou: "mean IoU", f: "F" };
 const NAMES = {
   test_accuracy: "test accuracy",
   validation_accuracy: "validation accuracy",
@@ -2039,8 +2042,9 @@ function chart(title, epochs, lines) {
 }
 
 function showTraining() {
-  const { history, result, figures } = state.about,
-    epochs = history.map((r) => r.epoch);
+  const { about } = state,
+    { history, result, figures, measure } = about;
+  const epochs = history.map((r) => r.epoch);
   const series = (name, scale) =>
     [
       ["t", "training", name],
@@ -2054,20 +2058,30 @@ function showTraining() {
       .filter((l) => l.values.some(Number.isFinite));
   for (const [title, name, scale] of [
     ["loss", "loss", (v) => v],
-    ["error in %", "accuracy", (v) => 100 * (1 - v)],
+    about.measure === "accuracy"
+      ? ["error in %", "accuracy", (v) => 100 * (1 - v)]
+      : [`${MEASURES[about.measure] || about.measure} in %`, about.measure, (v) => 100 * v],
   ]) {
     const lines = series(name, scale);
     if (lines.length) $("curves").append(chart(title, epochs, lines));
   }
-  const shown = Object.keys(NAMES).filter((k) => typeof result[k] === "number");
+  const names = { ...NAMES };
+  if (measure !== "accuracy")
+    for (const [part, name] of [
+      ["test", "test"],
+      ["validation", "validation"],
+      ["train", "training"],
+    ])
+      names[`${part}_${measure}`] = `${name} ${MEASURES[measure] || measure}`;
+  const shown = Object.keys(names).filter((k) => typeof result[k] === "number");
   $("result").append(
     ...shown.map((k) =>
       make(
         "div",
         {},
-        make("dt", { textContent: NAMES[k] }),
+        make("dt", { textContent: names[k] }),
         make("dd", {
-          textContent: /accuracy|top5/.test(k)
+          textContent: /accuracy|top5/.test(k) || k.endsWith(`_${measure}`)
             ? `${(100 * result[k]).toFixed(2)} %`
             : k === "seconds"
               ? result[k].toFixed(0)
@@ -2119,8 +2133,9 @@ async function begin() {
   $("title").textContent = about.title;
   [state.given, state.frame] = [about.given, about.frame];
   const badge = (name, value) => $("badges").append(make("li", {}, make("b", { textContent: value }), ` ${name}`));
-  if (typeof about.result.test_accuracy === "number")
-    badge("test accuracy", `${(100 * about.result.test_accuracy).toFixed(2)} %`);
+  const reached = about.result[`test_${about.measure}`];
+  if (typeof reached === "number")
+    badge(`test ${MEASURES[about.measure] || about.measure}`, `${(100 * reached).toFixed(2)} %`);
   if (about.result.params) badge("parameters", count(about.result.params));
   if (about.history.length) badge(about.history.length === 1 ? "epoch" : "epochs", String(about.history.length));
   badge("input", times(about.given));
@@ -2163,7 +2178,7 @@ async function begin() {
     }
   });
   drawPicture();
-  const layers = source.layers().then(({ layers: found, maps }) => {
+  const layers = source.layers().then(({ layers: found, maps, cam }) => {
     for (const layer of found) state.layers.set(layer.name, layer);
     lastLayer = found.length ? found[found.length - 1].name : "";
     buildLayers(found);
@@ -2174,7 +2189,7 @@ async function begin() {
           textContent: "The network has no named layers to show: make it with serial or network, which name them.",
         }),
       );
-    wireOverlay(maps);
+    wireOverlay(maps, cam);
   });
   await layers;
   if (about.file) {

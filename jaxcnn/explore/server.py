@@ -138,7 +138,7 @@ class Answers:
         return to_json(record)
 
     def layers(self, asked: Mapping[str, str]) -> bytes:
-        return to_json({"layers": self.network.layers(), "maps": self.network.map_layers()})
+        return to_json(layers(self.network))
 
     def examples(self, asked: Mapping[str, str]) -> bytes:
         """The images of a page of examples, of one class or of all, and their labels, where they are classes."""
@@ -264,6 +264,11 @@ class Answers:
         return (folder / name).read_bytes()
 
 
+def layers(network: Network) -> dict[str, Any]:
+    """The layers, and those that Grad-CAM can take, the one that it takes when none is named among them; JSON."""
+    return {"layers": network.layers(), "maps": network.map_layers(), "cam": network.cam_layer()}
+
+
 def message(
     network: Network,
     look: Look,
@@ -274,7 +279,7 @@ def message(
     pictures: bool = True,
 ) -> bytes:
     """A look: its image and the answer's pictures, where they are asked for, and the maps that are wanted."""
-    layers, arrays = [], []
+    records, arrays = [], []
     answer = network.subject.answer
     head: dict[str, Any] = {"look": look.number, "milliseconds": look.milliseconds}
     head["label"] = int(label) if label is not None and np.ndim(label) == 0 else None
@@ -289,9 +294,9 @@ def message(
     for name, first, count, side in wanted:
         maps = stacked(look.outputs[name])
         one, pixels = packed(maps, first, count, side)
-        layers.append({"name": name, **one, "full": list(maps.shape)})
+        records.append({"name": name, **one, "full": list(maps.shape)})
         arrays.append(pixels)
-    return pack({**head, "layers": layers}, *arrays)
+    return pack({**head, "layers": records}, *arrays)
 
 
 def unit(network: Network, look: Look, layer: str, place: tuple[int, ...]) -> bytes:

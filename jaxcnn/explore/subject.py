@@ -45,6 +45,7 @@ class Subject:
       examples: gives some of the test data; raises DataError where they cannot be read.
       folder: the run's folder; None for a network that has none.
       notes: what of the run is not shown, a sentence each.
+      measure: the figure of its task, "accuracy" or "mean_iou" for instance.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Subject:
     examples: Callable[[], Data]
     folder: Path | None = None
     notes: tuple[str, ...] = ()
+    measure: str = "accuracy"
 
     def about(self) -> dict[str, Any]:
         """What the page shows before anything is computed; JSON."""
@@ -66,6 +68,7 @@ class Subject:
             "size": self.answer.size,
             "palette": None if self.answer.palette is None else self.answer.palette.tolist(),
             "image": list(trained.image),
+            "measure": self.measure,
             "notes": list(self.notes),
             "history": [],
             "result": {},
@@ -138,7 +141,8 @@ def of_run(path: str | Path) -> Subject:
         notes.append(f"The run is an ensemble of {count} networks; this is the first of them.")
     trained = dataclasses.replace(trained, model=model, params=params, model_state=state)
     title = f"{Path(str(config['model'])).name.split(':')[-1]} on {Path(str(config.get('data'))).name}"
-    return _subject(title, trained, lambda: _test_data(trained), run.path, tuple(notes))
+    measure = "accuracy" if task is None else task.figure
+    return _subject(title, trained, lambda: _test_data(trained), run.path, tuple(notes), measure)
 
 
 def of_layer(
@@ -183,6 +187,7 @@ def _subject(
     examples: Callable[[], Data],
     folder: Path | None = None,
     notes: tuple[str, ...] = (),
+    measure: str = "accuracy",
 ) -> Subject:
     """The subject, if its images and its network's answers can be shown."""
     if len(trained.image) != 3 or trained.image[-1] not in (1, 3):
@@ -192,7 +197,7 @@ def _subject(
         lambda x: trained.model.apply(trained.params, trained.model_state, trained.preprocess(x))[0], example
     )
     said = answer.of(getattr(found, "shape", None), trained.classes)
-    return Subject(title, trained, said, examples, folder, notes)
+    return Subject(title, trained, said, examples, folder, notes, measure)
 
 
 # --- examples ----------------------------------------------------------------------------------------------------
