@@ -182,9 +182,18 @@ def test_overlays(network: Network) -> None:
     close(found, np.asarray(grad_cam(*asked, layer="conv1", unit=2)[0]))
     assert about["unit"] == 2
     found, about = network.overlay(look.number, "occlusion", None, None)
-    assert found.shape == (14, 14)
     assert about["unit"] == look.output.argmax()
     assert 0 <= about["lowest"] <= 1
+    expected = cnn.inspect.occlusion(*asked, size=about["square"], stride=about["stride"])
+    close(found, expected.drop()[0].astype(np.float32))
+    assert about["done"] == about["places"] == expected.probability.size
+    # In parts it comes to the same.
+    parts = [network.overlay(look.number, "occlusion", None, 0, seconds=0)]
+    while parts[-1][1]["done"] < parts[-1][1]["places"]:
+        parts.append(network.overlay(look.number, "occlusion", None, 0, seconds=0))
+    assert len(parts) > 2
+    close(parts[-1][0], network.overlay(look.number, "occlusion", None, 0)[0])
+    close(parts[-1][0], cnn.inspect.occlusion(*asked, unit=0, size=about["square"], stride=about["stride"]).drop()[0])
     for kind, layer, unit in (("grad_cam", "fc1", 0), ("grad_cam", "no", 0), ("other", None, 0), ("saliency", None, 3)):
         with pytest.raises(UserError):
             network.overlay(look.number, kind, layer, unit)

@@ -931,10 +931,18 @@ async function runOverlay() {
   const ticking = setInterval(() => !overlayWaiting && state.kind && wait(), 1000);
   overlayRunning = true;
   try {
-    const { record, buffer, at } = await source.overlay(asked);
-    if (!overlayWaiting && state.kind) {
+    for (let going = true; going; ) {
+      const { record, buffer, at } = await source.overlay(asked);
+      if (overlayWaiting || !state.kind) break;
       state.overlay = { maps: new Maps(record, buffer, at), look: about, record };
-      $("overlay-note").textContent = overlayText(record, !(state.overlay.maps.top > 0));
+      going = record.done < record.places;
+      clearInterval(ticking);
+      $("overlay-note").textContent = going
+        ? `The square has been at ${record.done} of ${record.places} places\u2026`
+        : overlayText(record, !(state.overlay.maps.top > 0));
+      drawPicture();
+      // Another input or class came meanwhile: what is left is not wanted.
+      going &&= state.look === about && state.kind === kind;
     }
   } catch (error) {
     if (!overlayWaiting) {

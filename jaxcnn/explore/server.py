@@ -39,6 +39,7 @@ ASSETS = {
     "page.js": ("page.js", "text/javascript"),
 }
 SIDE, MOST_MAPS = 112, 64
+SECONDS = 0.7  # of an occlusion that is not done: the page shows what there is, and asks again
 _MOST_BYTES = 32 << 20  # of an image file
 _MOST_JSON = 1 << 20
 
@@ -254,7 +255,7 @@ class Answers:
         layer = None if record.get("layer") is None else text(record, "layer")
         count = len(self.subject.answer.names)
         chosen = None if record.get("unit") is None else integer(record, "unit", 0, count - 1)
-        return overlay(self.network, look, text(record, "kind"), layer, chosen, self._pixel(record))
+        return overlay(self.network, look, text(record, "kind"), layer, chosen, self._pixel(record), SECONDS)
 
     def figure(self, name: str) -> bytes:
         """One of the pictures in the run's folder."""
@@ -312,10 +313,16 @@ def unit(network: Network, look: Look, layer: str, place: tuple[int, ...]) -> by
 
 
 def overlay(
-    network: Network, look: Look, kind: str, layer: str | None, chosen: int | None, pixel: Pixel | None = None
+    network: Network,
+    look: Look,
+    kind: str,
+    layer: str | None,
+    chosen: int | None,
+    pixel: Pixel | None = None,
+    seconds: float = math.inf,
 ) -> bytes:
     """An overlay as a message."""
-    found, about = network.overlay(look.number, kind, layer, chosen, pixel)
+    found, about = network.overlay(look.number, kind, layer, chosen, pixel, seconds)
     record, pixels = packed(found[..., None], 0, 1, 512)
     return pack({**record, **about}, pixels)
 

@@ -279,7 +279,7 @@ def _occlusion(
     image = inputs[at]
     examples, height, width, _ = image.shape
     rows, columns = (-(-(n - size) // stride) + 1 for n in (height, width))
-    link = probability or _link(Program(model, params, state, inputs))
+    link = probability or link_of(Program(model, params, state, inputs))
 
     def outputs(*inputs: Any) -> Any:
         return link(model.apply(params, state, *inputs)[0])
@@ -316,7 +316,7 @@ def _occlusion(
     return covered.reshape(examples, rows, columns), scores, index, limits(whole, kind)
 
 
-def _link(program: Program) -> Callable[[Any], Any]:
+def link_of(program: Program) -> Callable[[Any], Any]:
     """What makes probabilities of a network's output: nothing where its last operation is a sigmoid or softmax."""
     made = {v: eqn for eqn in program.jaxpr.eqns for v in eqn.outvars}
     eqn = made.get(program.jaxpr.outvars[0]) if len(program.jaxpr.outvars) == 1 else None
