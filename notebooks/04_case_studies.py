@@ -91,9 +91,9 @@ for x, value in zip(switches.astype(int).tolist(), f):
     print(f"x = {x}:  f = {value:.0f},  y = {int(jnp.sign(2 * value - 1)):+d}")
 
 # %% [markdown]
-# The bend is the **activation function**. The second notebook draws sigmoid, tanh, ReLU, leaky ReLU, maxout and ELU
-# with their slopes. Two remarks on the lecture's list: the two ways to write tanh are one function, and maxout contains
-# ReLU and the leaky ReLU with slope 0.1.
+# The bend is the **activation function**. The [notebook on layers](02_layers.ipynb) draws sigmoid, tanh, ReLU,
+# leaky ReLU, maxout and ELU with their slopes. Two remarks on the lecture's list: the two ways to write tanh are one
+# function, and maxout contains ReLU and the leaky ReLU with slope 0.1.
 
 # %%
 z = jnp.linspace(-4, 4, 81)[:, None]
@@ -188,8 +188,8 @@ plt.show()
 # ## 3. The arithmetic of volumes
 #
 # A filter as deep as its input slides over it, each dot product is one output, each filter one map. $F$ pixels at
-# stride $S$ with padding $P$ find $(N - F + 2P)/S + 1$ places among $N$. The second notebook goes through it step by
-# step; here are the lecture's cases in one table.
+# stride $S$ with padding $P$ find $(N - F + 2P)/S + 1$ places among $N$. The notebook on layers goes through it step
+# by step; here are the lecture's cases in one table.
 
 # %%
 cases = [
@@ -245,7 +245,8 @@ assert list(more.values()) == [900, -44, 850]
 assert paper.params + sum(more.values()) == modern.params == 61_706
 
 # %% [markdown]
-# Section 12 trains it. Its filters and maps, its mistakes, and its result on MNIST are in the first notebook.
+# Section 12 trains it. Its filters and maps, its mistakes, and its result on MNIST are in the [first
+# notebook](00_is_this_digit_a_five.ipynb).
 #
 # ## 5. AlexNet (2012)
 #
@@ -654,7 +655,8 @@ assert deepest.macs < 0.75 * table("vgg16").macs
 #
 # **The revolution of depth.** Top-5 errors of the winners of ILSVRC (and of VGG, second in 2014), as published. They
 # are what whole entries reached: AlexNet's was the vote of five networks, VGG's and GoogLeNet's of seven, ResNet's of
-# six. What one network costs is computed.
+# six. (The best of 2013 had 11.7 %, and the 11.2 % that the slide on VGG names with images from outside.) What one
+# network costs is computed.
 
 # %%
 published = [  # year, entry, model, top-5 error in per cent
@@ -672,7 +674,7 @@ assert layers == [0, 0, 8, 8, 19, 22, 152]
 figure, (left, right) = plt.subplots(1, 2, figsize=(12, 3.8))
 left.bar(range(len(published)), [error for *_, error in published], color=BLUE)
 for i, (_, _, _, error) in enumerate(published):
-    left.text(i, error + 0.6, f"{error:g} %", ha="center", fontsize=9)
+    left.text(i, error + 0.6, f"{error:g} %", ha="center", fontsize=9, zorder=9)
 left.set_xticks(range(len(published)), [f"{name}\n{year}" for year, name, *_ in published], fontsize=7)
 left.set(ylabel="top-5 error, %, published", ylim=(0, 33), title="error and depth")
 twin = left.twinx()
@@ -687,7 +689,7 @@ for _, name, model, error in published:
     macs, params = table(model).macs, table(model).params
     print(f"{name:11} {params:>15,} {macs:>16,}  {error:>6} %")
     right.scatter(macs / 1e9, params / 1e6, s=60 * error, color=BLUE, alpha=0.6, edgecolors="black")
-    right.annotate(f"{name}\n{error:g} %", (macs / 1e9, params / 1e6), (16, -4), textcoords="offset points", fontsize=9)
+    right.annotate(f"{name}\n{error:g} %", (macs / 1e9, params / 1e6), (20, -4), textcoords="offset points", fontsize=9)
 right.set(
     xlabel="multiplications for an image, thousand million", ylabel="parameters, million", title="area: top-5 error"
 )
@@ -1074,37 +1076,45 @@ axes.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# **A race.** LeNet-5 from the same first weights, on the same batches in the same order, for six epochs: gradient
-# descent on mini-batches (SGD), with momentum 0.9, and Adam. Which is fastest depends on the rates, so each gets three
-# of them.
+# **A race.** LeNet-5 from the same first weights, on the same batches in the same order, for five epochs: gradient
+# descent on mini-batches (SGD), with momentum 0.9, and Adam. Which is fastest depends on the rates, so each gets four.
 
 # %%
 learn = train if DATA == "digits" else train.hold_out(0.03)[1]
 prepare = cnn.data.Preprocess.of(learn.images, (32, 32))
 runs = {
-    "SGD": (optax.sgd, (0.03, 0.1, 0.3), BLUE),
-    "momentum": (functools.partial(optax.sgd, momentum=0.9), (0.003, 0.01, 0.03), ORANGE),
-    "Adam": (optax.adam, (0.0003, 0.001, 0.003), GREEN),
+    "SGD": (optax.sgd, (0.03, 0.1, 0.3, 1.0), BLUE),
+    "momentum": (functools.partial(optax.sgd, momentum=0.9), (0.003, 0.01, 0.03, 0.1), ORANGE),
+    "Adam": (optax.adam, (0.0003, 0.001, 0.003, 0.01), GREEN),
 }
-epochs, losses = 6, {}
+model, epochs, losses = cnn.models.lenet5(), 5, {}
 for name, (make, rates, _) in runs.items():
+    make = optax.inject_hyperparams(make)  # the rate is part of the state: four rates, one compiled step
+    step = cnn.train.make_step(
+        model, cnn.losses.softmax_cross_entropy, make(learning_rate=rates[0]), preprocess=prepare
+    )
     for rate in rates:
-        fitted = cnn.train.fit(
-            cnn.models.lenet5(),
-            learn,
-            preprocess=prepare,
-            optimizer=make(rate),
-            epochs=epochs,
-            batch_size=32,
-            show=False,
-        )
-        losses[name, rate] = [record["loss"] for record in fitted.history]
+        optimizer = make(learning_rate=rate)
+        state = cnn.train.create_state(model, optimizer, jax.random.key(0), learn.images[:1], prepare)
+        losses[name, rate] = []
+        for epoch in range(epochs):
+            seen = []
+            for batch in cnn.data.batches(learn, 32, epoch=epoch):
+                state, metrics = step(state, batch)
+                seen.append(metrics["loss"])
+            losses[name, rate].append(float(np.mean(seen)))
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2), sharey=True)
 for name, (_, rates, color) in runs.items():
     left.plot(range(1, epochs + 1), losses[name, rates[1]], ".-", color=color, label=f"{name}, {rates[1]:g}")
     right.plot(rates, [losses[name, rate][-1] for rate in rates], "o-", color=color, label=name)
-left.set(xlabel="epoch", ylabel="training loss", yscale="log", title="at the middle rate of each")
+left.set(
+    xlabel="epoch",
+    xticks=range(1, epochs + 1),
+    ylabel="training loss",
+    yscale="log",
+    title="at the second rate of each",
+)
 right.set(xlabel="learning rate", xscale="log", title=f"after {epochs} epochs, by the rate")
 left.legend(frameon=False)
 right.legend(frameon=False)
@@ -1115,18 +1125,18 @@ for name, (_, rates, _) in runs.items():
     print(f"  {name:9}", "   ".join(f"{rate:g}: {losses[name, rate][-1]:.3f}" for rate in rates))
 
 # %% [markdown]
-# At the same rate, 0.03, momentum is far ahead of SGD. But SGD at 0.3 does as well: on this problem momentum is, more
-# or less, the ten times longer step of the formula, and the two lines on the right are one, moved by a factor of ten.
-# Where the landscape is a narrow valley, that longer step is what plain SGD cannot take. Adam needs rates a hundred
-# times smaller than SGD, since its steps are as long as the rate whatever the gradient. One seed, and training loss
-# only: this is about speed, not about what generalizes.
+# At the same rate, 0.03, momentum is ahead of SGD, on the digits far ahead. But nearly all of that is the ten times
+# longer step of the formula: with a tenth of SGD's rate momentum gives nearly the same loss, and its line on the right
+# is SGD's line, moved by ten. (In a narrow valley, where SGD cannot take the longer step, it is more than that.) Adam
+# needs much smaller rates, since its steps are as long as the rate whatever the gradient; at 0.01 they are too long
+# already. This is one seed, and the training loss: it says who is fast, not who generalizes.
 
 # %%
-for slow, fast in zip(runs["SGD"][1], runs["momentum"][1]):
+for slow, fast in zip(runs["SGD"][1][:2], runs["momentum"][1][:2]):
     assert math.isclose(slow, 10 * fast)
-    assert 0.6 < losses["momentum", fast][-1] / losses["SGD", slow][-1] < 1.6
-assert losses["momentum", 0.03][-1] < 0.8 * losses["SGD", 0.03][-1]
-assert all(history[-1] < history[0] for history in losses.values())
+    assert 0.7 < losses["momentum", fast][-1] / losses["SGD", slow][-1] < 1.4
+assert losses["momentum", 0.03][-1] < 0.95 * losses["SGD", 0.03][-1]
+assert losses["Adam", 0.003][-1] < losses["Adam", 0.01][-1]
 
 # %% [markdown]
 # ## Slips of the slides
@@ -1154,7 +1164,7 @@ assert all(history[-1] < history[0] for history in losses.values())
 #    that, by `3 * (3 + 12 + 48 + 3) + 2`, how many parameters, and does it still work less than VGG-19?
 # 4. **Margins.** Train LeNet-5 on the digits with `loss=cnn.losses.multiclass_hinge`. When does its loss stop falling,
 #    and why can it be exactly 0, which cross-entropy never is?
-# 5. **The race again.** Set the momentum to 0.99. By which factor do you have to divide the rates now?
+# 5. **The race again.** Set the momentum to 0.99. By which factor do you have to divide SGD's rates now?
 #
 # ## What next
 #
