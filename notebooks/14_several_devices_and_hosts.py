@@ -300,7 +300,7 @@ plt.show()
 # says who is who; elsewhere three variables do.
 #
 # ```sh
-# srun --nodes 2 --ntasks-per-node 1 jaxcnn train resnet50 --data /data/imagenet --stream --batch-size 1024 \\
+# srun --nodes 2 --ntasks-per-node 1 jaxcnn train resnet50 --data /data/imagenet --stream --batch-size 1024 \
 #     --distributed
 #
 # export JAX_COORDINATOR_ADDRESS=10.0.0.1:1234 JAX_NUM_PROCESSES=2     # the first host's address, the same on both

@@ -1,0 +1,516 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # How the CPU fast paths work
+#
+# On a CPU, this library trains 1.6 to 2.7 times as fast as the fastest other library on JAX (measured with seven
+# networks; the README has the table). Nothing else is computed: it is the same sums, in a form in which memory is read
+# in order, nothing is computed twice, and the products are done by the best code that is at hand. This guide takes the
+# forms one by one, says why each is the same, and checks it against `jax.lax`.
+#
+# The checks allow $10^{-5}$ of the largest value: float32 has seven digits, and sums of some hundred products in
+# another order differ in the last one or two. Times are printed as ratios and never checked; on a shared machine they
+# move by a fifth and more from run to run.
+
+# %%
+# %matplotlib inline
+import collections
+import functools
+import glob
+import gzip
+import json
+import os
+import re
+import tempfile
+import time
+from contextlib import contextmanager
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from jax import lax
+
+import jaxcnn as cnn
+from jaxcnn.ops import onednn
+from jaxcnn.ops.backend import FORMS
+
+jax.config.update("jax_platforms", "cpu")  # also where there is a GPU
+jax.config.update("jax_pprint_use_color", False)
+BLUE, ORANGE = "#3b6fb6", "#d9822b"
+plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True})
+draw = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return jnp.asarray(draw.normal(size=shape), jnp.float32)
+
+
+def close(a, b, tolerance=1e-5):
+    """Whether two trees of arrays differ by less than the tolerance, as a share of each array's largest number."""
+    pairs = zip(jax.tree.leaves(jax.device_get(a)), jax.tree.leaves(jax.device_get(b)), strict=True)
+    return all(np.abs(x - y).max() <= tolerance * np.abs(y).max() for x, y in pairs)
+
+
+for name, what in FORMS.items():
+    print(f"{name:9} {what}")
+print("oneDNN is called here:", onednn.available())
+
+# %% [markdown]
+# Each form has a name, and `JAXCNN_PLAIN` in the environment switches off those that it lists, or `all`. It is read
+# when a function is traced, so that one process can compile both programs, once what JAX remembers of earlier traces is
+# cleared. The functions below do that, and list what a compiled program consists of.
+
+
+# %%
+@contextmanager
+def without(*forms):
+    os.environ["JAXCNN_PLAIN"] = ",".join(forms)
+    jax.clear_caches()
+    try:
+        yield
+    finally:
+        del os.environ["JAXCNN_PLAIN"]
+        jax.clear_caches()
+
+
+def program(function, *args, off=()):
+    """The compiled program of a function, with some forms switched off."""
+    with without(*off):
+        return jax.jit(lambda *a: function(*a)).lower(*args).compile()
+
+
+def operations(compiled):
+    """How often each of XLA's operations stands in the program, and each library call."""
+    text = compiled.as_text()
+    found = re.findall(r"= [^=]*? ([a-z][a-z-]+)\(", re.sub(r"metadata=\{[^}]*\}", "", text))
+    calls = re.findall(r'custom_call_target="([^"]+)"', text)
+    return collections.Counter([name for name in found if name != "custom-call"] + calls)
+
+
+# %% [markdown]
+# ## 1. A convolution is a matrix product
+#
+# Take a 3x3 image, `1 2 3 / 4 5 6 / 7 8 9`, and a 2x2 filter, `1 0 / 0 -1`. Four windows, each written as a row of four
+# numbers, times the filter written as a column:
+#
+# $$\begin{pmatrix}1&2&4&5\\2&3&5&6\\4&5&7&8\\5&6&8&9\end{pmatrix}
+# \begin{pmatrix}1\\0\\0\\-1\end{pmatrix} = \begin{pmatrix}-4\\-4\\-4\\-4\end{pmatrix}.$$
+#
+# With $C$ channels a row has $F \cdot F \cdot C$ numbers, and with $K$ filters there are $K$ columns. This is
+# **im2col**: all windows side by side, then one matrix product, for which every machine has excellent code.
+
+
+# %%
+def im2col(x, size):
+    """All windows of images (N, H, W, C): a row of size * size * C numbers for each place."""
+    n, h, w, c = x.shape
+    places = (n, h - size + 1, w - size + 1)
+    taps = [x[:, u : u + places[1], v : v + places[2]] for u in range(size) for v in range(size)]
+    return np.concatenate(taps, axis=-1).reshape(-1, size * size * c), places
+
+
+tiny = np.arange(1.0, 10).reshape(1, 3, 3, 1)
+rows, _ = im2col(tiny, 2)
+assert rows.tolist() == [[1, 2, 4, 5], [2, 3, 5, 6], [4, 5, 7, 8], [5, 6, 8, 9]]
+assert (rows @ [1, 0, 0, -1]).tolist() == [-4, -4, -4, -4]
+
+
+def xla_conv(x, kernel, stride=1, padding=0):
+    pads = [(padding, padding)] * 2
+    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+x, kernel = normal(16, 32, 32, 16), normal(3, 3, 16, 16)
+rows, places = im2col(np.asarray(x), 3)
+by_product = (rows @ np.asarray(kernel).reshape(-1, 16)).reshape(*places, 16)
+assert close(by_product, xla_conv(x, kernel))
+print(f"the images are {x.nbytes / 2**20:.1f} MiB, their windows {rows.nbytes / 2**20:.1f} MiB")
+
+# %% [markdown]
+# Its price is memory: nearly nine times the image has to be written and read again. A processor can do tens of products
+# in the time in which one number comes from memory, so the windows should never be written down: good code for
+# convolutions takes a small piece of the image that fits into the processor's cache, and runs the nine products on it.
+#
+# ## 2. What XLA does
+#
+# XLA leaves `convolution` as one operation, and on a CPU (jaxlib 0.10) its runtime hands that to YNNPACK or to Eigen.
+# The gradients are convolutions as well; but look at what stands around them: `transpose` and `copy`.
+
+
+# %%
+def with_gradients(conv):
+    """The gradients of a convolution by image and kernel, given that of its output."""
+    return lambda x, kernel, ct: jax.vjp(conv, x, kernel)[1](ct)
+
+
+ct = normal(16, 32, 32, 16)
+ours = functools.partial(cnn.ops.conv, padding=1)
+theirs = functools.partial(xla_conv, padding=1)
+
+plain = program(with_gradients(ours), x, kernel, ct, off=["all"])
+fast = program(with_gradients(ours), x, kernel, ct)
+for name, compiled in (("XLA's own", plain), ("jaxcnn", fast)):
+    listed = {op: n for op, n in operations(compiled).items() if "conv" in op or op in ("transpose", "copy", "reverse")}
+    print(f"{name:10} {listed}")
+expected = jax.jit(with_gradients(theirs))(x, kernel, ct)
+assert close(plain(x, kernel, ct), expected)
+assert close(fast(x, kernel, ct), expected)
+assert operations(plain)["convolution"] == 2
+
+# %% [markdown]
+# Why does it transpose? The kernel's gradient is a convolution over the *batch*: in
+#
+# $$\frac{\partial L}{\partial w[u, v, c, k]} = \sum_{n, i, j} x[n, i + u, j + v, c]\; \delta[n, i, j, k]$$
+#
+# the summed index $n$ takes the part that channels have in the forward pass, and there it has to lie innermost in
+# memory. Both images are rearranged for it, and XLA fuses that copy with the activation and normalization before it, in
+# a loop that jumps through memory.
+#
+# ## 3. oneDNN
+#
+# jaxlib's x86-64 builds carry oneDNN, a library of convolutions for CPUs, without using it. The runtime of the call is
+# there, and `cnn.ops.conv` emits it: a primitive of its own in the jaxpr, a custom call in the program.
+
+# %%
+print(jax.make_jaxpr(ours)(x, kernel))
+print(dict(operations(program(ours, x, kernel))))
+
+# %% [markdown]
+# It is not a public interface, and what oneDNN does not take ends the process. So it is called only with versions of
+# jaxlib for which that was tested, and for arrays that are known to suit; all others go to XLA. Elsewhere in this
+# notebook nothing has to be written differently: where oneDNN is not available, the same assertions hold for XLA's own.
+
+# %%
+print("checked versions of jaxlib:", *sorted(onednn.CHECKED))
+
+
+def struct(*shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+cases = {
+    "3x3, float32": (struct(1, 8, 8, 4), struct(3, 3, 4, 8), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+    "dilated": (struct(1, 8, 8, 4), struct(3, 3, 4, 8), (1, 1), ((1, 1), (1, 1)), (2, 2)),
+    "three dimensions": (struct(1, 4, 8, 8, 4), struct(3, 3, 3, 4, 8), (1,) * 3, ((1, 1),) * 3, (1,) * 3),
+    "8 groups": (struct(1, 8, 8, 8), struct(3, 3, 1, 8), (1, 1), ((1, 1), (1, 1)), (1, 1), 8),
+    "float16": (*(struct(*s, dtype=jnp.float16) for s in ((1, 8, 8, 4), (3, 3, 4, 8))), (1, 1), ((1, 1),) * 2, (1, 1)),
+    "an empty batch": (struct(0, 8, 8, 4), struct(3, 3, 4, 8), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+    "negative padding": (struct(1, 8, 8, 4), struct(3, 3, 4, 8), (1, 1), ((-1, 1), (0, 0)), (1, 1)),
+}
+for name, case in cases.items():
+    print(f"{name:17} {'oneDNN' if onednn.suits(*case) else 'XLA'}")
+print("bfloat16 on this processor:", "oneDNN" if onednn.computes("bfloat16") else "XLA")
+
+# %% [markdown]
+# ## 4. The two gradients
+#
+# **By the input.** With stride 1 it is a convolution of $\delta$ with the kernel turned around: reversed in both
+# directions, its two features swapped. With stride 2 the usual way writes a zero between any two values of $\delta$ and
+# convolves that, three products of four with zero. Instead, the pixels of each *phase* (even or odd row, even or odd
+# column) see only every second tap: four small convolutions without zeros, woven together. In one dimension, with three
+# taps $w_0, w_1, w_2$ and padding 1, $y_i = w_0 x_{2i-1} + w_1 x_{2i} + w_2 x_{2i+1}$, so that
+#
+# $$dx_{2i} = w_1 \delta_i, \qquad dx_{2i+1} = w_2 \delta_i + w_0 \delta_{i+1}.$$
+
+# %%
+w, delta = np.array([1.0, 10, 100]), np.array([1.0, 2, 3])
+even, odd = w[1] * delta, w[2] * delta + w[0] * np.append(delta[1:], 0)
+woven = np.stack([even, odd], axis=1).ravel()
+line = jnp.zeros((1, 6, 1))
+layer = functools.partial(cnn.ops.conv, kernel=jnp.asarray(w, jnp.float32)[:, None, None], stride=2, padding=1)
+(by_jax,) = jax.vjp(layer, line)[1](jnp.asarray(delta, jnp.float32)[None, :, None])
+assert woven.tolist() == by_jax[0, :, 0].tolist() == [10, 102, 20, 203, 30, 300]
+print("gradient by the input, stride 2:", woven)
+
+half = normal(16, 16, 16, 16)
+ours_by_2 = jax.jit(with_gradients(functools.partial(cnn.ops.conv, stride=2, padding=1)))
+theirs_by_2 = jax.jit(with_gradients(functools.partial(xla_conv, stride=2, padding=1)))
+assert close(ours_by_2(x, kernel, half), theirs_by_2(x, kernel, half))
+
+# %% [markdown]
+# **By the kernel** (`planes`). In one dimension, $dw_u = \sum_i x_{i+u}\, \delta_i$: slide $\delta$ over $x$ like a
+# filter. With $x = (1, 2, 3, 4)$ and $\delta = (1, 0, 2)$ that is $dw = (1 + 6,\, 2 + 8)$. Now give $x$ two channels.
+# In memory they alternate, $a_0 b_0 a_1 b_1 \dots$, and a filter $\delta$ whose taps are two places apart slides over
+# that line as it lies: at place $2u + c$ it gives $dw_{u, c}$. The channels have become width, and nothing was moved.
+# The images of a batch are the planes of one volume in the same way, and $\delta$ a filter as deep as the batch.
+
+# %%
+delta = jnp.array([1.0, 0, 2])
+assert jnp.correlate(jnp.array([1.0, 2, 3, 4]), delta).tolist() == [7, 10]
+
+signal = normal(1, 12, 2)  # one line of 12 pixels, two channels
+delta = normal(10)
+as_it_lies = signal.reshape(1, 24, 1)
+
+figure, axes = plt.subplots(figsize=(8, 1.8))
+for place in range(24):
+    axes.add_patch(plt.Rectangle((place, 0), 0.9, 0.8, color=(BLUE, ORANGE)[place % 2], alpha=0.75))
+    axes.text(place + 0.45, 0.4, f"${'ab'[place % 2]}_{{{place // 2}}}$", ha="center", va="center", color="white")
+for tap in range(10):  # where the filter stands for u = 1, c = 0
+    axes.text(2 + 2 * tap + 0.45, -0.3, rf"$\delta_{tap}$", ha="center", va="center")
+axes.set(
+    xlim=(-0.2, 24.2),
+    ylim=(-0.6, 1),
+    title="two channels as they lie in memory; below, where the taps stand for dw[1, 0]",
+)
+axes.axis("off")
+plt.show()
+
+slid = lax.conv_general_dilated(as_it_lies, delta[:, None, None], (1,), [(0, 0)], rhs_dilation=(2,),
+                                dimension_numbers=("NWC", "WIO", "NWC"))  # fmt: skip
+_, back = jax.vjp(lambda k: cnn.ops.conv(signal, k), jnp.zeros((3, 2, 1)))
+assert close(slid.reshape(3, 2, 1), back(delta[None, :, None])[0])
+
+if onednn.available():
+    kernels_own = program(lambda x, ct: jax.vjp(lambda k: ours(x, k), kernel)[1](ct), x, ct)
+    print("the kernel gradient alone:", dict(operations(kernels_own)))
+    moved = [line for line in kernels_own.as_text().splitlines() if " transpose(" in line and "[16,32,32,16]" in line]
+    assert not moved  # of the images nothing is transposed
+
+# %% [markdown]
+# ## 5. Computing once
+#
+# XLA fuses an elementwise operation into every operation that uses it, and computes it there again. Mostly that saves
+# memory traffic. Behind residual blocks it snowballs: a ReLU's value is used by the next convolution, by the sum, and
+# by both their gradients, and each of them computes it from its parts. What XLA does not repeat is a `select` between
+# two whole arrays, so where something should be kept (`stored`) the program says `select(x == x, x, nan)`. That is $x$,
+# NaN included.
+
+
+# %%
+def residual(features):
+    body = {"conv": cnn.conv(features, 3, padding=1, bias=False), "bn": cnn.batch_norm()}
+    return cnn.network(lambda net, x: cnn.relu(x + net.bn(net.conv(x))), **body)
+
+
+blocks, maps = cnn.serial(residual(4), residual(4), residual(4), cnn.conv(4, 3)), normal(2, 8, 8, 4)
+params, state = blocks.init(jax.random.key(0), maps)
+backward = jax.grad(lambda p, x: blocks.apply(p, state, x, train=True)[0].sum())
+once, again = program(backward, params, maps), program(backward, params, maps, off=["stored"])
+print(
+    "maxima in a program with three ReLUs:", operations(once)["maximum"], "and", operations(again)["maximum"], "without"
+)
+assert not onednn.available() or operations(once)["maximum"] < operations(again)["maximum"]
+assert close(once(params, maps), again(params, maps), 1e-4)  # rounding of several layers
+
+# %% [markdown]
+# ## 6. Max pooling
+#
+# Its gradient goes to the pixel that was the largest. XLA's `reduce_window` forgets which that was; its gradient
+# compares all over again and scatters, one number at a time. Here the forward pass is a maximum of strided slices, one
+# for each tap, and notes the tap's number in a byte. The gradient of a pixel then asks each window above it: was it me?
+# Of equal pixels the first counts.
+
+# %%
+board = jnp.array([[1.0, 2, 5, 5], [4, 3, 5, 0]])[None, :, :, None]
+gradient = jax.grad(lambda x: cnn.ops.max_pool(x, 2).sum())(board)[0, :, :, 0]
+assert gradient.tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]]
+
+
+def xla_max_pool(x):
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+
+pooled = functools.partial(cnn.ops.max_pool, size=3, stride=2, padding=1)
+pool_back = {}
+for name, pool in (("jaxcnn", pooled), ("XLA's own", xla_max_pool)):
+    pool_back[name] = program(lambda x, ct, pool=pool: jax.vjp(pool, x)[1](ct)[0], x, half)
+    listed = operations(pool_back[name])
+    print(f"{name:10} { ({op: listed[op] for op in ('scatter', 'reduce-window', 'slice', 'compare')}) }")
+assert "scatter" not in operations(pool_back["jaxcnn"])
+assert close(pool_back["jaxcnn"](x, half), pool_back["XLA's own"](x, half))
+
+# %% [markdown]
+# ## 7. The rest
+#
+# - `slices`: an average is a sum of strided slices, along one axis and then the other: $F + F$ additions instead of
+#   $F \cdot F$.
+# - `stuffed`: a transposed convolution writes zeros between the pixels and convolves; done by an explicit `pad` first,
+#   it is a plain convolution for the fast code. Fixed bilinear upsampling is a product of two small matrices instead.
+# - `products`: a kernel that is large for its image (FCN's fc6 is 7x7x512x4096 on a few pixels) is one matrix product,
+#   and a few rows times a large matrix (AlexNet's fc6) go to oneDNN, since what counts is to read the matrix once.
+
+# %%
+spread, small = normal(2, 7, 7, 3), normal(2, 2, 3, 5)
+stuffed = lax.conv_general_dilated(spread, jnp.flip(small, (0, 1)), (1, 1), [(1, 1)] * 2, lhs_dilation=(2, 2),
+                                   dimension_numbers=("NHWC", "HWIO", "NHWC"))  # fmt: skip
+assert close(cnn.ops.conv_transpose(spread, small, 2), stuffed)
+assert close(cnn.ops.avg_pool(x, 2), x.reshape(16, 16, 2, 16, 2, 16).mean((2, 4)))
+
+row, flat = struct(16, 9216), struct(9216, 4096)  # shapes only: these are never made
+print("AlexNet's fc6:", [str(eqn.primitive) for eqn in jax.make_jaxpr(cnn.ops.matmul)(row, flat).eqns])
+large = jax.make_jaxpr(cnn.ops.conv)(struct(1, 8, 8, 512), struct(7, 7, 512, 4096))
+print(
+    "FCN's fc6:    ",
+    [str(eqn.primitive) for eqn in large.eqns if "mat" in str(eqn.primitive) or "conv" in str(eqn.primitive)],
+)
+
+# %% [markdown]
+# **Batch normalization** is written as $y = x f + (\beta - \mu f)$ with $f = \gamma / \sqrt{\sigma^2 + \epsilon}$, one
+# product and one sum for each number. Its gradient then needs the sums of $\delta$ and of $\delta x$, which are plain
+# reductions. The variance is $E[(x - \mu)^2]$, for which the image is read twice; $E[x^2] - \mu^2$ reads it once and
+# loses its digits where the mean is large:
+
+# %%
+far = 1000 + normal(4096, 1)
+exact = np.asarray(far, np.float64).var()
+mean, var, _ = cnn.ops.batch_statistics(far, (0,))
+quick = (far**2).mean() - far.mean() ** 2
+print(f"variance at mean 1000: {exact:.5f}, ours {var[0]:.5f}, E[x^2] - E[x]^2 in float32 {quick:.5f}")
+assert abs(var[0] - exact) < 1e-4
+y = cnn.ops.batch_normalize(x, *cnn.ops.batch_statistics(x, (0, 1, 2))[:2], None, None, 1e-5)
+assert close(y, (x - x.mean((0, 1, 2))) / jnp.sqrt(x.var((0, 1, 2)) + 1e-5))
+
+# %% [markdown]
+# ## 8. Inference: `fuse`
+#
+# In evaluation a batch normalization is a fixed product and sum, and a convolution takes both in:
+#
+# $$\mathrm{relu}\bigl((x * w)\, f + s + r\bigr) = \mathrm{relu}\bigl(x * (w f) + s + r\bigr).$$
+#
+# `cnn.ops.fuse` traces a function, finds such chains, and lets oneDNN do shift, residual sum and ReLU on each piece of
+# the result before it is written. The network's code says nothing of it. The products that are left below are of
+# kernels and vectors, no longer of images. (A NaN in front of a ReLU comes out as 0.)
+
+
+# %%
+def steps(function, *args):
+    """How often each operation stands in the function's jaxpr, also inside of what it calls."""
+
+    def walk(jaxpr):
+        for eqn in jaxpr.eqns:
+            inner = [p.jaxpr for p in eqn.params.values() if hasattr(p, "jaxpr")]
+            yield from (name for j in inner for name in walk(j)) if inner else [str(eqn.primitive)]
+
+    return collections.Counter(walk(jax.make_jaxpr(function)(*args).jaxpr))
+
+
+net = cnn.serial(residual(16), residual(16), cnn.global_avg_pool, cnn.dense(10))
+params, state = net.init(jax.random.key(0), x)
+
+
+def predict(params, state, x):
+    return net.apply(params, state, x)[0]
+
+
+for name, function in (("as it is", predict), ("fused", cnn.ops.fuse(predict))):
+    counted = steps(function, params, state, x)
+    print(
+        f"{name:9}",
+        {op: n for op, n in counted.items() if op in ("jaxcnn_conv", "jaxcnn_conv_fused", "add", "mul", "max")},
+    )
+assert close(jax.jit(cnn.ops.fuse(predict))(params, state, x), jax.jit(predict)(params, state, x))
+if onednn.available():
+    assert steps(cnn.ops.fuse(predict), params, state, x)["jaxcnn_conv_fused"] == 2
+
+# %% [markdown]
+# ## 9. What it brings
+#
+# Two programs, called in turn, so that what else the machine does falls on both; then the ratio of the medians. Above
+# 1, XLA's own form takes longer. Small images and a shared machine: take one digit of it. The README has whole
+# networks.
+
+
+# %%
+def turns(first, second, *args, repeats=40):
+    """The time of `second` as a multiple of the time of `first`: medians of calls in turn."""
+    times = ([], [])
+    for k in range(repeats + 3):
+        for compiled, kept in zip((first, second), times):
+            began = time.perf_counter()
+            jax.block_until_ready(compiled(*args))
+            if k >= 3:
+                kept.append(time.perf_counter() - began)
+    return np.median(times[1]) / np.median(times[0])
+
+
+lenet, digits = cnn.models.lenet5(), normal(64, 32, 32, 1)
+weights, _ = lenet.init(jax.random.key(0), digits)
+
+
+def lenet_gradient(weights, x):
+    def loss(weights):
+        return cnn.losses.softmax_cross_entropy(lenet.apply(weights, {}, x)[0], jnp.arange(64) % 10).mean()
+
+    return jax.grad(loss)(weights)
+
+
+pairs = {
+    "convolution, forward": (ours, (x, kernel)),
+    "convolution, both gradients": (with_gradients(ours), (x, kernel, ct)),
+    "max pooling 2x2, gradient": (lambda x, ct: jax.vjp(lambda x: cnn.ops.max_pool(x, 2), x)[1](ct)[0], (x, half)),
+    "LeNet-5, a gradient of 64 digits": (lenet_gradient, (weights, digits)),
+}
+for name, (function, args) in pairs.items():
+    quick, slow = program(function, *args), program(function, *args, off=["all"])
+    assert close(quick(*args), slow(*args), 1e-4)
+    print(f"{name:33} XLA's own takes {turns(quick, slow, *args):.1f} times as long")
+
+# %% [markdown]
+# `python -m experiments.speed --ablation` does this with whole training steps, a process each, for each form alone.
+#
+# **Where the time goes.** `jax.profiler.trace(folder)` around some calls writes a profile for TensorBoard or Perfetto,
+# and `jaxcnn train --profile 20` does it for 20 steps of a run, to `RUN/profile`. It is compressed JSON, so that the
+# longest operations can be listed right here. (Names are those of the compiled program; `compiled.as_text()` says what
+# is in them.)
+
+# %%
+compiled = program(lenet_gradient, weights, digits)
+compiled(weights, digits)
+folder = tempfile.mkdtemp()
+with jax.profiler.trace(folder, create_perfetto_trace=False):
+    for _ in range(5):
+        jax.block_until_ready(compiled(weights, digits))
+(written,) = glob.glob(f"{folder}/**/*.trace.json.gz", recursive=True)
+with gzip.open(written) as file:
+    events = json.load(file)["traceEvents"]
+spent = collections.Counter()
+for event in events:
+    if event.get("ph") == "X" and "hlo_op" in event.get("args", {}):
+        spent[event["args"]["hlo_op"]] += event["dur"] / 5
+print("microseconds a call:")
+for name, microseconds in spent.most_common(6):
+    print(f"{microseconds:8.0f}  {name}")
+
+# %% [markdown]
+# ## 10. Limits
+#
+# - **Which machines.** oneDNN is called on Linux on x86-64, with the versions of jaxlib above. On other CPUs the other
+#   forms are used, and convolutions are XLA's.
+# - **GPU and TPU.** Nothing of this is done there. XLA hands a GPU's convolutions to cuDNN and compiles a TPU's itself,
+#   and `stored` would only cost memory. The programs are the plain ones, the results the same.
+# - **bfloat16** (`cnn.mixed_precision`) goes to oneDNN where the processor multiplies it (AVX512_BF16, AMX); elsewhere
+#   it would be slower than float32.
+# - **The compilation cache.** XLA cannot write down a program that calls oneDNN: with `JAX_COMPILATION_CACHE_DIR` set,
+#   JAX warns and compiles it in each process anew. `jaxcnn export` therefore writes the plain form, which runs
+#   anywhere.
+# - **Several devices of one CPU** under `jit` compute the plain form, too: a call would be given the whole batch.
+# - **`vmap`** over images joins the batches, over kernels it is a loop of calls up to 16. **`scan`** keeps the calls;
+#   XLA's own convolutions lose their canonical form inside loops and become much slower.
+# - **Second derivatives, `jvp`, `remat`** work: the primitives have all their rules.
+#
+# Somebody's own network needs nothing: any function of `cnn.ops` and any layer takes these forms wherever it is traced,
+# also inside a Flax module. What calls `jax.lax.conv_general_dilated` itself does not.
+#
+# ## Exercises
+#
+# 1. **A stride of 3.** Write the three phases of section 4 for $y_i = w_0 x_{3i} + w_1 x_{3i+1}$. Which phase is always
+#    0?
+# 2. **One form at a time.** In section 9 replace `off=["all"]` by `["planes"]`, then by `["onednn"]`. Which form counts
+#    for which of the four?
+# 3. **Which kernel ran?** Start `python -c "..."` with `ONEDNN_VERBOSE=1` and one convolution in it. `brg_conv_fwd` and
+#    `jit` are fast, `ref` is not; look for a shape that gives `ref`.
+# 4. **Overlap.** For 3x3 windows at stride 2, how many windows can a pixel ask "was it me"? And at stride 1?
+#
+# ## What next
+#
+# - `jaxcnn/ops/__init__.py` lists the forms with what was tried in vain, `jaxcnn/ops/onednn.py` has the call and its
+#   rules.
+# - `tests/test_forms.py` and `tests/test_onednn.py` check every form against XLA's own, over shapes and settings.
