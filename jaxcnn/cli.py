@@ -44,7 +44,8 @@ class Train:
     data_dir: Path | None = None
     """Where prepared datasets lie. JAXCNN_DATA_DIR when not given."""
     size: str | None = None
-    """Height,width to which the data's images are resized when they are read; their own when not given."""
+    """Height,width to which the data's images are resized when they are read; their own when not given. With --weights
+    it is what the network gets, too, in place of the middle 224,224 that published weights were trained on."""
     stream: bool = False
     """Read the images batch by batch while the network trains, for data that does not fit in memory: random crops of
     the network's input size, mirrored at random."""
@@ -487,7 +488,7 @@ def _classification(options: Train, entry: Any) -> _Work:
         settings["preprocess"] = data.Preprocess.of(learn.images, fixed)
     else:
         preprocess = weights.preprocess(model)
-        if options.stream:  # its images are cut out already
+        if options.stream or size:  # the images have the size that the network is to get
             preprocess = dataclasses.replace(preprocess, size=learn.image[:2], resize=())
         settings["preprocess"] = preprocess
         if not options.resume:

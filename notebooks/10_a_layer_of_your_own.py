@@ -394,7 +394,7 @@ assert says(lambda: deep.init(key, small)).startswith("body/places: local(4, 3):
 assert says(lambda: cnn.serial(block=cnn.residual(separable(3, 8))).init(key, small)).startswith("block: ")
 assert "key=" in says(lambda: cnn.serial(drop=drop_path(0.5)).apply({}, {}, small, train=True))
 assert "has to be called" in says(lambda: cnn.serial(pool=gem_pool))
-says(lambda: cnn.serial(rows=lambda x: x.reshape(7)).init(key, small))
+assert "cannot reshape" in says(lambda: cnn.serial(rows=lambda x: x.reshape(7)).init(key, small))
 
 # %% [markdown]
 # ## 7. A network of such layers

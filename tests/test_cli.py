@@ -536,6 +536,10 @@ def test_train_from_weights_with_frozen_layers_and_another_head(run, tmp_path, m
         trained.params["layer4"]["block1"]["conv1"]["kernel"] - params["layer4"]["block1"]["conv1"]["kernel"]
     )
     assert 0 < changed.max() < 0.5
+    # --size is what the network gets; without it, what the published weights were trained on.
+    status, _, _ = run("train", *given, "--size", "12,12", "--epochs", "1", "--run", tmp_path / "small")
+    assert status == 0
+    assert train.Trained.load(tmp_path / "small").preprocess == data.Preprocess((12, 12), (0.5,) * 3, (0.5,) * 3)
     status, _, stderr = run("train", *given, "--fresh", "none", "--epochs", "1")
     assert status == 1
     assert stderr.count("\n") == 1

@@ -982,7 +982,9 @@ def test_a_full_disk_while_writing_a_json_file(tmp_path, monkeypatch):
 # --- progress ----------------------------------------------------------------------------------------------------
 
 
-def test_progress_is_plain_lines_where_there_is_no_terminal(monkeypatch):
+@pytest.mark.parametrize("colour", ["", "1"])
+def test_progress_is_plain_lines_where_there_is_no_terminal(colour, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", colour)  # as a notebook's kernel does for what it starts
     clock = iter([0, 60, 90])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     stream = io.StringIO()

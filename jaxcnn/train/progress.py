@@ -21,7 +21,8 @@ class Display:
         self.mark = time.monotonic()  # when the last epoch ended
         self._bar: Progress | None = None
         console = Console(file=self.stream)
-        if show and console.is_terminal:
+        # A notebook's kernel sets FORCE_COLOR for the programs that it starts, and they write to a pipe all the same.
+        if show and console.is_terminal and self.stream.isatty():
             self._bar = Progress(
                 TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[text]}"),
                 console=console, transient=True,

@@ -69,7 +69,7 @@ class Trained:
         config = folder.config
         try:
             given = config["preprocess"]
-            preprocess = to_float if given is None else Preprocess(**{k: v and tuple(v) for k, v in given.items()})
+            preprocess = to_float if given is None else Preprocess(**{k: tuple(v) for k, v in given.items()})
             inputs = config.get("inputs")
             image = tuple(config["image"] if inputs is None else inputs[0] if len(inputs) == 1 else ())
             classes = tuple(config["classes"])
