@@ -334,6 +334,7 @@ class Network:
         name: int | None,
         pixel: Pixel | None = None,
         seconds: float = math.inf,
+        effort: float = 1.0,
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """What of an image speaks for a class.
 
@@ -344,6 +345,7 @@ class Network:
           name: the class; None for the most probable.
           pixel: of an answer of pixels; None for where the class is most probable.
           seconds: after which an occlusion stops: asked for again, it goes on from there.
+          effort: below 1, the square is moved further, for less to compute.
 
         Returns:
           The map in the network's input, `(h, w)`, float32, and what is to be said of it: of an occlusion, how many of
@@ -369,15 +371,15 @@ class Network:
             elif kind == "saliency":
                 found = saliency(*asked, unit=unit)[0]
             else:
-                found, more = self._occluded(look, unit, seconds)
+                found, more = self._occluded(look, unit, seconds, effort)
                 about |= more
         return np.asarray(found, np.float32), about
 
-    def _occluded(self, look: Look, unit: Any, seconds: float) -> tuple[np.ndarray, dict[str, Any]]:
+    def _occluded(self, look: Look, unit: Any, seconds: float, effort: float) -> tuple[np.ndarray, dict[str, Any]]:
         """`inspect.occlusion` in parts, from everywhere a little to everywhere in full."""
-        size, stride, batch = self._square()
+        size, stride, batch = self._square(effort)
         index = int(np.ravel_multi_index(unit, look.output.shape)) if isinstance(unit, tuple) else unit
-        key = look.number, index
+        key = look.number, index, stride
         rows, columns = (-(-(n - size) // stride) + 1 for n in self.shape[:2])
         if self._covered is None or self._covered[0] != key:
             self._covered = key, np.full((rows, columns), np.nan)
@@ -417,10 +419,11 @@ class Network:
 
         return jax.jit(run)
 
-    def _square(self) -> tuple[int, int, int]:
+    def _square(self, effort: float = 1.0) -> tuple[int, int, int]:
         """The size and stride of an occlusion that this network computes in seconds, and how many places at once."""
         height, width = self.shape[:2]
-        side = min(max(int(math.sqrt(_MACS / max(1, self._table.macs))), 7), 32)
+        most = effort * _MACS / max(1, self._table.macs)
+        side = min(max(int(math.sqrt(most)), 7 if effort == 1 else 4), 32)
         stride = max(1, math.ceil(min(height, width) / side))
         size = min(max(2 * stride, round(min(height, width) / 6)), height, width)
         batch = max(1, min(32, _BYTES // max(1, self._table.total.activation_bytes)))

@@ -320,9 +320,10 @@ def overlay(
     chosen: int | None,
     pixel: Pixel | None = None,
     seconds: float = math.inf,
+    effort: float = 1.0,
 ) -> bytes:
     """An overlay as a message."""
-    found, about = network.overlay(look.number, kind, layer, chosen, pixel, seconds)
+    found, about = network.overlay(look.number, kind, layer, chosen, pixel, seconds, effort)
     record, pixels = packed(found[..., None], 0, 1, 512)
     return pack({**record, **about}, pixels)
 
