@@ -181,6 +181,9 @@ def test_overlays(network: Network) -> None:
     found, about = network.overlay(look.number, "grad_cam", "conv1", 2)
     close(found, np.asarray(grad_cam(*asked, layer="conv1", unit=2)[0]))
     assert about["unit"] == 2
+    found, about = network.overlay(look.number, "grad_cam", None, 1)
+    close(found, np.asarray(grad_cam(*asked, unit=1)[0]))
+    assert about["layer"] == network.cam_layer() == "block"
     found, about = network.overlay(look.number, "occlusion", None, None)
     assert about["unit"] == look.output.argmax()
     assert 0 <= about["lowest"] <= 1
@@ -328,10 +331,10 @@ def test_overlays_of_pixels(pixels: Network) -> None:
     trained = pixels.subject.trained
     asked = (trained.model, trained.params, trained.model_state, seen.given)
     # Not the enlarged scores, which say what is said already.
-    assert pixels.cam_layer() == "pool"
+    assert pixels.cam_layer() == "act"
     found, about = pixels.overlay(seen.number, "grad_cam", None, 1, (4, 7))
-    close(found, np.asarray(grad_cam(*asked, layer="pool", unit=(4, 7, 1))[0]))
-    assert (about["layer"], about["pixel"]) == ("pool", (4, 7))
+    close(found, np.asarray(grad_cam(*asked, layer="act", unit=(4, 7, 1))[0]))
+    assert (about["layer"], about["pixel"]) == ("act", (4, 7))
     found, about = pixels.overlay(seen.number, "saliency", None, 2, (4, 7))
     rows, columns = np.nonzero(found)
     assert set(rows) <= set(range(3, 7))  # what pixels 4 and 5 see, enlarged from one unit of a 3x3 filter
@@ -792,7 +795,7 @@ def test_pixels_by_clicks(chromium: Any, pixels_server: Server, pixels: Network,
         expected = ",".join(f"{100 * p:.1f} %" for p in np.asarray(jax.nn.softmax(seen.output[2, 5])))
         until(page, f"{shown} === {expected!r}")
         page.click("[data-kind=grad_cam]")
-        until(page, "/maps of pool .* at row 2, column 5/.test(document.querySelector('#overlay-note').textContent)")
+        until(page, "/maps of act .* at row 2, column 5/.test(document.querySelector('#overlay-note').textContent)")
         page.keyboard.press("Escape")
         until(page, "document.querySelector('#classes-heading').textContent === 'Shares of the pixels'")
         page.locator("#said").focus()

@@ -115,9 +115,12 @@ def content(network: Network, first: np.ndarray | None = None, name: str = "") -
         messages.append(_text(server.message(network, look, wanted, label)))
         for kind in ("grad_cam", "occlusion", "saliency"):
             try:
-                overlays[f"{i}|{kind}"] = _text(server.overlay(network, look, kind, None, None, effort=0.3 / len(looks)))
+                overlays[f"{i}|{kind}"] = _text(
+                    server.overlay(network, look, kind, None, None, effort=0.3 / len(looks))
+                )
             except UserError:
                 continue  # a network without maps has no Grad-CAM
+            overlays[f"{i}|{kind}"] = _text(found)
     about = network.subject.about()
     about |= {"version": __version__, "given": list(network.shape), "frame": list(network.frame())}
     about["file"] = name if first is not None else None

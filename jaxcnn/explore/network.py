@@ -434,16 +434,20 @@ class Network:
         return [r["name"] for r in self.layers() if len(r["shape"]) == 3 and r["shape"][0] * r["shape"][1] > 1]
 
     def cam_layer(self) -> str | None:
-        """The layer that Grad-CAM takes when none is named; None: the last with maps.
+        """The layer that Grad-CAM takes when none is named: the last with maps that is no pool; None where there is none.
 
         What a network says of each pixel is made of a map for each class, and those say again what is said: here it is
         the last layer that has more maps than there are classes.
         """
-        answer = self.subject.answer
-        if answer.size is None:
-            return None
-        known = {r["name"]: r["shape"][-1] for r in self.layers() if not r["group"]}
-        return next((name for name in reversed(self.map_layers()) if known.get(name, 0) > len(answer.names)), None)
+        answer, names = self.subject.answer, self.map_layers()
+        known = {r["name"]: r for r in self.layers()}
+        if answer.size is not None:
+            deep = [n for n in names if not known[n]["group"] and known[n]["shape"][-1] > len(answer.names)]
+            names = deep or names
+        found = None
+        for name in names:
+            found = found if found and "pool" in known[name]["kind"] else name
+        return found
 
 
 class _Names:

@@ -964,7 +964,7 @@ function overlayText(record, flat) {
     name = state.about.classes[record.unit] + where;
   if (flat) return `Nothing here speaks for ${name}.`;
   if (record.kind === "grad_cam")
-    return `Where the maps of ${record.layer || "the last layer with maps"} speak for ${name}.`;
+    return `Where the maps of ${record.layer} speak for ${name}.`;
   if (record.kind === "saliency") return `How much each pixel changes the score of ${name}.`;
   const percent = (v) => (100 * v).toFixed(1);
   return `What the probability of ${name} (${percent(record.whole)} %) loses under a ${record.square}\u00d7${record.square} square, moved by ${record.stride}: up to ${percent(record.whole - record.lowest)} points. Blue: it gains.`;
@@ -987,7 +987,7 @@ function wireOverlay(maps, usual) {
     ...state.about.classes.map((name, i) => make("option", { value: i, textContent: name })),
   );
   $("overlay-layer").append(
-    make("option", { value: "", textContent: usual || "last with maps" }),
+    make("option", { value: "", textContent: usual ? `${usual} (usual)` : "" }),
     ...maps.map((name) => make("option", { value: name, textContent: name })),
   );
   for (const id of ["overlay-class", "overlay-layer"]) $(id).onchange = () => askOverlay();
@@ -1684,15 +1684,18 @@ function showUnit({ record, buffer, at }) {
           : `sees ${bottom - top}\u00d7${right - left} pixels: rows ${minus(String(top))} to ${bottom - 1}, columns ${minus(String(left))} to ${right - 1}${top < 0 || left < 0 || bottom > h || right > w ? " (padding outside)" : ""}`,
       }),
     );
+    // Of what lies outside of the input, a little.
+    const [my, mx] = [h / 8, w / 8],
+      window = [Math.max(top, -my), Math.max(left, -mx), Math.min(bottom, h + my), Math.min(right, w + mx)];
     const canvas = make("canvas"),
-      long = Math.max(bottom - top, right - left),
-      width = (96 * (right - left)) / long,
-      height = (96 * (bottom - top)) / long;
+      long = Math.max(window[2] - window[0], window[3] - window[1]),
+      width = (96 * (window[3] - window[1])) / long,
+      height = (96 * (window[2] - window[0])) / long;
     canvas.style.width = `${width}px`;
     canvas.style.height = `${height}px`;
     canvas.setAttribute("role", "img");
     label(canvas, "what the unit sees of the input");
-    paintInput(sized(canvas, width, height), width, height, record.field, true);
+    paintInput(sized(canvas, width, height), width, height, window, true);
     parts.push(make("div", { className: "sees" }, canvas, make("div", {}, ...lines)));
   } else parts.push(...lines);
   if (kernel) parts.push(...sumParts(record, inputs, kernel));
@@ -1748,7 +1751,10 @@ function sumParts(record, inputs, kernel) {
   const most = conv ? 8 : 12,
     shown = channels <= most ? [...sums.keys()] : order.slice(0, most),
     top = Math.abs(sums[order[0]]) || 1;
-  if (conv && !shown.includes(chosenPart)) shown[shown.length - 1] = chosenPart;
+  if (!shown.includes(chosenPart)) {
+    if (conv) shown[shown.length - 1] = chosenPart;
+    else chosenPart = order[0];
+  }
   const result = [make("h3", { textContent: "The sum" }), table];
   const grids = make("div", { className: "grids" });
   const drawGrids = () => {
