@@ -115,9 +115,7 @@ def content(network: Network, first: np.ndarray | None = None, name: str = "") -
         messages.append(_text(server.message(network, look, wanted, label)))
         for kind in ("grad_cam", "occlusion", "saliency"):
             try:
-                overlays[f"{i}|{kind}"] = _text(
-                    server.overlay(network, look, kind, None, None, effort=0.3 / len(looks))
-                )
+                found = server.overlay(network, look, kind, None, None, effort=0.3 / len(looks))
             except UserError:
                 continue  # a network without maps has no Grad-CAM
             overlays[f"{i}|{kind}"] = _text(found)

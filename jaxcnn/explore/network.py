@@ -434,7 +434,7 @@ class Network:
         return [r["name"] for r in self.layers() if len(r["shape"]) == 3 and r["shape"][0] * r["shape"][1] > 1]
 
     def cam_layer(self) -> str | None:
-        """The layer that Grad-CAM takes when none is named: the last with maps that is no pool; None where there is none.
+        """The layer that Grad-CAM takes when none is named: the last with maps that is no pool; None for none.
 
         What a network says of each pixel is made of a map for each class, and those say again what is said: here it is
         the last layer that has more maps than there are classes.
