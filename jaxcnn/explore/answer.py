@@ -6,8 +6,9 @@ A pixel may be chosen: the bars are then those of this pixel, and overlays are a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +22,7 @@ VOID = 255
 """The byte of a pixel that has no label."""
 
 
-class Answer(Protocol):
+class Answer:
     """What the page has to know of a network's output `(1, ...)`; everywhere below it is without the 1.
 
     Attributes:
@@ -34,25 +35,25 @@ class Answer(Protocol):
 
     kind: str
     names: tuple[str, ...]
-    size: tuple[int, int] | None
-    palette: np.ndarray | None
-    probability: Callable[[Any], Any] | None
+    size: tuple[int, int] | None = None
+    palette: np.ndarray | None = None
+    probability: Callable[[Any], Any] | None = None
 
     def bars(self, output: np.ndarray, pixel: Pixel | None) -> np.ndarray:
         """A number from 0 to 1 for each name."""
-        ...
+        raise NotImplementedError
 
     def picture(self, output: np.ndarray) -> np.ndarray | None:
-        """A byte for each pixel."""
-        ...
+        """A byte for each pixel; None for an answer of the whole image."""
+        return None
 
     def labelled(self, label: Any) -> np.ndarray | None:
-        """The picture that would be right, of an example's label."""
-        ...
+        """The picture that would be right, of an example's label; None where there is none."""
+        return None
 
     def unit(self, output: np.ndarray, name: int, pixel: Pixel | None) -> Unit:
         """The number of the output that overlays are about: a name's, at the pixel or where it is largest."""
-        ...
+        raise NotImplementedError
 
 
 def of(shape: tuple[int, ...] | None, classes: Sequence[str]) -> Answer:
@@ -74,10 +75,10 @@ def of(shape: tuple[int, ...] | None, classes: Sequence[str]) -> Answer:
     )
 
 
-class Class:
+class Class(Answer):
     """Logits `(classes,)`: the class of the image."""
 
-    kind, size, palette, probability = "class", None, None, None
+    kind = "class"
 
     def __init__(self, names: tuple[str, ...]):
         self.names = names
@@ -85,20 +86,14 @@ class Class:
     def bars(self, output: np.ndarray, pixel: Pixel | None) -> np.ndarray:
         return np.asarray(jax.nn.softmax(output))
 
-    def picture(self, output: np.ndarray) -> None:
-        return None
-
-    def labelled(self, label: Any) -> None:
-        return None
-
     def unit(self, output: np.ndarray, name: int, pixel: Pixel | None) -> Unit:
         return name
 
 
-class Pixels:
+class Pixels(Answer):
     """Logits `(H, W, classes)`: the class of each pixel. Without a pixel, the bars are the classes' shares of them."""
 
-    kind, probability = "pixels", None
+    kind, size = "pixels", (0, 0)
 
     def __init__(self, names: tuple[str, ...], size: tuple[int, int]):
         if len(names) > VOID:
@@ -111,7 +106,7 @@ class Pixels:
     def bars(self, output: np.ndarray, pixel: Pixel | None) -> np.ndarray:
         if pixel is not None:
             return np.asarray(jax.nn.softmax(output[pixel]))
-        return np.bincount(self.picture(output).ravel(), minlength=len(self.names)) / output[..., 0].size
+        return np.bincount(self.picture(output).ravel(), minlength=len(self.names)) / math.prod(self.size)
 
     def picture(self, output: np.ndarray) -> np.ndarray:
         return output.argmax(-1).astype(np.uint8)
@@ -125,10 +120,10 @@ class Pixels:
         return (*pixel, name)
 
 
-class Score:
+class Score(Answer):
     """Logits `(H, W)` or `(H, W, 1)`: whether each pixel is one. Without a pixel, the bar is the share that is."""
 
-    kind = "score"
+    kind, size = "score", (0, 0)
 
     def __init__(self, names: tuple[str, ...], size: tuple[int, int]):
         self.names, self.size = names, size

@@ -367,7 +367,7 @@ class Network:
             about["pixel"] = unit[:2]
         with self._overlaying:  # another lock than the looks': one may draw while this is computed
             if kind == "grad_cam":
-                found = grad_cam(*asked, layer=layer, unit=unit)[0]
+                found: Any = grad_cam(*asked, layer=layer, unit=unit)[0]
             elif kind == "saliency":
                 found = saliency(*asked, unit=unit)[0]
             else:
