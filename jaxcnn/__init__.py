@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         boundaries,
         data,
         detection,
+        devices,
         export,
         flow,
         inspect,
@@ -63,8 +64,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = (
-    "boundaries", "data", "detection", "export", "flow", "inspect", "losses", "metrics", "models", "ops",
-    "segmentation", "tasks", "train", "weights",
+    "boundaries", "data", "detection", "devices", "export", "flow", "inspect", "losses", "metrics", "models",
+    "ops", "segmentation", "tasks", "train", "weights",
 )  # fmt: skip
 
 __all__ = [
@@ -80,6 +81,7 @@ __all__ = [
     "data",
     "dense",
     "detection",
+    "devices",
     "dropout",
     "elu",
     "embed",

@@ -221,7 +221,11 @@ class DataParallel(OneDevice):
                 return state, {name: value.addressable_data(0)[0] for name, value in measured.items()}
 
             return run
-        return jax.jit(self.spread(step), donate_argnums=0, out_shardings=self._whole if self.size > 1 else None)
+        if self.size == 1:
+            return jax.jit(step, donate_argnums=0)
+        # A batch that nobody has divided would be copied to all devices, and computed by each of them.
+        shardings = {"in_shardings": (None, self._split), "out_shardings": self._whole}
+        return jax.jit(self.spread(step), donate_argnums=0, **shardings)
 
     def spread(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, for `jit` over the mesh: in a form that XLA can divide."""

@@ -46,6 +46,15 @@ def steps(request, on):
                 return losses, [float(np.square(leaf).sum()) for leaf in jax.tree.leaves((one.params, one.model_state))]
 
 
+def divided(request, on):
+    """How a batch that was not given to `batch` lies on the devices."""
+    found, model, optimizer = examples(), cnn.serial(cnn.flatten, cnn.dense(10)), optax.sgd(0.1)
+    state = on.replicate(train.create_state(model, optimizer, jax.random.key(0), found.images[:1]))
+    step = train.make_step(model, cnn.losses.softmax_cross_entropy, optimizer, devices=on)
+    program = step.lower(state, next(data.batches(found, request["batch"]))).compile()
+    return [sharding.spec[0] for sharding in program.input_shardings[0][1]]
+
+
 def fitted(request, on):
     """A run, or the rest of one."""
     found = examples()
@@ -61,7 +70,7 @@ def answer(request):
     form = request.get("form")
     try:
         on = devices.DataParallel(request.get("count"), form) if form else devices.OneDevice()
-        return {"steps": steps, "fit": fitted}[request["do"]](request, on)
+        return {"steps": steps, "fit": fitted, "divided": divided}[request["do"]](request, on)
     except UserError as error:
         return str(error)
     except Stopped as stop:

@@ -71,13 +71,15 @@ def test_eight_devices_learn_what_one_learns(alone):
     spread = [{**STEPS, "form": form, "count": count} for form, count in used]
     wrong = [{**spread[0], "count": 9}, {**spread[-1], "batch": 36}]
     runs = [{"do": "fit", "batch": 96, "epochs": 2, "form": form, "count": 4} for form in (None, "pmap")]
-    (found,) = answers([start([*spread, *wrong, *runs], 8)])
+    bare = {**STEPS, "do": "divided", "form": "jit", "count": 4}
+    (found,) = answers([start([*spread, *wrong, *runs, bare], 8)])
     for each in found[:4]:
         close(each, alone[0])
     assert found[4:6] == [
         "9 devices were asked for, and there are 8",
         "a batch of 36 cannot be divided by 8 devices: take one of 32 or 40",
     ]
+    assert found.pop() == ["data", "data"]  # of images and labels
     (_, one), *several = found[6:]
     for _, result in several:
         assert result["test_loss"] == pytest.approx(one["test_loss"], rel=1e-3)
