@@ -224,8 +224,8 @@ class DataParallel(OneDevice):
         if self.size == 1:
             return jax.jit(step, donate_argnums=0)
         # A batch that nobody has divided would be copied to all devices, and computed by each of them.
-        shardings = {"in_shardings": (None, self._split), "out_shardings": self._whole}
-        return jax.jit(self.spread(step), donate_argnums=0, **shardings)
+        own = self.spread(step)
+        return jax.jit(own, donate_argnums=0, in_shardings=(None, self._split), out_shardings=self._whole)
 
     def spread(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, for `jit` over the mesh: in a form that XLA can divide."""
