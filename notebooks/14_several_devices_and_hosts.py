@@ -411,10 +411,10 @@ says(lambda: join("127.0.0.1:1234", processes=2, process=0))  # too late: JAX ha
 says(lambda: jax.config.update("jax_num_cpu_devices", 8))  # too late, too
 
 # %% [markdown]
-# Two mistakes say nothing, or too much. A batch that did not go through `batch` is copied to every device, and each
-# computes the whole of it: the right result, and no gain. And a state that was given to a step is used up, its memory
-# is the new state's. To use it again is an error, "Buffer has been deleted or donated"; on several devices of one CPU,
-# jaxlib 0.10 ends the whole process instead.
+# A batch that did not go through `batch` is divided by the step itself on one machine. On several hosts each has only
+# its part, and JAX refuses: "Passing non-trivial shardings for numpy inputs is not allowed". A state that was given to
+# a step is used up, its memory is the new state's. To use it again is an error, "Buffer has been deleted or donated";
+# on several devices of one CPU, jaxlib 0.10 ends the whole process instead.
 #
 # ## Exercises
 #
