@@ -29,7 +29,7 @@ from jaxcnn.data.preprocess import Preprocess
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.explore import explore, frozen, serve
 from jaxcnn.explore.network import Network, packed, stacked
-from jaxcnn.explore.server import Server, pack, unpack
+from jaxcnn.explore.server import SCRIPTS, Server, pack, unpack
 from jaxcnn.explore.subject import Subject, of_layer, of_run, of_trained
 from jaxcnn.inspect.saliency import grad_cam
 from jaxcnn.train.run import Run
@@ -422,7 +422,11 @@ def look(server: Server, record: dict[str, Any], sent: bytes = b"") -> tuple[int
 
 
 def test_the_page_and_its_headers(server: Server) -> None:
-    for name, kind in (("", "text/html"), ("page.css", "text/css"), ("page.js", "text/javascript")):
+    for name, kind in (
+        ("", "text/html"),
+        ("page.css", "text/css"),
+        *((script, "text/javascript") for script in SCRIPTS),
+    ):
         status, headers, body = ask(server, name)
         assert status == 200
         assert headers["content-type"].startswith(kind)

@@ -53,8 +53,8 @@ def explore(
       data: the images to choose from, and the names of the classes; the run's test data when not given.
 
     Raises:
-      UserError: for no run, a network that does not name the class of an image, an image that cannot be read, a port
-        that is taken, or a file that cannot be written.
+      UserError: for no run, a network that is given more than an image or says nothing of it that can be shown, an
+        image that cannot be read, a port that is taken, or a file that cannot be written.
     """
     if export is not None:
         from jaxcnn.explore import frozen

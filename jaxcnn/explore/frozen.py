@@ -68,7 +68,8 @@ def write(network: Network, path: str | Path, first: np.ndarray | None = None, n
 
 def page(network: Network, first: np.ndarray | None = None, name: str = "") -> str:
     """The file's text."""
-    html, style, script = (server.asset(f"page.{end}") for end in ("html", "css", "js"))
+    html, style = server.asset("page.html"), server.asset("page.css")
+    script = "\n".join(server.asset(name) for name in server.SCRIPTS)
     data = server.to_json(content(network, first, name)).decode().replace("<", "\\u003c")
     allowed = (
         server.policy(_hashed(script), _hashed(style), "'self'").replace("'self' ", "").replace("'self'", "'none'")
@@ -80,7 +81,7 @@ def page(network: Network, first: np.ndarray | None = None, name: str = "") -> s
         ),
         ('<link rel="stylesheet" href="page.css">', f"<style>{style}</style>"),
         (
-            '<script src="page.js" defer></script>',
+            "\n".join(f'<script src="{name}" defer></script>' for name in server.SCRIPTS),
             f'<script type="application/json" id="frozen">{data}</script>\n<script>{script}</script>',
         ),
     ):

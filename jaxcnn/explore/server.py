@@ -33,10 +33,13 @@ from jaxcnn.explore.answer import Pixel
 from jaxcnn.explore.network import Look, Network, packed, stacked
 from jaxcnn.explore.subject import FIGURES, Data
 
+_PARTS = ("base", "ask", "frozen", "input", "look", "answer", "overlay", "layers", "unit", "training", "page")
+SCRIPTS = tuple(f"{part}.js" for part in _PARTS)
+"""The page's scripts, in their order."""
 ASSETS = {
     "": ("page.html", "text/html"),
     "page.css": ("page.css", "text/css"),
-    "page.js": ("page.js", "text/javascript"),
+    **{name: (name, "text/javascript") for name in SCRIPTS},
 }
 SIDE, MOST_MAPS = 112, 64
 SECONDS = 0.7  # of an occlusion that is not done: the page shows what there is, and asks again
@@ -62,7 +65,7 @@ def policy(script: str, style: str, own: str) -> str:
 
 def asset(name: str) -> str:
     """One of the page's own files."""
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return resources.files(__package__).joinpath("page", name).read_text(encoding="utf-8")
 
 
 # --- messages ----------------------------------------------------------------------------------------------------
