@@ -34,7 +34,7 @@ from jaxcnn.wrappers import get, split
 
 OVERLAYS = ("grad_cam", "occlusion", "saliency")
 _KEPT_INPUTS, _KEPT_OUTPUTS = 64, 2
-_MACS = 1e12  # of one occlusion: ten seconds on two cores
+_MACS = 4e11  # of one occlusion: some seconds on two cores
 _BYTES = 256 << 20  # of the activations of one batch of it
 _MOST_BYTES = 256 << 20  # of one look, for more than one to be kept
 
