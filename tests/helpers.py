@@ -32,6 +32,14 @@ def same(actual: Any, expected: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
+def alike(actual: Any, expected: Any) -> None:
+    """Asserts that the same computation in two programs gave the same numbers: on a CPU to the last bit.
+
+    An accelerator's compiler contracts products and sums as suits each program: there to some of float32's last bits.
+    """
+    same(actual, expected) if jax.default_backend() == "cpu" else close(actual, expected, 1e-6)
+
+
 def shapes(tree: Any, prefix: str = "") -> dict[str, tuple[int, ...]]:
     """`{"conv1/kernel": (3, 3, 1, 8), ...}` for nested dicts of arrays."""
     flat = jax.tree.leaves_with_path(tree)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import close, normal, same, shapes, size
+from helpers import alike, close, normal, same, shapes, size
 from jax.nn import initializers
 
 import jaxcnn as cnn
@@ -101,9 +101,9 @@ def test_init_of_a_network_is_init_of_its_parts_with_the_key_folded_in_by_name()
     body = cnn.serial(conv=cnn.conv(4, 3, kernel_init=initializers.he_normal()), norm=cnn.batch_norm())
     params, state = cnn.serial(inner=cnn.serial(body=body)).init(KEY, IMAGES)
     key = fold_in(fold_in(KEY, "inner"), "body")
-    same((params["inner"]["body"], state["inner"]["body"]), body.init(key, IMAGES))
+    alike((params["inner"]["body"], state["inner"]["body"]), body.init(key, IMAGES))
     leaf = cnn.conv(4, 3, kernel_init=initializers.he_normal())
-    same(params["inner"]["body"]["conv"], leaf.init(fold_in(key, "conv"), IMAGES)[0])
+    alike(params["inner"]["body"]["conv"], leaf.init(fold_in(key, "conv"), IMAGES)[0])
 
 
 @pytest.mark.parametrize(

@@ -420,7 +420,8 @@ def test_operations_and_memory_are_those_of_xla_and_of_jax_vjp(name, train):
         return y, back(ct)
 
     def counted(function, *args):
-        found = jax.jit(function).lower(*args).cost_analysis()
+        if (found := jax.jit(function).lower(*args).cost_analysis()) is None:
+            pytest.skip("XLA does not count on this platform before it has compiled")
         return found["flops"] + found.get("transcendentals", 0)
 
     with general_form():
