@@ -47,9 +47,9 @@ class Detections(NamedTuple):
       classes: `(N, D)` int32, -1 where there is none.
     """
 
-    boxes: Any
-    scores: Any
-    classes: Any
+    boxes: jax.Array
+    scores: jax.Array
+    classes: jax.Array
 
 
 # --- learning ----------------------------------------------------------------------------------------------------
@@ -237,7 +237,8 @@ def make_detect(
 
     def detect(params: Any, model_state: Any, data: Examples) -> Detections:
         parts = [one(params, model_state, inputs) for inputs, _, _ in padded_batches(data, min(batch_size, len(data)))]
-        return Detections(*(np.concatenate(each)[: len(data)] for each in zip(*parts, strict=True)))
+        arrays = [np.concatenate(each)[: len(data)] for each in zip(*parts, strict=True)]
+        return Detections(*arrays)  # type: ignore[arg-type]  # NumPy's serve as well
 
     return detect
 

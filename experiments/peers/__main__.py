@@ -21,7 +21,7 @@ import numpy as np
 from experiments.peers import Task
 
 
-def peak(device: str) -> float:
+def peak(device: str = "cpu") -> float:
     """The most memory that this process has had, MiB; of the GPU's, that of its arrays and of what it computed.
 
     Where Linux says so, it is the process's own: the other count begins with what the process that started it had.

@@ -499,7 +499,8 @@ def _paint(graph: _Graph, title: str) -> Figure:
     legend = sum(_text_width(kind) + 0.42 for kind in kinds)
     width = max(graph.width, _text_width(title, True) * (_SIZE + 1) / _SIZE, legend) + 2 * margin
     height = graph.height + 2 * margin + 0.32 + 0.36
-    figure = Figure(figsize=(width, height), dpi=100, layout="none")  # whatever rcParams say: it has one axes, placed
+    # Whatever rcParams say: it has one axes, placed. (Its stubs lack "none".)
+    figure = Figure(figsize=(width, height), dpi=100, layout="none")  # type: ignore[arg-type]
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")

@@ -139,7 +139,7 @@ def mistakes(data: Dataset, probabilities: np.ndarray, most: int = 32) -> Figure
     wrong = np.flatnonzero(predicted != data.labels)
     wrong = wrong[np.argsort(-sure[wrong], kind="stable")][:most]
     if not len(wrong):
-        figure = Figure(figsize=(4, 1), layout="none")
+        figure = Figure(figsize=(4, 1), layout="none")  # type: ignore[arg-type]  # its stubs lack "none"
         figure.text(0.5, 0.5, "no mistakes", ha="center", va="center")
         return figure
     titles = [f"{data.classes[data.labels[i]]} → {data.classes[predicted[i]]}  {100 * sure[i]:.0f} %" for i in wrong]
