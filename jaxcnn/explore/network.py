@@ -30,6 +30,7 @@ from jaxcnn.inspect.seeing import Program
 from jaxcnn.inspect.summary import Row
 from jaxcnn.inspect.trace import Call
 from jaxcnn.inspect.windows import filters, receptive_window, see_unit
+from jaxcnn.ops import fuse
 from jaxcnn.wrappers import get, split
 
 OVERLAYS = ("grad_cam", "occlusion", "saliency")
@@ -81,7 +82,7 @@ class Network:
         self._images: OrderedDict[int, np.ndarray] = OrderedDict()
         self._looks: OrderedDict[int, Look] = OrderedDict()
         self._number = 0
-        self._covered: tuple[Any, np.ndarray] | None = None
+        self._covered: tuple[Any, np.ndarray, float] | None = None
         self._single: dict[str, Layer] = {}
         self._places: tuple[dict[str, int], dict[str, int]] = {}, {}
 
@@ -382,12 +383,13 @@ class Network:
         key = look.number, index, stride
         rows, columns = (-(-(n - size) // stride) + 1 for n in self.shape[:2])
         if self._covered is None or self._covered[0] != key:
-            self._covered = key, np.full((rows, columns), np.nan)
-        known = self._covered[1]
+            nowhere = np.full((batch, 2), 1 << 20)
+            whole = float(self._cover(look.given, nowhere, index, size)[0])
+            self._covered = key, np.full((rows, columns), np.nan), whole
+        _, known, whole = self._covered
         coarse = [min((i & -i) or 8, (j & -j) or 8, 8) for i, j in np.ndindex(known.shape)]
         order = [k for k in np.argsort([-c for c in coarse], kind="stable") if np.isnan(known.flat[k])]
         begun = time.perf_counter()
-        whole = float(self._cover(look.given, np.full((batch, 2), 1 << 20), index, size)[0])
         for first in range(0, len(order), batch):
             chosen = order[first : first + batch]
             corners = np.resize(np.stack(np.divmod(chosen, columns), -1) * stride, (batch, 2))
@@ -414,7 +416,7 @@ class Network:
             y, x = (jnp.arange(n) - corners[:, axis, None] for axis, n in enumerate(self.shape[:2]))
             inside = ((y >= 0) & (y < size))[:, :, None] & ((x >= 0) & (x < size))[:, None, :]
             covered = jnp.where(inside[..., None], jnp.zeros((), given.dtype), given)
-            outputs = link(self.model.apply(params, state, covered)[0])
+            outputs = link(fuse(lambda *args: self.model.apply(*args)[0])(params, state, covered))
             return outputs.reshape(len(corners), -1)[:, index].astype(jnp.float32)
 
         return jax.jit(run)
