@@ -49,6 +49,7 @@ def test_stored_with_its_outputs_and_without_noise(source: Path):
     assert path.stat().st_size < 600 * 1024
 
 
+@pytest.mark.slow
 @notebooks
 def test_runs(source: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # what JAX cannot write there it says

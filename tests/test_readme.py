@@ -60,9 +60,9 @@ TASKS = {
 
 
 def commands() -> list[str]:
-    """The lines of the shell blocks, but for those that make a virtual environment."""
+    """The lines of the shell blocks, without those for a virtual environment or for the reference (`test_reference`)."""
     lines = [line.split(" #")[0].strip() for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
-    return [line for line in lines if line and "venv" not in line]
+    return [line for line in lines if line and "venv" not in line and " pdoc " not in line]
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +122,7 @@ def test_commands(
             _experiment(line, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", EXPERIMENTS)
 def test_experiments(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each by itself, so that they run beside each other."""
@@ -162,7 +163,7 @@ def _digit(path: Path) -> None:
     Image.fromarray(cnn.data.load("digits", "test").images[0, ..., 0]).save(path)
 
 
-@pytest.mark.skipif("CI" not in os.environ, reason="installs everything anew: set CI=true")
+@pytest.mark.slow
 def test_the_first_command_on_a_fresh_clone(tmp_path: Path) -> None:
     """Pasted as it stands: ends with a trained LeNet-5 of at least 98 % on the digits' test set."""
     clone = tmp_path / "jaxcnn"

@@ -167,65 +167,65 @@ def cifar_resnet(
 
 @core.layer
 def resnet20(classes: int = 10, **options: Any) -> core.Layer:
-    """n = 3: 269,722 parameters."""
+    """n = 3: 269,722 parameters. Options are those of `cifar_resnet`."""
     return cifar_resnet(20, classes, **options)
 
 
 @core.layer
 def resnet32(classes: int = 10, **options: Any) -> core.Layer:
-    """n = 5: 464,154 parameters."""
+    """n = 5: 464,154 parameters. Options are those of `cifar_resnet`."""
     return cifar_resnet(32, classes, **options)
 
 
 @core.layer
 def resnet44(classes: int = 10, **options: Any) -> core.Layer:
-    """n = 7: 658,586 parameters."""
+    """n = 7: 658,586 parameters. Options are those of `cifar_resnet`."""
     return cifar_resnet(44, classes, **options)
 
 
 @core.layer
 def resnet56(classes: int = 10, **options: Any) -> core.Layer:
-    """n = 9: 853,018 parameters."""
+    """n = 9: 853,018 parameters. Options are those of `cifar_resnet`."""
     return cifar_resnet(56, classes, **options)
 
 
 @core.layer
 def resnet110(classes: int = 10, **options: Any) -> core.Layer:
-    """n = 18: 1,727,962 parameters."""
+    """n = 18: 1,727,962 parameters. Options are those of `cifar_resnet`."""
     return cifar_resnet(110, classes, **options)
 
 
 @core.layer
 def resnet1202(classes: int = 10, **options: Any) -> core.Layer:
-    """n = 200: 19,421,274 parameters."""
+    """n = 200: 19,421,274 parameters. Options are those of `cifar_resnet`."""
     return cifar_resnet(1202, classes, **options)
 
 
 @core.layer
 def plain20(classes: int = 10, **options: Any) -> core.Layer:
-    """`resnet20` without its shortcuts."""
+    """`resnet20` without its shortcuts. Options are those of `cifar_resnet`."""
     return cifar_resnet(20, classes, shortcut=None, **options)
 
 
 @core.layer
 def plain32(classes: int = 10, **options: Any) -> core.Layer:
-    """`resnet32` without its shortcuts."""
+    """`resnet32` without its shortcuts. Options are those of `cifar_resnet`."""
     return cifar_resnet(32, classes, shortcut=None, **options)
 
 
 @core.layer
 def plain44(classes: int = 10, **options: Any) -> core.Layer:
-    """`resnet44` without its shortcuts."""
+    """`resnet44` without its shortcuts. Options are those of `cifar_resnet`."""
     return cifar_resnet(44, classes, shortcut=None, **options)
 
 
 @core.layer
 def plain56(classes: int = 10, **options: Any) -> core.Layer:
-    """`resnet56` without its shortcuts."""
+    """`resnet56` without its shortcuts. Options are those of `cifar_resnet`."""
     return cifar_resnet(56, classes, shortcut=None, **options)
 
 
 @core.layer
 def plain110(classes: int = 10, **options: Any) -> core.Layer:
-    """`resnet110` without its shortcuts."""
+    """`resnet110` without its shortcuts. Options are those of `cifar_resnet`."""
     return cifar_resnet(110, classes, shortcut=None, **options)

@@ -101,19 +101,19 @@ def fcn(
 
 @core.layer
 def fcn32s(classes: int = 21, backbone: str = "vgg16", **options: Any) -> core.Layer:
-    """FCN-32s: the scores of the last map, enlarged 32 times."""
+    """FCN-32s: the scores of the last map, enlarged 32 times. Options are those of `fcn`."""
     return fcn(32, classes, backbone, **options)
 
 
 @core.layer
 def fcn16s(classes: int = 21, backbone: str = "vgg16", **options: Any) -> core.Layer:
-    """FCN-16s: the scores of the last two maps together, enlarged 16 times."""
+    """FCN-16s: the scores of the last two maps together, enlarged 16 times. Options are those of `fcn`."""
     return fcn(16, classes, backbone, **options)
 
 
 @core.layer
 def fcn8s(classes: int = 21, backbone: str = "vgg16", **options: Any) -> core.Layer:
-    """FCN-8s: the scores of the last three maps together, enlarged 8 times."""
+    """FCN-8s: the scores of the last three maps together, enlarged 8 times. Options are those of `fcn`."""
     return fcn(8, classes, backbone, **options)
 
 

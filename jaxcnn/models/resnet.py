@@ -164,29 +164,29 @@ def resnet(
 
 @core.layer
 def resnet18(classes: int = 1000, **options: Any) -> core.Layer:
-    """18 layers in basic blocks: 11,689,512 parameters for RGB."""
+    """18 layers in basic blocks: 11,689,512 parameters for RGB. Options are those of `resnet`."""
     return resnet((2, 2, 2, 2), classes, **options)
 
 
 @core.layer
 def resnet34(classes: int = 1000, **options: Any) -> core.Layer:
-    """34 layers in basic blocks: 21,797,672 parameters for RGB."""
+    """34 layers in basic blocks: 21,797,672 parameters for RGB. Options are those of `resnet`."""
     return resnet((3, 4, 6, 3), classes, **options)
 
 
 @core.layer
 def resnet50(classes: int = 1000, **options: Any) -> core.Layer:
-    """50 layers in bottlenecks: 25,557,032 parameters for RGB."""
+    """50 layers in bottlenecks: 25,557,032 parameters for RGB. Options are those of `resnet`."""
     return resnet((3, 4, 6, 3), classes, bottleneck=True, **options)
 
 
 @core.layer
 def resnet101(classes: int = 1000, **options: Any) -> core.Layer:
-    """101 layers in bottlenecks: 44,549,160 parameters for RGB."""
+    """101 layers in bottlenecks: 44,549,160 parameters for RGB. Options are those of `resnet`."""
     return resnet((3, 4, 23, 3), classes, bottleneck=True, **options)
 
 
 @core.layer
 def resnet152(classes: int = 1000, **options: Any) -> core.Layer:
-    """152 layers in bottlenecks: 60,192,808 parameters for RGB."""
+    """152 layers in bottlenecks: 60,192,808 parameters for RGB. Options are those of `resnet`."""
     return resnet((3, 8, 36, 3), classes, bottleneck=True, **options)

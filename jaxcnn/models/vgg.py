@@ -73,47 +73,47 @@ def vgg(
 
 @core.layer
 def vgg11(classes: int = 1000, **options: Any) -> core.Layer:
-    """Configuration A: 8 convolutions; 132,863,336 parameters at 224x224x3."""
+    """Configuration A: 8 convolutions; 132,863,336 parameters at 224x224x3. Options are those of `vgg`."""
     return vgg((1, 1, 2, 2, 2), classes, **options)
 
 
 @core.layer
 def vgg13(classes: int = 1000, **options: Any) -> core.Layer:
-    """Configuration B: 10 convolutions; 133,047,848 parameters at 224x224x3."""
+    """Configuration B: 10 convolutions; 133,047,848 parameters at 224x224x3. Options are those of `vgg`."""
     return vgg((2, 2, 2, 2, 2), classes, **options)
 
 
 @core.layer
 def vgg16(classes: int = 1000, **options: Any) -> core.Layer:
-    """Configuration D: 13 convolutions; 138,357,544 parameters at 224x224x3."""
+    """Configuration D: 13 convolutions; 138,357,544 parameters at 224x224x3. Options are those of `vgg`."""
     return vgg((2, 2, 3, 3, 3), classes, **options)
 
 
 @core.layer
 def vgg19(classes: int = 1000, **options: Any) -> core.Layer:
-    """Configuration E: 16 convolutions; 143,667,240 parameters at 224x224x3."""
+    """Configuration E: 16 convolutions; 143,667,240 parameters at 224x224x3. Options are those of `vgg`."""
     return vgg((2, 2, 4, 4, 4), classes, **options)
 
 
 @core.layer
 def vgg11_bn(classes: int = 1000, **options: Any) -> core.Layer:
-    """VGG-11 with batch normalization: 132,868,840 parameters at 224x224x3."""
+    """VGG-11 with batch normalization: 132,868,840 parameters at 224x224x3. Options are those of `vgg`."""
     return vgg11(classes, norm=True, **options)
 
 
 @core.layer
 def vgg13_bn(classes: int = 1000, **options: Any) -> core.Layer:
-    """VGG-13 with batch normalization: 133,053,736 parameters at 224x224x3."""
+    """VGG-13 with batch normalization: 133,053,736 parameters at 224x224x3. Options are those of `vgg`."""
     return vgg13(classes, norm=True, **options)
 
 
 @core.layer
 def vgg16_bn(classes: int = 1000, **options: Any) -> core.Layer:
-    """VGG-16 with batch normalization: 138,365,992 parameters at 224x224x3."""
+    """VGG-16 with batch normalization: 138,365,992 parameters at 224x224x3. Options are those of `vgg`."""
     return vgg16(classes, norm=True, **options)
 
 
 @core.layer
 def vgg19_bn(classes: int = 1000, **options: Any) -> core.Layer:
-    """VGG-19 with batch normalization: 143,678,248 parameters at 224x224x3."""
+    """VGG-19 with batch normalization: 143,678,248 parameters at 224x224x3. Options are those of `vgg`."""
     return vgg19(classes, norm=True, **options)
