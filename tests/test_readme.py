@@ -60,7 +60,7 @@ TASKS = {
 
 
 def commands() -> list[str]:
-    """The lines of the shell blocks, without those for a virtual environment or for the reference (`test_reference`)."""
+    """The lines of the shell blocks, but for a virtual environment and the reference (`test_reference` has that)."""
     lines = [line.split(" #")[0].strip() for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
     return [line for line in lines if line and "venv" not in line and " pdoc " not in line]
 
