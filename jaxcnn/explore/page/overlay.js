@@ -94,8 +94,8 @@ function wireOverlay(maps, usual) {
     ...state.about.classes.map((name, i) => make("option", { value: i, textContent: name })),
   );
   $("overlay-layer").append(
-    make("option", { value: "", textContent: usual ? `${usual} (usual)` : "" }),
-    ...maps.map((name) => make("option", { value: name, textContent: name })),
+    make("option", { value: "", textContent: usual || "" }),
+    ...maps.filter((name) => name !== usual).map((name) => make("option", { value: name, textContent: name })),
   );
   for (const id of ["overlay-class", "overlay-layer"]) $(id).onchange = () => askOverlay();
   if (frozenData) for (const id of ["overlay-class", "overlay-layer"]) $(id).disabled = true;
