@@ -196,7 +196,6 @@ def test_overlays(network: Network) -> None:
         parts.append(network.overlay(look.number, "occlusion", None, 0, seconds=0))
     assert len(parts) > 2
     close(parts[-1][0], network.overlay(look.number, "occlusion", None, 0)[0])
-    close(parts[-1][0], cnn.inspect.occlusion(*asked, unit=0, size=about["square"], stride=about["stride"]).drop()[0])
     for kind, layer, unit in (("grad_cam", "fc1", 0), ("grad_cam", "no", 0), ("other", None, 0), ("saliency", None, 3)):
         with pytest.raises(UserError):
             network.overlay(look.number, kind, layer, unit)
@@ -818,7 +817,7 @@ def test_pixels_by_clicks(chromium: Any, pixels_server: Server, pixels: Network,
 
 def test_maps_of_a_large_network_come_into_view(chromium: Any) -> None:
     """Where there are too many maps for each input to bring them all, those that can be seen are asked for."""
-    layers = {f"conv{i}": cnn.conv(16, 3, padding=1) for i in range(10)}
+    layers = dict.fromkeys([f"act{i}" for i in range(10)], jnp.tanh)
     model = cnn.serial(first=cnn.conv(16, 3, padding=1), **layers, mean=lambda x: x.mean((1, 2)), head=cnn.dense(3))
     data = Dataset(np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8), np.arange(3), CLASSES)
     with (
@@ -826,11 +825,11 @@ def test_maps_of_a_large_network_come_into_view(chromium: Any) -> None:
         Page(chromium, server.url, viewport={"width": 1300, "height": 700}) as page,
     ):
         drawn = "[...state.cards.values()].filter(c => c.maps && c.look === state.look).map(c => c.layer.name).join()"
-        until(page, f"({drawn}).startsWith('first,conv0')")
+        until(page, f"({drawn}).startsWith('first,act0')")
         assert "head" not in page.evaluate(drawn)
         height = page.evaluate("document.documentElement.scrollHeight")
-        at_unit(page, "conv9", 5, 5)
-        until(page, f"({drawn}).includes('conv9')")
+        at_unit(page, "act9", 5, 5)
+        until(page, f"({drawn}).includes('act9')")
         assert "first" not in page.evaluate(drawn)
         assert page.evaluate("document.documentElement.scrollHeight") == pytest.approx(height, abs=60)
 
