@@ -15,7 +15,8 @@
 # the model has never seen.
 #
 # Everything here runs in about a minute on a laptop. The handwritten digits come with scikit-learn; for the full
-# MNIST set, change `DATA` and let the environment variable `JAXCNN_DATA_DIR` name the folder it lies in.
+# MNIST set, or for the photographs of CIFAR-10, change `DATA` and let the environment variable `JAXCNN_DATA_DIR` name
+# the folder it lies in. (Class 5 of CIFAR-10 are the dogs: there, read "is this a dog?".)
 
 # %%
 # %matplotlib inline
@@ -28,7 +29,7 @@ from sklearn.datasets import make_circles
 
 import jaxcnn as cnn
 
-DATA = "digits"  # or "mnist"
+DATA = "digits"  # or "mnist", "cifar10"
 
 BLUE, ORANGE, GREEN = "#3b6fb6", "#d9822b", "#3f8f5b"
 plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True})
@@ -36,8 +37,13 @@ plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True})
 # %% [markdown]
 # ## 1. Fitting a line
 #
-# What does a house cost? Suppose that all we know of each house is its floor area $x$, and that we have seen the
-# prices $y$ of thirty of them. We guess that price follows area along a line and look for its slope and intercept:
+# What does a house cost? An expert may have a rule of thumb for it, made of **features** of the house: $y = (10 -
+# \text{distance}) \cdot \text{area}$, say. That is a model without anything to learn. A **parametric** model, $y =
+# h_\theta(\text{features})$, leaves numbers open and finds them from houses whose price is known. And a deep network
+# takes no features, but the photograph itself: it learns what to look at, too. We begin with the middle one.
+#
+# Suppose that all we know of each house is its floor area $x$, and that we have seen the prices $y$ of thirty of them.
+# We guess that price follows area along a line and look for its slope and intercept:
 #
 # $$y \approx h_\theta(x) = m x + b, \qquad \theta = (m, b).$$
 #
@@ -392,7 +398,7 @@ left.hist(scores_test[y_test == 1], bins, color=ORANGE, alpha=0.7, label="fives"
 left.axvline(0, color="black", linewidth=1)
 left.set(xlabel=r"score $\theta^T x$; right of 0 the answer is yes", ylabel="test images", yscale="log")
 left.legend(frameon=False)
-template = theta_sgd[:-1].reshape(train.images.shape[1:3])
+template = theta_sgd[:-1].reshape(train.images.shape[1:]).mean(-1)  # over the colours, if there are any
 top = jnp.abs(template).max()
 right.imshow(template, cmap="RdBu_r", vmin=-top, vmax=top)
 right.set(title=r"the template $\theta$")
@@ -589,7 +595,7 @@ cnn.inspect.plots.curves(mlp_result.history)
 # %%
 sobel = jnp.array([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
 kernel = jnp.stack([sobel, sobel.T], axis=-1)[:, :, None, :]  # (height, width, channels, filters)
-five = train.images[train.labels == 5][:1] / 255.0
+five = train.images[train.labels == 5][:1].mean(-1, keepdims=True) / 255.0  # grey
 edges = cnn.ops.conv(five, kernel)
 print(f"image {five.shape} * filters {kernel.shape} -> {edges.shape}")
 
@@ -758,6 +764,25 @@ print(f"{'always no':20}  {0:>10}  {'':>11}  {'':>15}  {100 * (test.labels != 5)
 # A hidden layer, then convolution: each step leaves fewer than half of the wrong digits, the second one with fewer
 # parameters than before.
 #
+# ## What the slides say otherwise
+#
+# - The line is fitted by "(m, n)": its parameters are $(m, b)$.
+# - The border of logistic regression is given as $g(\theta^T x) = 0$. But $g$ is never 0; the hyperplane is
+#   $\theta^T x = 0$, where $g = \frac12$.
+# - $W_1 \in \mathbb R^{784 \times 128}$ cannot multiply $x \in \mathbb R^{784}$ from the left, as $W_1 x + b_1$ asks.
+#   Either $W_1$ has 128 rows, or it is $x^T W_1$ (how the library stores it).
+# - "No analytical solution" is said of all convex problems, and least squares named as one of them; section 1 wrote its
+#   solution down.
+# - Descent "will converge to a local minimum": it may also stop on a saddle or a plateau, where the gradient is zero.
+
+# %%
+assert jax.grad(lambda w: w[0] ** 2 - w[1] ** 2)(jnp.zeros(2)).tolist() == [0, 0]  # a saddle
+assert cnn.sigmoid(0.0) == 0.5
+assert cnn.sigmoid(-80.0) > 0
+kernel = mlp_result.params["fc1"]["kernel"]
+print(f"the MLP's first kernel: {kernel.shape[0]} inputs x {kernel.shape[1]} units")
+
+# %% [markdown]
 # ## Exercises
 #
 # 1. **The safe step.** In section 5 the learning rate is $1/\lambda$. Multiply it by 2, 10 and 100. At 10, the loss of
@@ -776,6 +801,9 @@ print(f"{'always no':20}  {0:>10}  {'':>11}  {'':>15}  {100 * (test.labels != 5)
 #   It is the cheapest way to a smaller generalization gap.
 # - `jaxcnn train lenet5` on the command line does what section 9 did, and writes curves, confusion matrix, mistakes
 #   and checkpoints to a folder.
+# - `jaxcnn explore RUN` opens such a run in the browser: draw a digit, and see every map of every layer. What deeper
+#   layers of larger networks react to, edges first, then textures, then parts of things, is searched for by
+#   `python -m experiments.seeing_inside`.
 # - Each file in `jaxcnn/models` is a network to be read from top to bottom, and `jaxcnn summary NAME` prints its table.
 # - Left open here: why SGD is rarely used bare (momentum, Adam), how weights should start, and what it takes to train
 #   networks of dozens of layers.

@@ -32,7 +32,7 @@ from jaxcnn.models.vqa import vqa_cnn
 from jaxcnn.tasks.text import evidence
 from jaxcnn.train.max_norm import max_norm
 
-DATA = "digits"  # or "mnist"
+DATA = "digits"  # or "mnist", "cifar10"
 
 BLUE, ORANGE, GREEN = "#3b6fb6", "#d9822b", "#3f8f5b"
 plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True})
@@ -253,7 +253,7 @@ plt.show()
 
 # %%
 train = cnn.data.load(DATA, "train")
-five = jnp.asarray(train.images[train.labels == 5][:1] / 255.0, jnp.float32)
+five = jnp.asarray(train.images[train.labels == 5][:1].mean(-1, keepdims=True) / 255.0, jnp.float32)  # grey
 margin = (32 - five.shape[1]) // 2  # a digit of MNIST has 28x28 pixels
 five = jnp.pad(five, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
 i, j = np.mgrid[-2:3, -2:3]

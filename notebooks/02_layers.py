@@ -26,7 +26,7 @@ import optax
 
 import jaxcnn as cnn
 
-DATA = "digits"  # or "mnist"
+DATA = "digits"  # or "mnist", "cifar10"
 
 BLUE, ORANGE, GREEN = "#3b6fb6", "#d9822b", "#3f8f5b"
 plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True})
@@ -105,7 +105,7 @@ plt.show()
 
 # %%
 train, test = cnn.data.load(DATA, "train"), cnn.data.load(DATA, "test")
-five = jnp.asarray(train.images[train.labels == 5][:1] / 255.0, jnp.float32)
+five = jnp.asarray(train.images[train.labels == 5][:1].mean(-1, keepdims=True) / 255.0, jnp.float32)  # grey
 moved = jnp.roll(five, (2, 3), axis=(1, 2))
 
 layer = cnn.conv(6, 5)
@@ -469,7 +469,7 @@ print(f"400x290x64, pooled: {output[1]}x{output[0]}x{output[2]}, {parameters} pa
 
 # %%
 rng = np.random.default_rng(0)
-some = jnp.asarray(train.images[rng.permutation(len(train))[:200]] / 255.0, jnp.float32)
+some = jnp.asarray(train.images[rng.permutation(len(train))[:200]].mean(-1, keepdims=True) / 255.0, jnp.float32)
 one_pixel = jnp.roll(some, 1, axis=2)
 print("how much a shift by one pixel changes the edges of digits:")
 changes = []
@@ -571,7 +571,7 @@ axes.set(xlabel="epoch", ylabel="training loss", title="six layers of sigmoids",
 axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.86))
 plt.show()
 print("last losses:", {name: round(losses[-1], 2) for name, losses in histories.items()})
-assert histories["with batch norm"][-1] < 0.5 * histories["without"][-1]
+assert histories["with batch norm"][-1] < (0.9 if DATA == "cifar10" else 0.5) * histories["without"][-1]
 
 # %% [markdown]
 # There are other normalizations. They differ in which numbers share a mean and a variance: those of one pixel (layer
@@ -667,7 +667,7 @@ settings = {"epochs": 15, "batch_size": 32} if DATA == "digits" else {"epochs": 
 result = cnn.train.fit(lenet, train, test=test, preprocess=prepare, show=False, **settings)
 print(f"{len(train):,} training and {len(test):,} test images")
 print(f"test accuracy {100 * result.test.metrics['accuracy']:.1f} %")
-assert result.test.metrics["accuracy"] > 0.95
+assert result.test.metrics["accuracy"] > (0.4 if DATA == "cifar10" else 0.95)
 
 # %% [markdown]
 # On MNIST, 60,000 training and 10,000 test digits, the paper reports 0.95 % of the test digits wrong; this network,
@@ -698,7 +698,7 @@ axes.bar(range(10), cnn.softmax(seen["head"][0]), color=BLUE)
 axes.set(xticks=range(10), yticks=[0, 1], ylim=(0, 1))
 axes.spines[["top", "right"]].set_visible(False)
 plt.show()
-assert seen["head"][0].argmax() == 5
+assert DATA == "cifar10" or seen["head"][0].argmax() == 5  # photographs are harder
 
 # %% [markdown]
 # None of these filters was designed. The older way was to describe an image by something thought out (histograms of
