@@ -21,6 +21,7 @@
 
 # %%
 # %matplotlib inline
+import functools
 import itertools
 import math
 import time
@@ -102,13 +103,12 @@ assert 4 * 61_706**2 == 15_230_521_744  # 15 GB, for a network of 1998
 
 # %%
 @jax.jit
-def one_pass(rate, size=100):
-    """The x after each step of one pass over the first tenth of the points, `size` a step."""
-    rows, answers = A[:100_000].reshape(-1, size, 2), b[:100_000].reshape(-1, size)
+def one_pass(rows, answers, rate):
+    """The x after each step of one pass over points in batches."""
 
     def step(x, batch):
         row, answer = batch
-        x = x - rate * 2 * row.T @ (row @ x - answer) / size
+        x = x - rate * 2 * row.T @ (row @ x - answer) / len(row)
         return x, x
 
     return jax.lax.scan(step, jnp.zeros(2), (rows, answers))[1]
@@ -117,7 +117,7 @@ def one_pass(rate, size=100):
 whole = [np.zeros(2)]
 for _ in range(20):
     whole.append(whole[-1] - 0.3 * 2 * (ATA @ whole[-1] - ATb) / points)
-stochastic = one_pass(0.1)
+stochastic = one_pass(A[:100_000].reshape(-1, 100, 2), b[:100_000].reshape(-1, 100), 0.1)
 away = [np.linalg.norm(np.asarray(path) - exact, axis=1) for path in (whole[1:], stochastic)]
 assert away[1][-1] < 0.1 < away[0][0]  # a tenth of one pass does what the first exact steps cannot
 
@@ -279,7 +279,7 @@ signs = {(name, e): agreement(dtype, e) for name, dtype, e in (
 for (name, e), share in signs.items():
     print(f"{name}, epsilon {e:.0e}: {100 * share:5.1f} % of the wiggles have the sign of the gradient")
 assert signs["64 bits", 1e-6] > 0.99
-assert signs["32 bits", 1e-6] < 0.9 < signs["32 bits", 1e-3]
+assert signs["32 bits", 1e-6] < 0.5 < 0.7 < signs["32 bits", 1e-3]
 
 # %% [markdown]
 # With the slides' $\epsilon = 10^{-6}$, in the 32 bits in which networks are trained, much of it is noise: the loss is
@@ -485,7 +485,7 @@ accuracy = (fprop(W, b, unseen, relu)[2].argmax(0) == test.labels).mean()
 rises = np.mean(np.diff(losses) > 0)
 print(f"test accuracy {100 * accuracy:.1f} %")
 print(f"the loss on 500 training images rose in {100 * rises:.0f} % of {len(losses) - 1} steps")
-assert accuracy > (0.25 if DATA == "cifar10" else 0.8)
+assert accuracy > (0.15 if DATA == "cifar10" else 0.8)
 assert rises > 0.1
 assert losses[-1] < (0.95 if DATA == "cifar10" else 0.5) * losses[0]
 
@@ -864,8 +864,8 @@ starts = {
 }
 learned = {}
 for name, kernel_init in starts.items():
-    run = cnn.train.fit(small_net(kernel_init), train, epochs=5, batch_size=50, test=test, show=False)
-    learned[name] = run.result["test_accuracy"]
+    run = cnn.train.fit(small_net(kernel_init), train, epochs=5, batch_size=50, show=False)
+    learned[name] = (run.outputs(test.images).argmax(-1) == test.labels).mean()
     kernel = run.params["conv1"]["kernel"]
     apart = float(jnp.abs(kernel - kernel[..., :1]).max())
     print(f"{name:9} test accuracy {100 * learned[name]:5.1f} %, filters differ by {apart:.1e}")
@@ -880,9 +880,9 @@ assert learned["random"] > learned["all 0.05"] > learned["zeros"]
 
 # %% [markdown]
 # The slides say that with equal weights the network does not train. It does: as a network of one filter a layer, which
-# gets further on these digits than one would think. On 20,000 digits of MNIST LeNet-5 ends at 88.7 % of the test images
-# wrong from zeros, 76.7 % from equal weights, 2.2 % from random ones (`python -m experiments.initialization`). How large
-# random weights should be is seen in section 9.
+# gets further on these digits than one would think. On 20,000 digits of MNIST LeNet-5 has 88.7 % of the test images
+# wrong from zeros, 76.7 % from equal weights, 2.2 % from random ones (`python -m experiments.initialization`). How
+# large random weights should be is seen in section 9.
 #
 # ## 8. Voting, dropout, and other regularization
 #
@@ -940,13 +940,14 @@ rows, several = {}, {}
 loss = cnn.losses.every_output(cnn.losses.softmax_cross_entropy)
 for name, (model, data, options) in forms.items():
     run = cnn.train.fit(
-        cnn.ensemble(model, 5), data, test=test, loss=loss, epochs=300 * 25 // len(data), batch_size=25,
+        cnn.ensemble(model, 5), data, loss=loss, epochs=300 * 25 // len(data), batch_size=25,
         preprocess=standard, show=False, **options,
     )  # fmt: skip
     members = jax.jit(jax.vmap(lambda p, model=model: model.apply(p, {}, standard(test.images))[0]))
     one = members(run.params)
-    alone = (one.argmax(-1) != test.labels).mean(1)
-    rows[name] = (100 * float(alone.mean()), 100 * (1 - run.result["test_accuracy"]))
+    together = run.outputs(test.images)
+    assert jnp.allclose(jnp.exp(together), cnn.softmax(one).mean(0), atol=1e-4)  # the vote: the mean probability
+    rows[name] = [100 * float((scores.argmax(-1) != test.labels).mean()) for scores in (one, together)]
     several[name] = run
 print(f"{size} images; test error     one    vote")
 for name, (one, vote) in rows.items():
@@ -987,11 +988,12 @@ assert wrong["mean of 100 masks"] <= wrong["one mask"] + 0.01
 # %% [markdown]
 # ## 9. Deeper
 #
-# The space of architectures is large, and nothing says how many layers are needed. AlexNet's "60M parameters, 832M
-# flops" are counted in the notebook on architectures; [Layers](02_layers.ipynb), section 10, has the table of all of
-# them. Two units that made networks deeper, as code. GoogLeNet's **inception** runs layers in **parallel** and stacks
-# their maps; 1x1 convolutions keep that affordable. A **residual unit** hands its input to a later layer and learns
-# what to add: where a plain stack must fit $H(x)$, it fits $H(x) - x$.
+# The space of architectures is large, and nothing says how many layers are needed. AlexNet is printed with "60M
+# params" and "832M flops"; counted, it has 60,965,224 parameters and 724 million multiply-accumulates.
+# [Case studies](04_case_studies.ipynb) takes it and its successors apart. Two units that made networks deeper, as code:
+# GoogLeNet's **inception** runs layers in **parallel** and stacks their maps; 1x1 convolutions keep that affordable. A
+# **residual unit** hands its input to a later layer and learns what to add: where a plain stack must fit $H(x)$, it fits
+# $H(x) - x$.
 
 
 # %%
@@ -1012,6 +1014,10 @@ def residual_unit(features):
     return cnn.network(forward, conv1=cnn.conv(features, 3, padding=1), conv2=cnn.conv(features, 3, padding=1))
 
 
+alexnet = cnn.inspect.summary(cnn.models.alexnet_2012(), jax.ShapeDtypeStruct((1, 227, 227, 3), jnp.float32))
+assert alexnet.params == 60_965_224
+assert round(alexnet.macs / 1e6) == 724
+
 table = cnn.inspect.summary(inception(64, 96, 128, 16, 32, 32), jax.ShapeDtypeStruct((1, 28, 28, 192), jnp.float32))
 assert table.total.output_shape == (1, 28, 28, 64 + 128 + 32 + 32)  # GoogLeNet's 3a: 256 maps
 print(f"inception 3a: {table.params:,} parameters")
@@ -1030,6 +1036,7 @@ cnn.inspect.draw_graph(unit, x)
 
 
 # %%
+@functools.partial(jax.jit, static_argnames=("act", "shortcuts", "depth"))
 def sizes_on_the_way_back(act, variance, shortcuts=False, depth=20):
     """The norm of the loss's gradient by each layer's output: from the first layer to the last."""
     x = jax.random.normal(jax.random.key(0), (128, 64))
@@ -1044,7 +1051,7 @@ def sizes_on_the_way_back(act, variance, shortcuts=False, depth=20):
         h, _ = jax.lax.scan(layer, x, (weights, taps))
         return cnn.losses.softmax_cross_entropy(h @ head, Y[:128]).mean()
 
-    return jnp.linalg.norm(jax.jit(jax.grad(loss))(jnp.zeros((depth, 128, 64))), axis=(1, 2))
+    return jnp.linalg.norm(jax.grad(loss)(jnp.zeros((depth, 128, 64))), axis=(1, 2))
 
 
 assert math.isclose(0.25**20, 9.1e-13, rel_tol=0.01)
@@ -1095,14 +1102,14 @@ def deep_net(depth, shortcuts, width=32):
 curves = {}
 for depth, (kind, shortcuts) in itertools.product((4, 40), (("plain", False), ("residual", True))):
     run = cnn.train.fit(
-        deep_net(depth, shortcuts), train, epochs=10, batch_size=50, preprocess=standard,
+        deep_net(depth, shortcuts), train, epochs=8, batch_size=50, preprocess=standard,
         optimizer=optax.adam(1e-3), show=False,
     )  # fmt: skip
     curves[f"{kind}, {depth}"] = [record["loss"] for record in run.history]
-print("training loss after 10 epochs:", {name: round(losses[-1], 3) for name, losses in curves.items()})
+print("training loss after 8 epochs:", {name: round(losses[-1], 3) for name, losses in curves.items()})
 figure, axes = plt.subplots(figsize=(6.5, 3))
 for (name, losses), (color, style) in zip(curves.items(), ((BLUE, "--"), (ORANGE, "--"), (BLUE, "-"), (ORANGE, "-"))):
-    axes.plot(range(1, 11), losses, style, color=color, label=f"{name} layers")
+    axes.plot(range(1, 9), losses, style, color=color, label=f"{name} layers")
 axes.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
 axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
@@ -1122,8 +1129,8 @@ assert curves["residual, 40"][-1] < 0.8 * curves["plain, 40"][-1]
 # %% [markdown]
 # # From images to objects and pixels
 #
-# From here on an image holds several things: a canvas of 64x64 with up to five of the embedded digits, and noise. Each
-# scene has its boxes, for detection, and the class of each pixel, for segmentation.
+# From here on an image holds several things: a canvas of 48x48 with some of the embedded digits, and noise (which
+# the pictures leave out). Each scene has its boxes, for detection, and the class of each pixel, for segmentation.
 
 
 # %%
@@ -1131,7 +1138,7 @@ digits = {split: halved(cnn.data.load("digits", split)) for split in ("train", "
 names = digits["train"].classes
 
 
-def make_scenes(split, count, seed, size=64, most=5):
+def make_scenes(split, count, seed, size=48, most=8):
     """Images (N, size, size, 1), masks (0 is background, digit d is d + 1), boxes (N, most, 4), classes (-1: none)."""
     rng, source = np.random.default_rng(seed), digits[split]
     images = np.zeros((count, size, size, 1), np.uint8)
@@ -1153,7 +1160,7 @@ def make_scenes(split, count, seed, size=64, most=5):
     return images, masks, boxes, classes
 
 
-scenes, new_scenes = make_scenes("train", 400, seed=0), make_scenes("test", 60, seed=1)
+scenes, new_scenes = make_scenes("train", 500, seed=0), make_scenes("test", 60, seed=1)
 
 
 def draw_boxes(panel, image, boxes, classes, colors=itertools.repeat(ORANGE)):
@@ -1190,10 +1197,10 @@ once, one_region = (
 print(f"the image once: {once / 1e9:.0f} G multiplications; 2,000 regions: {2000 * one_region / 1e9:,.0f} G")
 assert 2000 * one_region > 300 * once
 
-boxes = jnp.array([[[*scenes[2][0, 0]], [0, 0, 64, 24], [20, 0, 36, 64]]])
+boxes = jnp.array([[[*scenes[2][0, 0]], [0, 0, 48, 20], [16, 0, 32, 48]]])
 warped = cnn.ops.crop_regions(jnp.asarray(scenes[0][:1] / 255.0), boxes, 24)[0]
 assert warped.shape == (3, 24, 24, 1)  # each region, whatever its shape
-cnn.inspect.plots.images(np.asarray(255 * warped, np.uint8), ["a digit's box", "64 wide, 24 high", "16 wide, 64 high"])
+cnn.inspect.plots.images(np.asarray(255 * warped, np.uint8), ["a digit's box", "48 wide, 20 high", "16 wide, 48 high"])
 
 # %% [markdown]
 # **RoI max pooling** brings a region of the map, whatever its size, to a fixed one: divide it into $H \times W$
@@ -1232,7 +1239,7 @@ assert jnp.allclose(overlap[0], jnp.array([1, 80 / 120, 20 / 180]))
 assert cnn.ops.nms(three, jnp.array([0.9, 0.8, 0.7]), threshold=0.3, limit=3).tolist() == [0, 2, -1]
 
 # %% [markdown]
-# All of it, trained on 400 scenes: a small backbone of stride 4, RoI pooling to 4x4, one hidden layer, two heads. In
+# All of it, trained on 500 scenes: a small backbone of stride 4, RoI pooling to 4x4, one hidden layer, two heads. In
 # each step, 24 regions an image are drawn, half of them with a digit.
 
 
@@ -1245,7 +1252,7 @@ def backbone():
     return cnn.serial(**layers)
 
 
-windows = cnn.data.sliding_windows((64, 64), sides=(13, 16, 20), step=0.25)
+windows = cnn.data.sliding_windows((48, 48), sides=(13, 16, 20), step=0.25)
 
 
 def for_detection(images, masks, boxes, classes):
@@ -1254,9 +1261,9 @@ def for_detection(images, masks, boxes, classes):
 
 
 detector = cnn.models.fast_rcnn(10, backbone=backbone(), pool=4, units=64)
-batches = 6 * len(scenes[0]) // 8
+batches = 5 * len(scenes[0]) // 8
 fast = cnn.train.fit(
-    detector, for_detection(*scenes), loss=detection.multi_task(), metrics={}, epochs=6, batch_size=8, show=False,
+    detector, for_detection(*scenes), loss=detection.multi_task(), metrics={}, epochs=5, batch_size=8, show=False,
     augment=detection.sample_regions(24, positive=0.5, background=(0.0, 0.5)),
     optimizer=cnn.train.make_optimizer("adam", 3e-3, "cosine", batches),
 )  # fmt: skip
@@ -1268,7 +1275,7 @@ assert precision > 0.6
 
 figure, axes = plt.subplots(1, 4, figsize=(9, 2.4))
 for k, panel in enumerate(axes):
-    draw_boxes(panel, new_scenes[0][k], found.boxes[k], np.where(found.scores[k] > 0.6, found.classes[k], -1))
+    draw_boxes(panel, new_scenes[0][k], found.boxes[k], np.where(found.scores[k] > 0.5, found.classes[k], -1))
 plt.show()
 
 # %% [markdown]
@@ -1324,10 +1331,10 @@ def cut_windows(images, masks, boxes, classes, seed):
     for image, own, kinds in zip(images, boxes, classes):
         corners = own[kinds >= 0, :2].astype(int)
         for (x, y), kind in zip(corners, kinds[kinds >= 0]):
-            x, y = np.clip(np.array([x, y]) + rng.integers(-2, 3, 2), 0, 48)
+            x, y = np.clip(np.array([x, y]) + rng.integers(-2, 3, 2), 0, 32)
             cut.append(image[y : y + 16, x : x + 16])
             labels.append(kind)
-        for x, y in rng.integers(0, 49, (12, 2)):
+        for x, y in rng.integers(0, 33, (6, 2)):
             if (np.abs(corners - (x, y)).max(1) >= 6).all():
                 cut.append(image[y : y + 16, x : x + 16])
                 labels.append(10)
@@ -1418,10 +1425,10 @@ def up(y):
     return cnn.ops.conv_transpose(y[None, :, None], taps, 2)[0, :, 0]
 
 
-W = jax.jacobian(down)(jnp.zeros(5))
+W = jax.vmap(down)(jnp.eye(5)).T
 assert W.tolist() == [[1, 2, 3, 0, 0], [0, 0, 1, 2, 3]]
 assert up(jnp.array([1.0, 10])).tolist() == [1, 2, 13, 20, 30]
-assert (jax.jacobian(up)(jnp.zeros(2)) == W.T).all()
+assert (jax.vmap(up)(jnp.eye(2)).T == W.T).all()
 
 # The same in two dimensions, with channels. It is also how the gradient goes back through a convolution.
 kernel = jax.random.normal(jax.random.key(0), (3, 3, 2, 4))
@@ -1490,7 +1497,8 @@ plt.show()
 # Put together: convolutions down to stride 8, a 1x1 convolution that scores the 11 classes at each place, upsampling
 # to the pixels, and a softmax cross-entropy at each of them. The coarse map knows what, but hardly where; finer maps
 # know where. The **skips** of FCN-16s and FCN-8s (`cnn.models.fcn8s`) add scores of finer maps on the way up. Ours, for
-# small images, reach stride 8, 4 and 2.
+# small images, has maps of stride 8, 4 and 2. It puts out what it can say at each of the three, and learns all of them
+# at once, so that they can be compared.
 
 
 # %%
@@ -1500,11 +1508,11 @@ def block(features):
     )
 
 
-def small_fcn(stride, classes=11, width=16):
+def small_fcn(classes=11, width=16):
+    """Scores (N, H, W, classes) three times: by the map of stride 8 alone, those of 8 and 4, those of 8, 4 and 2."""
     layers = {"to2": block(width), "to4": block(2 * width), "to8": block(2 * width)}
     layers |= {"top": cnn.serial(conv=cnn.conv(4 * width, 3, padding=1), act=cnn.relu), "score8": cnn.conv(classes, 1)}
-    finer = [s for s in (4, 2) if s >= stride]
-    for s in finer:
+    for s in (4, 2):
         layers[f"up{s}"] = cnn.conv_transpose(classes, 4, 2, padding=1, bias=False, kernel_init=cnn.ops.bilinear)
         layers[f"score{s}"] = cnn.conv(classes, 1)
 
@@ -1513,28 +1521,28 @@ def small_fcn(stride, classes=11, width=16):
         for s in (2, 4, 8):
             x = maps[s] = net[f"to{s}"](x)
         y = net.score8(net.top(x))
-        for s in finer:
+        outputs = [cnn.ops.upsample(y, 8)]
+        for s in (4, 2):
             y = net[f"up{s}"](y) + net[f"score{s}"](maps[s])
-        return cnn.ops.upsample(y, stride)
+            outputs.append(cnn.ops.upsample(y, s))
+        return tuple(outputs)
 
     return cnn.network(forward, **layers)
 
 
-pixel_classes = ("background", *names)
-learn, unseen = (cnn.data.Examples(s[0], s[1], pixel_classes) for s in (scenes, new_scenes))
+run = cnn.train.fit(
+    small_fcn(), cnn.data.Examples(*scenes[:2], ("background", *names)), preprocess=standardized, metrics={},
+    loss=cnn.losses.every_output(segmentation.cross_entropy), epochs=8, batch_size=8, show=False,
+)  # fmt: skip
 iou, masks = {}, {"truth": new_scenes[1][:2]}
-for stride in (8, 4, 2):
-    run = cnn.train.fit(
-        small_fcn(stride), learn, test=unseen, loss=segmentation.cross_entropy, metrics=segmentation.measures(),
-        preprocess=standardized, epochs=8, batch_size=8, show=False,
-    )  # fmt: skip
-    iou[stride] = run.result["test_mean_iou"]
-    masks[f"stride {stride}"] = np.asarray(run.outputs(new_scenes[0][:2]).argmax(-1))
-    pixels = run.result["test_pixel_accuracy"]
-    print(f"stride {stride}: mean IoU {100 * iou[stride]:.1f} %, {100 * pixels:.1f} % of the pixels right")
-assert iou[2] > iou[8] + 0.05
-wider = run.outputs(canvas)
-assert wider.shape == (1, 128, 128, 11)  # any size: it was trained on 64x64
+for stride, outputs in zip((8, 4, 2), run.outputs(new_scenes[0])):
+    counts = np.asarray(segmentation.confusion(outputs, jnp.asarray(new_scenes[1])).sum(0))
+    iou[stride], right = segmentation.mean_iou(counts), segmentation.pixel_accuracy(counts)
+    masks[f"stride {stride}"] = np.asarray(outputs[:2].argmax(-1))
+    print(f"stride {stride}: mean IoU {100 * iou[stride]:.1f} %, {100 * right:.1f} % of the pixels right")
+assert iou[2] > iou[4] > iou[8] + 0.05
+*_, finest = run.outputs(canvas)
+assert finest.shape == (1, 128, 128, 11)  # any size: it was trained on 48x48
 
 colours = np.concatenate([np.zeros((1, 3)), plt.get_cmap("tab10").colors])
 figure, axes = plt.subplots(2, 5, figsize=(9.5, 4.1))
