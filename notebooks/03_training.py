@@ -992,8 +992,8 @@ assert wrong["mean of 100 masks"] <= wrong["one mask"] + 0.01
 # params" and "832M flops"; counted, it has 60,965,224 parameters and 724 million multiply-accumulates.
 # [Case studies](04_case_studies.ipynb) takes it and its successors apart. Two units that made networks deeper, as code:
 # GoogLeNet's **inception** runs layers in **parallel** and stacks their maps; 1x1 convolutions keep that affordable. A
-# **residual unit** hands its input to a later layer and learns what to add: where a plain stack must fit $H(x)$, it fits
-# $H(x) - x$.
+# **residual unit** hands its input to a later layer and learns what to add: where a plain stack must fit $H(x)$, it
+# fits $H(x) - x$.
 
 
 # %%
