@@ -370,7 +370,8 @@ def _train(given: Train) -> None:
         raise UserError(f"--validation is a share from 0 to below 1, got {options.validation}")
     if options.batch_size < 1 or (options.epochs is not None and options.epochs < 1):
         raise UserError(f"--batch-size {options.batch_size} and --epochs {options.epochs} should be at least 1")
-    train.make_optimizer(options.optimizer, options.lr, options.schedule, clip=options.clip)  # before the data is read
+    # Before the data is read, and the number of steps is known.
+    train.make_optimizer(options.optimizer, options.lr, options.schedule, 1, clip=options.clip)
     spread = None
     if several or options.devices is not None or jax.device_count() > 1:
         spread = devices.DataParallel(options.devices, options.parallel)

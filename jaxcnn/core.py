@@ -241,7 +241,10 @@ class _Applying(Net):
     def _run(self, name: str, sublayer: Layer, inputs: tuple[PyTree, ...], key: Any) -> PyTree:
         params, state = self._params.get(name, {}), self._new_state.get(name, {})
         try:
-            output, new_state = sublayer.apply(params, state, *inputs, train=self.train, key=key)
+            result = sublayer.apply(params, state, *inputs, train=self.train, key=key)
+            if not isinstance(result, tuple) or len(result) != 2:
+                raise LayerError(f"its apply should return (output, state), it returned {type(result).__name__}")
+            output, new_state = result
         except KeyError as error:
             if (name in self._params and name in self._state) or isinstance(sublayer.source, _Function):
                 raise

@@ -155,7 +155,8 @@ class DataParallel(OneDevice):
         if form not in ("jit", "pmap"):
             raise UserError(f"parallel form {form!r}: expected jit or pmap")
         if count is not None and not 1 <= count <= len(there):
-            raise UserError(f"{count} devices were asked for, and there are {len(there)}")
+            divided = f"; JAX_NUM_CPU_DEVICES={count} divides a CPU" if jax.default_backend() == "cpu" else ""
+            raise UserError(f"{count} devices were asked for, and there are {len(there)}{divided}")
         if count is not None and jax.process_count() > 1 and count != len(there):
             raise UserError(f"with several processes all their {len(there)} devices are used, not {count}")
         chosen = there[:count]

@@ -316,7 +316,9 @@ assert np.array_equal(after["bn1"]["mean"], state["bn1"]["mean"])
 # | `torch.compile` | `jax.jit`; `make_step`'s result is compiled |
 # | `torch.export`, TorchScript | `jaxcnn export RUN`: StableHLO that runs without jaxcnn |
 # | `nn.utils.clip_grad_norm_` | `make_optimizer("adam", clip=1.0)`, or `optax.clip_by_global_norm` |
-# | `torch.optim.lr_scheduler` | a function of the step: `optax.cosine_decay_schedule(0.1, steps)` as the rate |
+# | `torch.optim.lr_scheduler` | `make_optimizer("adam", schedule="cosine", steps=n)`, or a function as the rate |
+# | early stopping | `fit(..., validation=held, patience=5)` |
+# | loading such a run again | `cnn.train.Trained.load("runs/a", model=model)` |
 # | parameter groups | `optax.multi_transform`, by the names of the layers |
 # | EMA (`AveragedModel`) | `create_state(..., ema=True)`, `fit(..., ema=0.999)` |
 #

@@ -182,6 +182,10 @@ def test_mixup_mixes_images_and_labels_by_the_same_share():
     np.testing.assert_allclose(twice.sum(1), 1, rtol=1e-5)
     with pytest.raises(UserError, match=r"mixup\(alpha=0\): expected a number above 0"):
         data.mixup(10, alpha=0)
+    with pytest.raises(
+        UserError, match=r"mixup\(0.2\): expected the number of classes first, as in mixup\(10, alpha=0.2\)"
+    ):
+        data.mixup(0.2)
 
 
 def test_mixup_keeps_bytes_as_bytes():

@@ -707,3 +707,26 @@ def test_image_files_that_are_not_there(tmp_path, monkeypatch):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
         with pytest.raises(DataError, match=f"more than {most} pixels"):
             data.read_image(encode(RGB))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "classes", "says"),
+    [
+        ((4, 3, 8, 8), (4,), ("a",), r"look like \(N, C, H, W\).*images.transpose\(0, 2, 3, 1\)"),
+        (
+            (4, 8, 8, 3),
+            (4, 10),
+            ("a",),
+            r"labels of shape \(4, 10\), expected \(4,\); of one-hot labels, labels.argmax",
+        ),
+        ((4, 8, 8, 3), (4,), 10, r"the names of the classes, for instance .*, got 10"),
+        ((4, 8, 8, 3), (4,), "abc", r"the names of the classes, for instance .*, got 'abc'"),
+    ],
+)
+def test_arrays_of_other_libraries(images, labels, classes, says):
+    with pytest.raises(DataError, match=says):
+        data.Dataset(np.zeros(images, np.uint8), np.zeros(labels, np.int32), classes)
+
+
+def test_flat_images_of_one_row_are_no_mistake():
+    assert data.Dataset(np.zeros((2, 1, 9, 5), np.uint8), np.zeros(2, np.int32), ("a",)).image == (1, 9, 5)

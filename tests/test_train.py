@@ -211,6 +211,61 @@ def test_a_schedule_of_optax_is_a_learning_rate():
         train.make_optimizer("sgd", halves, "cosine")
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"data": (DATA.images, DATA.labels)}, r"data: expected a Dataset.*, got tuple; cnn.data.Dataset\(images"),
+        ({"validation": 0.1}, r"validation: expected a Dataset.*, got float; `learn, held = data.hold_out\(0.1\)`"),
+        ({"test": DATA.images}, "test: expected a Dataset, Examples or a Stream, got ndarray"),
+        ({"augment": [data.flip]}, r"augment: expected a function, got list; cnn.data.compose\(a, b\)"),
+        ({"optimizer": "adam"}, r"expected one of Optax.*got 'adam'; cnn.train.make_optimizer\('adam'\)"),
+        ({"loss": "hinge"}, "loss: expected a function of outputs and labels.*got 'hinge'"),
+        ({"loss": lambda o, y: losses.multiclass_hinge(o, y).mean()}, "one number for the batch.*leave out its mean"),
+    ],
+)
+def test_what_other_libraries_take_is_answered_by_what_to_give(settings, says):
+    given = {"data": DATA, "epochs": 1, "show": False, **settings}
+    with pytest.raises(UserError, match=says):
+        train.fit(linear(), given.pop("data"), **given)
+
+
+def test_what_does_not_belong_together_is_said():
+    state = start(linear(), optax.sgd(0.1))
+    with pytest.raises(UserError, match=r"expected one of Optax.*got function"):
+        train.make_step(linear(), optax.sgd(0.1), losses.softmax_cross_entropy)
+    with pytest.raises(UserError, match="the state was made for another optimizer"):
+        train.make_step(linear(), losses.softmax_cross_entropy, optax.adam(0.1))(state, batch())
+    with pytest.raises(
+        UserError, match=r"ema=0.9: the state keeps no average; make it by create_state\(..., ema=True\)"
+    ):
+        train.make_step(linear(), losses.softmax_cross_entropy, optax.sgd(0.1), ema=0.9)(state, batch())
+
+
+def test_weak_types_do_not_compile_a_step_twice():
+    """`jnp.full(n, 0.5)` has a type that gives way; after a step it has not."""
+
+    def init(key, x):
+        return {"scale": jnp.full(x.shape[-1], 0.5)}, {"seen": jnp.full((), 0.0)}
+
+    def apply(params, state, x, train=False, key=None):
+        return x * params["scale"], {"seen": state["seen"] * 0.5 if train else state["seen"]}
+
+    assert init(KEY, np.ones((1, 2)))[0]["scale"].weak_type
+    model = cnn.serial(flat=cnn.flatten, scaled=cnn.Layer(init, apply), head=cnn.dense(3))
+    optimizer = optax.adam(0.1)
+    state, step = start(model, optimizer), train.make_step(model, losses.softmax_cross_entropy, optimizer)
+    for _ in range(3):
+        state, _ = step(state, batch())
+    assert step._cache_size() == 1
+
+
+def test_a_network_of_a_program_is_not_looked_for_among_the_named_ones(tmp_path):
+    train.fit(linear(), DATA, epochs=1, run=tmp_path / "run", show=False)
+    with pytest.raises(UserError, match=r"made in a program.*Trained.load\(run, model=...\)"):
+        train.Trained.load(tmp_path / "run")
+    assert train.Trained.load(tmp_path / "run", model=linear()).outputs(DATA.images[:2]).shape == (2, 3)
+
+
 def test_preprocess_augment_and_metrics_of_ones_own():
     seen = {}
 
@@ -335,6 +390,9 @@ def test_schedules():
         (("sgd", 0.1, "constant", 9, 0.0, 9), "a warm-up of 9 steps should be from 1 to less than the 9"),
         (("sgd", 0.1, "onecycle", 9, 0.0, 2), "onecycle has a warm-up of its own"),
         (("sgd", 0.1, "cosine", 9, 0.0, 0, 0.0), "largest norm should be above 0, got 0.0"),
+        (("sgd", 0.1, "cosine"), r"the schedule 'cosine' needs steps=.*epochs \* \(len\(data\) // batch_size\)"),
+        (("sgd", 0.1, "constant", None, 0.0, 3), "a warm-up needs steps="),
+        ((1e-3,), r"expected the name of an optimizer first \(sgd, momentum, adam\), got 0.001"),
     ],
 )
 def test_optimizers_that_are_not_there(arguments, says):

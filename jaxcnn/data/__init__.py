@@ -6,6 +6,7 @@ looked for in `data_dir`, or in the folder that `JAXCNN_DATA_DIR` names; a path 
 """
 
 from jaxcnn.data.augment import (
+    Joint,
     affine,
     augmented,
     colour,
@@ -35,6 +36,7 @@ __all__ = [
     "Corpus",
     "Dataset",
     "Examples",
+    "Joint",
     "Preprocess",
     "Stream",
     "Vocabulary",

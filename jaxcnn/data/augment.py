@@ -276,8 +276,13 @@ def mixup(classes: int, alpha: float = 0.2) -> Joint:
     Returns:
       `(images, labels, key) -> (images, labels)`, to be given to `make_step` or `fit` as any augmentation.
 
+    Raises:
+      UserError: for anything but a number of classes, or an alpha that is not positive.
+
     Source: Zhang et al., mixup: beyond empirical risk minimization (2018), section 2.
     """
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
+        raise UserError(f"mixup({classes!r}): expected the number of classes first, as in mixup(10, alpha=0.2)")
     if not alpha > 0:
         raise UserError(f"mixup(alpha={alpha}): expected a number above 0")
 

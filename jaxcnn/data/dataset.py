@@ -105,8 +105,22 @@ class Dataset:
         images, labels = np.asarray(self.images), np.asarray(self.labels)
         if images.ndim != 4:
             raise DataError(f"{self.name}: images should be (N, H, W, C), got {images.shape}")
+        _, first, height, width = images.shape
+        if first in (1, 3) and height == width > 4:
+            raise DataError(
+                f"{self.name}: images of shape {images.shape} look like (N, C, H, W); here they are (N, H, W, C): "
+                "images.transpose(0, 2, 3, 1)"
+            )
         if labels.shape != images.shape[:1]:
-            raise DataError(f"{self.name}: {len(images)} images and labels of shape {labels.shape}")
+            hint = "; of one-hot labels, labels.argmax(1) are the classes" if labels.ndim == 2 else ""
+            raise DataError(
+                f"{self.name}: {len(images)} images and labels of shape {labels.shape}, expected ({len(images)},){hint}"
+            )
+        if isinstance(self.classes, (str, int)):
+            raise DataError(
+                f"{self.name}: classes should be the names of the classes, for instance "
+                f"tuple(map(str, range(10))), got {self.classes!r}"
+            )
         if not len(images):
             raise DataError(f"{self.name}: the dataset is empty; there is nothing to learn or to measure")
         if not np.issubdtype(labels.dtype, np.integer):

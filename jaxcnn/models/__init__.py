@@ -212,6 +212,8 @@ def make(name: str, classes: int = 10, **options: Any) -> Layer:
     """
     function = _from_file(name) if ":" in name else MODELS[name].make if name in MODELS else None
     if function is None:
+        if name.endswith(".py"):
+            raise UserError(f"{name}: expected file.py:function, the function that returns the network")
         raise unknown("model", name, MODELS)
     takes = inspect.signature(function).parameters
     if "classes" in takes or any(p.kind is p.VAR_KEYWORD for p in takes.values()):

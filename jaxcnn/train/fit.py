@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from jaxcnn.core import Layer
-from jaxcnn.data.augment import Augment
+from jaxcnn.data.augment import Augment, Joint
 from jaxcnn.data.batches import batches
 from jaxcnn.data.dataset import Dataset, Examples
 from jaxcnn.data.preprocess import Preprocess, inputs_of, to_float
@@ -139,6 +139,7 @@ def fit(
         and for a second Ctrl-C, it is Python's own.
     """
     began = time.monotonic()
+    _check_kinds(data, validation, test, augment)
     if epochs < 1 or batch_size < 1:
         raise UserError(f"epochs={epochs} and batch_size={batch_size} should be at least 1")
     if not 0 <= seed < 1 << 31:
@@ -190,7 +191,7 @@ def fit(
         _begin(folder, {**named, **settings, **(config or {})})
     step = make_step(
         model, loss, optimizer, preprocess=preprocess, augment=augment, metrics=metrics, penalty=penalty,
-        accumulate=accumulate, ema=ema or 0.0, devices=on,
+        accumulate=accumulate, ema=ema, devices=on,
     )  # fmt: skip
     # Labelled images are looked at by hundreds; what each pixel of an image gets takes as much memory as in training.
     most = {"batch_size": size} if isinstance(data, Examples) else {}
@@ -277,6 +278,23 @@ def fit(
         _pictures(folder, at.history, test, measured_test)
         folder.checkpoints.close()
     return FitResult(params, model_state, on.single(state), at.history, result, measured_test, model, preprocess)
+
+
+def _check_kinds(data: Any, validation: Any, test: Any, augment: Any) -> None:
+    """Raises for what other libraries take in these places."""
+    for name, given in (("data", data), ("validation", validation), ("test", test)):
+        if given is None and name != "data":
+            continue
+        if not isinstance(given, (Dataset, Examples, Stream)):
+            if isinstance(given, float):
+                hint = f"`learn, held = data.hold_out({given})` divides the data"
+            else:
+                hint = "cnn.data.Dataset(images, labels, classes) makes one of arrays"
+            raise UserError(f"{name}: expected a Dataset, Examples or a Stream, got {type(given).__name__}; {hint}")
+    if augment is not None and not callable(augment) and not isinstance(augment, Joint):
+        raise UserError(
+            f"augment: expected a function, got {type(augment).__name__}; cnn.data.compose(a, b) makes one of several"
+        )
 
 
 @dataclass

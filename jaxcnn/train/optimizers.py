@@ -44,7 +44,7 @@ def make_optimizer(
     name: str,
     lr: float | optax.Schedule | None = None,
     schedule: str = "constant",
-    steps: int = 1,
+    steps: int | None = None,
     weight_decay: float = 0.0,
     warmup: int = 0,
     clip: float | None = None,
@@ -56,7 +56,7 @@ def make_optimizer(
       lr: the learning rate, or the first one; the optimizer's own in `OPTIMIZERS` when not given. Or an Optax schedule,
         a function of the step, and then `schedule` stays as it is.
       schedule: a name in `SCHEDULES`.
-      steps: of the whole training.
+      steps: of the whole training; every schedule but `constant`, and a warm-up, need them.
       weight_decay: lambda: the update has lambda w beside the gradient, for kernels only. With `adam` it is decoupled
         from the moments (AdamW, Loshchilov and Hutter 2019).
       warmup: the steps in which the rate grows from 0 in a straight line; the schedule has the others (Goyal et al.
@@ -65,13 +65,21 @@ def make_optimizer(
         al. 2013).
 
     Raises:
-      UserError: for an unknown name, a learning rate that is not positive, a negative weight decay, a warm-up that
-        leaves no steps, or a norm that is not positive.
+      UserError: for an unknown name, a schedule without `steps`, a learning rate that is not positive, a negative
+        weight decay, a warm-up that leaves no steps, or a norm that is not positive.
     """
+    if not isinstance(name, str):
+        raise UserError(f"expected the name of an optimizer first ({', '.join(OPTIMIZERS)}), got {name!r}")
     if name not in OPTIMIZERS:
         raise unknown("optimizer", name, OPTIMIZERS)
     if schedule not in SCHEDULES:
         raise unknown("schedule", schedule, SCHEDULES)
+    if steps is None and not callable(lr) and (schedule != "constant" or warmup):
+        asked = "a warm-up" if schedule == "constant" else f"the schedule {schedule!r}"
+        raise UserError(
+            f"{asked} needs steps=, how many steps the whole training has: epochs * (len(data) // batch_size)"
+        )
+    steps = 1 if steps is None else steps
     default, make = OPTIMIZERS[name]
     lr = default if lr is None else lr
     if not weight_decay >= 0:

@@ -99,12 +99,14 @@ def create_state(
       UserError: for variables that are not the model's.
     """
     init_key, step_key = jax.random.split(key)
+    _check_arguments(model, optimizer)
     inputs = jax.eval_shape(lambda example: inputs_of(preprocess, example), example)
     if variables is None:
         params, model_state = model.init(init_key, *inputs)
     else:
         _check_variables(model, init_key, inputs, variables)
         params, model_state = jax.tree.map(jnp.copy, tuple(variables))
+    params, model_state = strong((params, model_state))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -114,6 +116,33 @@ def create_state(
         ema=jax.tree.map(jnp.copy, params) if ema else None,
         scale=LossScale.start() if loss_scale else None,
     )
+
+
+def strong(tree: PyTree) -> PyTree:
+    """The arrays with the types that they keep.
+
+    JAX's "weak" types, of `jnp.full(n, 0.5)` for instance, become strong in a step, which would be compiled for both.
+    """
+    return jax.tree.map(
+        lambda x: jax.lax.convert_element_type(x, x.dtype) if getattr(x, "weak_type", False) else x, tree
+    )
+
+
+def _check_arguments(model: Any, optimizer: Any, loss: Any = len) -> None:
+    """Raises for what is no network, no loss or no optimizer."""
+
+    def got(given: Any) -> str:
+        return repr(given) if isinstance(given, (str, int, float)) else type(given).__name__
+
+    if not isinstance(model, Layer):
+        raise UserError(f"model: expected a Layer, such as cnn.serial(...), got {got(model)}")
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        named = f"; cnn.train.make_optimizer({optimizer!r}) makes one of a name" if isinstance(optimizer, str) else ""
+        raise UserError(f"optimizer: expected one of Optax, such as optax.adam(1e-3), got {got(optimizer)}{named}")
+    if not callable(loss):
+        raise UserError(
+            f"loss: expected a function of outputs and labels, such as those of cnn.losses, got {got(loss)}"
+        )
 
 
 def _check_variables(model: Layer, key: jax.Array, inputs: tuple[Any, ...], variables: Any) -> None:
@@ -143,7 +172,7 @@ def make_step(
     metrics: Mapping[str, Metric] | None = None,
     penalty: Callable[[PyTree], jax.Array] | None = None,
     accumulate: int = 1,
-    ema: float = 0.999,
+    ema: float | None = None,
     axis_name: str | None = None,
     devices: OneDevice | None = None,
 ) -> Step:
@@ -163,8 +192,8 @@ def make_step(
       penalty: a function of the parameters that is added to the loss, for instance `lambda p: 1e-4 * l2_penalty(p)`.
       accumulate: in how many parts the batch is taken, one after the other: the gradient is the mean of theirs, and
         the memory that of one part. Batch normalization takes the statistics of each part.
-      ema: for a state with a moving average, its decay: ema' = d ema + (1 - d) params' where, at step t,
-        d = min(ema, (1 + t) / (10 + t)).
+      ema: for a state with a moving average, its decay, 0.999 when not given: ema' = d ema + (1 - d) params' where, at
+        step t, d = min(ema, (1 + t) / (10 + t)).
       axis_name: for a step that you map yourself: `jax.pmap(make_step(..., axis_name="data"), "data")`, each device
         with its part of the batch. It is not compiled then. Gradients, metrics and batch statistics are means over the
         axis; dropout is that of the whole batch, and augmentation has its own random numbers on each device.
@@ -176,8 +205,11 @@ def make_step(
       several inputs. Its metrics are scalars: `loss` (with the penalty) and the measures, means over the batch.
 
     Raises:
-      UserError: when the batch cannot be divided into the parts asked for.
+      UserError: for what is no model, loss or optimizer; and, when the step is first called, for a loss that gives one
+        number for the whole batch, a state of another optimizer or without the average asked for, or a batch that
+        cannot be divided into the parts asked for.
     """
+    _check_arguments(model, optimizer, loss)
     if devices is not None:
         axis_name = devices.axis_name
     if axis_name is not None:
@@ -193,7 +225,10 @@ def make_step(
         scale: Any,
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
         outputs, model_state = model.apply(params, model_state, *inputs, train=True, key=key)
-        value = loss(outputs, labels).mean()
+        each = loss(outputs, labels)
+        if jnp.ndim(each) == 0:
+            raise UserError("the loss gave one number for the batch, expected one for each example: leave out its mean")
+        value = each.mean()
         if penalty is not None:
             value = value + penalty(params)
         measured = {"loss": value}
@@ -229,12 +264,22 @@ def make_step(
         scale = state.scale
         if scale is not None:
             slope = jax.tree.map(lambda g: g / scale.value, slope)
-        updates, opt_state = optimizer.update(slope, state.opt_state, state.params)
+        try:
+            updates, opt_state = optimizer.update(slope, state.opt_state, state.params)
+        except Exception as error:
+            made = jax.tree.structure(jax.eval_shape(optimizer.init, state.params))
+            if made == jax.tree.structure(state.opt_state):  # type: ignore[operator]
+                raise
+            raise UserError(
+                "the state was made for another optimizer: give create_state and make_step the same one"
+            ) from error
         params = optax.apply_updates(state.params, updates)
-        new = state.replace(params=params, model_state=model_state, opt_state=opt_state)
+        new = state.replace(params=params, model_state=strong(model_state), opt_state=opt_state)
+        if ema is not None and state.ema is None:
+            raise UserError(f"ema={ema}: the state keeps no average; make it by create_state(..., ema=True)")
         if state.ema is not None:
             # Optax's incremental_update would let the average take another dtype than the parameters' (bfloat16, x64).
-            decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step)).astype(jnp.float32)
+            decay = jnp.minimum(0.999 if ema is None else ema, (1 + state.step) / (10 + state.step)).astype(jnp.float32)
             new = new.replace(
                 ema=jax.tree.map(lambda e, p: (decay * e + (1 - decay) * p).astype(e.dtype), state.ema, params)
             )

@@ -73,6 +73,11 @@ class Trained:
             inputs = config.get("inputs")
             image = tuple(config["image"] if inputs is None else inputs[0] if len(inputs) == 1 else ())
             classes = tuple(config["classes"])
+            if model is None and "(" in config["model"] and config["model"].partition("(")[0].isidentifier():
+                raise UserError(
+                    f"{folder.path}: its network was made in a program, which alone can make it again: give it as "
+                    "cnn.train.Trained.load(run, model=...). Commands can ask runs of `jaxcnn train file.py:function`"
+                )
             if model is None:
                 model = computed(rebuilt(config, len(classes)), config)
         except (KeyError, TypeError) as error:

@@ -180,8 +180,9 @@ def _inputs(model: Layer, given: Any, names: Names | None) -> tuple[Any, ...]:
     found = family(model)
     if found is None and names is None:
         raise UserError(
-            f"{_call(model)} is of no family whose files are known ({', '.join(FAMILIES)}): pass names=, a dict or a "
-            'function from its layers\' paths ("block1/conv1") to the file\'s names ("blocks.0.conv1")'
+            f"{_call(model)} is of no family whose files are known ({', '.join(FAMILIES)}): pass names={{}} for "
+            'layers that the file calls as the code does, or a dict or a function from their paths ("block1/conv1") to '
+            'the file\'s names ("blocks.0.conv1"); and input=(height, width, channels)'
         )
     if given is None:
         if found is None:
