@@ -354,7 +354,7 @@ def _train(given: Train) -> None:
         raise UserError("--processes and --process belong to --coordinator HOST:PORT")
     options, folder = (_resumed if given.resume else _fresh)(given)
     if ":" not in options.model and options.model not in models.MODELS:
-        raise unknown("model", options.model, models.MODELS)
+        raise models.unknown_model(options.model)
     entry = models.MODELS.get(options.model)
     task = tasks.find(options.task or (entry.task if entry else tasks.CLASSIFY))
     options.task = task.name if task else tasks.CLASSIFY

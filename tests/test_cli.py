@@ -367,6 +367,7 @@ BAD = [  # arguments, exit status, what stderr says
     (["train", "lenet"], 1, "unknown model 'lenet': did you mean lenet5"),
     (["summary", "LeNet5"], 1, "unknown model 'LeNet5': did you mean lenet5"),
     (["train", "gone.py:tiny"], 1, "there is no file gone.py; expected a name, or file.py:function"),
+    (["train", "my_net.py"], 1, "my_net.py: expected file.py:function, the function that returns the network"),
     (["summary", "{mine}:tinny", "--input", "6,6,1"], 1, "has no function tinny; it has tiny, wide"),
     (["summary", "{mine}:tiny"], 1, "--input is needed for a model of your own: height,width,channels"),
     (["summary", "lenet5", "--input", "32,32"], 1, "--input 32,32: expected height,width,channels"),

@@ -212,9 +212,7 @@ def make(name: str, classes: int = 10, **options: Any) -> Layer:
     """
     function = _from_file(name) if ":" in name else MODELS[name].make if name in MODELS else None
     if function is None:
-        if name.endswith(".py"):
-            raise UserError(f"{name}: expected file.py:function, the function that returns the network")
-        raise unknown("model", name, MODELS)
+        raise unknown_model(name)
     takes = inspect.signature(function).parameters
     if "classes" in takes or any(p.kind is p.VAR_KEYWORD for p in takes.values()):
         options["classes"] = classes
@@ -225,6 +223,13 @@ def make(name: str, classes: int = 10, **options: Any) -> Layer:
     if not isinstance(model, Layer):
         raise UserError(f"{name} should return a Layer, it returned {type(model).__name__}")
     return model
+
+
+def unknown_model(name: str) -> UserError:
+    """An error for a name that is none of `MODELS`."""
+    if name.endswith(".py"):
+        return UserError(f"{name}: expected file.py:function, the function that returns the network")
+    return unknown("model", name, MODELS)
 
 
 def _from_file(name: str) -> Callable[..., Layer]:
