@@ -489,7 +489,7 @@ for name, microseconds in spent.most_common(6):
 # - **bfloat16** (`cnn.mixed_precision`) goes to oneDNN where the processor multiplies it (AVX512_BF16, AMX); elsewhere
 #   it would be slower than float32.
 # - **The compilation cache.** XLA cannot write down a program that calls oneDNN: with `JAX_COMPILATION_CACHE_DIR` set,
-#   JAX warns and compiles it in each process anew. `jaxcnn export` therefore writes the plain form, which runs
+#   it is left out, and compiled in each process anew. `jaxcnn export` therefore writes the plain form, which runs
 #   anywhere.
 # - **Several devices of one CPU** under `jit` compute the plain form, too: a call would be given the whole batch.
 # - **`vmap`** over images joins the batches, over kernels it is a loop of calls up to 16. **`scan`** keeps the calls;

@@ -15,7 +15,7 @@ os.environ["MPLBACKEND"] = "Agg"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # What one process of this session has compiled the others need not compile again: a third of the time. Programs that
-# call oneDNN are left out: XLA cannot write them down, and says so.
+# call oneDNN are left out, by jaxcnn.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="jaxcnn-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -192,3 +193,30 @@ def test_on_several_devices() -> None:
         [sys.executable, "-c", PARALLEL], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+CACHED = """
+import os, warnings, jax, jax.numpy as jnp, jaxcnn as cnn
+warnings.simplefilter("error")
+from jaxcnn.ops import onednn
+x, k = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
+called = jax.jit(lambda x, k: cnn.ops.conv(x, k)).lower(x, k)
+assert onednn._TARGET in called.as_text()
+before = set(os.listdir(os.environ["JAX_COMPILATION_CACHE_DIR"]))
+called.compile()
+assert set(os.listdir(os.environ["JAX_COMPILATION_CACHE_DIR"])) == before
+jax.jit(lambda x: jnp.tanh(x) @ x)(jnp.ones((3, 3)))
+print(len(set(os.listdir(os.environ["JAX_COMPILATION_CACHE_DIR"])) - before))
+"""
+
+
+@needs_onednn
+def test_the_compilation_cache_passes_over_it_without_a_word(tmp_path: Path) -> None:
+    """XLA would try to write it down, and now and then crash."""
+    environment = {
+        **os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", CACHED], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0

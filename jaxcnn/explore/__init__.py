@@ -66,12 +66,12 @@ def explore(
         size = frozen.write(network, export, first, Path(image).name if image is not None else "")
         print(f"{export}: {size / 1e6:.1f} MB; it opens in a browser without a server", flush=True)
         return
-    with serve(network, port, first, Path(image).name if image is not None else "") as server:
+    name = Path(image).name if image is not None else ""
+    with contextlib.suppress(KeyboardInterrupt), serve(network, port, first, name) as server:
         print(f"{chosen.title}: {server.url}  (Ctrl-C ends it)", flush=True)
         if open_browser and (sys.platform in ("darwin", "win32") or _display()):
             threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
-        with contextlib.suppress(KeyboardInterrupt):
-            threading.Event().wait()
+        threading.Event().wait()
 
 
 @contextlib.contextmanager

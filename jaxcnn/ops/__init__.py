@@ -37,8 +37,8 @@ memory of a step from the system and gives it back, each time, and the system cl
 a step took 6 to 16 % less in four networks, and on a machine whose memory was in pieces 30 % more. (`mallopt` can be
 told within the process to keep the memory, which is as fast, but then two steps' worth stay resident.)
 
-Two limits. A program that calls oneDNN cannot be written down by XLA: with JAX_COMPILATION_CACHE_DIR set, JAX warns of
-it and compiles that program in each process anew. And a batch spread over several devices of one CPU by `jit` would be
+Two limits. A program that calls oneDNN cannot be written down by XLA: with JAX_COMPILATION_CACHE_DIR set, it is left
+out of the cache and compiled in each process anew. And a batch spread over several devices of one CPU by `jit` would be
 gathered for each call: `jaxcnn.devices` computes it in XLA's own convolutions, while each part of a `pmap` or
 `shard_map`, and each process, calls oneDNN with its own.
 

@@ -44,6 +44,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxcnn.ops.backend import stored, suits_cpu, vary_alike
 from jaxcnn.ops.geometry import Edges
 
+_TARGET = "__onednn$convolution"
 CHECKED = frozenset({"0.10.2", "0.12.0.1"})
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 _NARROW = 16  # places of a kernel gradient's row below which two pixels are folded into one
@@ -196,8 +197,9 @@ def _call(
         },
         **({"fusions": {"ops": list(fusions)}} if fusions else {}),
     }
+    _keep_out_of_the_cache()
     call = jax.ffi.ffi_call(
-        "__onednn$convolution",
+        _TARGET,
         jax.ShapeDtypeStruct(_out_shape(x, kernel, strides, pads, dilation), x.dtype),
         custom_call_api_version=2,
         legacy_backend_config=json.dumps({"onednn_conv_config": config}),
@@ -207,6 +209,25 @@ def _call(
         ],
     )
     return call(x, kernel, *operands)
+
+
+@functools.cache
+def _keep_out_of_the_cache() -> None:
+    """From now on JAX's compilation cache passes over programs that call oneDNN, and keeps all others.
+
+    XLA cannot write such a program down. When it tries it mostly finds that out (std::bad_alloc), but now and then it
+    ends the process. JAX has no public way to leave a program out; in the versions of `CHECKED` this is where one is
+    written.
+    """
+    from jax._src import compilation_cache
+
+    write = compilation_cache.put_executable_and_time
+
+    def put(key: str, name: str, executable: Any, *rest: Any) -> None:
+        if not any(_TARGET in module.to_string() for module in executable.hlo_modules()):
+            write(key, name, executable, *rest)
+
+    compilation_cache.put_executable_and_time = put  # type: ignore[assignment]
 
 
 def _text(numbers: Any) -> list[str]:
