@@ -76,7 +76,7 @@ def test_eight_devices_learn_what_one_learns(alone):
     for each in found[:4]:
         close(each, alone[0])
     assert found[4:6] == [
-        "9 devices were asked for, and there are 8",
+        "9 devices were asked for, and there are 8; JAX_NUM_CPU_DEVICES=9 divides a CPU",
         "a batch of 36 cannot be divided by 8 devices: take one of 32 or 40",
     ]
     assert found.pop() == ["data", "data"]  # of images and labels

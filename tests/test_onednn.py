@@ -198,12 +198,15 @@ def test_on_several_devices() -> None:
 CACHED = """
 import os, warnings, jax, jax.numpy as jnp, jaxcnn as cnn
 warnings.simplefilter("error")
-from jaxcnn.ops import onednn
+from jaxcnn.ops import product
 x, k = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
-called = jax.jit(lambda x, k: cnn.ops.conv(x, k)).lower(x, k)
-assert onednn._TARGET in called.as_text()
+called = jax.jit(lambda x, k: cnn.ops.conv(x, k)).lower(x, k), jax.jit(
+    lambda x, k: product.matmul_p.bind(x, k, transposed=False)).lower(x[0, 0], k[0, 0])
+for name, one in zip(("convolution", "matmul"), called, strict=True):
+    assert f"__onednn${name}" in one.as_text()
 before = set(os.listdir(os.environ["JAX_COMPILATION_CACHE_DIR"]))
-called.compile()
+for one in called:
+    one.compile()
 assert set(os.listdir(os.environ["JAX_COMPILATION_CACHE_DIR"])) == before
 jax.jit(lambda x: jnp.tanh(x) @ x)(jnp.ones((3, 3)))
 print(len(set(os.listdir(os.environ["JAX_COMPILATION_CACHE_DIR"])) - before))

@@ -44,7 +44,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxcnn.ops.backend import stored, suits_cpu, vary_alike
 from jaxcnn.ops.geometry import Edges
 
-_TARGET = "__onednn$convolution"
+_RUNTIME = "__onednn$"
 CHECKED = frozenset({"0.10.2", "0.12.0.1"})
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 _NARROW = 16  # places of a kernel gradient's row below which two pixels are folded into one
@@ -197,18 +197,24 @@ def _call(
         },
         **({"fusions": {"ops": list(fusions)}} if fusions else {}),
     }
+    layouts = [
+        (*range(ndim - 2), ndim - 1, ndim - 2) if transposed and i == 1 else tuple(range(a.ndim))
+        for i, a in enumerate((x, kernel, *operands))
+    ]
+    out = jax.ShapeDtypeStruct(_out_shape(x, kernel, strides, pads, dilation), x.dtype)
+    return runtime("convolution", out, {"onednn_conv_config": config}, layouts)(x, kernel, *operands)
+
+
+def runtime(name: str, out: jax.ShapeDtypeStruct, config: Any, layouts: Sequence[Sequence[int]]) -> Any:
+    """The custom call of this name as a function of arrays that lie in memory as `layouts` say."""
     _keep_out_of_the_cache()
-    call = jax.ffi.ffi_call(
-        _TARGET,
-        jax.ShapeDtypeStruct(_out_shape(x, kernel, strides, pads, dilation), x.dtype),
+    return jax.ffi.ffi_call(
+        _RUNTIME + name,
+        out,
         custom_call_api_version=2,
-        legacy_backend_config=json.dumps({"onednn_conv_config": config}),
-        input_layouts=[
-            (*range(ndim - 2), ndim - 1, ndim - 2) if transposed and i == 1 else tuple(range(a.ndim))
-            for i, a in enumerate((x, kernel, *operands))
-        ],
+        legacy_backend_config=json.dumps(config),
+        input_layouts=layouts,
     )
-    return call(x, kernel, *operands)
 
 
 @functools.cache
@@ -224,7 +230,7 @@ def _keep_out_of_the_cache() -> None:
     write = compilation_cache.put_executable_and_time
 
     def put(key: str, name: str, executable: Any, *rest: Any) -> None:
-        if not any(_TARGET in module.to_string() for module in executable.hlo_modules()):
+        if not any(_RUNTIME in module.to_string() for module in executable.hlo_modules()):
             write(key, name, executable, *rest)
 
     compilation_cache.put_executable_and_time = put  # type: ignore[assignment]

@@ -7,7 +7,6 @@ long. It is the same custom call, with the same conditions, as `jaxcnn.ops.onedn
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import jax
@@ -47,13 +46,9 @@ def _onednn(x: jax.Array, kernel: jax.Array, *, transposed: bool) -> jax.Array:
         return _plain(x, kernel, transposed=transposed)
     kernel = kernel.T if transposed else kernel
     rows, features = _rows(x), kernel.shape[1]
-    call = jax.ffi.ffi_call(
-        "__onednn$matmul",
-        jax.ShapeDtypeStruct((len(rows), features), x.dtype),
-        custom_call_api_version=2,
-        legacy_backend_config=json.dumps({"onednn_matmul_config": {}}),
-        input_layouts=[(0, 1), (1, 0) if transposed else (0, 1)],  # transposed, it lies as it is
-    )
+    out = jax.ShapeDtypeStruct((len(rows), features), x.dtype)
+    layouts = [(0, 1), (1, 0) if transposed else (0, 1)]  # transposed, it lies as it is
+    call = onednn.runtime("matmul", out, {"onednn_matmul_config": {}}, layouts)
     return call(rows, kernel).reshape(*x.shape[:-1], features)
 
 

@@ -283,9 +283,7 @@ def fit(
 def _check_kinds(data: Any, validation: Any, test: Any, augment: Any) -> None:
     """Raises for what other libraries take in these places."""
     for name, given in (("data", data), ("validation", validation), ("test", test)):
-        if given is None and name != "data":
-            continue
-        if not isinstance(given, (Dataset, Examples, Stream)):
+        if isinstance(given, (tuple, list, dict, float, int, str, np.ndarray, jax.Array)):
             if isinstance(given, float):
                 hint = f"`learn, held = data.hold_out({given})` divides the data"
             else:

@@ -275,7 +275,7 @@ def make_step(
             ) from error
         params = optax.apply_updates(state.params, updates)
         new = state.replace(params=params, model_state=strong(model_state), opt_state=opt_state)
-        if ema is not None and state.ema is None:
+        if ema and state.ema is None:
             raise UserError(f"ema={ema}: the state keeps no average; make it by create_state(..., ema=True)")
         if state.ema is not None:
             # Optax's incremental_update would let the average take another dtype than the parameters' (bfloat16, x64).
