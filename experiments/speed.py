@@ -357,8 +357,8 @@ def speed(
         raise UserError(f"--batch-size {batch_size}: expected a positive number")
     if device == "gpu":
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process needs none of its memory
-    if device == "gpu" and jax.default_backend() != "gpu":
-        raise UserError(f"--device gpu: JAX has none here, its devices are {jax.devices()}")
+        if jax.default_backend() != "gpu":
+            raise UserError(f"--device gpu: JAX has none here, its devices are {jax.devices()}")
     report: dict[str, Any] = {
         "machine": machine(), "versions": _versions(), "dtype": dtype, "seconds": seconds, "left_out": left_out,
         "results": [],

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from jaxcnn.core import Layer
-from jaxcnn.data.augment import Augment, Joint
+from jaxcnn.data.augment import Augment
 from jaxcnn.data.batches import batches
 from jaxcnn.data.dataset import Dataset, Examples
 from jaxcnn.data.preprocess import Preprocess, inputs_of, to_float
@@ -289,7 +289,7 @@ def _check_kinds(data: Any, validation: Any, test: Any, augment: Any) -> None:
             else:
                 hint = "cnn.data.Dataset(images, labels, classes) makes one of arrays"
             raise UserError(f"{name}: expected a Dataset, Examples or a Stream, got {type(given).__name__}; {hint}")
-    if augment is not None and not callable(augment) and not isinstance(augment, Joint):
+    if augment is not None and not callable(augment):
         raise UserError(
             f"augment: expected a function, got {type(augment).__name__}; cnn.data.compose(a, b) makes one of several"
         )
