@@ -183,7 +183,7 @@ every_layer = pytest.mark.parametrize("case", CASES.values(), ids=CASES, scope="
 
 def test_every_layer_has_a_row():
     def kinds(layer: Layer) -> set[str]:
-        return {layer.source.name}.union(*map(kinds, layer.sublayers.values()))
+        return {layer.kind}.union(*map(kinds, layer.sublayers.values()))
 
     assert set(cnn.layers.__all__) <= set().union(*(kinds(case.layer) for case in CASES.values()))
 

@@ -158,7 +158,7 @@ def of_layer(
             "a Layer is explored with its variables and some data: explore(model, params=params, state=state, "
             "data=cnn.data.load('digits', 'test'))"
         )
-    name = model.source.name if model.source else "network"
+    name = model.kind or "network"
     if name == "ensemble":
         raise UserError(
             "explore looks into one network: give it a member of the ensemble, with jax.tree.map(lambda x: x[0], ...) "

@@ -19,6 +19,7 @@ from jaxcnn import core
 from jaxcnn.core import Layer, Variables
 from jaxcnn.errors import UserError
 from jaxcnn.layers import adaptive_avg_pool, avg_pool, conv, dense, flatten, global_avg_pool
+from jaxcnn.transforms import adapt
 
 
 def convolutional(
@@ -52,7 +53,8 @@ def convolutional(
     if len(shape) != 3 or min(shape) < 1:
         raise UserError(f"image={image!r}: expected (height, width, channels)")
     x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    layers, params, state, window = _converted(model, params, state, x, None)
+    params, state = adapt(model.original, params, state)
+    layers, params, state, window = _converted(model.original, params, state, x, None)
     if window is None:
         raise UserError("the model does not flatten its map, nor take its mean: it gives a map already")
     return layers, params, state
@@ -142,11 +144,11 @@ def _chain(model: Layer, params: Any, state: Any, x: Any, where: str) -> list[tu
 
 
 def _made_by(layer: Layer, maker: Any) -> bool:
-    return layer.source is not None and layer.source.maker is maker.__wrapped__
+    return layer.call is not None and layer.call.maker is maker
 
 
 def _is_function(layer: Layer, function: Any) -> bool:
-    return layer.source is not None and layer.source.args[:1] == (function,)
+    return layer.is_function and layer.call is not None and layer.call.args == (function,)
 
 
 def _check_pointwise(layer: Layer, params: Any, state: Any, features: int, window: tuple[int, ...], where: str) -> None:

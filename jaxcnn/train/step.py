@@ -17,7 +17,7 @@ from jaxcnn.devices import OneDevice
 from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss
 from jaxcnn.metrics import Metric, Summed, accuracy
-from jaxcnn.wrappers import synchronized
+from jaxcnn.transforms import synchronized
 
 PyTree = Any
 Step = Callable[["TrainState", tuple[Any, Any]], tuple["TrainState", dict[str, jax.Array]]]

@@ -22,7 +22,6 @@ Flax's arrays are ours but for `nn.ConvTranspose`, whose kernel is flipped, and 
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -33,9 +32,9 @@ import jax
 import numpy as np
 
 from jaxcnn import core, models
-from jaxcnn.core import Layer
+from jaxcnn.core import Layer, Path, get, leaves
 from jaxcnn.errors import UserError, unknown
-from jaxcnn.wrappers import Path, get, leaves, split, thawed
+from jaxcnn.transforms import is_frozen, split, synchronized
 
 Namer = Callable[[Path], str]
 """The path of a layer -> what the file calls it."""
@@ -130,31 +129,19 @@ def flax_resnet(model: Layer) -> Namer:
     return name
 
 
-def inside_wrappers(model: Layer) -> Layer:
-    """The network that `freeze`, or another wrapper that keeps the layers' names, was given."""
-    while model.source is not None and model.source.args and isinstance(model.source.args[0], Layer):
-        inner = model.source.args[0]
-        if not inner.sublayers or inner.sublayers.keys() != model.sublayers.keys():
-            break
-        model = inner
-    return model
-
-
 def family(model: Layer) -> Family | None:
     """The family of a model made by `cnn.models`, wrapped or not."""
-    source = inside_wrappers(model).source
+    call = model.original.call
     for found in FAMILIES.values():
-        for name in found.makers:
-            # The decorated function keeps the one that the source names.
-            if source is not None and source.maker is inspect.unwrap(getattr(models, name)):
-                return found
+        if call is not None and call.maker in [getattr(models, name) for name in found.makers]:
+            return found
     return None
 
 
 def option(model: Layer, name: str, default: Any) -> Any:
     """An option that the model was made with."""
-    source = inside_wrappers(model).source
-    return default if source is None else source.kwargs.get(name, default)
+    call = model.original.call
+    return default if call is None else call.kwargs.get(name, default)
 
 
 def by_user(names: Mapping[str, str] | Callable[[str], str], model: Layer, kind: str = "torch") -> Namer:
@@ -256,6 +243,7 @@ def variables(model: Layer, inputs: Sequence[Any], name: Namer, kind: str = "tor
       kind: whose file it is, `"torch"` or `"flax"`.
     """
     key = jax.random.key(0)
+    model = core.unwrap(model, synchronized)  # there is no mapped axis here
     params, state = jax.eval_shape(model.init, key, *inputs)
     maps = _Maps()
     with core.watch(maps):
@@ -263,7 +251,7 @@ def variables(model: Layer, inputs: Sequence[Any], name: Namer, kind: str = "tor
     found = []
     for path, leaf in leaves(model):
         own = get(state, path) or {}
-        if thawed(leaf) is leaf:
+        if not is_frozen(leaf):
             homes: list[tuple[int, Path, Any]] = [(0, path, get(params, path) or {}), (1, path, own)]
         else:
             kept, own = split(own)
@@ -292,9 +280,9 @@ _TORCH = {"kernel": "weight", "scale": "weight", "slope": "weight", "mean": "run
 
 def _kind(leaf: Layer) -> str:
     """The name of the function in `jaxcnn.layers` that made the layer, or nothing."""
-    source = thawed(leaf).source
-    ours = source is not None and getattr(source.maker, "__module__", "").startswith("jaxcnn.layers.")
-    return source.name if source is not None and ours else ""
+    call = leaf.original.call
+    ours = call is not None and getattr(call.maker, "__module__", "").startswith("jaxcnn.layers.")
+    return call.name if call is not None and ours else ""
 
 
 def _suffix(inner: Path, kind: str, file: str) -> str:
@@ -318,7 +306,7 @@ class _Maps(core.Watcher):
         self._last: tuple[int, ...] = ()
 
     def called(self, layer: Layer, inputs: tuple[Any, ...], output: Any) -> None:
-        if layer._forward is not None or not inputs or not hasattr(inputs[0], "ndim") or not hasattr(output, "ndim"):
+        if not layer.is_leaf or not inputs or not hasattr(inputs[0], "ndim") or not hasattr(output, "ndim"):
             return
         x = inputs[0]
         if x.ndim > 2:

@@ -37,7 +37,7 @@ def preprocess(source: Layer | str | Path) -> Preprocess:
         return _of_config(Path(source).expanduser())
     found = family(source)
     if found is None:
-        name = source.source.name if source.source else repr(source)
+        name = source.kind or repr(source)
         raise UserError(
             f"{name} is of no family with published weights ({', '.join(FAMILIES)}): "
             "cnn.data.Preprocess(size, mean, std) makes a preprocessing of your own"

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core import Layer, Variables
+from jaxcnn.core import Layer, Variables, get, put
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.models import MODELS
+from jaxcnn.transforms import member, members
 from jaxcnn.weights import files
 from jaxcnn.weights.names import (
     FAMILIES,
@@ -21,12 +22,10 @@ from jaxcnn.weights.names import (
     by_user,
     family,
     flax_resnet,
-    inside_wrappers,
     option,
     timm_vgg,
     variables,
 )
-from jaxcnn.wrappers import get, put
 
 Names = Mapping[str, str] | Callable[[str], str]
 
@@ -49,7 +48,8 @@ def load(
     example, for models made with `padding="same"`, which is how it pads; and any network whose `names` are given.
 
     Args:
-      model: a Layer, also one by `freeze`.
+      model: a Layer, also one by `freeze`, `mixed_precision`, `remat`, `synchronized` or `ensemble`. All members of an
+        ensemble get the file's weights; their fresh layers differ.
       path: see `read` for the kinds of files.
       input: (height, width, channels) of one image, or inputs as for `model.init`, where the model's own, 224x224x3,
         is not meant. Dense layers behind a flattened map depend on the size.
@@ -82,6 +82,14 @@ def load(
       >>> names = {"conv1": "Conv_0", "out": "Dense_0"}    # of a Flax module with @nn.compact
       >>> params, state = cnn.weights.load(mine, "mine.msgpack", input=(28, 28, 1), names=names)
     """
+    if isinstance(model, Layer) and (count := members(model)) is not None:
+        options = {"input": input, "fresh": fresh, "names": names, "dtype": dtype, "entry": entry}
+        keys = jax.random.split(jax.random.key(0) if key is None else key, count)
+        single = member(model)
+        # Without fresh layers all members are the file's network.
+        read = [load(single, path, key=key, **options) for key in (keys if fresh else keys[:1])]
+        each = read if fresh else read * count
+        return jax.tree.map(lambda *arrays: jnp.stack(arrays), *each)
     inputs = _inputs(model, input, names)
     content = files.content(path, entry)
     namer = _namer(model, content.kind, content.arrays, names, path)
@@ -150,6 +158,11 @@ def save(
         `names`, one with `padding="same"`, which PyTorch's network has not, or when the file cannot be written.
     """
     files.check_ending(path)
+    if isinstance(model, Layer) and (count := members(model)) is not None:
+        raise UserError(
+            f"an ensemble holds {count} networks, and a file one: save member k of a model `ensemble(net, {count})` by "
+            "save(net, *jax.tree.map(lambda v: v[k], (params, state)), path)"
+        )
     inputs = _inputs(model, input, names)
     arrays: dict[str, np.ndarray] = {}
     for variable in variables(model, inputs, _namer(model, "torch", {}, names, path)):
@@ -187,8 +200,8 @@ def _inputs(model: Layer, given: Any, names: Names | None) -> tuple[Any, ...]:
     if given is None:
         if found is None:
             raise UserError("pass input=(height, width, channels), the shape of one image of the network")
-        source = inside_wrappers(model).source
-        given = MODELS[source.name].input if source and source.name in MODELS else (224, 224, 3)
+        kind = model.original.kind
+        given = MODELS[kind].input if kind in MODELS else (224, 224, 3)
     if isinstance(given, (tuple, list)) and all(isinstance(n, (int, np.integer)) for n in given):
         return (jax.ShapeDtypeStruct((1, *given), jnp.float32),)
     return tuple(given) if isinstance(given, (tuple, list)) else (given,)
