@@ -113,10 +113,13 @@ def test_names_and_axes_are_torchvisions():
 
 
 def names_of(model):
-    from jaxcnn.weights.names import family, variables
+    from jaxcnn.models.registry import published_weights
+    from jaxcnn.weights.names import variables
 
     inputs = (jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32),)
-    return {"/".join(v.path): (v.name, v.there) for v in variables(model, inputs, family(model).torch(model))}
+    return {
+        "/".join(v.path): (v.name, v.there) for v in variables(model, inputs, published_weights(model).torch(model))
+    }
 
 
 def test_dense_layers_behind_a_map_take_the_channels_first(tmp_path):

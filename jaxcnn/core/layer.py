@@ -53,9 +53,19 @@ class Layer:
     A user's own layer is `Layer(init, apply)` and nothing more. A Layer is immutable.
     """
 
-    __slots__ = (
-        "__weakref__", "_key", "apply", "base", "call", "forward", "init", "inner", "kind", "sublayers", "wrap",
-    )  # fmt: skip
+    __slots__ = {  # noqa: RUF023  # in the order of the constructor; the texts are docstrings
+        "init": "`(key, *inputs) -> (params, state)`.",
+        "apply": "`(params, state, *inputs, train=False, key=None) -> (output, state)`.",
+        "call": "The call that made this layer, or None.",
+        "kind": "The name of the function that made it.",
+        "sublayers": "The named layers inside a network.",
+        "forward": "The function of a network, or None.",
+        "base": "The layer that a transformation changed to make this one, or None.",
+        "inner": "The layer that this one runs, or None.",
+        "wrap": "Wraps a layer as `inner` is wrapped, or None.",
+        "_key": "What equality and hash compare.",
+        "__weakref__": "",
+    }
 
     init: Callable[..., tuple[Variables, Variables]]
     apply: Callable[..., tuple[PyTree, Variables]]

@@ -15,6 +15,7 @@ from jax.nn import initializers
 
 from jaxcnn import core
 from jaxcnn.layers import conv, conv_transpose, leaky_relu
+from jaxcnn.models.registry import model
 from jaxcnn.ops.bilinear import bilinear, upsample
 from jaxcnn.ops.correlation import correlation
 
@@ -87,7 +88,13 @@ def _prepared(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array
     return first, second
 
 
-@core.layer
+@model(
+    "optical flow of two images (Fischer et al. 2015)",
+    input=(384, 512, 3),
+    task="flow",
+    classes=2,
+    more=(((384, 512, 3), "float32"),),
+)
 def flownet_s(*, width: int = 64, scale: float = 20.0) -> core.Layer:
     """FlowNetSimple: two images `(N, H, W, C)`, one upon the other, to the flow from the first to the second.
 
@@ -116,7 +123,13 @@ def flownet_s(*, width: int = 64, scale: float = 20.0) -> core.Layer:
     return core.network(forward, conv1=_unit(f, 7, 2), conv2=_unit(2 * f, 5, 2), conv3=_unit(4 * f, 5, 2), **_deeper(f))
 
 
-@core.layer
+@model(
+    "optical flow by correlation (2015)",
+    input=(384, 512, 3),
+    task="flow",
+    classes=2,
+    more=(((384, 512, 3), "float32"),),
+)
 def flownet_c(*, width: int = 64, scale: float = 20.0, displacement: int = 20, stride: int = 2) -> core.Layer:
     """FlowNetCorr: features of each image by the same convolutions, then their correlation.
 

@@ -13,9 +13,10 @@ import numpy as np
 from jaxcnn import core, ops
 from jaxcnn.layers import avg_pool, conv, dense, flatten, tanh
 from jaxcnn.layers.common import images, stateless
+from jaxcnn.models.registry import model
 
 
-@core.layer
+@model("LeNet-5, the modern form (LeCun et al. 1998)", input=(32, 32, 1), fixed_size=True)
 def lenet5(classes: int = 10, activation: Callable[[jax.Array], jax.Array] = tanh) -> core.Layer:
     """LeNet-5 as it is taught: `(N, 32, 32, C) -> (N, classes)` logits; 61,706 parameters for 10 classes of 32x32x1.
 
@@ -68,7 +69,7 @@ DIGITS = """
 """
 
 
-@core.layer
+@model("LeNet-5, the paper's: trainable pooling, RBF output (1998)", input=(32, 32, 1), fixed_size=True)
 def lenet5_1998(classes: int = 10) -> core.Layer:
     """LeNet-5 as the paper has it: `(N, 32, 32, 1) -> (N, classes)`; 60,000 parameters.
 

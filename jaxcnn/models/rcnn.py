@@ -8,10 +8,17 @@ import jax.numpy as jnp
 from jaxcnn import core
 from jaxcnn.errors import UserError
 from jaxcnn.models.fast_rcnn import Regions, region_head, small_backbone
+from jaxcnn.models.registry import model
 from jaxcnn.ops.roi import crop_regions
 
 
-@core.layer
+@model(
+    "boxes: regions, each classified (Girshick et al. 2014)",
+    input=(240, 320, 3),
+    task="detect",
+    classes=20,
+    more=(((64, 4), "float32"),),
+)
 def rcnn(
     classes: int = 20,
     *,

@@ -11,6 +11,7 @@ from jax.nn import initializers
 
 from jaxcnn import core
 from jaxcnn.layers import conv, dense, dropout, embed, relu
+from jaxcnn.models.registry import model
 
 
 def _uniform(scale: float) -> Any:
@@ -29,7 +30,7 @@ def max_over_time(x: jax.Array, length: jax.Array) -> jax.Array:
     return jnp.where(there[..., None], x, -jnp.inf).max(1)
 
 
-@core.layer
+@model("the class of a sentence, words 3, 4, 5 at a time (Kim 2014)", input=(56,), task="text", classes=2)
 def text_cnn(
     classes: int = 2,
     vocabulary: int = 20_000,

@@ -8,9 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.nn import initializers
 
 from jaxcnn import core, ops
-from jaxcnn.layers import batch_norm, conv, dense, dropout, embed, flatten, relu
+from jaxcnn.layers import conv, dense, dropout, embed, flatten, relu
+from jaxcnn.models.blocks import conv_norm_act
+from jaxcnn.models.registry import model
 from jaxcnn.models.text_cnn import max_over_time
 
 
@@ -22,8 +25,7 @@ def picture_encoder(features: int = 24) -> core.Layer:
     """
     layers: dict[str, core.Layer | Callable] = {}
     for i in range(1, 5):
-        layers[f"conv{i}"] = conv(features, 3, 2, "SAME", bias=False)
-        layers |= {f"bn{i}": batch_norm(), f"relu{i}": relu}
+        layers |= conv_norm_act(features, 3, 2, at=f"{i}", padding="SAME", kernel_init=initializers.lecun_normal())
     return core.serial(**layers)
 
 
@@ -50,7 +52,14 @@ def question_encoder(vocabulary: int, embedding: int = 64, features: int = 32, w
     )
 
 
-@core.layer
+@model(
+    "questions about a picture: CNN and MLP (2017)",
+    input=(75, 75, 3),
+    fixed_size=True,
+    task="vqa",
+    classes=12,
+    more=(((16,), "int32"),),
+)
 def vqa_cnn(
     classes: int = 12, vocabulary: int = 45, features: int = 24, units: int = 256, drop: float = 0.0
 ) -> core.Layer:
@@ -89,7 +98,14 @@ def vqa_cnn(
     )
 
 
-@core.layer
+@model(
+    "relation network (Santoro et al. 2017)",
+    input=(75, 75, 3),
+    fixed_size=True,
+    task="vqa",
+    classes=12,
+    more=(((16,), "int32"),),
+)
 def vqa_relation(
     classes: int = 12,
     vocabulary: int = 45,

@@ -23,7 +23,6 @@ Flax's arrays are ours but for `nn.ConvTranspose`, whose kernel is flipped, and 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,82 +30,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn import core, models
+from jaxcnn import core
 from jaxcnn.core import Layer, Path, get, leaves
 from jaxcnn.errors import UserError, unknown
+from jaxcnn.models.blocks import counted_names
 from jaxcnn.transforms import is_frozen, split, synchronized
 
 Namer = Callable[[Path], str]
 """The path of a layer -> what the file calls it."""
 
 
-# --- families ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Family:
-    """Networks whose published weights have one way of naming.
-
-    Attributes:
-      makers: the names of the functions in `cnn.models` that make them.
-      torch: the layers' names in PyTorch's files.
-      heads: the layers that have a unit for each class.
-      training: beginnings of names that serve in training only, and are passed over by a model without them.
-    """
-
-    makers: tuple[str, ...]
-    torch: Callable[[Layer], Namer]
-    heads: tuple[str, ...]
-    training: tuple[str, ...] = ()
-
-
-def _resnet(model: Layer) -> Namer:
-    def name(path: Path) -> str:
-        there = "/".join(path).replace("shortcut/conv", "downsample/0").replace("shortcut/bn", "downsample/1")
-        return re.sub(r"block(\d+)", lambda m: str(int(m[1]) - 1), there).replace("/", ".")
-
-    return name
-
-
-def _googlenet(model: Layer) -> Namer:
-    order = {"reduce": 0, "conv": 1, "project": 1}
-
-    def name(path: Path) -> str:
-        module, *rest = path
-        # Of a branch of several layers; the first branch is one.
-        if len(rest) == 3 and rest[0].startswith("branch"):
-            rest[1] = str(order[rest[1]])
-        return ".".join([module, *rest])
-
-    return name
-
-
-def _counted(model: Layer) -> Namer:
-    """`features` and `classifier` of AlexNet and VGG: each layer by its place, those without variables included."""
-    layers = list(model.sublayers)
-    features, classifier = layers[: layers.index("avgpool")], layers[layers.index("flat") + 1 :]
-
-    def name(path: Path) -> str:
-        (layer,) = path
-        return f"features.{features.index(layer)}" if layer in features else f"classifier.{classifier.index(layer)}"
-
-    return name
-
-
-FAMILIES = {
-    "alexnet": Family(("alexnet",), _counted, ("fc8",)),
-    "vgg": Family(
-        ("vgg", *(f"vgg{depth}{bn}" for depth in (11, 13, 16, 19) for bn in ("", "_bn"))), _counted, ("fc8",)
-    ),
-    "googlenet": Family(("googlenet",), _googlenet, ("fc", "aux1/fc2", "aux2/fc2"), ("aux1.", "aux2.")),
-    "resnet": Family(("resnet", *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152))), _resnet, ("fc",)),
-}
-
-
 def timm_vgg(model: Layer) -> Namer:
     """timm's VGG, whose hidden dense layers are convolutions."""
     names = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2", "classifier.6": "head.fc"}
-    torch = _counted(model)
+    torch = counted_names(model)
     return lambda path: names.get(torch(path), torch(path))
 
 
@@ -127,15 +64,6 @@ def flax_resnet(model: Layer) -> Namer:
         return f"{kind}_{blocks.index((stage, block))}/{inside['/'.join(rest)]}"
 
     return name
-
-
-def family(model: Layer) -> Family | None:
-    """The family of a model made by `cnn.models`, wrapped or not."""
-    call = model.original.call
-    for found in FAMILIES.values():
-        if call is not None and call.maker in [getattr(models, name) for name in found.makers]:
-            return found
-    return None
 
 
 def option(model: Layer, name: str, default: Any) -> Any:

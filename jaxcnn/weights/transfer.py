@@ -13,14 +13,12 @@ import numpy as np
 from jaxcnn.core import Layer, Variables, get, put
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.models import MODELS
+from jaxcnn.models.registry import Published, families, published_weights
 from jaxcnn.transforms import member, members
 from jaxcnn.weights import files
 from jaxcnn.weights.names import (
-    FAMILIES,
-    Family,
     Variable,
     by_user,
-    family,
     flax_resnet,
     option,
     timm_vgg,
@@ -94,7 +92,7 @@ def load(
     content = files.content(path, entry)
     namer = _namer(model, content.kind, content.arrays, names, path)
     wanted = variables(model, inputs, namer, content.kind)
-    found = family(model) if names is None else None
+    found = published_weights(model) if names is None else None
     anew = _fresh(model, wanted, (fresh,) if isinstance(fresh, str) else tuple(fresh), found)
 
     arrays, trouble = content.arrays, _Trouble(model, content, found)
@@ -190,10 +188,10 @@ def save(
 def _inputs(model: Layer, given: Any, names: Names | None) -> tuple[Any, ...]:
     if not isinstance(model, Layer):
         raise UserError(f"expected a model, a Layer, first; got {type(model).__name__}")
-    found = family(model)
+    found = published_weights(model)
     if found is None and names is None:
         raise UserError(
-            f"{_call(model)} is of no family whose files are known ({', '.join(FAMILIES)}): pass names={{}} for "
+            f"{_call(model)} is of no family whose files are known ({', '.join(families())}): pass names={{}} for "
             'layers that the file calls as the code does, or a dict or a function from their paths ("block1/conv1") to '
             'the file\'s names ("blocks.0.conv1"); and input=(height, width, channels)'
         )
@@ -213,11 +211,11 @@ def _namer(
     """How the file names the model's layers, from whose file it is and the names in it."""
     if names is not None:
         return by_user(names, model, kind)
-    found = family(model)
+    found = published_weights(model)
     assert found is not None
     padding = option(model, "padding", "symmetric")
     if kind == "flax":
-        if found is not FAMILIES["resnet"]:
+        if found.family != "resnet":
             raise UserError(
                 f"{path} is a checkpoint of Flax, whose names are known for ResNets only; {_call(model)} is none: "
                 "pass names="
@@ -233,12 +231,14 @@ def _namer(
             f"{path} has PyTorch's names, and {_call(model)} pads otherwise than PyTorch's network: make the model "
             f"without padding={padding!r}, or it would compute something else"
         )
-    if found is FAMILIES["vgg"] and any(name.startswith("pre_logits.") for name in arrays):
+    if found.family == "vgg" and any(name.startswith("pre_logits.") for name in arrays):
         return timm_vgg(model)
     return found.torch(model)
 
 
-def _fresh(model: Layer, wanted: Sequence[Variable], prefixes: tuple[str, ...], found: Family | None) -> set[Variable]:
+def _fresh(
+    model: Layer, wanted: Sequence[Variable], prefixes: tuple[str, ...], found: Published | None
+) -> set[Variable]:
     """The variables under these paths."""
     chosen: set[Variable] = set()
     for prefix in prefixes:
@@ -303,7 +303,7 @@ def _call(model: Layer) -> str:
 class _Trouble:
     """Everything in which a file and a model differ, told at once."""
 
-    def __init__(self, model: Layer, content: files.Content, found: Family | None):
+    def __init__(self, model: Layer, content: files.Content, found: Published | None):
         self.model, self.content, self.family = model, content, found
         self.missing: list[Variable] = []
         self.extra: list[str] = []
