@@ -246,5 +246,7 @@ def test_regions_are_where_their_boxes_are_in_half_precision(dtype):
         lambda x: ops.crop_regions(x, boxes * scale, 2),
     ):
         assert off(function(ramp.astype(dtype)), function(wide)) <= HALF[dtype]
-    grown = np.asarray(jax.grad(lambda b: ops.roi_align(ramp.astype(dtype), b, 2, scale).astype(jnp.float32).sum())(boxes))
+    grown = np.asarray(
+        jax.grad(lambda b: ops.roi_align(ramp.astype(dtype), b, 2, scale).astype(jnp.float32).sum())(boxes)
+    )
     close(grown, np.asarray(jax.grad(lambda b: ops.roi_align(wide, b, 2, scale).sum())(boxes)))
