@@ -118,7 +118,7 @@ def boundary_f(distance: float | None = None, thresholds: int = 99) -> Summed:
 
     def each(outputs: Any, labels: Array) -> dict[str, Array]:
         first = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
-        return matches(jax.nn.sigmoid(first), labels, distance, spaced(thresholds))
+        return matches(jax.nn.sigmoid(wide(first)), labels, distance, spaced(thresholds))
 
     return Summed(each, lambda counts: best(counts, spaced(thresholds)))
 

@@ -1,8 +1,8 @@
 """Half precision: sums in float32, forward and in gradients; coordinates are no activations.
 
-The oracle is the same function of the same numbers in float64, which other tests compare with formulas, or a number that
-is known by hand. Tolerance: u is half a spacing of the format, 2^-8 in bfloat16 and 2^-11 in float16; what is rounded
-once is off by at most u, and in the mean (L2) by u / sqrt(3).
+The oracle is the same function of the same numbers in float64, which other tests compare with formulas, or a number
+that is known by hand. Tolerance: u is half a spacing of the format, 2^-8 in bfloat16 and 2^-11 in float16; what is
+rounded once is off by at most u, and in the mean (L2) by u / sqrt(3).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from jaxcnn import losses, ops
 from jaxcnn.boundaries import class_balanced_cross_entropy
 from jaxcnn.flow import end_point_error
 from jaxcnn.models.text_cnn import max_over_time
+from jaxcnn.ops import convolution
 from jaxcnn.ops.backend import general_form
 from jaxcnn.segmentation import cross_entropy as pixel_cross_entropy
 
@@ -40,6 +41,7 @@ FLAT = np.zeros((1, 64, 64, 2))  # all pixels share the maximum
 IMAGES = np.random.default_rng(0).integers(-16, 17, (2, 24, 30, 4)) / 4  # exact in both formats: no other maximum
 BOXES = (np.random.default_rng(1).uniform(0, 1, (2, 400, 4)) * [8, 8, 16, 12] + [0, 0, 9, 9]).astype(np.float32)
 OPERATIONS: dict[str, tuple[Callable[[Any], Any], np.ndarray]] = {
+    "conv_as_a_product": (lambda x: ops.conv(x, np.ones((7, 7, 4, 3), x.dtype), 1, 3), IMAGES[:1, :9, :9]),
     "avg_pool": (lambda x: ops.avg_pool(x, 24), IMAGES),
     "avg_pool_overlapping": (lambda x: ops.avg_pool(x, 15, 1, 7), IMAGES),
     "sum_pool_overlapping": (lambda x: ops.sum_pool(x, 8, 1), IMAGES),
@@ -66,7 +68,8 @@ PLAIN = [name for name in OPERATIONS if name.startswith(("avg", "sum", "max_pool
 @pytest.mark.parametrize(
     ("name", "plain"), [*((name, False) for name in OPERATIONS), *((name, True) for name in PLAIN)]
 )
-def test_operations_sum_in_float32(name, plain):
+def test_operations_sum_in_float32(name, plain, monkeypatch):
+    monkeypatch.setattr(convolution, "_LARGE", 0)  # any kernel is a large one
     function, x = OPERATIONS[name]
     shape = jax.eval_shape(function, jax.ShapeDtypeStruct(x.shape, np.float32)).shape
     ct = np.random.default_rng(2).uniform(0.5, 1.5, shape).astype(jnp.bfloat16)
@@ -124,7 +127,7 @@ def test_means_and_sums_of_ones_and_of_large_numbers():
     ids=str,
 )
 def test_gradients_of_shared_parameters_by_hand(layer, shape, name, expected, dtype):
-    """The loss is the sum of the outputs: each of them adds 1, of which both formats have 50176; PReLU's the input, -1."""
+    """The loss is the sum of the outputs, each of which adds 1 (PReLU's the input, -1). Both formats have 50176."""
     params, state = layer.init(jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
     model = cnn.mixed_precision(layer, dtype)
 

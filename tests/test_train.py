@@ -581,7 +581,7 @@ def test_a_training_that_skips_all_steps_ends_with_an_error(epochs, row, tmp_pat
 
 
 def test_skipped_steps_are_in_the_history(tmp_path):
-    """Some steps are skipped until the factor fits; a run goes on with their number, and from before they were counted."""
+    """Some steps are skipped until the factor fits. A run goes on with their number, an older one without."""
     loss = lambda o, y: 1e36 * losses.softmax_cross_entropy(o, y)  # noqa: E731
     settings = {"loss": loss, "optimizer": optax.sgd(0.0), "batch_size": 18, "loss_scale": True, "show": False}
     result = train.fit(linear(), DATA, epochs=2, run=tmp_path / "run", **settings)

@@ -36,7 +36,7 @@ def roi_max_pool(features: jax.Array, boxes: jax.Array, size: Size, scale: float
 
     Args:
       features: `(N, H, W, C)`, floating point.
-      boxes: `(N, R, 4)`, in pixels of the image.
+      boxes: `(N, R, 4)`, in pixels of the image. They are used in float32 whatever the dtype of the map is.
       size: P, bins along each dimension.
       scale: pixels of the map for each pixel of the image: 1/16 for a map of stride 16.
 
@@ -220,7 +220,7 @@ def crop_regions(images: jax.Array, boxes: jax.Array, size: Size, context: int =
 
     Args:
       images: `(N, H, W, C)`, floating point.
-      boxes: `(N, R, 4)`, in pixels.
+      boxes: `(N, R, 4)`, in pixels, used in float32 whatever the dtype of the images is.
       size: (height, width) of the crops.
       context: pixels of the crop, on each side, that show what is around the box.
 

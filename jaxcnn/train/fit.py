@@ -436,9 +436,8 @@ def _batches(data: Any, size: int, seed: int, epoch: int, start: int, on: OneDev
 
 def _means(rows: list[dict[str, float]]) -> dict[str, float]:
     # Skipped steps are counted from the first one of the run.
-    return {
-        name: rows[-1][name] if name == SKIPPED else float(np.mean([row[name] for row in rows])) for name in rows[0]
-    }
+    counts = {SKIPPED: rows[-1][SKIPPED]} if SKIPPED in rows[0] else {}
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} | counts
 
 
 def _check_skipped(at: _Place, done: int, last: bool = False) -> None:
