@@ -47,7 +47,7 @@ def max_pool(
     if not floating:
         return _pool(x, window, strides, edges, np.asarray(jnp.iinfo(x.dtype).min, x.dtype), lax.max)
     # A maximum of slices would share out the gradient among equals; the gradients of overlapping windows are summed.
-    values = wide(x)
+    values = wide(x) if any(s < f for f, s in zip(window, strides, strict=True)) else x
     lowest = np.asarray(-jnp.inf, values.dtype)
     return rounded(_by_window(values, window, strides, edges, lowest, lax.max), x.dtype)
 
@@ -55,7 +55,7 @@ def max_pool(
 def sum_pool(
     x: jax.Array, size: Size, stride: Size | None = None, padding: Padding = 0, ceil: bool = False
 ) -> jax.Array:
-    """The sum of each window; arguments and shapes as in `max_pool`."""
+    """The sum of each window, in at least float32; arguments, shapes and dtype as in `max_pool`."""
     window, strides, edges = _windows(x, size, stride, padding, ceil)
     return rounded(_total(x, window, strides, edges), x.dtype)
 
@@ -68,7 +68,7 @@ def avg_pool(
     ceil: bool = False,
     count_padding: bool = False,
 ) -> jax.Array:
-    """The mean of each window; arguments and shapes as in `max_pool`.
+    """The mean of each window, summed in at least float32; arguments, shapes and dtype as in `max_pool`.
 
     Args:
       count_padding: divide by all pixels of the window that lie on the padded image (PyTorch's and Flax's default),
