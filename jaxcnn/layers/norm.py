@@ -66,15 +66,18 @@ def batch_norm(
         mean, var = state["mean"], state["var"]
         if _channels(x) != mean.shape:
             raise LayerError(f"made for {mean.size} channels, got {x.shape[-1]} in {x.shape}")
+        values = ops.wide(x)  # once: the parts of its gradient, by mean, variance and itself, nearly cancel
         if train:
-            batch_mean, batch_var, values = ops.batch_statistics(x, tuple(range(x.ndim - 1)), axis_name or batch_axis())
-            unbiased = batch_var * (values / max(values - 1, 1))
+            axes = tuple(range(x.ndim - 1))
+            batch_mean, batch_var, number = ops.batch_statistics(values, axes, axis_name or batch_axis())
+            unbiased = batch_var * (number / max(number - 1, 1))
             state = {
                 "mean": (momentum * mean + (1 - momentum) * batch_mean).astype(mean.dtype),
                 "var": (momentum * var + (1 - momentum) * unbiased).astype(var.dtype),
             }
             mean, var = batch_mean, batch_var
-        return ops.batch_normalize(x, mean, var, params.get("scale"), params.get("bias"), eps), state
+        y = ops.batch_normalize(values, mean, var, params.get("scale"), params.get("bias"), eps)
+        return ops.rounded(y, x.dtype), state
 
     return Layer(init, apply)
 
@@ -121,9 +124,10 @@ def layer_norm(
             if variable.shape != shape:
                 raise LayerError(f"made for {variable.shape}, got {shape} in {x.shape}")
         reduced = tuple(a % x.ndim for a in wanted)
-        mean, var, _ = ops.batch_statistics(x, reduced)
+        values = ops.wide(x)
+        mean, var, _ = ops.batch_statistics(values, reduced)
         mean, var = jnp.expand_dims(mean, reduced), jnp.expand_dims(var, reduced)
-        return ops.normalize(x, mean, var, params.get("scale"), params.get("bias"), eps)
+        return ops.rounded(ops.normalize(values, mean, var, params.get("scale"), params.get("bias"), eps), x.dtype)
 
     return stateless(init, apply)
 
@@ -170,13 +174,13 @@ def group_norm(
         for variable in params.values():
             if variable.shape != (channels,):
                 raise LayerError(f"made for {variable.size} channels, got {channels} in {x.shape}")
-        grouped = x.reshape(*x.shape[:-1], groups, channels // groups)
+        grouped = ops.wide(x).reshape(*x.shape[:-1], groups, channels // groups)
         axes = (*range(1, x.ndim - 1), x.ndim)
         mean, var, _ = ops.batch_statistics(grouped, axes)
         mean, var = jnp.expand_dims(mean, axes), jnp.expand_dims(var, axes)
         scale_, bias_ = _split(params.get("scale"), groups), _split(params.get("bias"), groups)
         y = ops.normalize(grouped, mean, var, scale_, bias_, eps)
-        return y.reshape(x.shape)
+        return ops.rounded(y, x.dtype).reshape(x.shape)
 
     return stateless(init, apply)
 

@@ -19,6 +19,7 @@ from jax import lax
 from jaxcnn.ops import onednn
 from jaxcnn.ops.backend import suits_cpu
 from jaxcnn.ops.geometry import Edges, Ints, Padding, Size, extent, out_size, pads, per_dim, taps
+from jaxcnn.ops.precision import rounded, wide
 from jaxcnn.ops.product import matmul
 
 _FEW, _LARGE = 128, 1 << 22  # pixels of a batch, and numbers of a kernel, from which on a convolution is a product
@@ -90,8 +91,9 @@ def _is_mostly_kernel(x: jax.Array, kernel: jax.Array, strides: Ints, edges: Edg
 def _product(x: jax.Array, kernel: jax.Array, strides: Ints, edges: Edges, dilations: Ints) -> jax.Array:
     """The pixels under each window side by side, times the kernel as a matrix: the kernel is read once, as it lies."""
     *window, _, features = kernel.shape
-    under = taps(x, tuple(window), strides, edges, dilations)
-    return matmul(jnp.concatenate(list(under), -1), kernel.reshape(-1, features))
+    # A pixel's gradient is the sum over the windows that it is under.
+    under = rounded(jnp.concatenate(list(taps(wide(x), tuple(window), strides, edges, dilations)), -1), x.dtype)
+    return matmul(under, kernel.reshape(-1, features))
 
 
 def convolve(

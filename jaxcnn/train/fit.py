@@ -30,10 +30,11 @@ from jaxcnn.train.optimizers import make_optimizer
 from jaxcnn.train.progress import Display
 from jaxcnn.train.run import Record, Run, best_of
 from jaxcnn.train.run import variables as of_state
-from jaxcnn.train.step import TrainState, create_state, make_step
+from jaxcnn.train.step import SKIPPED, LossScale, TrainState, create_state, make_step
 from jaxcnn.train.stopping import Stop, asked_to_stop
 from jaxcnn.train.watching import Metrics, Profile
 
+_SKIPPED = 50  # steps skipped in a row that end a training: 48 halvings lead from the largest scale to the smallest
 _REFRESH = 0.5  # seconds between two looks at the metrics: each waits for the steps under way
 
 
@@ -134,7 +135,8 @@ def fit(
 
     Raises:
       UserError: for settings or data that cannot be used.
-      TrainingError: when the loss is not finite, or the disk is full. Checkpoints of earlier epochs remain.
+      TrainingError: when the loss is not finite, when 50 steps one after the other, or all, were skipped in float16, or
+        when the disk is full. Checkpoints of earlier epochs remain.
       Stopped: a KeyboardInterrupt, after Ctrl-C or SIGTERM, when the state has been saved to `run`. Without a folder,
         and for a second Ctrl-C, it is Python's own.
     """
@@ -246,6 +248,7 @@ def fit(
                 board.add(record)
                 display.epoch(record)
                 stop.leave(int(one.step))
+            _check_skipped(at, at.history[-1]["step"], last=True)
             if kept != at.history[-1]["step"]:
                 save(state, wait=True)
         finally:
@@ -387,6 +390,7 @@ def _epoch(
                     "gradient (--clip 1, or optax.clip_by_global_norm)"
                 )
         pending.clear()
+        _check_skipped(at, done)
 
     def leave() -> None:
         look()
@@ -431,7 +435,28 @@ def _batches(data: Any, size: int, seed: int, epoch: int, start: int, on: OneDev
 
 
 def _means(rows: list[dict[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    # Skipped steps are counted from the first one of the run.
+    counts = {SKIPPED: rows[-1][SKIPPED]} if SKIPPED in rows[0] else {}
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} | counts
+
+
+def _check_skipped(at: _Place, done: int, last: bool = False) -> None:
+    """Raises when no step is taken any more, because no factor of the loss gives finite gradients."""
+    if SKIPPED not in (at.rows or at.history)[-1]:
+        return
+    counts = [(0, 0.0), *((r["step"], r.get(SKIPPED, 0.0)) for r in at.history)]
+    counts += [(done + k, row.get(SKIPPED, 0.0)) for k, row in enumerate(at.rows, 1)]
+    row = 0
+    for (before, fewer), (step, skipped) in zip(counts[-2::-1], counts[:0:-1], strict=True):
+        if skipped - fewer < step - before:
+            break
+        row += step - before
+    if row >= _SKIPPED or (last and 0 < row == counts[-1][0]):
+        raise TrainingError(
+            f"the last {row} steps, up to step {counts[-1][0]}, were skipped: their gradients are not finite in half "
+            f"precision, and the factor of the loss (smallest: {LossScale.SMALLEST:g}) does not help. Try bfloat16 "
+            "(--precision bfloat16), a smaller learning rate or loss, or float32; look for extreme values in the input"
+        )
 
 
 def _learned(record: Record) -> list[str]:

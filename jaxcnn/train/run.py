@@ -150,7 +150,7 @@ class Run:
             wanted = _plain(like)
             if progress["best_apart"]:
                 wanted["best"] = {"params": _averaged(like), "model_state": like.model_state}
-            arrays = read_like(folder, wanted)
+            arrays = _read(folder, wanted)
             best = arrays.pop("best", None)
             state = like.replace(**{**arrays, "key": jax.random.wrap_key_data(arrays["key"])})
             return state, (best["params"], best["model_state"]) if best else variables(state), progress
@@ -200,6 +200,18 @@ def variables(state: TrainState) -> tuple[Any, Any]:
 
 def _averaged(state: TrainState) -> Any:
     return state.params if state.ema is None else state.ema
+
+
+def _read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """The arrays of a checkpoint, also of one that was written before skipped steps were counted."""
+    try:
+        return read_like(folder, wanted)
+    except UserError:
+        if "scale" not in wanted:
+            raise
+        scale = wanted["scale"]
+        arrays = read_like(folder, {**wanted, "scale": {"value": scale.value, "taken": scale.taken}})
+        return {**arrays, "scale": scale.replace(**arrays["scale"])}
 
 
 def _plain(state: TrainState) -> dict[str, Any]:

@@ -18,8 +18,11 @@ from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss
 from jaxcnn.metrics import Metric, Summed, accuracy
 from jaxcnn.transforms import synchronized
+from jaxcnn.ops.precision import rounded, wide
 
 PyTree = Any
+SKIPPED = "skipped_steps"
+"""The metric of a training with a `LossScale`: how many steps were skipped so far."""
 Step = Callable[["TrainState", tuple[Any, Any]], tuple["TrainState", dict[str, jax.Array]]]
 
 
@@ -47,30 +50,37 @@ class TrainState(flax.struct.PyTreeNode):
 class LossScale(flax.struct.PyTreeNode):
     """The factor that keeps the gradients of float16 from underflowing; they are divided by it again in float32.
 
-    A step whose gradient is not finite is not taken, and the factor is halved; after 2000 steps that were taken one
-    after the other it is doubled.
+    A step whose gradient is not finite is skipped, and the factor is halved, down to `SMALLEST`; after 2000 steps that
+    were taken one after the other it is doubled, up to `LARGEST`.
 
     Attributes:
       value: the factor, float32.
       taken: the steps since it last changed, int32.
+      skipped: how many steps were skipped in all, int32.
 
     Source: Micikevicius et al., Mixed precision training (2018), section 3.2.
     """
 
+    SMALLEST = 2.0**-24
+    """Below 1 for gradients that are too large for float16 as they are. It is float16's smallest number above 0."""
+    LARGEST = 2.0**24
+
     value: jax.Array
     taken: jax.Array
+    skipped: jax.Array
 
     @staticmethod
     def start() -> LossScale:
         """2^15, before the first step."""
-        return LossScale(jnp.float32(1 << 15), jnp.int32(0))
+        return LossScale(jnp.float32(1 << 15), jnp.int32(0), jnp.int32(0))
 
     def after(self, finite: jax.Array) -> LossScale:
         """The factor after a step."""
         taken = jnp.where(finite, self.taken + 1, 0)
         grows = taken >= 2000
-        value = jnp.where(finite, jnp.where(grows, 2 * self.value, self.value), jnp.maximum(self.value / 2, 1))
-        return LossScale(value, jnp.where(grows, 0, taken))
+        grown = jnp.where(grows, jnp.minimum(2 * self.value, self.LARGEST), self.value)
+        value = jnp.where(finite, grown, jnp.maximum(self.value / 2, self.SMALLEST))
+        return LossScale(value, jnp.where(grows, 0, taken), self.skipped + ~finite)
 
 
 def create_state(
@@ -202,7 +212,8 @@ def make_step(
 
     Returns:
       A jitted function of a `TrainState` and a batch `(inputs, labels)`; `inputs` may be a tuple for a network of
-      several inputs. Its metrics are scalars: `loss` (with the penalty) and the measures, means over the batch.
+      several inputs. Its metrics are scalars: `loss` (with the penalty) and the measures, means over the batch; with a
+      `LossScale` also `skipped_steps`, how many steps were skipped so far.
 
     Raises:
       UserError: for what is no model, loss or optimizer; and, when the step is first called, for a loss that gives one
@@ -228,7 +239,7 @@ def make_step(
         each = loss(outputs, labels)
         if jnp.ndim(each) == 0:
             raise UserError("the loss gave one number for the batch, expected one for each example: leave out its mean")
-        value = each.mean()
+        value = wide(each).mean()
         if penalty is not None:
             value = value + penalty(params)
         measured = {"loss": value}
@@ -287,6 +298,7 @@ def make_step(
             finite = jnp.all(jnp.stack([jnp.isfinite(g).all() for g in jax.tree.leaves(slope)]))
             new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new.replace(key=None), state.replace(key=None))
             new = new.replace(key=state.key, scale=scale.after(finite))
+            measured = {**measured, SKIPPED: new.scale.skipped.astype(jnp.float32)}
         return new.replace(step=state.step + 1), measured
 
     if devices is None and axis_name is not None:
@@ -320,8 +332,8 @@ def _means_of(gradient: Any, model_state: PyTree, parts: Any) -> tuple[PyTree, A
         model_state, found = gradient(model_state, part)
         return (model_state, jax.tree.map(jnp.add, total, found)), None
 
-    (model_state, total), _ = jax.lax.scan(add, (model_state, total), rest)
-    return model_state, jax.tree.map(lambda x: x / len(parts[-1]), total)
+    (model_state, sums), _ = jax.lax.scan(add, (model_state, jax.tree.map(wide, total)), rest)
+    return model_state, jax.tree.map(lambda x, one: rounded(x / len(parts[-1]), one.dtype), sums, total)
 
 
 def of_batch(metrics: Mapping[str, Metric] | None, measured: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -330,9 +342,9 @@ def of_batch(metrics: Mapping[str, Metric] | None, measured: Mapping[str, Any]) 
     for name, each in measured.items():
         metric = (metrics or {}).get(name)
         if isinstance(metric, Summed):
-            figures |= metric.named(name, jax.tree.map(lambda x: x.sum(0), each))
+            figures |= metric.named(name, jax.tree.map(lambda x: wide(x).sum(0), each))
         else:
-            figures[name] = each.mean()
+            figures[name] = wide(each).mean()
     return figures
 
 
