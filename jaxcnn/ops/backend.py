@@ -6,8 +6,9 @@ The forms for a CPU have names, `FORMS`. `JAXCNN_PLAIN` in the environment lists
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import jax
@@ -76,6 +77,30 @@ def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
 
 def _selected(x: jax.Array) -> jax.Array:
     return lax.select(x == x, x, jnp.full_like(x, jnp.nan)) if suits_cpu("stored") else x
+
+
+def compute(primitive: Primitive, plain: Callable[..., Any], cpu: Callable[..., Any]) -> None:
+    """Says how a primitive is computed, inside `jit` and outside: by `cpu` on a CPU, by `plain` elsewhere.
+
+    Outside of `jit` it is compiled by itself. Under `jax.disable_jit`, and to find where a NaN comes from
+    (`jax_debug_nans`), JAX calls a compiled function without compiling it, and binding the primitive there would call
+    the same implementation for ever. There the arrays are no tracers, and the two functions are called instead.
+    """
+
+    @functools.lru_cache(maxsize=1024)
+    def compiled(**params: Any) -> Any:
+        def run(*operands: jax.Array) -> jax.Array:
+            if isinstance(operands[0], jax.core.Tracer):
+                return primitive.bind(*operands, **params)
+            forms = {"cpu": functools.partial(cpu, **params), "default": functools.partial(plain, **params)}
+            return lax.platform_dependent(*operands, **forms)
+
+        run.__name__ = primitive.name
+        return jax.jit(run)
+
+    primitive.def_impl(lambda *operands, **params: compiled(**params)(*operands))
+    mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=False), platform="cpu")
 
 
 stored_p = Primitive("jaxcnn_stored")

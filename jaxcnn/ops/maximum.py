@@ -109,8 +109,8 @@ def _put_abstract(y: Any, chosen: Any, *, size: Ints, **params: Any) -> Any:
 def _batched(function: Primitive, args: Any, dims: Any, **params: Any) -> tuple[jax.Array, int]:
     size = next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
     front = [batching.bdim_at_front(a, d, size) for a, d in zip(args, dims, strict=True)]
-    out = function.bind(*(a.reshape(-1, *a.shape[2:]) for a in front), **params)
-    return out.reshape(size, -1, *out.shape[1:]), 0
+    out = function.bind(*(lax.collapse(a, 0, 2) for a in front), **params)
+    return out.reshape(size, front[0].shape[1], *out.shape[1:]), 0
 
 
 def _define(own: Primitive, transpose: Primitive, function: Any, abstract: Any) -> None:

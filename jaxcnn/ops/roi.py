@@ -136,7 +136,7 @@ def _halves(axis: int, step: int) -> list[tuple[slice, ...]]:
 def _four(table: list[jax.Array], bounds: Bounds, shape: tuple[int, ...], levels: Levels) -> list[jax.Array]:
     """The four entries of the table that cover each bin: each `(N, R, P, P, C)`."""
     images, height, width, channels = shape
-    flat = jnp.concatenate([entry.reshape(-1, channels) for entry in table])
+    flat = jnp.concatenate([jax.lax.collapse(entry, 0, 3) for entry in table])
     first = np.cumsum([0, *(entry.size // channels for entry in table[:-1])])
 
     def two(begin: jax.Array, end: jax.Array, length: int, sizes: tuple[int, ...]) -> tuple[jax.Array, list[jax.Array]]:
@@ -250,7 +250,7 @@ def crop_regions(images: jax.Array, boxes: jax.Array, size: Size, context: int =
         ]
 
     def crop(image: jax.Array, rows: Any, columns: Any) -> jax.Array:
-        flat = image.reshape(-1, image.shape[-1])
+        flat = jax.lax.collapse(image, 0, image.ndim - 1)
         parts = []
         for i, across in rows:
             for j, along in columns:
