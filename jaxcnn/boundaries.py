@@ -18,6 +18,7 @@ import optax
 from jaxcnn.errors import UserError
 from jaxcnn.metrics import Summed
 from jaxcnn.ops.geometry import taps
+from jaxcnn.ops.precision import wide
 
 Array = jax.Array
 
@@ -78,6 +79,7 @@ def class_balanced_cross_entropy(outputs: Array, labels: Array) -> Array:
             "loss=every_output(class_balanced_cross_entropy)"
         )
     _checked(outputs, labels)
+    outputs = wide(outputs)
     pixels = (1, 2)
     boundary, other = labels == 1, labels == 0
     counted = jnp.maximum((boundary | other).sum(pixels, keepdims=True), 1)

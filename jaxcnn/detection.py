@@ -31,6 +31,7 @@ from jaxcnn.losses import Loss
 from jaxcnn.models.fast_rcnn import Regions
 from jaxcnn.ops import boxes as box
 from jaxcnn.ops.nms import nms
+from jaxcnn.ops.precision import wide
 
 DEVIATION = (0.1, 0.1, 0.2, 0.2)
 """What a box's correction is divided by, so that its four numbers have about unit variance (Fast R-CNN's code)."""
@@ -166,7 +167,7 @@ def multi_task(weight: float = 1.0, foreground: float = 0.5) -> Loss:
     """
 
     def loss(outputs: Regions, labels: Labels) -> jax.Array:
-        logits, deltas, regions = outputs
+        logits, deltas, regions = wide(outputs.logits), wide(outputs.deltas), outputs.boxes
         classes, goal, _ = assign(regions, labels, foreground)
         known = deltas.shape[2]
         counted = classes != -1
@@ -200,7 +201,7 @@ def detections(
 
     Source: Girshick, Fast R-CNN (2015), section 3.1; 0.3 is R-CNN's.
     """
-    probability = jax.nn.softmax(outputs.logits)[..., :-1]
+    probability = jax.nn.softmax(wide(outputs.logits))[..., :-1]
     there = box.area(outputs.boxes) > 0
     moved = box.clip(box.decode(outputs.boxes[:, :, None], outputs.deltas, DEVIATION), size)
     there = there[..., None] & (box.area(moved) > 0)  # a correction may leave nothing inside the image

@@ -19,6 +19,7 @@ from jaxcnn.data.augment import Joint
 from jaxcnn.data.dataset import Examples
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.losses import Loss
+from jaxcnn.ops.precision import wide
 
 Array = jax.Array
 
@@ -81,6 +82,7 @@ def _errors(outputs: Array, labels: Array) -> tuple[Array, Array]:
     """Each image's sum of end-point errors over the known pixels, and their number."""
     if outputs.ndim != 4 or outputs.shape != labels.shape or outputs.shape[-1] != 2:
         raise UserError(f"flows {outputs.shape} and labels {labels.shape} should both be (N, H, W, 2)")
+    outputs, labels = wide(outputs), wide(labels)
     known = jnp.isfinite(labels).all(-1)
     difference = jnp.where(known[..., None], outputs - jnp.where(known[..., None], labels, 0), 0)
     return _length(difference).sum((1, 2)), known.sum((1, 2))
@@ -97,7 +99,7 @@ def _reduced(labels: Array, factor: int, size: tuple[int, int]) -> Array:
     edges = [side * factor - length for side, length in zip(size, labels.shape[1:3], strict=True)]
     if min(edges) < 0:
         raise UserError(f"an output of {size[0]}x{size[1]} at 1/{factor} does not cover labels {labels.shape}")
-    padded = jnp.pad(labels, ((0, 0), (0, edges[0]), (0, edges[1]), (0, 0)), constant_values=jnp.nan)
+    padded = jnp.pad(wide(labels), ((0, 0), (0, edges[0]), (0, edges[1]), (0, 0)), constant_values=jnp.nan)
     blocks = padded.reshape(-1, size[0], factor, size[1], factor, 2)
     known = jnp.isfinite(blocks).all(-1, keepdims=True)
     count = known.sum((2, 4))

@@ -2,6 +2,7 @@
 
 Those that Optax has are Optax's; here they have one shape convention. The first axis is the batch; where outputs and
 labels have more axes (pixels, coordinates), classification losses are averaged and regression losses summed over them.
+Losses of half-precision outputs are computed and returned in float32.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import optax
 
 from jaxcnn.errors import UserError
+from jaxcnn.ops.precision import wide
 
 Array = jax.Array
 Loss = Callable[[Any, Any], Array]
@@ -39,10 +41,11 @@ def softmax_cross_entropy(outputs: Array, labels: Array, smoothing: float = 0.0)
       UserError: for labels of another shape or dtype, and, outside `jit`, for labels outside the classes.
     """
     _check_one(outputs)
+    outputs = wide(outputs)
     if not 0 <= smoothing <= 1:
         raise UserError(f"smoothing={smoothing}: expected a share from 0 to 1")
     if are_probabilities(outputs, labels):
-        return _mean(optax.softmax_cross_entropy(outputs, optax.smooth_labels(labels, smoothing)))
+        return _mean(optax.softmax_cross_entropy(outputs, optax.smooth_labels(wide(labels), smoothing)))
     _check_classes(outputs, labels)
     if smoothing:
         classes = jax.nn.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype)
@@ -82,6 +85,7 @@ def multiclass_hinge(outputs: Array, labels: Array) -> Array:
     Source: Crammer and Singer, On the algorithmic implementation of multiclass kernel-based vector machines (2001).
     """
     _check_classes(outputs, labels)
+    outputs = wide(outputs)
     right = jax.nn.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype)
     return _mean(jnp.max(outputs + 1 - right, axis=-1) - jnp.sum(outputs * right, axis=-1))
 
@@ -119,7 +123,7 @@ def kl_divergence(outputs: Array, targets: Array) -> Array:
     """
     if outputs.shape != targets.shape:
         raise UserError(f"outputs {outputs.shape} and targets {targets.shape} should have the same shape")
-    return _mean(optax.losses.kl_divergence(jax.nn.log_softmax(outputs), targets))
+    return _mean(optax.losses.kl_divergence(jax.nn.log_softmax(wide(outputs)), wide(targets)))
 
 
 def every_output(loss: Loss, weights: float | Sequence[float] = 1.0) -> Loss:
@@ -151,7 +155,7 @@ def every_output(loss: Loss, weights: float | Sequence[float] = 1.0) -> Loss:
 def l2_penalty(params: Mapping[str, Any]) -> Array:
     """The sum of the squares of all kernels (not biases, not scales): the sum w^2 of C = C_0 + lambda sum w^2."""
     squares = [
-        jnp.sum(jnp.square(leaf))
+        jnp.sum(jnp.square(wide(leaf)))
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
         if getattr(path[-1], "key", None) == "kernel"
     ]
@@ -191,8 +195,12 @@ def _check_classes(outputs: Any, labels: Any) -> None:
 
 
 def _align(outputs: Array, labels: Array) -> Array:
-    """`(N, 1)` outputs for `(N,)` labels lose their last axis; without this they would broadcast to `(N, N)`."""
+    """The outputs in at least float32.
+
+    `(N, 1)` outputs for `(N,)` labels lose their last axis; without this they would broadcast to `(N, N)`.
+    """
     _check_one(outputs)
+    outputs = wide(outputs)
     if outputs.shape == (*labels.shape, 1):
         return outputs[..., 0]
     if outputs.shape != labels.shape:

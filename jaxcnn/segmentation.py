@@ -18,6 +18,7 @@ from jaxcnn.data.augment import Joint
 from jaxcnn.data.segmentation import CAMVID
 from jaxcnn.errors import UserError
 from jaxcnn.metrics import Summed
+from jaxcnn.ops.precision import wide
 
 if TYPE_CHECKING:
     from jaxcnn.inspect.plots import Figure
@@ -54,6 +55,7 @@ def cross_entropy(
     """
     classes = outputs.shape[-1]
     _check(outputs, labels)
+    outputs = wide(outputs)
     w = jnp.ones(classes, outputs.dtype) if weights is None else jnp.asarray(weights, outputs.dtype)
     if w.shape != (classes,):
         raise UserError(f"weights of shape {w.shape} for {classes} classes: expected one a class")

@@ -82,7 +82,7 @@ def conv(
             raise LayerError(f"made for {kernel.shape[-2] * groups} channels, got {x.shape[-1]} in {x.shape}")
         _fits(x.shape[1:-1], kernel.shape[:ndim], stride, padding, dilation, floor)
         y = ops.conv(x, kernel, stride, padding, dilation, groups)
-        return y + params["bias"].astype(y.dtype) if bias else y
+        return y + ops.spread(params["bias"], y) if bias else y
 
     return stateless(init, apply)
 
@@ -134,7 +134,7 @@ def conv_transpose(
         y = _checked(ops.conv_transpose, x, kernel, stride, padding, dilation, output_padding)
         if 0 in y.shape[1:-1]:
             raise LayerError(f"on {by(x.shape[1:-1])} the output would be {by(y.shape[1:-1])}: less padding is needed")
-        return y + params["bias"].astype(y.dtype) if bias else y
+        return y + ops.spread(params["bias"], y) if bias else y
 
     return stateless(init, apply)
 

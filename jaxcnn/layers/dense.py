@@ -56,7 +56,7 @@ def dense(
                 "the input has another size than the one the layer was initialized with"
             )
         y = ops.matmul(x, kernel)
-        return y + params["bias"].astype(y.dtype) if bias else y
+        return y + ops.spread(params["bias"], y) if bias else y
 
     return stateless(init, apply)
 

@@ -17,6 +17,7 @@ from jaxcnn import core
 from jaxcnn.layers import conv, conv_transpose, leaky_relu
 from jaxcnn.ops.bilinear import bilinear, upsample
 from jaxcnn.ops.correlation import correlation
+from jaxcnn.ops.precision import rounded, wide
 
 _he = initializers.he_normal()
 _small = initializers.normal(0.001)
@@ -80,10 +81,11 @@ def _prepared(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array
     """Both images with the pair's mean 0 and deviation 1, continued below and to the right to a multiple of 64."""
     if first.shape != second.shape or first.ndim != 4:
         raise core.LayerError(f"expected two images (N, H, W, C) of one shape, got {first.shape} and {second.shape}")
-    both = jnp.stack([first, second])
+    both = wide(jnp.stack([first, second]))
     mean, deviation = (f(both, (0, 2, 3, 4), keepdims=True) for f in (jnp.mean, jnp.std))
     edges = ((0, 0), (0, 0), *((0, -side % _COARSEST) for side in first.shape[1:3]), (0, 0))
-    first, second = jnp.pad((both - mean) / jnp.maximum(deviation, 1e-3), edges, "edge")
+    dtype = jnp.result_type(first, second)
+    first, second = rounded(jnp.pad((both - mean) / jnp.maximum(deviation, 1e-3), edges, "edge"), dtype)
     return first, second
 
 

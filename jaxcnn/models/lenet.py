@@ -137,7 +137,9 @@ def subsample() -> core.Layer:
         images(x, 2)
         if min(x.shape[1:3]) < 2:
             raise core.LayerError(f"2x2 pixels are to be summed, on {x.shape[1]}x{x.shape[2]}; give a larger image")
-        return ops.sum_pool(x, 2) * params["scale"].astype(x.dtype) + params["bias"].astype(x.dtype)
+        total = ops.sum_pool(ops.wide(x), 2)
+        y = total * ops.spread(params["scale"], total) + ops.spread(params["bias"], total)
+        return ops.rounded(y, x.dtype)
 
     return stateless(init, apply)
 
@@ -165,7 +167,7 @@ def connected(size: int) -> core.Layer:
             raise core.LayerError(f"{size}x{size} filter on {x.shape[1]}x{x.shape[2]}; give a larger image")
         kernel = jnp.zeros((size, size, *marks.shape), params["kernel"].dtype)
         y = ops.conv(x, kernel.at[:, :, source, target].set(params["kernel"]))
-        return y + params["bias"].astype(y.dtype)
+        return y + ops.spread(params["bias"], y)
 
     return stateless(init, apply)
 
@@ -186,6 +188,7 @@ def rbf(classes: int) -> core.Layer:
     def apply(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
         if x.shape[-1:] != (84,):
             raise core.LayerError(f"expected (N, 84), got {x.shape}")
-        return -jnp.square(x[:, None, :] - jnp.asarray(centres, x.dtype)).sum(-1)
+        values = ops.wide(x)
+        return ops.rounded(-jnp.square(values[:, None, :] - jnp.asarray(centres, values.dtype)).sum(-1), x.dtype)
 
     return stateless(lambda key, x: {}, apply)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxcnn import core
 from jaxcnn.errors import UserError
 from jaxcnn.models.fast_rcnn import Regions, region_head, small_backbone
+from jaxcnn.ops.precision import rounded, wide
 from jaxcnn.ops.roi import crop_regions
 
 
@@ -44,7 +45,9 @@ def rcnn(
 
     def forward(net: core.Net, images: jax.Array, boxes: jax.Array) -> Regions:
         try:
-            crops = crop_regions(images - images.mean((1, 2), keepdims=True), boxes, size, context)
+            values = wide(images)
+            centred = rounded(values - values.mean((1, 2), keepdims=True), images.dtype)
+            crops = crop_regions(centred, boxes, size, context)
         except UserError as error:
             raise core.LayerError(str(error)) from None
         features = net.backbone(crops.reshape(-1, *crops.shape[2:]))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import core, ops
-from jaxcnn.layers import batch_norm, conv, dense, dropout, embed, flatten, relu
+from jaxcnn.layers import batch_norm, conv, dense, dropout, embed, flatten, relu, softmax
 from jaxcnn.models.text_cnn import max_over_time
 
 
@@ -39,7 +39,7 @@ def question_encoder(vocabulary: int, embedding: int = 64, features: int = 32, w
         rows = words.reshape(-1, words.shape[-1])
         x = jnp.where((rows != 0)[..., None], net.embed(rows), 0)
         length = jnp.max(jnp.where(rows != 0, jnp.arange(1, rows.shape[1] + 1), 0), axis=1)
-        said = x.sum(1) / jnp.sqrt(jnp.maximum(length, 1))[:, None]
+        said = ops.rounded(ops.wide(x).sum(1) / jnp.sqrt(jnp.maximum(length, 1))[:, None], x.dtype)
         together = relu(max_over_time(net.conv(x), jnp.where(length > 0, length + width - 1, 0)))
         return core.concat(said, together).reshape(*words.shape[:-1], -1)
 
@@ -137,17 +137,17 @@ def vqa_relation(
         cells = objects(net.picture(images), images)
         asked = net.question(words)
         one, other = net.g1_one(cells), net.g1_other(cells)  # A o_i + b, B o_j: (N, 25, width)
-        rest = other[:, None] + net.g1_question(asked)[:, :, None]  # B o_j + C q: (N, Q, 25, width)
+        rest = _sums(other[:, None], net.g1_question(asked)[:, :, None])  # B o_j + C q: (N, Q, 25, width)
         if attend:
             scores = net.attend_query(asked) @ jnp.swapaxes(net.attend_key(cells), 1, 2)  # (N, Q, 25)
-            chosen = jax.nn.softmax(scores / width**0.5) @ one  # A s + b: (N, Q, width)
-            x = relu(chosen[:, :, None] + rest)
+            chosen = softmax(scores / width**0.5) @ one  # A s + b: (N, Q, width)
+            x = relu(_sums(chosen[:, :, None], rest))
         else:
-            x = relu(one[:, None, :, None] + rest[:, :, None])  # (N, Q, 25, 25, width)
+            x = relu(_sums(one[:, None, :, None], rest[:, :, None]))  # (N, Q, 25, 25, width)
         for i in range(2, depth + 1):
             x = relu(net[f"g{i}"](x))
         pairs = x.reshape(*x.shape[:2], -1, x.shape[-1])
-        x = relu(net.f1(pairs.sum(2) / pairs.shape[2] ** 0.5))
+        x = relu(net.f1(ops.rounded(ops.wide(pairs).sum(2) / pairs.shape[2] ** 0.5, pairs.dtype)))
         return net.head(net.drop(relu(net.f2(x))))
 
     attention = {"attend_key": dense(width, bias=False), "attend_query": dense(width)} if attend else {}
@@ -185,6 +185,11 @@ def objects(x: jax.Array, images: jax.Array) -> jax.Array:
     y_place, x_place = jnp.meshgrid(jnp.linspace(-1, 1, height), jnp.linspace(-1, 1, width), indexing="ij")
     places = jnp.broadcast_to(jnp.stack([x_place, y_place], -1).astype(x.dtype), (n, height, width, 2))
     return jnp.concatenate([x, places, colour], -1).reshape(n, height * width, -1)
+
+
+def _sums(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a + b where each is repeated along axes of the other; the gradient is summed over them in at least float32."""
+    return ops.rounded(ops.wide(a) + ops.wide(b), jnp.result_type(a, b))
 
 
 def _one_or_many(forward: Callable[..., Any]) -> Callable[..., Any]:

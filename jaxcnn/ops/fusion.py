@@ -147,6 +147,9 @@ def _vector(value: Any, shape: tuple[int, ...], made: dict[Any, JaxprEqn]) -> An
     if _shape(value) in ((), (1, 1, 1, shape[-1])):
         return value
     eqn = made.get(value) if isinstance(value, Var) else None
+    if eqn is not None and eqn.primitive.name == "convert_element_type":  # `spread` converts what it has broadcast
+        (value,) = eqn.invars
+        eqn = made.get(value) if isinstance(value, Var) else None
     if eqn is None or eqn.primitive.name != "broadcast_in_dim" or _shape(value) != shape:
         return None
     (source,), dims = eqn.invars, eqn.params["broadcast_dimensions"]
@@ -224,7 +227,7 @@ def _compute(chain: _Chain, read: Callable[[Any], Any]) -> jax.Array:
     features = kernel.shape[-1:]
     factor, shift = jnp.ones(features, x.dtype), jnp.zeros(features, x.dtype)
     for name, vector in chain.affine:
-        v = jnp.broadcast_to(jnp.ravel(read(vector)), features)
+        v = jnp.broadcast_to(jnp.ravel(read(vector)), features).astype(x.dtype)
         if name == "mul":
             factor, shift = factor * v, shift * v
         else:

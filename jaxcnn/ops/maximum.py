@@ -21,6 +21,7 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxcnn.ops.backend import stored, vary_alike
 from jaxcnn.ops.geometry import Edges, Ints, taps
+from jaxcnn.ops.precision import rounded, wide
 
 MOST = 64  # taps of a window up to which this is used: the program grows with them
 _NO_WINDOW, _NO_TAP = 255, 254  # what stands in for the number of a tap outside the image and outside the window
@@ -69,7 +70,9 @@ def _put(y: jax.Array, chosen: jax.Array, *, size: Ints, window: Ints, strides: 
     reach = [-(-f // s) - 1 for f, s in zip(window, strides, strict=True)]
     places = [o + e for o, e in zip(y.shape[1:-1], reach, strict=True)]
     around = [(0, 0, 0), *((e, e, 0) for e in reach), (0, 0, 0)]
-    y = lax.pad(stored(y), jnp.zeros((), y.dtype), around)
+    dtype = y.dtype
+    y = wide(stored(y))  # overlapping windows are summed
+    y = lax.pad(y, jnp.zeros((), y.dtype), around)
     chosen = lax.pad(chosen, jnp.uint8(_NO_WINDOW), around)
 
     def seen(a: jax.Array, back: Ints) -> jax.Array:
@@ -84,7 +87,7 @@ def _put(y: jax.Array, chosen: jax.Array, *, size: Ints, window: Ints, strides: 
         number = np.where((under < window).all(1), under @ _row_major(window), _NO_TAP).astype(np.uint8)
         number = np.expand_dims(number.reshape(strides), (0, *range(1, 2 * ndim, 2), 2 * ndim + 1))
         terms.append(jnp.where(seen(chosen, back) == number, seen(y, back), 0))
-    x = functools.reduce(lax.add, terms).reshape(
+    x = rounded(functools.reduce(lax.add, terms), dtype).reshape(
         len(y), *(o * s for o, s in zip(places, strides, strict=True)), y.shape[-1]
     )
     crop = [(-lo, lo + w - have, 0) for (lo, _), w, have in zip(edges, size, x.shape[1:-1], strict=True)]

@@ -18,6 +18,7 @@ import numpy as np
 from jaxcnn.errors import UserError
 from jaxcnn.ops.backend import stored
 from jaxcnn.ops.geometry import Size, per_dim
+from jaxcnn.ops.precision import rounded, wide, wide_dtype
 
 _FAR = 1 << 16  # pixels of the map; what lies farther off is as good as there, and its bounds fit in int32
 
@@ -98,7 +99,9 @@ def _pool_jvp(levels: Levels, primals: Any, tangents: Any) -> tuple[jax.Array, j
     table = _table((jax.lax.stop_gradient(features), places), _better, levels)
     entries = [_four([entry[i] for entry in table], bounds, features.shape, levels) for i in range(2)]
     best, place = functools.reduce(_better, zip(*entries, strict=True))
-    taken = jnp.take(change.ravel(), jnp.where(_there(bounds), place, 0), mode="clip")
+    # Regions that overlap add up their gradients: in float32.
+    taken = jnp.take(wide(change).ravel(), jnp.where(_there(bounds), place, 0), mode="clip")
+    taken = rounded(taken, change.dtype)
     return jnp.where(_there(bounds), best, 0), jnp.where(_there(bounds), taken, 0)
 
 
@@ -189,23 +192,24 @@ def roi_align(
     pooled = _checked(features, boxes, size)
     if samples < 1:
         raise UserError(f"samples={samples}: expected at least 1 along each dimension of a bin")
-    scaled = boxes.astype(features.dtype) * scale - (0.5 if aligned else 0.0)
+    dtype = wide_dtype(features.dtype)
+    scaled = boxes.astype(dtype) * scale - (0.5 if aligned else 0.0)
     x1, y1, x2, y2 = jnp.moveaxis(scaled, -1, 0)
 
     def weights(first: jax.Array, last: jax.Array, bins: int, length: int) -> jax.Array:
         """Of each pixel in each bin: `(N, R, P, length)`."""
         extent = last - first if aligned else jnp.maximum(last - first, 1)
-        at = (jnp.arange(bins * samples, dtype=features.dtype) + 0.5) / (bins * samples)
+        at = (jnp.arange(bins * samples, dtype=dtype) + 0.5) / (bins * samples)
         at = first[..., None] + at * extent[..., None]
-        near = jnp.clip(at, 0, length - 1)[..., None] - jnp.arange(length, dtype=features.dtype)
+        near = jnp.clip(at, 0, length - 1)[..., None] - jnp.arange(length, dtype=dtype)
         tent = jnp.maximum(1 - jnp.abs(near), 0)
         tent = jnp.where(((at >= -1) & (at <= length))[..., None], tent, 0)
         return tent.reshape(*first.shape, bins, samples, length).mean(-2)
 
     rows = weights(y1, y2, pooled[0], features.shape[1])
     columns = weights(x1, x2, pooled[1], features.shape[2])
-    tall = jnp.einsum("nrph,nhwc->nrpwc", rows, features)
-    return jnp.einsum("nrqw,nrpwc->nrpqc", columns, tall)
+    tall = jnp.einsum("nrph,nhwc->nrpwc", rows, wide(features))
+    return rounded(jnp.einsum("nrqw,nrpwc->nrpqc", columns, tall), features.dtype)
 
 
 def crop_regions(images: jax.Array, boxes: jax.Array, size: Size, context: int = 0) -> jax.Array:
@@ -238,7 +242,7 @@ def crop_regions(images: jax.Array, boxes: jax.Array, size: Size, context: int =
         step = ((last - first) / (count - 2 * context))[..., None]
         return first[..., None] + (jnp.arange(count) + 0.5 - context) * step - 0.5
 
-    x1, y1, x2, y2 = jnp.moveaxis(boxes.astype(images.dtype), -1, 0)
+    x1, y1, x2, y2 = jnp.moveaxis(boxes.astype(wide_dtype(images.dtype)), -1, 0)
     y, x = along(y1, y2, lengths[0]), along(x1, x2, lengths[1])
 
     def two(at: jax.Array, length: int) -> list[tuple[jax.Array, jax.Array]]:
@@ -258,7 +262,7 @@ def crop_regions(images: jax.Array, boxes: jax.Array, size: Size, context: int =
                 parts.append(value * (across[:, :, None] * along[:, None, :])[..., None])
         return functools.reduce(jnp.add, parts)
 
-    return jax.vmap(crop)(images, two(y, height), two(x, width))
+    return rounded(jax.vmap(crop)(wide(images), two(y, height), two(x, width)), images.dtype)
 
 
 def _checked(features: jax.Array, boxes: jax.Array, size: Size) -> tuple[int, int]:
