@@ -27,7 +27,12 @@ MOST = 64  # taps of a window up to which this is used: the program grows with t
 _NO_WINDOW, _NO_TAP = 255, 254  # what stands in for the number of a tap outside the image and outside the window
 
 
+# Compiled outside of `jit`, too: the infinite padding is then no array of its own, which `jax_debug_infs` would report.
+_compiled = functools.partial(jax.jit, static_argnums=(1, 2, 3), inline=True)
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+@_compiled
 def maximum(x: jax.Array, window: Ints, strides: Ints, edges: Edges) -> jax.Array:
     """The maximum of each window: `(N, *spatial, C) -> (N, *out, C)`, floating point.
 
@@ -44,6 +49,7 @@ def _maximum_jvp(window: Ints, strides: Ints, edges: Edges, primals: Any, tangen
     return maximum(x, window, strides, edges), dy
 
 
+@_compiled
 def _chosen(x: jax.Array, window: Ints, strides: Ints, edges: Edges) -> jax.Array:
     """The number of the tap that the maximum is under, uint8."""
     best, *others = taps(lax.stop_gradient(x), window, strides, edges, fill=-jnp.inf)
