@@ -10,6 +10,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,9 +34,12 @@ FORMS = {
 }
 
 
-def suits_cpu(form: str) -> bool:
-    """Whether to compute in this form: when there is no accelerator, outside `general_form`, and not switched off."""
-    if jax.default_backend() != "cpu" or _general.value:
+def suits_cpu(form: str, *arrays: Any) -> bool:
+    """Whether to compute in this form: when there is no accelerator, outside `general_form`, and not switched off.
+
+    Nor for arrays with symbolic dimensions, which are traced to be exported: which form is quick depends on the sizes.
+    """
+    if jax.default_backend() != "cpu" or _general.value or not all(isinstance(n, int) for a in arrays for n in a.shape):
         return False
     off = os.environ.get("JAXCNN_PLAIN", "").replace(" ", "").split(",")
     if unknown_ones := sorted(set(off) - {"", "all", *FORMS}):
@@ -99,8 +103,15 @@ def compute(primitive: Primitive, plain: Callable[..., Any], cpu: Callable[..., 
         return jax.jit(run)
 
     primitive.def_impl(lambda *operands, **params: compiled(**params)(*operands))
-    mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=False), platform="cpu")
+    portable, here = (mlir.lower_fun(form, multiple_results=False) for form in (plain, cpu))
+
+    def lower(context: Any, *operands: Any, **params: Any) -> Any:
+        # What `jax.export` writes is to run anywhere, and JAX refuses calls there that another machine may not have.
+        exported = context.module_context.lowering_parameters.for_export
+        return (portable if exported else here)(context, *operands, **params)
+
+    mlir.register_lowering(primitive, portable)
+    mlir.register_lowering(primitive, lower, platform="cpu")
 
 
 stored_p = Primitive("jaxcnn_stored")

@@ -84,7 +84,7 @@ def _put(y: jax.Array, chosen: jax.Array, *, size: Ints, window: Ints, strides: 
     def seen(a: jax.Array, back: Ints) -> jax.Array:
         first = [e - d for e, d in zip(reach, back, strict=True)]
         last = [i + o for i, o in zip(first, places, strict=True)]
-        part = lax.slice(a, (0, *first, 0), (len(a), *last, a.shape[-1]))
+        part = lax.slice(a, (0, *first, 0), (a.shape[0], *last, a.shape[-1]))
         return jnp.expand_dims(part, tuple(range(2, 2 * ndim + 1, 2)))
 
     terms = []
@@ -94,7 +94,7 @@ def _put(y: jax.Array, chosen: jax.Array, *, size: Ints, window: Ints, strides: 
         number = np.expand_dims(number.reshape(strides), (0, *range(1, 2 * ndim, 2), 2 * ndim + 1))
         terms.append(jnp.where(seen(chosen, back) == number, seen(y, back), 0))
     x = rounded(functools.reduce(lax.add, terms), dtype).reshape(
-        len(y), *(o * s for o, s in zip(places, strides, strict=True)), y.shape[-1]
+        y.shape[0], *(o * s for o, s in zip(places, strides, strict=True)), y.shape[-1]
     )
     crop = [(-lo, lo + w - have, 0) for (lo, _), w, have in zip(edges, size, x.shape[1:-1], strict=True)]
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *crop, (0, 0, 0)])

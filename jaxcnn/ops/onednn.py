@@ -43,6 +43,7 @@ from jax.interpreters import ad, batching
 
 from jaxcnn.ops.backend import compute, stored, suits_cpu, vary_alike
 from jaxcnn.ops.geometry import Edges
+from jaxcnn.ops.precision import spread
 
 _RUNTIME = "__onednn$"
 CHECKED = frozenset({"0.10.2", "0.12.0.1"})
@@ -54,14 +55,14 @@ _GROUPS = 8  # groups of channels up to which each has a kernel gradient of its 
 _LOOP = 16  # networks of an ensemble up to which a batched convolution is unrolled
 
 
-def available() -> bool:
-    """Whether oneDNN's convolution may be called here."""
+def available(*arrays: Any) -> bool:
+    """Whether oneDNN's convolution may be called here, for these arrays."""
     return (
         os.environ.get("JAXCNN_ONEDNN", "1") != "0"
         and jaxlib.__version__ in CHECKED
         and platform.system() == "Linux"
         and platform.machine() == "x86_64"
-        and suits_cpu("onednn")
+        and suits_cpu("onednn", *arrays)
     )
 
 
@@ -273,7 +274,8 @@ def _fused_abstract(x: Any, kernel: Any, *operands: Any, relu: bool, **window: A
 
 
 def _fused_plain(x: jax.Array, kernel: jax.Array, *operands: jax.Array, relu: bool, **window: Any) -> jax.Array:
-    y = sum(operands, conv(x, kernel, **window))
+    y = conv(x, kernel, **window)
+    y = sum((spread(operand, y) for operand in operands), y)
     return jax.nn.relu(y) if relu else y
 
 

@@ -26,7 +26,7 @@ def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     dtype = jnp.result_type(x, kernel)
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     rows = x.size // max(x.shape[-1], 1)
-    if onednn.available() and dtype == jnp.float32 and kernel.size >= _LARGE and 0 < rows <= _ROWS:
+    if onednn.available(x) and dtype == jnp.float32 and kernel.size >= _LARGE and 0 < rows <= _ROWS:
         return matmul_p.bind(*vary_alike(x, kernel), transposed=False)
     return x @ kernel
 
