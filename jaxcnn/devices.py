@@ -256,7 +256,7 @@ class DataParallel(OneDevice):
         def one(x: Any) -> Any:
             if jnp.issubdtype(getattr(x, "dtype", np.float32), jax.dtypes.prng_key):
                 data = jax.make_array_from_process_local_data(sharding, np.asarray(jax.random.key_data(x)))
-                return jax.random.wrap_key_data(data)
+                return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
             return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
         return jax.tree.map(one, tree)

@@ -177,7 +177,7 @@ def _targets(flow: Array) -> Array:
     """x + flow(x), as (column, row)."""
     height, width = flow.shape[1:3]
     places = jnp.stack(jnp.broadcast_arrays(jnp.arange(width)[None, :], jnp.arange(height)[:, None]), -1)
-    return flow + places
+    return flow + places[None]
 
 
 def moved(second: Array | np.ndarray, flow: Array | np.ndarray) -> tuple[Array, Array]:

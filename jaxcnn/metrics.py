@@ -73,7 +73,7 @@ def top_k(k: int) -> Metric:
         if are_probabilities(outputs, labels):
             labels = labels.argmax(-1)
         own = jnp.take_along_axis(outputs, labels[..., None], axis=-1)
-        classes = jnp.arange(outputs.shape[-1])
+        classes = jax.lax.broadcast_to_rank(jnp.arange(outputs.shape[-1]), outputs.ndim)
         # As for argmax, a NaN is ahead of every number; with its own output NaN, a label is never found.
         ahead = ~(outputs <= own) | ((outputs == own) & (classes < labels[..., None]))
         hit = ahead.sum(-1) < min(k, outputs.shape[-1])

@@ -194,7 +194,7 @@ def scaled_crop(low: float = 0.6, high: float = 1.6, size: tuple[int, int] | Non
         x = images.astype(jnp.float32)
         for axis, (length, wanted, own) in enumerate(zip(whole, size or whole, place_keys, strict=True), 1):
             first = jax.random.uniform(own, (n, 1)) * (factor * length - wanted)  # of the window in the enlarged image
-            at = (jnp.arange(wanted) + 0.5 + first) / factor - 0.5  # where each of its pixels lies in the image
+            at = (jnp.arange(wanted)[None] + 0.5 + first) / factor - 0.5  # where each of its pixels lies in the image
             outside = jnp.expand_dims((at < -0.5) | (at >= length - 0.5), 3 - axis)
             near = jnp.expand_dims(jnp.clip(jnp.floor(at + 0.5).astype(jnp.int32), 0, length - 1), 3 - axis)
             labels = jnp.where(outside, VOID, jnp.take_along_axis(labels, near, axis))

@@ -105,4 +105,5 @@ class Preprocess:
             x = jnp.pad(x, ((0, 0), (top, height - h - top), (left, width - w - left), (0, 0)))
         else:
             x = jax.image.resize(x, (x.shape[0], height, width, x.shape[-1]), "bilinear")
-        return (x - jnp.asarray(self.mean, x.dtype)) / jnp.asarray(self.std, x.dtype)
+        mean, std = (jnp.asarray(v, x.dtype).reshape(1, 1, 1, -1) for v in (self.mean, self.std))
+        return (x - mean) / std

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -62,4 +63,4 @@ def dense(
 
 def flatten(x: jax.Array) -> jax.Array:
     """`(N, H, W, C) -> (N, H W C)`, row by row, channels last. PyTorch's order has the channels first."""
-    return x.reshape(x.shape[0], -1)
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))  # -1 would not do for an empty batch

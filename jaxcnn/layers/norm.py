@@ -222,4 +222,4 @@ def _affine(
 
 
 def _split(variable: jax.Array | None, groups: int) -> jax.Array | None:
-    return None if variable is None else variable.reshape(groups, -1)
+    return None if variable is None else variable.reshape(groups, len(variable) // groups)

@@ -190,6 +190,6 @@ def rbf(classes: int) -> core.Layer:
         if x.shape[-1:] != (84,):
             raise core.LayerError(f"expected (N, 84), got {x.shape}")
         values = ops.wide(x)
-        return ops.rounded(-jnp.square(values[:, None, :] - jnp.asarray(centres, values.dtype)).sum(-1), x.dtype)
+        return ops.rounded(-jnp.square(values[:, None, :] - jnp.asarray(centres, values.dtype)[None]).sum(-1), x.dtype)
 
     return stateless(lambda key, x: {}, apply)

@@ -27,7 +27,7 @@ def max_over_time(x: jax.Array, length: jax.Array) -> jax.Array:
 
     Source: Collobert et al., Natural language processing (almost) from scratch (2011), section 3.3.2.
     """
-    there = jnp.arange(x.shape[1]) < length[:, None]
+    there = jnp.arange(x.shape[1])[None] < length[:, None]
     # The gradient is shared among equals, whose number is a sum.
     return rounded(jnp.where(there[..., None], wide(x), -jnp.inf).max(1), x.dtype)
 

@@ -6,9 +6,11 @@ The forms for a CPU have names, `FORMS`. `JAXCNN_PLAIN` in the environment lists
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +34,12 @@ FORMS = {
 }
 
 
-def suits_cpu(form: str) -> bool:
-    """Whether to compute in this form: when there is no accelerator, outside `general_form`, and not switched off."""
-    if jax.default_backend() != "cpu" or _general.value:
+def suits_cpu(form: str, *arrays: Any) -> bool:
+    """Whether to compute in this form: when there is no accelerator, outside `general_form`, and not switched off.
+
+    Nor for arrays with symbolic dimensions, which are traced to be exported: which form is quick depends on the sizes.
+    """
+    if jax.default_backend() != "cpu" or _general.value or not all(isinstance(n, int) for a in arrays for n in a.shape):
         return False
     off = os.environ.get("JAXCNN_PLAIN", "").replace(" ", "").split(",")
     if unknown_ones := sorted(set(off) - {"", "all", *FORMS}):
@@ -76,6 +81,37 @@ def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
 
 def _selected(x: jax.Array) -> jax.Array:
     return lax.select(x == x, x, jnp.full_like(x, jnp.nan)) if suits_cpu("stored") else x
+
+
+def compute(primitive: Primitive, plain: Callable[..., Any], cpu: Callable[..., Any]) -> None:
+    """Says how a primitive is computed, inside `jit` and outside: by `cpu` on a CPU, by `plain` elsewhere.
+
+    Outside of `jit` it is compiled by itself. Under `jax.disable_jit`, and to find where a NaN comes from
+    (`jax_debug_nans`), JAX calls a compiled function without compiling it, and binding the primitive there would call
+    the same implementation for ever. There the arrays are no tracers, and the two functions are called instead.
+    """
+
+    @functools.lru_cache(maxsize=1024)
+    def compiled(**params: Any) -> Any:
+        def run(*operands: jax.Array) -> jax.Array:
+            if isinstance(operands[0], jax.core.Tracer):
+                return primitive.bind(*operands, **params)
+            forms = {"cpu": functools.partial(cpu, **params), "default": functools.partial(plain, **params)}
+            return lax.platform_dependent(*operands, **forms)
+
+        run.__name__ = primitive.name
+        return jax.jit(run)
+
+    primitive.def_impl(lambda *operands, **params: compiled(**params)(*operands))
+    portable, here = (mlir.lower_fun(form, multiple_results=False) for form in (plain, cpu))
+
+    def lower(context: Any, *operands: Any, **params: Any) -> Any:
+        # What `jax.export` writes is to run anywhere, and JAX refuses calls there that another machine may not have.
+        exported = context.module_context.lowering_parameters.for_export
+        return (portable if exported else here)(context, *operands, **params)
+
+    mlir.register_lowering(primitive, portable)
+    mlir.register_lowering(primitive, lower, platform="cpu")
 
 
 stored_p = Primitive("jaxcnn_stored")

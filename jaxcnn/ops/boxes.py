@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxcnn.ops.precision import wide_dtype
 
@@ -42,7 +43,8 @@ def clip(boxes: jax.Array, size: tuple[int, int]) -> jax.Array:
     """The part of each box that lies in an image of `size` (height, width)."""
     height, width = size
     boxes = _coordinates(boxes)
-    return jnp.clip(boxes, 0, jnp.asarray([width, height, width, height], boxes.dtype))
+    most = jnp.asarray([width, height, width, height], boxes.dtype)
+    return jnp.clip(boxes, 0, lax.broadcast_to_rank(most, boxes.ndim))
 
 
 def encode(boxes: jax.Array, truth: jax.Array, deviation: Sequence[float] = (1, 1, 1, 1)) -> jax.Array:
@@ -56,7 +58,7 @@ def encode(boxes: jax.Array, truth: jax.Array, deviation: Sequence[float] = (1, 
     (centre, size), (goal, wanted) = _centre_size(boxes), _centre_size(truth)
     size, wanted = jnp.maximum(size, 0.01), jnp.maximum(wanted, 0.01)
     deltas = jnp.concatenate([(goal - centre) / size, jnp.log(wanted / size)], -1)
-    return deltas / jnp.asarray(deviation, deltas.dtype)
+    return deltas / lax.broadcast_to_rank(jnp.asarray(deviation, deltas.dtype), deltas.ndim)
 
 
 def decode(boxes: jax.Array, deltas: jax.Array, deviation: Sequence[float] = (1, 1, 1, 1)) -> jax.Array:
@@ -65,7 +67,7 @@ def decode(boxes: jax.Array, deltas: jax.Array, deviation: Sequence[float] = (1,
     Gx = Pw dx + Px, Gy = Ph dy + Py, Gw = Pw exp(dw), Gh = Ph exp(dh). No box gets more than 54 times as large.
     """
     deltas = _coordinates(deltas)
-    deltas = deltas * jnp.asarray(deviation, deltas.dtype)
+    deltas = deltas * lax.broadcast_to_rank(jnp.asarray(deviation, deltas.dtype), deltas.ndim)
     centre, size = _centre_size(boxes)
     centre = centre + deltas[..., :2] * size
     half = size * jnp.exp(jnp.minimum(deltas[..., 2:], _MOST_GROWTH)) / 2

@@ -62,9 +62,9 @@ def conv(
     edges = pads(padding, x.shape[1:-1], window, strides, dilations)
     dtype = jnp.result_type(x, kernel)
     x, kernel = x.astype(dtype), kernel.astype(dtype)
-    if groups == 1 and suits_cpu("products") and _is_mostly_kernel(x, kernel, strides, edges, dilations):
+    if groups == 1 and suits_cpu("products", x) and _is_mostly_kernel(x, kernel, strides, edges, dilations):
         return _product(x, kernel, strides, edges, dilations)
-    if onednn.available():
+    if onednn.available(x):
         if ndim == 1 and x.ndim == 3:  # as an image one pixel high
             return conv(x[:, None], kernel[None], (1, *strides), ((0, 0), *edges), (1, *dilations), groups)[:, 0]
         if onednn.suits(x, kernel, strides, edges, dilations, groups):
@@ -135,7 +135,7 @@ def conv_transpose(
         (extent(f, d) - 1 - p, extent(f, d) - 1 - p + e)
         for f, d, p, e in zip(kernel.shape[:ndim], dilations, padding_, extra, strict=True)
     )
-    if suits_cpu("stuffed"):
+    if suits_cpu("stuffed", x):
         config = [(0, 0, 0), *((lo, hi, s - 1) for (lo, hi), s in zip(edges, strides, strict=True)), (0, 0, 0)]
         return conv(lax.pad(x, jnp.zeros((), dtype), config), kernel, dilation=dilations)
     return lax.conv_general_dilated(

@@ -20,6 +20,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 from jaxcnn.ops import onednn
 from jaxcnn.ops.backend import stored_p
+from jaxcnn.ops.precision import spread
 
 _FOLD = 3  # numbers of the output that there must be for each of the kernel, for the kernel to be multiplied
 
@@ -233,6 +234,6 @@ def _compute(chain: _Chain, read: Callable[[Any], Any]) -> jax.Array:
         else:
             shift = shift + v if name == "add" else shift - v
     if chain.scaled:
-        kernel = kernel * factor
+        kernel = kernel * spread(factor, kernel)
     residual = None if chain.residual is None else read(chain.residual)
     return onednn.conv_fused(x, kernel, shift, residual, relu=chain.relu, **_window(chain.conv))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcnn.ops.precision import rounded, wide
+from jaxcnn.ops.precision import rounded, spread, wide
 
 
 def batch_statistics(
@@ -61,7 +61,8 @@ def batch_normalize(
     shift = -mean.astype(dtype) * factor
     if bias is not None:
         shift = shift + bias.astype(dtype)
-    return (x.astype(dtype) * factor + shift).astype(x.dtype)
+    values = x.astype(dtype)
+    return (values * spread(factor, values) + spread(shift, values)).astype(x.dtype)
 
 
 def normalize(
@@ -78,16 +79,17 @@ def normalize(
     """
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     factor = _factor(var, scale, eps, dtype)
-    y = (x.astype(dtype) - mean.astype(dtype)) * factor
+    values = x.astype(dtype)
+    y = (values - spread(mean, values)) * spread(factor, values)
     if bias is not None:
-        y = y + bias.astype(dtype)
+        y = y + spread(bias, values)
     return y.astype(x.dtype)
 
 
 def _factor(var: jax.Array, scale: jax.Array | None, eps: float, dtype: Any) -> jax.Array:
     """scale / sqrt(var + eps)."""
     factor = lax.rsqrt(var.astype(dtype) + jnp.asarray(eps, dtype))
-    return factor if scale is None else factor * scale.astype(dtype)
+    return factor if scale is None else factor * spread(scale, factor)
 
 
 def local_response_norm(

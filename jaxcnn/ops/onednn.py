@@ -39,10 +39,11 @@ import jax.numpy as jnp
 import jaxlib
 from jax import lax
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 
-from jaxcnn.ops.backend import stored, suits_cpu, vary_alike
+from jaxcnn.ops.backend import compute, stored, suits_cpu, vary_alike
 from jaxcnn.ops.geometry import Edges
+from jaxcnn.ops.precision import spread
 
 _RUNTIME = "__onednn$"
 CHECKED = frozenset({"0.10.2", "0.12.0.1"})
@@ -54,14 +55,14 @@ _GROUPS = 8  # groups of channels up to which each has a kernel gradient of its 
 _LOOP = 16  # networks of an ensemble up to which a batched convolution is unrolled
 
 
-def available() -> bool:
-    """Whether oneDNN's convolution may be called here."""
+def available(*arrays: Any) -> bool:
+    """Whether oneDNN's convolution may be called here, for these arrays."""
     return (
         os.environ.get("JAXCNN_ONEDNN", "1") != "0"
         and jaxlib.__version__ in CHECKED
         and platform.system() == "Linux"
         and platform.machine() == "x86_64"
-        and suits_cpu("onednn")
+        and suits_cpu("onednn", *arrays)
     )
 
 
@@ -110,6 +111,8 @@ def conv(
     transposed says that the kernel lies in memory as `(*size, K, C)`, so that it is not moved; the result is the same.
     """
     x, kernel = vary_alike(x, kernel)
+    if 0 in (*x.shape, *kernel.shape):  # sums of nothing, as in the gradient of a window that saw only padding
+        return jnp.zeros(_out_shape(x, kernel, strides, pads, dilation), x.dtype)
     settings: dict[str, Any] = {"strides": strides, "pads": pads, "dilation": dilation, "groups": groups}
     return conv_p.bind(x, kernel, **settings, transposed=transposed)
 
@@ -240,11 +243,6 @@ def _text(numbers: Any) -> list[str]:
     return [str(int(n)) for n in numbers]
 
 
-@functools.lru_cache(maxsize=1024)
-def _compiled(primitive: Primitive, **params: Any) -> Any:
-    return jax.jit(functools.partial(primitive.bind, **params))
-
-
 # --- with what follows it, in inference --------------------------------------------------------------------------
 
 
@@ -276,7 +274,8 @@ def _fused_abstract(x: Any, kernel: Any, *operands: Any, relu: bool, **window: A
 
 
 def _fused_plain(x: jax.Array, kernel: jax.Array, *operands: jax.Array, relu: bool, **window: Any) -> jax.Array:
-    y = sum(operands, conv(x, kernel, **window))
+    y = conv(x, kernel, **window)
+    y = sum((spread(operand, y) for operand in operands), y)
     return jax.nn.relu(y) if relu else y
 
 
@@ -322,8 +321,8 @@ def _turned(kernel: jax.Array, groups: int) -> jax.Array:
     """The kernel with its taps reversed and, in each group, its features swapped: `(*size, K / groups, C)`."""
     kernel = jnp.flip(kernel, range(kernel.ndim - 2))
     if groups > 1:
-        kernel = kernel.reshape(*kernel.shape[:-1], groups, -1).swapaxes(-1, -3)
-        return kernel.reshape(*kernel.shape[:-2], -1)
+        kernel = kernel.reshape(*kernel.shape[:-1], groups, kernel.shape[-1] // groups).swapaxes(-1, -3)
+        return lax.collapse(kernel, kernel.ndim - 2)
     return kernel.swapaxes(-1, -2)
 
 
@@ -391,7 +390,7 @@ def _kernel_of_shape(
     fold = 2 if width * channels < _NARROW and ct.shape[2] % 2 == 0 else 1
     reach = dilation[1] * (width - 1) + 1
     out = _in_planes(ct, x, (height, reach + strides[1] * (fold - 1)), fold, strides, pads, dilation[0])
-    out = out.reshape(*out.shape[:2], channels, fold, -1)
+    out = out.reshape(*out.shape[:2], channels, fold, ct.shape[-1])
     parts = [out[:, i * strides[1] : i * strides[1] + reach : dilation[1], :, i] for i in range(fold)]
     return functools.reduce(lax.add, parts)
 
@@ -408,22 +407,22 @@ def _in_planes(
     In bfloat16 the processor multiplies pairs, or more, of input features: several images are one plane of as many
     features, `(1, N / B, H, W C, B)`, and are moved for that.
     """
-    n, rows, columns, _ = ct.shape
+    n, rows, columns, features = ct.shape
     # How far the taps reach: exactly as many places are left for ct to stand in.
     ends = ((rows - 1) * strides[0] + dilation * (window[0] - 1), (columns - fold) * strides[1] + window[1] - 1)
     x, (vertical, (left, right)) = _crop(
         x, [(lo, end + 1 - w - lo) for w, end, (lo, _) in zip(x.shape[1:-1], ends, pads, strict=True)]
     )
-    channels, height = x.shape[-1], x.shape[1]
+    _, height, width, channels = x.shape
     bound = math.gcd(n, _BOUND) if x.dtype == jnp.bfloat16 else 1
     out = conv(
-        x.reshape(1, n // bound, bound, height, -1).transpose(0, 1, 3, 4, 2),
-        ct.reshape(n // bound, bound, rows, columns // fold, -1).transpose(0, 2, 3, 1, 4),
+        x.reshape(1, n // bound, bound, height, width * channels).transpose(0, 1, 3, 4, 2),
+        ct.reshape(n // bound, bound, rows, columns // fold, fold * features).transpose(0, 2, 3, 1, 4),
         (1, dilation, 1),
         ((0, 0), vertical, (left * channels, right * channels)),
         (1, strides[0], strides[1] * channels * fold),
     )
-    return out.reshape(*window, -1)
+    return out.reshape(*window, channels * fold * features)
 
 
 def _pointwise(ct: jax.Array, x: jax.Array) -> jax.Array:
@@ -432,7 +431,7 @@ def _pointwise(ct: jax.Array, x: jax.Array) -> jax.Array:
         return jnp.einsum("nijc,nijk->ck", x, ct)
     if x.shape[-1] < ct.shape[-1]:  # the wide one is better as the image
         return _pointwise(x, ct).T
-    return _in_planes(ct, x, (1, 1), 1, (1, 1), ((0, 0),) * 2, 1).reshape(x.shape[-1], -1)
+    return _in_planes(ct, x, (1, 1), 1, (1, 1), ((0, 0),) * 2, 1).reshape(x.shape[-1], ct.shape[-1])
 
 
 def _by_batch(ct: jax.Array, x: jax.Array, shape: Any, strides: Any, pads: Any, dilation: Any) -> jax.Array:
@@ -457,14 +456,14 @@ def _batched(args: Any, dims: Any, **params: Any) -> tuple[jax.Array, int]:
     (x, kernel), (x_dim, kernel_dim) = args, dims
     if kernel_dim is None:
         x = jnp.moveaxis(x, x_dim, 0)
-        out = conv(x.reshape(-1, *x.shape[2:]), kernel, **params)
+        out = conv(lax.collapse(x, 0, 2), kernel, **params)
         return out.reshape(*x.shape[:2], *out.shape[1:]), 0
     if x_dim is None and kernel.shape[kernel_dim] <= _LOOP:
         kernel = jnp.moveaxis(kernel, kernel_dim, 0)
         return jnp.stack([conv(x, k, **params) for k in kernel]), 0
     if x_dim is None and params["groups"] == 1:
         kernel = jnp.moveaxis(kernel, kernel_dim, -2)
-        out = conv(x, kernel.reshape(*kernel.shape[:-2], -1), **params)
+        out = conv(x, lax.collapse(kernel, kernel.ndim - 2), **params)
         return out.reshape(*out.shape[:-1], *kernel.shape[-2:]), out.ndim - 1
     kernel = jnp.moveaxis(kernel, kernel_dim, 0)
     x = jnp.broadcast_to(x, (len(kernel), *x.shape)) if x_dim is None else jnp.moveaxis(x, x_dim, 0)
@@ -479,11 +478,11 @@ def _fused_batched(args: Any, dims: Any, **params: Any) -> tuple[jax.Array, int]
     if dims[1] is dims[2] is None:
         x, kernel, bias, *residual = first
         images = [
-            (jnp.broadcast_to(a, (size, *a.shape)) if d is None else a).reshape(-1, *a.shape[-3:])
+            lax.collapse(jnp.broadcast_to(a, (size, *a.shape)) if d is None else a, 0, 2)
             for a, d in zip((x, *residual), (dims[0], *dims[3:]), strict=True)
         ]
         out = conv_fused(images[0], kernel, bias, *images[1:], **params)
-        return out.reshape(size, -1, *out.shape[1:]), 0
+        return out.reshape(size, len(out) // size, *out.shape[1:]), 0
     if size <= _LOOP:
         each = ([a if d is None else a[i] for a, d in zip(first, dims, strict=True)] for i in range(size))
         return jnp.stack([conv_fused(*one, **params) for one in each]), 0
@@ -491,15 +490,11 @@ def _fused_batched(args: Any, dims: Any, **params: Any) -> tuple[jax.Array, int]
     return jax.vmap(plain, [None if d is None else 0 for d in dims])(*first), 0
 
 
-conv_p.def_impl(lambda x, kernel, **params: _compiled(conv_p, **params)(x, kernel))
 conv_p.def_abstract_eval(_abstract)
 ad.defbilinear(conv_p, _input_gradient, _kernel_gradient)
 batching.primitive_batchers[conv_p] = _batched
-mlir.register_lowering(conv_p, mlir.lower_fun(_plain, multiple_results=False))
-mlir.register_lowering(conv_p, mlir.lower_fun(_onednn, multiple_results=False), platform="cpu")
+compute(conv_p, _plain, cpu=_onednn)
 
-conv_fused_p.def_impl(lambda *operands, **params: _compiled(conv_fused_p, **params)(*operands))
 conv_fused_p.def_abstract_eval(_fused_abstract)
 batching.primitive_batchers[conv_fused_p] = _fused_batched
-mlir.register_lowering(conv_fused_p, mlir.lower_fun(_fused_plain, multiple_results=False))
-mlir.register_lowering(conv_fused_p, mlir.lower_fun(_fused_onednn, multiple_results=False), platform="cpu")
+compute(conv_fused_p, _fused_plain, cpu=_fused_onednn)

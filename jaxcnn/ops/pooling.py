@@ -42,7 +42,7 @@ def max_pool(
     """
     window, strides, edges = _windows(x, size, stride, padding, ceil)
     floating = jnp.issubdtype(x.dtype, jnp.floating)
-    if floating and suits_cpu("maximum") and math.prod(window) <= MOST:
+    if floating and suits_cpu("maximum", x) and math.prod(window) <= MOST:
         return maximum(x, window, strides, edges)
     if not floating:
         return _pool(x, window, strides, edges, np.asarray(jnp.iinfo(x.dtype).min, x.dtype), lax.max)
@@ -155,7 +155,7 @@ def _by_window(x: jax.Array, window: Ints, strides: Ints, edges: Edges, start: n
 
 
 def _pool(x: jax.Array, window: Ints, strides: Ints, edges: Edges, start: np.ndarray, combine: Any) -> jax.Array:
-    if not suits_cpu("slices") or sum(window) > _MAX_SLICES:
+    if not suits_cpu("slices", x) or sum(window) > _MAX_SLICES:
         return _by_window(x, window, strides, edges, start, combine)
     if any(any(edge) for edge in edges):
         x = lax.pad(x, jnp.asarray(start), [(0, 0, 0), *((lo, hi, 0) for lo, hi in edges), (0, 0, 0)])

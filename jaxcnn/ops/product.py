@@ -7,15 +7,16 @@ long. It is the same custom call, with the same conditions, as `jaxcnn.ops.onedn
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 
 from jaxcnn.ops import onednn
-from jaxcnn.ops.backend import stored, vary_alike
+from jaxcnn.ops.backend import compute, stored, vary_alike
 
 _ROWS, _LARGE = 32, 1 << 20  # rows up to which, and numbers of the matrix from which on, oneDNN is the quicker one
 
@@ -25,7 +26,7 @@ def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     dtype = jnp.result_type(x, kernel)
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     rows = x.size // max(x.shape[-1], 1)
-    if onednn.available() and dtype == jnp.float32 and kernel.size >= _LARGE and 0 < rows <= _ROWS:
+    if onednn.available(x) and dtype == jnp.float32 and kernel.size >= _LARGE and 0 < rows <= _ROWS:
         return matmul_p.bind(*vary_alike(x, kernel), transposed=False)
     return x @ kernel
 
@@ -53,7 +54,7 @@ def _onednn(x: jax.Array, kernel: jax.Array, *, transposed: bool) -> jax.Array:
 
 
 def _rows(x: jax.Array) -> jax.Array:
-    return x.reshape(-1, x.shape[-1])
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def _row_gradient(ct: jax.Array, x: Any, kernel: jax.Array, *, transposed: bool) -> jax.Array:
@@ -69,9 +70,7 @@ def _batched(args: Any, dims: Any, *, transposed: bool) -> tuple[jax.Array, int]
     return jax.vmap(lambda x, kernel: _plain(x, kernel, transposed=transposed), dims)(*args), 0
 
 
-matmul_p.def_impl(lambda x, kernel, transposed: onednn._compiled(matmul_p, transposed=transposed)(x, kernel))
 matmul_p.def_abstract_eval(_abstract)
 ad.defbilinear(matmul_p, _row_gradient, _kernel_gradient)
 batching.primitive_batchers[matmul_p] = _batched
-mlir.register_lowering(matmul_p, mlir.lower_fun(_plain, multiple_results=False))
-mlir.register_lowering(matmul_p, mlir.lower_fun(_onednn, multiple_results=False), platform="cpu")
+compute(matmul_p, _plain, cpu=_onednn)

@@ -76,7 +76,7 @@ def _bounds(boxes: jax.Array, scale: float, pooled: tuple[int, ...], places: tup
 
     def of(first: jax.Array, last: jax.Array, bins: int, length: int) -> tuple[jax.Array, jax.Array]:
         count = jnp.maximum(last - first + 1, 1)[..., None]
-        i = jnp.arange(bins)
+        i = jax.lax.broadcast_to_rank(jnp.arange(bins), count.ndim)
         begin = first[..., None] + i * count // bins
         end = first[..., None] - (-(i + 1) * count // bins)
         return jnp.clip(begin, 0, length), jnp.clip(end, 0, length)
@@ -139,7 +139,7 @@ def _halves(axis: int, step: int) -> list[tuple[slice, ...]]:
 def _four(table: list[jax.Array], bounds: Bounds, shape: tuple[int, ...], levels: Levels) -> list[jax.Array]:
     """The four entries of the table that cover each bin: each `(N, R, P, P, C)`."""
     images, height, width, channels = shape
-    flat = jnp.concatenate([entry.reshape(-1, channels) for entry in table])
+    flat = jnp.concatenate([jax.lax.collapse(entry, 0, 3) for entry in table])
     first = np.cumsum([0, *(entry.size // channels for entry in table[:-1])])
 
     def two(begin: jax.Array, end: jax.Array, length: int, sizes: tuple[int, ...]) -> tuple[jax.Array, list[jax.Array]]:
@@ -200,8 +200,9 @@ def roi_align(
         """Of each pixel in each bin: `(N, R, P, length)`."""
         extent = last - first if aligned else jnp.maximum(last - first, 1)
         at = (jnp.arange(bins * samples, dtype=dtype) + 0.5) / (bins * samples)
-        at = first[..., None] + at * extent[..., None]
-        near = jnp.clip(at, 0, length - 1)[..., None] - jnp.arange(length, dtype=dtype)
+        at = first[..., None] + jax.lax.broadcast_to_rank(at, extent.ndim + 1) * extent[..., None]
+        pixels = jax.lax.broadcast_to_rank(jnp.arange(length, dtype=dtype), at.ndim + 1)
+        near = jnp.clip(at, 0, length - 1)[..., None] - pixels
         tent = jnp.maximum(1 - jnp.abs(near), 0)
         tent = jnp.where(((at >= -1) & (at <= length))[..., None], tent, 0)
         return tent.reshape(*first.shape, bins, samples, length).mean(-2)
@@ -240,7 +241,8 @@ def crop_regions(images: jax.Array, boxes: jax.Array, size: Size, context: int =
     def along(first: jax.Array, last: jax.Array, count: int) -> jax.Array:
         """The places `(N, R, count)` to sample, in pixels, 0 being the centre of the first."""
         step = ((last - first) / (count - 2 * context))[..., None]
-        return first[..., None] + (jnp.arange(count) + 0.5 - context) * step - 0.5
+        place = jax.lax.broadcast_to_rank(jnp.arange(count), step.ndim)
+        return first[..., None] + (place + 0.5 - context) * step - 0.5
 
     x1, y1, x2, y2 = jnp.moveaxis(boxes.astype(wide_dtype(images.dtype)), -1, 0)
     y, x = along(y1, y2, lengths[0]), along(x1, x2, lengths[1])
@@ -254,7 +256,7 @@ def crop_regions(images: jax.Array, boxes: jax.Array, size: Size, context: int =
         ]
 
     def crop(image: jax.Array, rows: Any, columns: Any) -> jax.Array:
-        flat = image.reshape(-1, image.shape[-1])
+        flat = jax.lax.collapse(image, 0, image.ndim - 1)
         parts = []
         for i, across in rows:
             for j, along in columns:

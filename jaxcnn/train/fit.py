@@ -363,7 +363,8 @@ def _restored(folder: Run, like: TrainState) -> tuple[TrainState, tuple[Any, Any
     if progress is None:
         return None
     state, best = found or (like, of_state(like))
-    key = jax.random.wrap_key_data(same_everywhere(jax.random.key_data(state.key)))
+    data = same_everywhere(jax.random.key_data(state.key))
+    key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(state.key))
     state, best = same_everywhere((state.replace(key=None), best))
     return state.replace(key=key), best, progress
 

@@ -152,7 +152,8 @@ class Run:
                 wanted["best"] = {"params": _averaged(like), "model_state": like.model_state}
             arrays = _read(folder, wanted)
             best = arrays.pop("best", None)
-            state = like.replace(**{**arrays, "key": jax.random.wrap_key_data(arrays["key"])})
+            key = jax.random.wrap_key_data(arrays["key"], impl=jax.random.key_impl(like.key))
+            state = like.replace(**{**arrays, "key": key})
             return state, (best["params"], best["model_state"]) if best else variables(state), progress
 
         return self.checkpoints.newest(read)

@@ -121,7 +121,7 @@ def create_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         model_state=model_state,
-        opt_state=jax.jit(optimizer.init)(params),  # one program: compiled array by array it takes seconds
+        opt_state=strong(jax.jit(optimizer.init)(params)),  # one program: compiled array by array it takes seconds
         key=step_key,
         ema=jax.tree.map(jnp.copy, params) if ema else None,
         scale=LossScale.start() if loss_scale else None,
@@ -194,6 +194,9 @@ def make_step(
 
     Args:
       loss: `(outputs, labels) -> one number an example`.
+      optimizer: an Optax transformation. One that takes extra arguments (`optax.GradientTransformationExtraArgs`, such
+        as `optax.contrib.reduce_on_plateau` and `optax.lbfgs`) is given `value`, the step's loss with the penalty;
+        `grad`, its gradient; and `value_fn`, the loss of this batch as a function of the parameters.
       preprocess: what is done to the inputs inside the step; uint8 images become float32 from 0 to 1 when not given.
       augment: `(images, key) -> images`, before `preprocess`; or a `Joint`, as `mixup`, which changes the labels too.
       metrics: measures beside `loss`, by name: `(outputs, labels) -> one number an example`, or `Summed` over the
@@ -216,8 +219,8 @@ def make_step(
       `LossScale` also `skipped_steps`, how many steps were skipped so far.
 
     Raises:
-      UserError: for what is no model, loss or optimizer; and, when the step is first called, for a loss that gives one
-        number for the whole batch, a state of another optimizer or without the average asked for, or a batch that
+      UserError: for what is no model, loss or optimizer; and, when the step is first called, for an optimizer that
+        needs other arguments than those, a loss that gives one number for the whole batch, a state of another optimizer or without the average asked for, or a batch that
         cannot be divided into the parts asked for.
     """
     _check_arguments(model, optimizer, loss)
@@ -258,34 +261,31 @@ def make_step(
             classes = labels.argmax(-1) if mixed else labels
         inputs = inputs_of(preprocess, inputs)
 
-        def gradient(model_state: PyTree, part: Any) -> tuple[PyTree, tuple[PyTree, dict[str, jax.Array]]]:
-            found, (measured, model_state) = jax.grad(objective, has_aux=True)(
-                state.params, model_state, *part, state.scale
-            )
-            return model_state, (found, measured)
-
-        if accumulate == 1:
-            model_state, found = gradient(state.model_state, (inputs, labels, classes, key))
-        else:
-            parts = (*_parts((inputs, labels, classes), accumulate), jax.random.split(key, accumulate))
-            model_state, found = _means_of(gradient, state.model_state, parts)
-        if axis_name is not None:
-            found = jax.lax.pmean(found, axis_name)
-        slope, measured = found
         scale = state.scale
-        if scale is not None:
-            slope = jax.tree.map(lambda g: g / scale.value, slope)
-        try:
-            updates, opt_state = optimizer.update(slope, state.opt_state, state.params)
-        except Exception as error:
-            made = jax.tree.structure(jax.eval_shape(optimizer.init, state.params))
-            if made == jax.tree.structure(state.opt_state):  # type: ignore[operator]
-                raise
-            raise UserError(
-                "the state was made for another optimizer: give create_state and make_step the same one"
-            ) from error
+
+        def differentiated(params: PyTree) -> tuple[PyTree, dict[str, jax.Array], PyTree]:
+            """Gradient, metrics and the model's new state at these parameters, for all parts of the batch."""
+
+            def gradient(model_state: PyTree, part: Any) -> tuple[PyTree, tuple[PyTree, dict[str, jax.Array]]]:
+                found, (measured, model_state) = jax.grad(objective, has_aux=True)(params, model_state, *part, scale)
+                return model_state, (found, measured)
+
+            if accumulate == 1:
+                model_state, found = gradient(state.model_state, (inputs, labels, classes, key))
+            else:
+                parts = (*_parts((inputs, labels, classes), accumulate), jax.random.split(key, accumulate))
+                model_state, found = _means_of(gradient, state.model_state, parts)
+            if axis_name is not None:
+                found = jax.lax.pmean(found, axis_name)
+            slope, measured = found
+            if scale is not None:
+                slope = jax.tree.map(lambda g: g / scale.value, slope)
+            return slope, measured, model_state
+
+        slope, measured, model_state = differentiated(state.params)
+        updates, opt_state = _updates(optimizer, state, slope, measured["loss"], _objective_of(differentiated))
         params = optax.apply_updates(state.params, updates)
-        new = state.replace(params=params, model_state=strong(model_state), opt_state=opt_state)
+        new = state.replace(params=params, model_state=strong(model_state), opt_state=strong(opt_state))
         if ema and state.ema is None:
             raise UserError(f"ema={ema}: the state keeps no average; make it by create_state(..., ema=True)")
         if state.ema is not None:
@@ -304,6 +304,45 @@ def make_step(
     if devices is None and axis_name is not None:
         return step
     return (devices or OneDevice()).compile(step)
+
+
+def _objective_of(differentiated: Callable[[PyTree], tuple[PyTree, dict[str, jax.Array], PyTree]]) -> Any:
+    """The loss as a function of the parameters whose gradient is that of the step, for line searches.
+
+    It is a mean over parts of a batch and over devices, of which the step takes the gradient itself: JAX's own gradient
+    would keep what each part computed, and would be another one on each device under `pmap`.
+    """
+
+    @jax.custom_jvp
+    def objective(params: PyTree) -> jax.Array:
+        return differentiated(params)[1]["loss"]
+
+    @objective.defjvp
+    def _(primals: tuple[PyTree], tangents: tuple[PyTree]) -> tuple[jax.Array, jax.Array]:
+        slope, measured, _ = differentiated(*primals)
+        return measured["loss"], optax.tree.vdot(slope, *tangents).astype(measured["loss"].dtype)
+
+    return objective
+
+
+def _updates(
+    optimizer: optax.GradientTransformation, state: TrainState, slope: PyTree, value: jax.Array, objective: Any
+) -> tuple[PyTree, PyTree]:
+    """What the optimizer adds to the parameters, and its new state."""
+    extra = {"value": value, "grad": slope, "value_fn": objective}
+    try:
+        return optax.with_extra_args_support(optimizer).update(slope, state.opt_state, state.params, **extra)
+    except Exception as error:
+        made = jax.tree.structure(jax.eval_shape(optimizer.init, state.params))
+        if made != jax.tree.structure(state.opt_state):  # type: ignore[operator]
+            raise UserError(
+                "the state was made for another optimizer: give create_state and make_step the same one"
+            ) from error
+        if isinstance(error, TypeError) and "required keyword-only argument" in str(error):
+            raise UserError(
+                f"the optimizer needs more than a training step gives it ({', '.join(extra)}): {error}"
+            ) from error
+        raise
 
 
 def _parts(batch: Any, count: int) -> Any:
