@@ -23,8 +23,10 @@ from jaxcnn.data.stream import center_box
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.explore import answer
 from jaxcnn.explore.answer import Answer
+from jaxcnn.metrics import is_share
 from jaxcnn.train import Run, Trained
 from jaxcnn.train import runs as listed
+from jaxcnn.train.objective import primary_in
 from jaxcnn.train.trained import rebuilt
 
 FIGURES = ("confusion.png", "mistakes.png")
@@ -45,7 +47,7 @@ class Subject:
       examples: gives some of the test data; raises DataError where they cannot be read.
       folder: the run's folder; None for a network that has none.
       notes: what of the run is not shown, a sentence each.
-      measure: the figure of its task, "accuracy" or "mean_iou" for instance.
+      measure: the figure that its run was chosen by, "accuracy" or "mean_iou" for instance.
     """
 
     title: str
@@ -69,6 +71,7 @@ class Subject:
             "palette": None if self.answer.palette is None else self.answer.palette.tolist(),
             "image": list(trained.image),
             "measure": self.measure,
+            "share": is_share(self.measure),
             "notes": list(self.notes),
             "history": [],
             "result": {},
@@ -141,7 +144,8 @@ def of_run(path: str | Path) -> Subject:
         notes.append(f"The run is an ensemble of {count} networks; this is the first of them.")
     trained = dataclasses.replace(trained, model=model, params=params, model_state=state)
     title = f"{Path(str(config['model'])).name.split(':')[-1]} on {Path(str(config.get('data'))).name}"
-    measure = "accuracy" if task is None else task.figure
+    # Before config.json said what chose, the class of an image was chosen by accuracy.
+    measure = primary_in(config, {"validation_accuracy": None}).primary if task is None else task.figure
     return _subject(title, trained, lambda: _test_data(trained), run.path, tuple(notes), measure)
 
 
