@@ -94,9 +94,7 @@ def _checked(outputs: Any, labels: Any, distance: float | None = None) -> float:
     if outputs.ndim != 3 or outputs.shape != labels.shape:
         raise UserError(f"outputs {outputs.shape} and labels {labels.shape} should both be (N, H, W)")
     if not isinstance(labels, jax.core.Tracer) and not np.isin(known := np.asarray(labels), (-1, 0, 1)).all():
-        raise UserError(
-            f"boundary labels from {known.min()} to {known.max()}: expected 1, 0, or -1 for a pixel ignored"
-        )
+        raise UserError(f"boundary labels from {known.min()} to {known.max()}: expected 1, 0, or -1 (ignored)")
     if distance is None:
         return 0.0075 * math.hypot(*outputs.shape[1:])
     if distance < 0:

@@ -223,9 +223,7 @@ def _check_probabilities(labels: Any) -> None:
     if (known := _concrete(labels)) is not None and known.size:
         total = known.sum(-1, dtype=np.float64)
         if np.abs(total - 1).max() > 0.02:  # half precision rounds each of many
-            raise UserError(
-                f"labels whose sums over the classes are {_some(total)}: expected probabilities, with sum 1"
-            )
+            raise UserError(f"labels with sums over the classes {_some(total)}: expected probabilities, with sum 1")
 
 
 def check_classes(outputs: Any, labels: Any) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from jaxcnn.core import Layer
+from jaxcnn.data.dataset import Dataset, Examples
 from jaxcnn.data.preprocess import Preprocess, inputs_of
 from jaxcnn.data.stream import Stream
 from jaxcnn.declared import calls
@@ -50,7 +51,7 @@ def outputs_of(
 
     found: list[tuple[Any, Any]] = []
     for data in sets:
-        if data is not None:
+        if isinstance(data, (Dataset, Examples, Stream)):
             check_inputs(preprocess, data)
             example = example_of(data, size)
             if not found or found[-1][0] != example:  # a network takes a while to trace

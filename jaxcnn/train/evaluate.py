@@ -104,7 +104,7 @@ def make_evaluate(
     def evaluate(params: Any, model_state: Any, data: Dataset | Examples | Stream, keep: bool = True) -> Evaluation:
         outputs: list[Any] = []
         sums: dict[str, Any] = {}
-        seen = 0
+        seen, total = 0, len(data)
         if data not in checked:
             check_inputs(preprocess, data)
         size = shared
@@ -112,12 +112,12 @@ def make_evaluate(
             # What an example gets among others depends on how many they are: devices may not change that.
             jax.eval_shape(forward, params, model_state, *next(padded_batches(data, shared)))
             size = shared if alone else batch_size
-        for first, (whole, own) in zip(range(0, len(data), size), _parts(data, size, on.shard), strict=True):
+        for first, (whole, own) in zip(range(0, total, size), _parts(data, size, on.shard), strict=True):
             out, each, there = batch_results((params, model_state), whole, own, size)
             if data not in checked:
                 check_labels(loss, out, data)
                 checked.add(data)
-            count = min(size, len(data) - first)
+            count = min(size, total - first)
             if keep:
                 outputs.append(jax.tree.map(lambda x, count=count: np.asarray(x)[:count], out))
             found = jax.tree.map(lambda x: np.asarray(x, np.float64).sum(0), each)
@@ -126,9 +126,9 @@ def make_evaluate(
         if not seen:
             raise UserError(f"{data.name}: no image of it can be read")
         figures: dict[str, float] = {}
-        for name, total in sums.items():
+        for name, summed in sums.items():
             metric = (metrics or {}).get(name)
-            named = metric.named(name, total) if isinstance(metric, Summed) else {name: total / seen}
+            named = metric.named(name, summed) if isinstance(metric, Summed) else {name: summed / seen}
             figures |= {name: float(value) for name, value in named.items()}
         return Evaluation(figures, jax.tree.map(lambda *parts: np.concatenate(parts), *outputs) if keep else None)
 

@@ -260,10 +260,7 @@ def fit(
                 display.epoch(record)
                 stop.leave(int(one.step))
             if validation is not None and not any(choice.value(record) is not None for record in at.history):
-                name = f"validation {choice.primary}"
-                display.line(
-                    f"{name} was finite in no epoch: the weights kept are those of the lowest loss, or the last"
-                )
+                display.line(f"the validation {choice.primary} was finite in no epoch: nothing says which one is best")
             if kept != at.history[-1]["step"]:
                 save(state, wait=True)
         finally:
