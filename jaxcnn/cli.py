@@ -786,11 +786,12 @@ def _runs(given: Runs) -> None:
         from jaxcnn.inspect import plots
 
         histories = {str(run.path): run.history for run in found if run.history}
-        chosen = {run.primary.primary for run in found if run.history}
+        chosen = {run.primary for run in found if run.history}
+        primary = dataclasses.asdict(chosen.pop()) if len(chosen) == 1 else {}
         if not histories:
             raise UserError("none of these runs has come to the end of an epoch: there are no curves to draw")
         try:
-            plots.compare(histories, chosen.pop() if len(chosen) == 1 else None).savefig(given.draw, dpi=150)
+            plots.compare(histories, **primary).savefig(given.draw, dpi=150)
         except OSError as error:
             raise UserError(f"{given.draw} cannot be written: {error.strerror or error}") from None
     names = runs.differing(found)

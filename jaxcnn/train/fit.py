@@ -466,7 +466,7 @@ def _usual_preprocess(data: Any) -> Callable[[Any], Any]:
 def _pictures(folder: Run, history: list[Record], choice: Primary, test: Any, measured: Evaluation | None) -> None:
     from jaxcnn.inspect import plots
 
-    plots.curves(history, choice.primary).savefig(folder.path / "curves.png")
+    plots.curves(history, choice.primary, choice.higher_is_better).savefig(folder.path / "curves.png")
     if not isinstance(test, Dataset) or measured is None or measured.outputs.ndim != 2 or measured.outputs.shape[1] < 2:
         return
     probabilities = np.asarray(jax.nn.softmax(measured.outputs))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxcnn.errors import UserError, unknown
+from jaxcnn.metrics import is_share, shown
 
 Record = dict[str, Any]
 
@@ -31,6 +32,15 @@ class Primary:
         """The figure in a record; None where it is missing, no number, or not finite."""
         value = record.get(prefix + self.primary)
         return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is shown in per cent."""
+        return self.higher_is_better and is_share(self.primary)
+
+    def shown(self, value: float) -> str:
+        """A value for a reader."""
+        return shown(self.primary, value) if self.is_share else f"{value:.4f}"
 
     def sort_key(self, value: float | None) -> tuple[bool, float]:
         """What sorts values of this figure from the best to the worst, with None last."""

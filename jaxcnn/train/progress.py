@@ -9,7 +9,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from jaxcnn.metrics import name_of, shown
+from jaxcnn.metrics import name_of
 from jaxcnn.train.objective import ACCURACY, Primary
 
 
@@ -73,7 +73,7 @@ class Display:
         text = f"loss {record[prefix + 'loss']:.4f}"
         name = self.primary.primary
         if name != "loss" and prefix + name in record:
-            text += f"  {name_of(name)} {shown(name, record[prefix + name])}"
+            text += f"  {name_of(name)} {self.primary.shown(record[prefix + name])}"
         return text
 
 

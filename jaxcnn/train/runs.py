@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.errors import UserError, unknown
-from jaxcnn.metrics import shown
 from jaxcnn.train.objective import Primary, Record, primary_in
 from jaxcnn.train.progress import _time
 
@@ -246,7 +245,7 @@ def table(found: Sequence[Listed]) -> str:
         lines.append([
             row["run"], _short(row["model"]).split("(\n")[0], _short(row["data"]), row["state"],
             f"{row['epochs']}/{_short(row['planned_epochs'])}", _short(row["best_epoch"]),
-            *("-" if row[part] is None else shown(row["measure"], row[part]) for part in ("validation", "test")),
+            *("-" if row[part] is None else run.measure.shown(row[part]) for part in ("validation", "test")),
             "-" if row["seconds"] is None else _time(row["seconds"]),
             "; ".join(filter(None, [settings, *run.trouble])),
         ])  # fmt: skip

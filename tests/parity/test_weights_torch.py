@@ -379,7 +379,7 @@ def test_averaged_models_and_modules_around_a_network(form, small, tmp_path):
         "state_dict": {f"model.{name}": value for name, value in model.state_dict().items()},
         "ema": {"module": averaged.state_dict(), "decay": np.float64(0.99)},
         "best": {"accuracy": np.float32(0.5), "curve": np.arange(3), np.int64(1): None},
-        "pytorch-lightning_version": "2.4.0", "numpy": np.random.get_state(),
+        "pytorch-lightning_version": "2.4.0", "numpy": np.random.RandomState(0).get_state(),
     }  # fmt: skip
     path = written(checkpoint, tmp_path, form)
     same(cnn.weights.load(net, path), expected)
