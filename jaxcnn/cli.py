@@ -393,6 +393,8 @@ def _train(given: Train) -> None:
         "epochs": epochs,
         "version": __version__,
     }
+    if task is not None and not task.chooses:
+        config["tested"] = dataclasses.asdict(task.primary)
     for given_anew in _OF_THE_PROCESS:
         del config[given_anew]
     optimizer = train.make_optimizer(
@@ -516,7 +518,7 @@ def _other(options: Train, task: Any) -> _Work:
     elif options.validation:
         learn, held = learn.hold_out(options.validation)
     test = task.load(name, "test", options.data_dir, size)
-    settings = dict(task.settings(learn))
+    settings = {**dataclasses.asdict(task.choice), **task.settings(learn)}
     if options.augment == "none":
         settings.pop("augment", None)
     model_options = {**task.options(learn), **chosen}
@@ -626,18 +628,11 @@ def _shown(path: Path) -> str:
 
 
 def _outcome(result: dict[str, Any], task: Any) -> str:
+    from jaxcnn.metrics import name_of, shown
+
     name = task.figure if task else "accuracy"
-    text = f"test {' '.join(_figure(name, result[f'test_{name}']))}, loss {result['test_loss']:.4f}"
+    text = f"test {name_of(name)} {shown(name, result[f'test_{name}'])}, loss {result['test_loss']:.4f}"
     return f"{text}, at epoch {result['best_epoch']} of {result['epochs']}"
-
-
-def _figure(name: str, value: float) -> tuple[str, str]:
-    """A measure's name for a reader, and its value, in per cent if it is a score."""
-    from jaxcnn.metrics import SCORES
-
-    shares = ("top", "precision", "recall", "pixel", "plain", "relational", "ap", "map", "iou")
-    share = name in SCORES or name.startswith(shares)
-    return SCORES.get(name, name.replace("_", " ")), f"{100 * value:.2f} %" if share else f"{value:.4f}"
 
 
 # Each is made of jaxcnn.data, the side of an image and the number of classes.
@@ -674,6 +669,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _evaluate(given: Evaluate) -> None:
     from jaxcnn import tasks, train
+    from jaxcnn.metrics import name_of, shown
 
     trained = train.Trained.load(given.run)
     name = given.data or trained.config["data"]
@@ -685,7 +681,7 @@ def _evaluate(given: Evaluate) -> None:
         print(json.dumps(record))
     else:
         print(f"{given.run} on {name} {given.split}, {len(found):,} {task.what if task else 'images'}")
-        lines = [_figure(measure, value) for measure, value in figures.items()]
+        lines = [(name_of(measure), shown(measure, value)) for measure, value in figures.items()]
         width = max(len(name) for name, _ in lines)
         print("\n".join(f"{name:{width}s}  {value}" for name, value in lines))
 
@@ -790,10 +786,12 @@ def _runs(given: Runs) -> None:
         from jaxcnn.inspect import plots
 
         histories = {str(run.path): run.history for run in found if run.history}
+        chosen = {run.primary for run in found if run.history}
+        primary = dataclasses.asdict(chosen.pop()) if len(chosen) == 1 else {}
         if not histories:
             raise UserError("none of these runs has come to the end of an epoch: there are no curves to draw")
         try:
-            plots.compare(histories).savefig(given.draw, dpi=150)
+            plots.compare(histories, **primary).savefig(given.draw, dpi=150)
         except OSError as error:
             raise UserError(f"{given.draw} cannot be written: {error.strerror or error}") from None
     names = runs.differing(found)

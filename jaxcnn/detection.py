@@ -26,6 +26,7 @@ from jaxcnn.data.augment import Joint
 from jaxcnn.data.batches import padded_batches
 from jaxcnn.data.dataset import Examples
 from jaxcnn.data.preprocess import to_float
+from jaxcnn.declared import per_example
 from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss
 from jaxcnn.models.fast_rcnn import Regions
@@ -166,8 +167,10 @@ def multi_task(weight: float = 1.0, foreground: float = 0.5) -> Loss:
     Source: Girshick, Fast R-CNN (2015), equations 1 to 3.
     """
 
+    @per_example
     def loss(outputs: Regions, labels: Labels) -> jax.Array:
         logits, deltas, regions = wide(outputs.logits), wide(outputs.deltas), outputs.boxes
+        _check_classes(labels["classes"], deltas.shape[2])
         classes, goal, _ = assign(regions, labels, foreground)
         known = deltas.shape[2]
         counted = classes != -1
@@ -182,6 +185,18 @@ def multi_task(weight: float = 1.0, foreground: float = 0.5) -> Loss:
         return each.sum(1) / jnp.maximum(counted.sum(1), 1)
 
     return loss
+
+
+def _check_classes(classes: Any, count: int) -> None:
+    """Raises where the classes of objects are known, and are none of the network's."""
+    if isinstance(classes, jax.core.Tracer) or not np.size(classes):
+        return
+    known = np.asarray(classes)
+    if known.min() < -1 or known.max() >= count:
+        raise UserError(
+            f"objects of classes from {known.min()} to {known.max()} for {count} classes: expected 0 to {count - 1}, "
+            "or -1 where there is none"
+        )
 
 
 # --- detecting ---------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxcnn.data.augment import Joint
 from jaxcnn.data.dataset import Examples
+from jaxcnn.declared import per_example
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.losses import Loss
 from jaxcnn.ops.precision import wide
@@ -30,6 +31,7 @@ WEIGHTS = (0.005, 0.01, 0.02, 0.08, 0.32)
 # --- loss and measure --------------------------------------------------------------------------------------------
 
 
+@per_example
 def end_point_error(outputs: Any, labels: Array) -> Array:
     """The mean length of the difference of two flows, in pixels: `(N, H, W, 2)` twice to `(N,)`.
 
@@ -66,6 +68,7 @@ def multi_scale(weights: Sequence[float] = WEIGHTS) -> Loss:
     Source: Fischer et al., FlowNet (2015), section 5.1; the weights are in the authors' published training files.
     """
 
+    @per_example
     def loss(outputs: Any, labels: Array) -> Array:
         if not isinstance(outputs, (tuple, list)):
             return end_point_error(outputs, labels)

@@ -16,6 +16,7 @@ import optax
 
 from jaxcnn.data.augment import Joint
 from jaxcnn.data.segmentation import CAMVID
+from jaxcnn.declared import per_example
 from jaxcnn.errors import UserError
 from jaxcnn.metrics import Summed
 from jaxcnn.ops.precision import wide
@@ -29,6 +30,7 @@ VOID = -1
 # --- loss --------------------------------------------------------------------------------------------------------
 
 
+@per_example
 def cross_entropy(
     outputs: jax.Array, labels: jax.Array, weights: Sequence[float] | np.ndarray | None = None
 ) -> jax.Array:
@@ -109,6 +111,7 @@ def median_frequency(labels: np.ndarray, classes: int, power: float = 1.0) -> np
 # --- measures ----------------------------------------------------------------------------------------------------
 
 
+@per_example
 def confusion(outputs: jax.Array, labels: jax.Array) -> jax.Array:
     """How many pixels of class i the network takes for class j, in each image: `(N, K, K)`, float32, void left out."""
     n, classes = len(outputs), outputs.shape[-1]

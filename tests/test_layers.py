@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import alike, close, same, shapes
+from helpers import alike, close, normal, same, shapes
 
 import jaxcnn as cnn
-from jaxcnn.core import Layer, as_layer, fold_in
+from jaxcnn.core import Layer, LayerError, as_layer, fold_in
 
 Shape = tuple[int, ...]
 KEY = jax.random.key(0, impl="rbg")  # compiles in a fifth of the default's time; which bits are drawn does not matter
@@ -399,3 +399,49 @@ def test_derivatives_of_activations():
     close(slope(cnn.sigmoid), g * (1 - g))
     close(slope(cnn.tanh), 1 - np.tanh(x) ** 2)
     same(slope(cnn.relu), (x > 0).astype(np.float32))  # 0 at 0
+
+
+# --- what would be computed without meaning ----------------------------------------------------------------------
+
+
+def test_batch_norm_takes_no_single_value_in_training():
+    """Its deviation from the batch's mean is 0 whatever it is. `init` and evaluation take one example."""
+    net = cnn.serial(conv=cnn.conv(4, 3), pool=cnn.global_avg_pool, bn=cnn.batch_norm(), out=cnn.dense(2))
+    x = jnp.asarray(normal(0, 2, 5, 5, 1))
+    for model in (net, cnn.serial(inner=cnn.remat(net)), cnn.freeze(net, "conv"), cnn.mixed_precision(net)):
+        params, state = model.init(KEY, x[:1])
+        assert model.apply(params, state, x[:1])[0].shape == (1, 2)
+        assert model.apply(params, state, x, train=True)[0].shape == (2, 2)
+        with pytest.raises(LayerError, match=r"bn: one value a channel in \(1, 4\)"):
+            model.apply(params, state, x[:1], train=True)
+    params, state = cnn.batch_norm().init(KEY, x[:1])
+    assert cnn.batch_norm().apply(params, state, x[:1], train=True)[0].shape == (1, 5, 5, 1)
+    shared = jax.vmap(lambda x: cnn.batch_norm(axis_name="i").apply(params, state, x, train=True)[0], axis_name="i")
+    assert shared(x[:, None, 0, 0]).shape == (2, 1, 1)  # one on each device, two in all
+
+
+@pytest.mark.parametrize(
+    ("layer", "x", "says"),
+    [
+        (lambda: cnn.group_norm(4), (2, 1, 1, 4), "one value is to be normalized by itself"),
+        (lambda: cnn.layer_norm(), (2, 3, 1), "one value is to be normalized by itself"),
+        (lambda: cnn.layer_norm(axes=(-3, -2, -1)), (2, 1, 1, 1), "one value is to be normalized by itself"),
+        (lambda: cnn.batch_norm(momentum=1.5), (2, 3), "momentum=1.5: expected the share"),
+        (lambda: cnn.batch_norm(eps=-1.0), (2, 3), "eps=-1.0: expected"),
+        (lambda: cnn.layer_norm(-1), (2, 3), "eps=-1: expected"),
+        (lambda: cnn.group_norm(1, -1.0), (2, 3), "eps=-1.0: expected"),
+        (lambda: cnn.conv_transpose(2, 3, 2, output_padding=2), (1, 3, 3, 1), "output_padding=2 with stride=2"),
+        (lambda: cnn.conv_transpose(2, 3, output_padding=1), (1, 3, 3, 1), "output_padding=1 with stride=1"),
+        (lambda: cnn.conv_transpose(2, 3, (3, 1), output_padding=(2, 1)), (1, 3, 3, 1), r"output_padding=\(2, 1\)"),
+        (lambda: cnn.dropout(0.5, shared_axes=(4,)), (1, 3, 3, 1), r"shared_axes=\(4,\) do not all exist"),
+        (lambda: cnn.dropout(0.5, shared_axes=(-5,)), (1, 3, 3, 1), r"shared_axes=\(-5,\) do not all exist"),
+    ],
+)
+def test_what_would_be_computed_without_meaning_is_refused(layer, x, says):
+    def run():
+        made = layer()
+        params, state = made.init(KEY, jnp.zeros(x))
+        return made.apply(params, state, jnp.zeros(x), train=True, key=KEY)
+
+    with pytest.raises(LayerError, match=says):
+        run()

@@ -634,12 +634,17 @@ def test_evaluation_counts_every_example_once_and_compiles_once():
     traces = []
 
     def loss(outputs, labels):
-        traces.append(outputs.shape)
         return losses.softmax_cross_entropy(outputs, labels)
+
+    def preprocess(images):
+        traces.append(images.shape)
+        return data.to_float(images)
 
     model = small()
     params, state = model.init(KEY, DATA.images[:1])
-    evaluate = train.make_evaluate(model, loss, batch_size=16, metrics={"accuracy": metrics.accuracy})
+    evaluate = train.make_evaluate(
+        model, loss, batch_size=16, metrics={"accuracy": metrics.accuracy}, preprocess=preprocess
+    )
     for count in (31, 16, 1, 48):
         got = evaluate(params, state, DATA.take(slice(count)))
         outputs, _ = model.apply(params, state, data.to_float(DATA.images[:count]))
@@ -648,7 +653,7 @@ def test_evaluation_counts_every_example_once_and_compiles_once():
         each = np.log(np.exp(o).sum(1)) - o[np.arange(count), DATA.labels[:count]]
         assert got.metrics["loss"] == pytest.approx(each.mean(), rel=1e-5)
         assert got.metrics["accuracy"] == (o.argmax(1) == DATA.labels[:count]).mean()
-    assert traces == [(16, 3)]
+    assert traces == [(16, 6, 6, 1)]
 
 
 # --- fit ---------------------------------------------------------------------------------------------------------

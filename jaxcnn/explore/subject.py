@@ -25,6 +25,7 @@ from jaxcnn.explore import answer
 from jaxcnn.explore.answer import Answer
 from jaxcnn.train import Run, Trained
 from jaxcnn.train import runs as listed
+from jaxcnn.train.objective import ACCURACY, Primary, primary_in
 from jaxcnn.train.trained import rebuilt
 
 FIGURES = ("confusion.png", "mistakes.png")
@@ -45,7 +46,7 @@ class Subject:
       examples: gives some of the test data; raises DataError where they cannot be read.
       folder: the run's folder; None for a network that has none.
       notes: what of the run is not shown, a sentence each.
-      measure: the figure of its task, "accuracy" or "mean_iou" for instance.
+      measure: the figure that its run was chosen by, "accuracy" or "mean_iou" for instance.
     """
 
     title: str
@@ -54,7 +55,7 @@ class Subject:
     examples: Callable[[], Data]
     folder: Path | None = None
     notes: tuple[str, ...] = ()
-    measure: str = "accuracy"
+    measure: Primary = ACCURACY
 
     def about(self) -> dict[str, Any]:
         """What the page shows before anything is computed; JSON."""
@@ -68,7 +69,8 @@ class Subject:
             "size": self.answer.size,
             "palette": None if self.answer.palette is None else self.answer.palette.tolist(),
             "image": list(trained.image),
-            "measure": self.measure,
+            "measure": self.measure.primary,
+            "share": self.measure.is_share,
             "notes": list(self.notes),
             "history": [],
             "result": {},
@@ -141,7 +143,8 @@ def of_run(path: str | Path) -> Subject:
         notes.append(f"The run is an ensemble of {count} networks; this is the first of them.")
     trained = dataclasses.replace(trained, model=model, params=params, model_state=state)
     title = f"{Path(str(config['model'])).name.split(':')[-1]} on {Path(str(config.get('data'))).name}"
-    measure = "accuracy" if task is None else task.figure
+    # Before config.json said what chose, the class of an image was chosen by accuracy.
+    measure = primary_in(config, {"validation_accuracy": None}) if task is None else task.primary
     return _subject(title, trained, lambda: _test_data(trained), run.path, tuple(notes), measure)
 
 
@@ -187,7 +190,7 @@ def _subject(
     examples: Callable[[], Data],
     folder: Path | None = None,
     notes: tuple[str, ...] = (),
-    measure: str = "accuracy",
+    measure: Primary = ACCURACY,
 ) -> Subject:
     """The subject, if its images and its network's answers can be shown."""
     if len(trained.image) != 3 or trained.image[-1] not in (1, 3):

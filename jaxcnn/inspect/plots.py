@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from jaxcnn.data.dataset import Dataset
-from jaxcnn.metrics import SCORES, score_of
+from jaxcnn.metrics import is_share, name_of
 
 _TRAIN, _VALIDATION = "#3b6fb6", "#d9822b"
 
@@ -27,10 +27,15 @@ class Figure(matplotlib.figure.Figure):
         return picture.getvalue()
 
 
-def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Loss and error by epoch, of training and validation, from the records of `fit` or the lines of metrics.jsonl."""
+def curves(history: Sequence[Mapping[str, Any]], primary: str | None = None, higher_is_better: bool = True) -> Figure:
+    """Loss and error by epoch, of training and validation, from the records of `fit` or the lines of metrics.jsonl.
+
+    Args:
+      primary: the figure that is drawn beside the loss; when not given, accuracy (as the error) where it was measured.
+      higher_is_better: whether it is maximized.
+    """
     figure = Figure(figsize=(9, 3.4), layout="constrained")
-    measures = _measures(history[0])
+    measures = _measures(history[0], primary, higher_is_better)
     epochs = [r["epoch"] for r in history]
     for axes, (name, label, scale) in zip(np.atleast_1d(figure.subplots(1, len(measures))), measures, strict=True):
         lines = []
@@ -45,26 +50,37 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _measures(record: Mapping[str, Any]) -> list[tuple[str, str, Callable[[float], float]]]:
+def _measures(
+    record: Mapping[str, Any], primary: str | None, higher: bool
+) -> list[tuple[str, str, Callable[[float], float]]]:
     """What is drawn of the records: the name of a measure, what the axis is called, and its scale."""
     measures: list[tuple[str, str, Callable[[float], float]]] = [("loss", "loss", lambda v: v)]
-    name = score_of(record) or score_of(record, "validation_")
-    if name == "accuracy":
+    name = "accuracy" if primary is None else primary
+    if name == "loss" or not (name in record or f"validation_{name}" in record):
+        return measures
+    if name == "accuracy" and higher:
         measures.append((name, "error (%)", lambda v: 100 * (1 - v)))
-    elif name:
-        measures.append((name, f"{SCORES[name]} (%)", lambda v: 100 * v))
+    elif higher and is_share(name):
+        measures.append((name, f"{name_of(name)} (%)", lambda v: 100 * v))
+    else:
+        measures.append((name, name_of(name), lambda v: v))
     return measures
 
 
-def compare(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+def compare(
+    histories: Mapping[str, Sequence[Mapping[str, Any]]], primary: str | None = None, higher_is_better: bool = True
+) -> Figure:
     """Loss and error by epoch of several runs, a colour each: lines are validation, dotted ones training.
 
     Args:
       histories: the records of each run, as `curves` takes them, by the name that it is to have.
+      primary, higher_is_better: as in `curves`.
     """
     shown = {name: history for name, history in histories.items() if history}
     figure = Figure(figsize=(11, max(3.6, 0.6 + 0.2 * len(shown))), layout="constrained")
-    measures = _measures({name: None for history in shown.values() for record in history for name in record})
+    measures = _measures(
+        {name: None for history in shown.values() for record in history for name in record}, primary, higher_is_better
+    )
     colors = _distinct(len(shown))
     for axes, (measure, label, scale) in zip(np.atleast_1d(figure.subplots(1, len(measures))), measures, strict=True):
         values = []
@@ -96,9 +112,10 @@ def _distinct(count: int) -> list[tuple[float, ...]]:
 
 def _by_epoch(axes: Any, values: Sequence[float]) -> None:
     """Whole epochs below; a logarithmic axis where the values call for it."""
-    if values and min(values) > 0 and max(values) > 20 * min(values):
+    known = [value for value in values if np.isfinite(value)]
+    if known and min(known) > 0 and max(known) > 20 * min(known):
         axes.set_yscale("log")
-    else:
+    elif not known or min(known) >= 0:
         axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)

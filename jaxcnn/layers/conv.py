@@ -105,13 +105,18 @@ def conv_transpose(
     Args:
       features: K, the output channels.
       kernel_size, stride, padding, dilation: those of the convolution it transposes; see `conv`.
-      output_padding: pixels added behind, to choose among the sizes that this convolution maps to the input's.
+      output_padding: pixels added behind, to choose among the sizes that this convolution maps to the input's. It is
+        smaller than the stride, or than the dilation.
       bias, kernel_init, bias_init: as in `conv`.
 
     Variables: params `kernel` `(*size, C, K)`, `bias` `(K,)`.
 
     Returns:
       A Layer `(N, *spatial, C) -> (N, *out, K)`, out = S (W - 1) - 2P + D (F - 1) + 1 + output_padding.
+
+    Raises:
+      LayerError: when output_padding is smaller than neither stride nor dilation, or the output would be empty; for a
+        wrong number of channels or dimensions; for an integer image.
 
     Source: Long, Shelhamer and Darrell, Fully convolutional networks (2015), section 3.3.
     """

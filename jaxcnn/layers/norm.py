@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,10 +46,16 @@ def batch_norm(
       A Layer `(..., C) -> (..., C)` in the input's dtype; statistics are computed in float32 at least.
 
     Raises:
-      LayerError: for another number of channels than the layer was made for, or integer input.
+      LayerError: for another number of channels than the layer was made for, or integer input; in training, for one
+        value a channel, whose deviation from itself is 0 whatever it is; for a momentum that is no share, or an eps
+        below 0.
 
     Source: Ioffe and Szegedy, Batch normalization (2015), algorithms 1 and 2.
     """
+
+    if not 0 <= momentum <= 1:
+        raise LayerError(f"momentum={momentum!r}: expected the share of the old statistics that is kept, 0 to 1")
+    _not_negative(eps)
 
     def init(key: jax.Array, x: Any) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         shape = _channels(x)
@@ -70,7 +77,12 @@ def batch_norm(
         if train:
             axes = tuple(range(x.ndim - 1))
             batch_mean, batch_var, number = ops.batch_statistics(values, axes, axis_name or batch_axis())
-            unbiased = batch_var * (number / max(number - 1, 1))
+            if number < 2:
+                raise _OneValue(
+                    f"one value a channel in {x.shape}: in training its deviation from the batch's mean is 0; give a "
+                    "larger batch, or layer_norm"
+                )
+            unbiased = batch_var * (number / (number - 1))
             state = {
                 "mean": (momentum * mean + (1 - momentum) * batch_mean).astype(mean.dtype),
                 "var": (momentum * var + (1 - momentum) * unbiased).astype(var.dtype),
@@ -103,9 +115,13 @@ def layer_norm(
     Returns:
       A Layer whose output has the input's shape and dtype.
 
+    Raises:
+      LayerError: for axes that are not there, one value to be normalized by itself, or an eps below 0.
+
     Source: Ba, Kiros and Hinton, Layer normalization (2016).
     """
     wanted = (axes,) if isinstance(axes, int) else tuple(axes)
+    _not_negative(eps)
 
     def shape_of(x: Any) -> tuple[int, ...]:
         floating(x)
@@ -124,6 +140,7 @@ def layer_norm(
             if variable.shape != shape:
                 raise LayerError(f"made for {variable.shape}, got {shape} in {x.shape}")
         reduced = tuple(a % x.ndim for a in wanted)
+        _several(math.prod(x.shape[a] for a in reduced), x)
         values = ops.wide(x)
         mean, var, _ = ops.batch_statistics(values, reduced)
         mean, var = jnp.expand_dims(mean, reduced), jnp.expand_dims(var, reduced)
@@ -154,11 +171,12 @@ def group_norm(
       A Layer `(N, *spatial, C) -> (N, *spatial, C)`.
 
     Raises:
-      LayerError: when the channels cannot be divided into the groups.
+      LayerError: when the channels cannot be divided into the groups, or a group has one value; for an eps below 0.
 
     Source: Wu and He, Group normalization (2018).
     """
     groups = count(groups, "groups")
+    _not_negative(eps)
 
     def check(x: Any) -> tuple[int, ...]:
         shape = _channels(x)
@@ -174,6 +192,7 @@ def group_norm(
         for variable in params.values():
             if variable.shape != (channels,):
                 raise LayerError(f"made for {variable.size} channels, got {channels} in {x.shape}")
+        _several(math.prod(x.shape[1:]) // groups, x)
         grouped = ops.wide(x).reshape(*x.shape[:-1], groups, channels // groups)
         axes = (*range(1, x.ndim - 1), x.ndim)
         mean, var, _ = ops.batch_statistics(grouped, axes)
@@ -207,6 +226,25 @@ def _channels(x: Any) -> tuple[int, ...]:
         raise LayerError(f"expected (N, ..., C), got {tuple(x.shape)}")
     floating(x)
     return (x.shape[-1],)
+
+
+class _OneValue(LayerError, NameError):
+    """A layer cannot be trained on so little. `init`, which looks at a network in training, takes a NameError as a sign
+    to look at it outside of training: it may be given a single example."""
+
+    def under(self, name: str) -> LayerError:
+        return _OneValue(self.message, (name, *self.path))
+
+
+def _several(values: int, x: Any) -> None:
+    """Raises where a value would be normalized by itself, and come out as 0 whatever it is."""
+    if values < 2:
+        raise LayerError(f"one value is to be normalized by itself in {tuple(x.shape)}: the output would be the bias")
+
+
+def _not_negative(eps: float) -> None:
+    if not eps >= 0:
+        raise LayerError(f"eps={eps!r}: expected what is added to the variance, 0 or more")
 
 
 def _affine(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from jaxcnn import core, ops
-from jaxcnn.layers import batch_norm, conv, dense, dropout, embed, flatten, relu, softmax
+from jaxcnn.layers import conv, dense, dropout, embed, flatten, relu, softmax
 from jaxcnn.models.blocks import conv_norm_act
 from jaxcnn.models.registry import model
 from jaxcnn.models.text_cnn import max_over_time

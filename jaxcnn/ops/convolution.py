@@ -119,16 +119,25 @@ def conv_transpose(
       x: `(N, *spatial, C)`.
       kernel: `(*size, C, K)`. It is PyTorch's weight `(C, K, *size)` with the axes moved.
       stride, padding, dilation: those of the convolution that is transposed.
-      output_padding: pixels added behind the output, to choose among the sizes that the convolution maps to x's.
+      output_padding: pixels added behind the output, to choose among the sizes that the convolution maps to x's. It is
+        smaller than the stride, or than the dilation, as in PyTorch.
 
     Returns:
       `(N, *out, K)` with out = S (W - 1) - 2P + D (F - 1) + 1 + output_padding.
+
+    Raises:
+      ValueError: for a malformed stride, padding or dilation, or an output_padding that is smaller than neither.
 
     Source: Dumoulin and Visin (2016), section 4; PyTorch's ConvTranspose2d has the same conventions.
     """
     ndim = kernel.ndim - 2
     strides, dilations = per_dim(stride, ndim, "stride"), per_dim(dilation, ndim, "dilation")
     padding_, extra = per_dim(padding, ndim, "padding", 0), per_dim(output_padding, ndim, "output_padding", 0)
+    if any(e >= max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True)):
+        raise ValueError(
+            f"output_padding={output_padding!r} with stride={stride!r}, dilation={dilation!r}: expected less than the "
+            "stride, or than the dilation; pixels further out belong to a larger input"
+        )
     dtype = jnp.result_type(x, kernel)
     x, kernel = x.astype(dtype), jnp.flip(kernel.astype(dtype), range(ndim))
     edges = tuple(

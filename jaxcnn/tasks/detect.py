@@ -104,6 +104,7 @@ TASK = Task(
     predict=_predict,
     evaluate=_evaluate,
     figure="map",
+    chooses=False,  # it takes the detections in all of a set's images
     validation=True,
     batch_size=2,
     epochs=14,

@@ -15,6 +15,7 @@ from jaxcnn.data.dataset import Examples
 from jaxcnn.data.images import read_image
 from jaxcnn.data.sources import parse_split
 from jaxcnn.data.text import Vocabulary
+from jaxcnn.declared import per_example
 from jaxcnn.errors import DataError, UserError, unknown
 from jaxcnn.inspect.plots import Figure
 from jaxcnn.tasks.task import Task
@@ -48,9 +49,9 @@ def right(outputs: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 METRICS = {
-    "accuracy": lambda outputs, labels: right(outputs, labels).mean(1),
-    "plain": lambda outputs, labels: right(outputs, labels)[:, : labels.shape[1] // 2].mean(1),
-    "relational": lambda outputs, labels: right(outputs, labels)[:, labels.shape[1] // 2 :].mean(1),
+    "accuracy": per_example(lambda outputs, labels: right(outputs, labels).mean(1)),
+    "plain": per_example(lambda outputs, labels: right(outputs, labels)[:, : labels.shape[1] // 2].mean(1)),
+    "relational": per_example(lambda outputs, labels: right(outputs, labels)[:, labels.shape[1] // 2 :].mean(1)),
 }
 """The share of right answers, to all questions and to either sort (`sort_of_clevr` has the plain ones first)."""
 

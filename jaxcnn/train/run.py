@@ -21,11 +21,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.errors import UserError
-from jaxcnn.metrics import score_of
 from jaxcnn.train.checkpoint import Checkpoints, Progress, on_disk, read_like, read_some
+from jaxcnn.train.objective import Record
 from jaxcnn.train.step import TrainState
-
-Record = dict[str, Any]
 
 
 class Run:
@@ -181,17 +179,6 @@ class Run:
         if found is None:
             raise UserError(f"{self.path} has no weights yet: the run has not come to the end of its first epoch")
         return found
-
-
-def score(record: Record) -> tuple[float, float, int]:
-    """What makes one epoch better than another: validation accuracy (or mean_iou, or f), loss, being the later one."""
-    name = score_of(record, "validation_")
-    return record[f"validation_{name}"] if name else 0.0, -record.get("validation_loss", 0.0), record["epoch"]
-
-
-def best_of(history: list[Record]) -> Record:
-    """The record of the best epoch."""
-    return max(history, key=score)
 
 
 def variables(state: TrainState) -> tuple[Any, Any]:

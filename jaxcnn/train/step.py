@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -13,12 +13,13 @@ import optax
 from jaxcnn.core import Layer
 from jaxcnn.data.augment import Augment, augmented
 from jaxcnn.data.preprocess import inputs_of, to_float
+from jaxcnn.declared import Call, calls
 from jaxcnn.devices import OneDevice
 from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss
 from jaxcnn.metrics import Metric, Summed, accuracy
-from jaxcnn.transforms import synchronized
 from jaxcnn.ops.precision import rounded, wide
+from jaxcnn.transforms import synchronized
 
 PyTree = Any
 SKIPPED = "skipped_steps"
@@ -200,8 +201,9 @@ def make_step(
       preprocess: what is done to the inputs inside the step; uint8 images become float32 from 0 to 1 when not given.
       augment: `(images, key) -> images`, before `preprocess`; or a `Joint`, as `mixup`, which changes the labels too.
       metrics: measures beside `loss`, by name: `(outputs, labels) -> one number an example`, or `Summed` over the
-        batch. When not given, `accuracy`, if the outputs are scores of classes and the labels integers. Of several
-        outputs the first counts, and of mixed labels the larger part.
+        batch. When not given, `accuracy`, if the loss is one of classes (`softmax_cross_entropy`, `multiclass_hinge`,
+        `zero_one`, one that calls them with the outputs, or Optax's of integer labels) and the labels are integers. Of
+        several outputs the first counts, and of mixed labels the larger part.
       penalty: a function of the parameters that is added to the loss, for instance `lambda p: 1e-4 * l2_penalty(p)`.
       accumulate: in how many parts the batch is taken, one after the other: the gradient is the mean of theirs, and
         the memory that of one part. Batch normalization takes the statistics of each part.
@@ -239,14 +241,15 @@ def make_step(
         scale: Any,
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
         outputs, model_state = model.apply(params, model_state, *inputs, train=True, key=key)
-        each = loss(outputs, labels)
+        with calls() as seen:
+            each = loss(outputs, labels)
         if jnp.ndim(each) == 0:
             raise UserError("the loss gave one number for the batch, expected one for each example: leave out its mean")
         value = wide(each).mean()
         if penalty is not None:
             value = value + penalty(params)
         measured = {"loss": value}
-        measured |= of_batch(metrics, measure(metrics, outputs, classes))
+        measured |= of_batch(metrics, measure(metrics, outputs, classes, loss, seen))
         return value if scale is None else value * scale.value, (measured, model_state)
 
     def step(state: TrainState, batch: tuple[Any, Any]) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -387,12 +390,21 @@ def of_batch(metrics: Mapping[str, Metric] | None, measured: Mapping[str, Any]) 
     return figures
 
 
-def measure(metrics: Mapping[str, Metric] | None, outputs: Any, labels: Any) -> dict[str, Any]:
-    """The metrics asked for, of each example; when none were, accuracy where it makes sense."""
+def measure(
+    metrics: Mapping[str, Metric] | None, outputs: Any, labels: Any, loss: Loss, seen: Sequence[Call]
+) -> dict[str, Any]:
+    """The metrics asked for, of each example; when none were, accuracy where it makes sense.
+
+    Args:
+      seen: the calls of declared losses inside `loss(outputs, labels)`: whether the outputs are scores of classes is
+        what the loss takes them for.
+    """
     if metrics is not None:
         return {name: metric(outputs, labels) for name, metric in metrics.items()}
     first = outputs[0] if isinstance(outputs, tuple) and outputs else outputs
     if not (hasattr(first, "shape") and hasattr(labels, "shape") and len(first.shape) > 1 and first.shape[-1] > 1):
         return {}
+    scores = any(c.of_classes and c.outputs is first for c in seen)
+    scores = scores or loss is optax.softmax_cross_entropy_with_integer_labels
     classes = jnp.issubdtype(labels.dtype, jnp.integer) and first.shape[:-1] == labels.shape
-    return {"accuracy": accuracy(first, labels)} if classes else {}
+    return {"accuracy": accuracy(first, labels)} if scores and classes else {}

@@ -175,6 +175,8 @@ def variables(model: Layer, inputs: Sequence[Any], name: Namer, kind: str = "tor
     params, state = jax.eval_shape(model.init, key, *inputs)
     maps = _Maps()
     with core.watch(maps):
+        # Of two images, since batch normalization takes no single value.
+        inputs = [jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype) if x.shape[:1] == (1,) else x for x in inputs]
         jax.eval_shape(lambda p, s, k, *xs: model.apply(p, s, *xs, train=True, key=k), params, state, key, *inputs)
     found = []
     for path, leaf in leaves(model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core import Layer, Variables, get, put
+from jaxcnn.core import Layer, Variables, get, leaves, put
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.models import MODELS
 from jaxcnn.models.registry import Published, families, published_weights
@@ -62,6 +63,9 @@ def load(
         Running statistics are float32 always.
       entry: which weights of a training's checkpoint; see `read`.
 
+    Names that all begin with the name of the part that the network is in another module (Lightning's `model.`,
+    `backbone.`) are taken without it.
+
     A file of GoogLeNet with auxiliary heads fits a model without them, where they are passed over.
 
     Raises:
@@ -90,7 +94,7 @@ def load(
         return jax.tree.map(lambda *arrays: jnp.stack(arrays), *each)
     inputs = _inputs(model, input, names)
     content = files.content(path, entry)
-    namer = _namer(model, content.kind, content.arrays, names, path)
+    namer, content = _named(model, content, names, path)
     wanted = variables(model, inputs, namer, content.kind)
     found = published_weights(model) if names is None else None
     anew = _fresh(model, wanted, (fresh,) if isinstance(fresh, str) else tuple(fresh), found)
@@ -234,6 +238,25 @@ def _namer(
     if found.family == "vgg" and any(name.startswith("pre_logits.") for name in arrays):
         return timm_vgg(model)
     return found.torch(model)
+
+
+def _named(
+    model: Layer, content: files.Content, names: Names | None, path: str | FilePath
+) -> tuple[Callable[[tuple[str, ...]], str], files.Content]:
+    """How a file names the model's layers, and what it holds, under these names.
+
+    A network that is a part of another module has that module's name for it in front of all its own: Lightning's
+    `model.`, or `backbone.`. It is taken off where without it, and not with it, a name is one of the model's.
+    """
+    arrays: dict[str, np.ndarray] | None = content.arrays
+    whole = _namer(model, content.kind, content.arrays, names, path)
+    while content.kind == "torch" and arrays:
+        namer = _namer(model, content.kind, arrays, names, path)
+        layers = {namer(at) for at, _ in leaves(model)}
+        if any(name.rpartition(".")[0] in layers for name in arrays):
+            return namer, dataclasses.replace(content, arrays=arrays)
+        arrays = files.without_first(arrays)
+    return whole, content
 
 
 def _fresh(
