@@ -18,6 +18,7 @@ import numpy as np
 from jaxcnn.data.augment import Joint
 from jaxcnn.data.dataset import Examples
 from jaxcnn.errors import DataError, UserError
+from jaxcnn.files import regular
 from jaxcnn.losses import Loss
 
 Array = jax.Array
@@ -326,7 +327,7 @@ def read_flo(path: str | Path) -> np.ndarray:
       DataError: when the file is missing, or is no such file.
     """
     try:
-        raw = Path(path).read_bytes()
+        raw = regular(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     if len(raw) < 12 or np.frombuffer(raw, "<f4", 1)[0] != _MAGIC:

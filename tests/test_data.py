@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from jaxcnn import data
+from jaxcnn.data import images as image_files
 from jaxcnn.data.load import read_idx
 from jaxcnn.errors import DataError
 
@@ -704,8 +705,8 @@ def test_image_files_that_are_not_there(tmp_path, monkeypatch):
         data.read_image(tmp_path / "file/x.png")
     with pytest.raises(DataError, match="1 channel or 3, not 2"):
         data.read_image(encode(RGB), 2)
-    monkeypatch.setattr(images, "MOST_PIXELS", RGB.shape[0] * RGB.shape[1] - 1)
-    with pytest.raises(DataError, match=f"{RGB.shape[1]} x {RGB.shape[0]} pixels, the most is"):
+    monkeypatch.setattr(image_files, "MOST_PIXELS", RGB.width * RGB.height - 1)
+    with pytest.raises(DataError, match=f"{RGB.width} x {RGB.height} pixels, the most is"):
         data.read_image(encode(RGB))
 
 

@@ -8,7 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -145,7 +145,7 @@ def read_idx(path: str | Path) -> np.ndarray:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def _read_idx(file: IO[bytes], most: int, path: Path) -> np.ndarray:
+def _read_idx(file: BinaryIO | gzip.GzipFile, most: int, path: Path) -> np.ndarray:
     """The values of an IDX file of at most so many bytes. It is read as far as its header says, and one byte more."""
     begin = file.read(4)
     if len(begin) < 4 or begin[:2] != b"\0\0" or begin[2] != 8:

@@ -200,7 +200,7 @@ def _folders(top: Path) -> dict[str, str]:
             continue
         if (other := found.setdefault(normal(entry.name), entry.name)) != entry.name:
             raise DataError(
-                f"{top}: the folders {ascii(other)} and {ascii(entry.name)} have one name, written in two ways: "
+                f"{top}: the folders {other!a} and {entry.name!a} have one name, written in two ways: "
                 "make one folder of them"
             )
     return found

@@ -24,7 +24,6 @@ _MOST_BYTES = 16 << 20  # of an annotation
 _LONGEST = 200  # letters of a name
 
 
-
 @dataclass(frozen=True)
 class _Object:
     """One object of an image: its class, its box in pixels as the file has it, whether it is marked as difficult."""
