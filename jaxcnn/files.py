@@ -46,8 +46,6 @@ def read_text(path: str | Path, encoding: str = "utf-8") -> str:
     path = Path(path).expanduser()
     try:
         data = regular(path).read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
     marks = _MARKS if encoding == "utf-8" else ()

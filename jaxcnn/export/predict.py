@@ -69,7 +69,7 @@ def read(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
         laid = [Image.alpha_composite(Image.new("RGBA", picture.size, c), picture) for c in ("white", "black")]
         # On black where nothing is seen on white, as of white strokes.
         spans = [np.ptp(np.asarray(each)[..., :3], axis=(0, 1)).max() for each in laid]
-        picture = laid[0] if spans[0] >= 16 else laid[spans[1] > spans[0]]
+        picture = laid[0] if spans[0] >= 16 else laid[int(spans[1] > spans[0])]
     picture = picture.convert("L" if channels == 1 else "RGB")
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
