@@ -28,6 +28,7 @@ from jaxcnn.data.dataset import Examples
 from jaxcnn.data.preprocess import to_float
 from jaxcnn.declared import per_example
 from jaxcnn.errors import UserError
+from jaxcnn.format import printable, shortened
 from jaxcnn.losses import Loss
 from jaxcnn.models.fast_rcnn import Regions
 from jaxcnn.ops import boxes as box
@@ -374,7 +375,8 @@ def draw_boxes(
         colour = COLOURS[kind % len(COLOURS)]
         corner = zoom * max(x1, x2) - 1, zoom * max(y1, y2) - 1
         drawing.rectangle((zoom * x1 - 1, zoom * y1 - 1, *corner), outline=colour, width=max(1, zoom))
-        text = f"{names[kind]} {score[0]:.2f}" if score else names[kind]
+        name = shortened(printable(names[kind]), 40)  # Pillow's font refuses what is no text
+        text = f"{name} {score[0]:.2f}" if score else name
         left, top, right, bottom = drawing.textbbox((zoom * x1, zoom * y1), text, font=font)
         # Inside the picture, wherever the box is.
         dx, dy = min(0, picture.width - right - 2), min(0, picture.height - bottom - 2)

@@ -19,6 +19,7 @@ from jaxcnn.data.augment import Joint
 from jaxcnn.data.dataset import Examples
 from jaxcnn.declared import per_example
 from jaxcnn.errors import DataError, UserError
+from jaxcnn.files import regular
 from jaxcnn.losses import Loss
 from jaxcnn.ops.precision import wide
 
@@ -331,7 +332,7 @@ def read_flo(path: str | Path) -> np.ndarray:
       DataError: when the file is missing, or is no such file.
     """
     try:
-        raw = Path(path).read_bytes()
+        raw = regular(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     if len(raw) < 12 or np.frombuffer(raw, "<f4", 1)[0] != _MAGIC:

@@ -260,7 +260,7 @@ def figure(
     """
     from matplotlib.patches import Patch
 
-    from jaxcnn.inspect.plots import Figure
+    from jaxcnn.inspect.plots import Figure, plain
 
     n, height, width = next(iter(columns.values())).shape[:3]
     wide = max(2.4, min(4.5, 3.0 * width / height))
@@ -273,7 +273,7 @@ def figure(
             axes = grid[row, column]
             axes.axis("off")
             if row == 0:
-                axes.set_title(title, fontsize=10)
+                axes.set_title(plain(title), fontsize=10)
             if picture.ndim == 2:
                 there |= set(np.unique(picture).tolist())
                 picture = mask(picture, classes) if images is None else overlay(images[row], picture, classes, share)
@@ -281,7 +281,7 @@ def figure(
     colours = palette(classes) / 255
     names = [*classes, "void"]
     order = [k for k in (*range(len(classes)), VOID) if k in there]
-    patches = [Patch(facecolor=colours[k], edgecolor="0.4", linewidth=0.5, label=names[k]) for k in order]
+    patches = [Patch(facecolor=colours[k], edgecolor="0.4", linewidth=0.5, label=plain(names[k], 40)) for k in order]
     columns_of_legend = max(1, int(wide * len(columns) / 1.05))
     shown.legend(handles=patches, loc="outside lower center", ncols=columns_of_legend, frameon=False, fontsize=9)
     return shown

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from jaxcnn import data, tasks
 from jaxcnn.core import Layer
@@ -23,13 +21,13 @@ from jaxcnn.data.stream import center_box
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.explore import answer
 from jaxcnn.explore.answer import Answer
+from jaxcnn.format import printable
 from jaxcnn.train import Run, Trained
 from jaxcnn.train import runs as listed
 from jaxcnn.train.objective import ACCURACY, Primary, primary_in
 from jaxcnn.train.trained import rebuilt
 
 FIGURES = ("confusion.png", "mistakes.png")
-MOST_PIXELS = 40_000_000
 _EXAMPLES = 400
 
 Data = Dataset | Examples
@@ -61,24 +59,24 @@ class Subject:
         """What the page shows before anything is computed; JSON."""
         config, trained = self.trained.config, self.trained
         record: dict[str, Any] = {
-            "title": self.title,
-            "model": Path(str(config.get("model") or "")).name,
-            "data": Path(str(config.get("data") or "")).name,
-            "classes": list(self.answer.names),
+            "title": printable(self.title),
+            "model": printable(Path(str(config.get("model") or "")).name),
+            "data": printable(Path(str(config.get("data") or "")).name),
+            "classes": [printable(name) for name in self.answer.names],
             "answer": self.answer.kind,
             "size": self.answer.size,
             "palette": None if self.answer.palette is None else self.answer.palette.tolist(),
             "image": list(trained.image),
             "measure": self.measure.primary,
             "share": self.measure.is_share,
-            "notes": list(self.notes),
+            "notes": [printable(note) for note in self.notes],
             "history": [],
             "result": {},
             "figures": [],
         }
         if self.folder is not None and (run := listed.read(self.folder)) is not None:
             record |= {"history": run.history, "result": run.result or {}}
-            record["notes"] += run.trouble
+            record["notes"] += [printable(each) for each in run.trouble]
             record["figures"] = [name for name in FIGURES if (self.folder / name).is_file()]
         return record
 
@@ -90,29 +88,11 @@ class Subject:
         """
         height, width, channels = self.trained.image
         where = name if isinstance(source, bytes) else str(source)
-        _check_pixels(source, where)
         if self.trained.config.get("stream"):
             return read_part(
                 source, lambda h, w: center_box(h, w, (height, width)), (height, width), channels, gap=3, name=where
             )
         return read_image(source, channels, (height, width), where)
-
-
-def _check_pixels(source: str | Path | bytes, where: str) -> None:
-    """An error for a picture that would take a second or more to decode, by what its header says."""
-    import io
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
-                width, height = opened.size
-    except Image.DecompressionBombError:
-        raise DataError(f"{where} has more than {MOST_PIXELS:,} pixels; make it smaller first") from None
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError):
-        return  # the reader says it better
-    if width * height > MOST_PIXELS:
-        raise DataError(f"{where} is {width:,} x {height:,} pixels, the most is {MOST_PIXELS:,}; make it smaller first")
 
 
 def of_run(path: str | Path) -> Subject:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from jaxcnn.data.dataset import Dataset, Examples
 from jaxcnn.data.preprocess import Preprocess, inputs_of, to_float
 from jaxcnn.data.stream import Stream, prefetch
 from jaxcnn.devices import OneDevice, first_process, from_first, same_everywhere
-from jaxcnn.errors import TrainingError, UserError
+from jaxcnn.errors import TrainingError, UserError, first_line
 from jaxcnn.losses import Loss, softmax_cross_entropy
 from jaxcnn.metrics import Metric, confusion_matrix
 from jaxcnn.train.checks import example_of, figures_of, outputs_of
@@ -492,11 +494,22 @@ def _usual_preprocess(data: Any) -> Callable[[Any], Any]:
 def _pictures(folder: Run, history: list[Record], choice: Primary, test: Any, measured: Evaluation | None) -> None:
     from jaxcnn.inspect import plots
 
-    plots.curves(history, choice.primary, choice.higher_is_better).savefig(folder.path / "curves.png")
+    _picture(folder.path / "curves.png", lambda: plots.curves(history, choice.primary, choice.higher_is_better))
     if not isinstance(test, Dataset) or measured is None or measured.outputs.ndim != 2 or measured.outputs.shape[1] < 2:
         return
     probabilities = np.asarray(jax.nn.softmax(measured.outputs))
-    predicted = probabilities.argmax(1)
-    matrix = confusion_matrix(predicted, test.labels, probabilities.shape[1])
-    plots.confusion(matrix, test.classes).savefig(folder.path / "confusion.png")
-    plots.mistakes(test, probabilities).savefig(folder.path / "mistakes.png")
+    matrix = confusion_matrix(probabilities.argmax(1), test.labels, probabilities.shape[1])
+    _picture(folder.path / "confusion.png", lambda: plots.confusion(matrix, test.classes))
+    _picture(folder.path / "mistakes.png", lambda: plots.mistakes(test, probabilities))
+
+
+def _picture(path: Path, draw: Callable[[], Any]) -> None:
+    """Draws a picture, as a whole or not at all. Where that fails, a warning says so: no training is lost for it."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        draw().savefig(part, format="png")
+        os.replace(part, path)
+    except Exception as error:  # of matplotlib, its fonts and its settings, or of the disk
+        warnings.warn(f"{path} was not drawn: {first_line(error)}", stacklevel=2)
+    finally:
+        part.unlink(missing_ok=True)

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.errors import UserError, unknown
+from jaxcnn.files import regular
+from jaxcnn.format import padded, printable, width
 from jaxcnn.train.objective import Primary, Record, primary_in
 from jaxcnn.train.progress import _time
 
@@ -147,7 +149,7 @@ def read(folder: Path) -> Listed | None:
 def _json(path: Path, trouble: list[str]) -> Any:
     """What a file holds, or None where it is not there or damaged."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(regular(path).read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -161,7 +163,7 @@ def _dict(value: Any) -> Record:
 
 def _records(path: Path, trouble: list[str]) -> list[Record]:
     try:
-        lines = path.read_text().splitlines()
+        lines = regular(path).read_text().splitlines()
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
@@ -195,7 +197,7 @@ def differing(found: Sequence[Listed]) -> list[str]:
 
 def _natural(text: Any) -> tuple[Any, ...]:
     """Orders text with numbers in it by the numbers: digits-2 before digits-10."""
-    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(text)))
+    return tuple(int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(text)))
 
 
 def _best_first(part: str) -> Callable[[Listed, Record], Any]:
@@ -249,12 +251,12 @@ def table(found: Sequence[Listed]) -> str:
             "-" if row["seconds"] is None else _time(row["seconds"]),
             "; ".join(filter(None, [settings, *run.trouble])),
         ])  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines = [[printable(text) for text in line] for line in lines]
+    widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
     left = {"run", "model", "data", "state", last}
     pairs = [list(zip(heads, widths, line, strict=True)) for line in lines]
     return "\n".join(
-        "  ".join(text.ljust(width) if head in left else text.rjust(width) for head, width, text in line).rstrip()
-        for line in pairs
+        "  ".join(padded(text, columns, head not in left) for head, columns, text in line).rstrip() for line in pairs
     )
 
 

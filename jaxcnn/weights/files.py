@@ -18,6 +18,7 @@ from flax import serialization
 from safetensors.numpy import save_file
 
 from jaxcnn.errors import DataError, UserError, first_line
+from jaxcnn.files import regular
 from jaxcnn.weights import pth
 
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
@@ -75,7 +76,7 @@ def content(path: str | Path, entry: str | None = None) -> Content:
         _only_one(path, entry)
         return Content(path, "flax", _flax(_orbax(path), path))
     try:
-        with open(path, "rb") as file:
+        with open(regular(path), "rb") as file:
             start = file.read(512)
         size = path.stat().st_size
     except FileNotFoundError:

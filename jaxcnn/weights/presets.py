@@ -10,6 +10,7 @@ from typing import Any
 from jaxcnn.core import Layer
 from jaxcnn.data.preprocess import Preprocess
 from jaxcnn.errors import DataError, UserError
+from jaxcnn.files import regular
 from jaxcnn.models.registry import families, published_weights
 
 
@@ -49,7 +50,7 @@ def _of_config(path: Path) -> Preprocess:
     elif path.suffix != ".json":
         path = path.parent / "config.json"
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(regular(path).read_text("utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file; preprocess(model) is for torchvision's weights") from None
     except (OSError, ValueError) as error:

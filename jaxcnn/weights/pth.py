@@ -34,6 +34,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxcnn.errors import DataError
+from jaxcnn.files import regular
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -455,7 +456,7 @@ def read(path: Path) -> Any:
       DataError: when it is damaged, or holds code or objects that are no data.
     """
     try:
-        with open(path, "rb") as file:
+        with open(regular(path), "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return _read_zip(mapped, path) if mapped[:2] == b"PK" else _read_stream(mapped, path)
     except Code as error:
