@@ -28,7 +28,8 @@ from jaxcnn.models.hed import hed as hed
 from jaxcnn.models.flownet import flownet_c as flownet_c, flownet_s as flownet_s
 from jaxcnn.models.text_cnn import text_cnn as text_cnn
 from jaxcnn.models.vqa import vqa_cnn as vqa_cnn, vqa_relation as vqa_relation
-from jaxcnn.models.convolutional import convolutional
 # isort: on
+
+from jaxcnn.transforms.fully_convolutional import fully_convolutional as convolutional
 
 __all__ = ["MODELS", "Entry", "cifar_resnet", "convolutional", "fcn", "make", "resnet", "unknown_model", "vgg", *MODELS]

@@ -6,6 +6,7 @@ names and paths, so `weights.load`, `inspect.summary` and further transformation
 
 from jaxcnn.transforms.ensemble import ensemble, member, members
 from jaxcnn.transforms.freeze import adapt, freeze, is_frozen, split
+from jaxcnn.transforms.fully_convolutional import fully_convolutional
 from jaxcnn.transforms.precision import mixed_precision
 from jaxcnn.transforms.remat import remat
 from jaxcnn.transforms.synchronized import synchronized
@@ -14,6 +15,7 @@ __all__ = [
     "adapt",
     "ensemble",
     "freeze",
+    "fully_convolutional",
     "is_frozen",
     "member",
     "members",

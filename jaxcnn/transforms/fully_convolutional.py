@@ -19,10 +19,10 @@ from jaxcnn import core
 from jaxcnn.core import Layer, Variables
 from jaxcnn.errors import UserError
 from jaxcnn.layers import adaptive_avg_pool, avg_pool, conv, dense, flatten, global_avg_pool
-from jaxcnn.transforms import adapt
+from jaxcnn.transforms.freeze import adapt
 
 
-def convolutional(
+def fully_convolutional(
     model: Layer, params: Variables, state: Variables, image: Sequence[int]
 ) -> tuple[Layer, Variables, Variables]:
     """A classifier turned into a network that gives a map of its answers: `(N, H, W, C) -> (N, h, w, classes)`.
@@ -46,7 +46,7 @@ def convolutional(
         this size, or layers behind the flattened map that are not `dense` and do not act on each pixel alone.
 
     Example:
-      >>> scanner, params, state = convolutional(lenet5(), params, state, (32, 32, 1))
+      >>> scanner, params, state = fully_convolutional(lenet5(), params, state, (32, 32, 1))
       >>> scores, _ = scanner.apply(params, state, jnp.zeros((1, 64, 96, 1)))  # (1, 9, 17, 10)
     """
     shape = tuple(int(n) for n in image)
