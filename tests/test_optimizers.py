@@ -86,7 +86,9 @@ def test_a_plateau_lowers_the_rate_in_fit() -> None:
     result = cnn.train.fit(
         cnn.serial(cnn.flatten, cnn.dense(3)), data, optimizer=optimizer, epochs=4, batch_size=8, show=False
     )
-    assert float(result.state.opt_state[-1].scale) == 0.125  # of 8 steps the first is the best; 2, 2 and 2 more do not improve
+    assert (
+        float(result.state.opt_state[-1].scale) == 0.125
+    )  # of 8 steps the first is the best; 2, 2 and 2 more do not improve
 
 
 def test_an_optimizer_that_needs_something_else() -> None:
@@ -97,5 +99,7 @@ def test_an_optimizer_that_needs_something_else() -> None:
     optimizer = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
     state = cnn.train.create_state(model, optimizer, jax.random.key(0), batch[0])
     step = cnn.train.make_step(model, cnn.losses.softmax_cross_entropy, optimizer)
-    with pytest.raises(UserError, match=r"needs more than a training step gives it \(value, grad, value_fn\).*'temperature'"):
+    with pytest.raises(
+        UserError, match=r"needs more than a training step gives it \(value, grad, value_fn\).*'temperature'"
+    ):
         step(state, batch)
