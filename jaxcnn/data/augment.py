@@ -155,7 +155,7 @@ def _sample(images: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array
     """The images at A (y - centre) + centre + shift for each pixel y: matrix `(2, 2, N)`, shift `(2, N)`."""
     _, height, width, _ = images.shape
     middle = jnp.array([(height - 1) / 2, (width - 1) / 2]).reshape(2, 1, 1)
-    grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")) - middle
+    grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")).astype(middle.dtype) - middle
     at = jnp.einsum("abn,bhw->anhw", matrix, grid) + middle[:, None] + shift[..., None, None]
     return _as(images, _bilinear(images.astype(jnp.float32), at))
 

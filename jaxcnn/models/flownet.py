@@ -154,7 +154,7 @@ def flownet_c(*, width: int = 64, scale: float = 20.0, displacement: int = 20, s
         ours, theirs = jnp.split(net.conv3(two), 2)
         alike = jax.nn.leaky_relu(correlation(ours, theirs, displacement, stride), 0.1)
         x = core.concat(net.redirect(ours), alike)
-        maps = {2: two[: len(first)]} | _contracted(net, x)
+        maps = {2: two[: first.shape[0]]} | _contracted(net, x)
         return _expanded(net, maps, scale, first, net.train)
 
     return core.network(

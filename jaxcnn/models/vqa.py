@@ -40,7 +40,7 @@ def question_encoder(vocabulary: int, embedding: int = 64, features: int = 32, w
     def forward(net: core.Net, words: jax.Array) -> jax.Array:
         rows = words.reshape(-1, words.shape[-1])
         x = jnp.where((rows != 0)[..., None], net.embed(rows), 0)
-        length = jnp.max(jnp.where(rows != 0, jnp.arange(1, rows.shape[1] + 1), 0), axis=1)
+        length = jnp.max(jnp.where(rows != 0, jnp.arange(1, rows.shape[1] + 1)[None], 0), axis=1)
         said = ops.rounded(ops.wide(x).sum(1) / jnp.sqrt(jnp.maximum(length, 1))[:, None], x.dtype)
         together = relu(max_over_time(net.conv(x), jnp.where(length > 0, length + width - 1, 0)))
         return core.concat(said, together).reshape(*words.shape[:-1], -1)
@@ -212,7 +212,7 @@ def _one_or_many(forward: Callable[..., Any]) -> Callable[..., Any]:
     """A forward pass of words `(N, Q, L)` also of words `(N, L)`, one question about each picture."""
 
     def either(net: core.Net, images: jax.Array, words: jax.Array) -> jax.Array:
-        if words.ndim not in (2, 3) or len(words) != len(images):
+        if words.ndim not in (2, 3) or words.shape[0] != images.shape[0]:
             raise core.LayerError(
                 f"expected images (N, H, W, 3) and words (N, L), or (N, Q, L) for Q questions about each image; "
                 f"got {images.shape} and {words.shape}"

@@ -140,7 +140,7 @@ def _four(table: list[jax.Array], bounds: Bounds, shape: tuple[int, ...], levels
     """The four entries of the table that cover each bin: each `(N, R, P, P, C)`."""
     images, height, width, channels = shape
     flat = jnp.concatenate([jax.lax.collapse(entry, 0, 3) for entry in table])
-    first = np.cumsum([0, *(entry.size // channels for entry in table[:-1])])
+    first = np.cumsum([0, *(entry.shape[1] * entry.shape[2] for entry in table[:-1])])  # for one image
 
     def two(begin: jax.Array, end: jax.Array, length: int, sizes: tuple[int, ...]) -> tuple[jax.Array, list[jax.Array]]:
         """The largest k with 2^k <= end - begin, and the places of the two entries of that level."""
@@ -150,7 +150,7 @@ def _four(table: list[jax.Array], bounds: Bounds, shape: tuple[int, ...], levels
 
     (tall, tops), (wide, lefts) = two(*bounds[0], height, levels[0]), two(*bounds[1], width, levels[1])
     tall, wide = tall[..., :, None], wide[..., None, :]
-    start = jnp.asarray(first, jnp.int32)[tall * len(levels[1]) + wide]
+    start = (jnp.asarray(first, jnp.int32) * images)[tall * len(levels[1]) + wide]
     rows, columns = height + 1 - (1 << tall), width + 1 - (1 << wide)
     start += jnp.arange(images)[:, None, None, None] * rows * columns
     return [
@@ -270,8 +270,8 @@ def crop_regions(images: jax.Array, boxes: jax.Array, size: Size, context: int =
 def _checked(features: jax.Array, boxes: jax.Array, size: Size) -> tuple[int, int]:
     if features.ndim != 4 or not jnp.issubdtype(features.dtype, jnp.floating):
         raise UserError(f"expected a floating point map (N, H, W, C), got {features.dtype} {features.shape}")
-    if boxes.ndim != 3 or boxes.shape[-1] != 4 or len(boxes) != len(features):
-        raise UserError(f"expected boxes ({len(features)}, R, 4) for {len(features)} images, got {boxes.shape}")
+    if boxes.ndim != 3 or boxes.shape[-1] != 4 or boxes.shape[0] != features.shape[0]:
+        raise UserError(f"expected boxes ({features.shape[0]}, R, 4) for {features.shape[0]} images, got {boxes.shape}")
     try:
         height, width = per_dim(size, 2, "size")
     except ValueError as error:
