@@ -83,7 +83,6 @@ def read_image(
         raise DataError(f"{where}: images can be read with 1 channel or 3, not {channels}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd metadata in pictures that can be read
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         with opened_image(source, where) as opened:
             opened.load()
             picture = _eight_bits(ImageOps.exif_transpose(opened))

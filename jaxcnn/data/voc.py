@@ -102,7 +102,7 @@ def voc(
         for one, box in zip(said[i].objects, _boxes(said[i], file, (h, w)), strict=True):
             inside = np.clip(box, 0, [w, h, w, h])
             if box[2] - box[0] <= 1 or box[3] - box[1] <= 1 or inside[2] <= inside[0] or inside[3] <= inside[1]:
-                lost.append(f"{one.name} {one.box} in {name}")
+                lost.append(f"{printable(one.name)} {one.box} in {name}")
                 continue
             rows[-1].append((known.index(one.name), inside * np.tile([width / w, height / h], 2), one.difficult))
     if lost:
