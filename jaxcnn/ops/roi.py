@@ -138,7 +138,7 @@ def _halves(axis: int, step: int) -> list[tuple[slice, ...]]:
 
 def _four(table: list[jax.Array], bounds: Bounds, shape: tuple[int, ...], levels: Levels) -> list[jax.Array]:
     """The four entries of the table that cover each bin: each `(N, R, P, P, C)`."""
-    images, height, width, channels = shape
+    images, height, width, _ = shape
     flat = jnp.concatenate([jax.lax.collapse(entry, 0, 3) for entry in table])
     first = np.cumsum([0, *(entry.shape[1] * entry.shape[2] for entry in table[:-1])])  # for one image
 
