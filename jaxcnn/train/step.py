@@ -209,8 +209,8 @@ def make_step(
 
     Raises:
       UserError: for what is no model, loss or optimizer; and, when the step is first called, for an optimizer that
-        needs other arguments than those, a loss that gives one number for the whole batch, a state of another optimizer or without the average asked for, or a batch that
-        cannot be divided into the parts asked for.
+        needs other arguments than those, a loss that gives one number for the whole batch, a state of another optimizer
+        or without the average asked for, or a batch that cannot be divided into the parts asked for.
     """
     _check_arguments(model, optimizer, loss)
     if devices is not None:
