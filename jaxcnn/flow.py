@@ -181,7 +181,7 @@ def _targets(flow: Array) -> Array:
     """x + flow(x), as (column, row)."""
     height, width = flow.shape[1:3]
     places = jnp.stack(jnp.broadcast_arrays(jnp.arange(width)[None, :], jnp.arange(height)[:, None]), -1)
-    return flow + places[None]
+    return flow + places[None].astype(flow.dtype)
 
 
 def moved(second: Array | np.ndarray, flow: Array | np.ndarray) -> tuple[Array, Array]:
