@@ -184,7 +184,7 @@ def differing(found: Sequence[Listed]) -> list[str]:
 
 def _natural(text: Any) -> tuple[Any, ...]:
     """Orders text with numbers in it by the numbers: digits-2 before digits-10."""
-    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(text)))
+    return tuple(int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(text)))
 
 
 # What each key orders by, the smallest first.
