@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import re
-import signal
 import sys
 import time
 import warnings
@@ -23,7 +22,7 @@ import tyro
 
 from jaxcnn import __version__
 from jaxcnn.errors import Stopped, UserError, unknown
-from jaxcnn.signals import stopped_by_sigterm
+from jaxcnn.signals import name_of, status_of, stopped_by_sigterm
 
 _STEPS = 8000
 
@@ -266,7 +265,7 @@ def _run(args: list[str]) -> int:
     except UserError as error:
         return _fail(str(error))
     except KeyboardInterrupt as stop:
-        return _fail(str(stop) or "interrupted", 128 + getattr(stop, "signal", signal.SIGINT))
+        return _fail(str(stop) or "interrupted", status_of(stop))
     except BrokenPipeError:
         sys.stderr.close()  # somebody's `| head` has seen enough
     except Exception as error:
@@ -468,7 +467,9 @@ def _train(given: Train) -> None:
         there = f"go on with: jaxcnn train --run {_shown(folder.path)} --resume"
         if not folder.checkpoints.steps():
             there = f"nothing was saved yet to go on with in {_shown(folder.path)}"
-        raise Stopped(f"{str(stop) or 'interrupted'}; {there}", getattr(stop, "signal", signal.SIGINT)) from None
+        if devices.first_process():
+            folder.mark_stopped(name_of(stop))
+        raise Stopped(f"{str(stop) or 'interrupted'}; {there}", status_of(stop) - 128) from None
     print(_outcome(result, task) + f" ({time.monotonic() - began:.0f} s)")
     pictures = [name for name in ("curves.png", "confusion.png", "mistakes.png") if (folder.path / name).exists()]
     print(f"{_shown(folder.path)}: {', '.join(pictures)}, result.json, checkpoints")

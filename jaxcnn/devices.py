@@ -41,6 +41,7 @@ from jaxcnn.ops.backend import general_form
 PyTree = Any
 Form = Literal["jit", "pmap"]
 AXIS = "data"
+_PATIENCE = 300  # seconds to wait for the other processes to come
 _HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead
 _LOST = (
     "another process of this run has ended, or cannot be reached: see what it says; go on from the last checkpoint "
@@ -73,8 +74,12 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
     if processes is not None and process is not None and not 0 <= process < processes:
         raise UserError(f"process {process} of {processes}: expected 0 to {processes - 1}")
+    _say_what_aborts()
+    _phase[:] = ["joining"]
     try:
-        jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=_HEARTBEAT)
+        jax.distributed.initialize(
+            coordinator, processes, process, initialization_timeout=_PATIENCE, heartbeat_timeout_seconds=_HEARTBEAT
+        )
     except (ValueError, RuntimeError) as error:
         first = first_line(error)
         raise UserError(
@@ -82,33 +87,39 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
             "--process I, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or start them by Slurm, "
             "Kubernetes or Open MPI"
         ) from error
-    _say_what_aborted()
-    atexit.register(_leave_after_an_error)
+    finally:
+        _phase[:] = ["running"]
+    atexit.register(_end)
 
 
-def _leave_after_an_error() -> None:
-    """Before JAX's own end, at the end of a program that an error has ended."""
+def _end() -> None:
+    """Before JAX's own end: a program that an error has ended does not wait for the other processes."""
+    _phase[:] = ["ending"]
     if isinstance(getattr(sys, "last_value", None), Exception):
         leave(1)
 
 
-def _say_what_aborted() -> None:
+def _say_what_aborts() -> None:
     """One sentence and exit status 1 when JAX ends this process because another one is gone.
 
     A thread of JAX's learns that a process sends no heartbeats, or that the first one is gone, whatever this process
     waits for, and calls abort(). Its Python callback for that case cannot be used: jaxlib 0.10 has no conversion for
     the callback's argument. So the answer is a handler of SIGABRT in C, which runs in that very thread.
     """
+    if os.name != "posix":
+        return
     libc = ctypes.CDLL(None)
     kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
     libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
 
     def aborted(number: int) -> None:
-        if threading.get_native_id() in {thread.native_id for thread in threading.enumerate()}:
-            libc.signal(number, None)  # a thread of Python's: abort() has another reason, and goes on
+        own = threading.get_native_id() in {thread.native_id for thread in threading.enumerate()}
+        if own and _phase == ["running"]:
+            libc.signal(number, None)  # in a thread of Python's it has another reason, and goes on
             return
         if not _said:
-            print(f"jaxcnn: {_LOST}", file=sys.stderr, flush=True)
+            text = f"not all processes came within {_PATIENCE} seconds" if _phase == ["joining"] else _LOST
+            print(f"jaxcnn: {text}", file=sys.stderr, flush=True)
         os._exit(1)
 
     global _handler
@@ -118,12 +129,16 @@ def _say_what_aborted() -> None:
 
 _handler: Any = None  # what C calls has to stay in memory
 _said: list[str] = []  # that another process is gone
+_phase = ["running"]
 
 
 def lost(error: BaseException) -> TrainingError | None:
     """The error to raise instead of one of JAX's when another process is gone; None for any other error."""
     signs = ("Gloo", "NCCL", "oordination", "heartbeat", "onnection reset", "onnection closed", "ocket closed")
-    if not joined() or not isinstance(error, jax.errors.JaxRuntimeError) or not any(s in str(error) for s in signs):
+    # What it says comes as a ValueError from an argument, and else as a RuntimeError.
+    if not joined() or isinstance(error, UserError) or not isinstance(error, (ValueError, RuntimeError)):
+        return None
+    if not any(sign in str(error) for sign in signs):
         return None
     _said.append(_LOST)
     return TrainingError(_LOST)
@@ -134,7 +149,7 @@ def together() -> Iterator[None]:
     """Raises a TrainingError where JAX says in its own way that another process is gone."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except (ValueError, RuntimeError) as error:
         if (found := lost(error)) is None:
             raise
         raise found from error

@@ -35,5 +35,15 @@ def replaceable(number: int) -> Any:
     return None if handler == signal.SIG_IGN else handler
 
 
+def name_of(stopped: KeyboardInterrupt) -> str:
+    """The signal's name that is behind a KeyboardInterrupt."""
+    return signal.Signals(status_of(stopped) - 128).name
+
+
+def status_of(stopped: KeyboardInterrupt) -> int:
+    """The exit status of a command that was stopped so: 130 for SIGINT, 143 for SIGTERM."""
+    return 128 + (stopped.signal if isinstance(stopped, Stopped) else signal.SIGINT)
+
+
 def _stop(number: int, _: Any) -> None:
     raise Stopped(f"stopped by {signal.Signals(number).name}", number)

@@ -208,6 +208,7 @@ def fit(
         agreement.check_unchanged(was, asked if scheduled else {**asked, "epochs": was.get("epochs")}, folder.path)
         if (differs := agreement.check_devices(was, on, folder.path)) and first_process():
             warnings.warn(differs, stacklevel=2)
+        from_first(folder.go_on)
     elif folder is not None:  # nothing is left behind by what cannot start
         _begin(folder, asked)
     # Labelled images are looked at by hundreds; what each pixel of an image gets takes as much memory as in training.

@@ -3,12 +3,14 @@
 config.json    what was asked; `jaxcnn evaluate` and `predict` rebuild the network from it
 metrics.jsonl  a line an epoch
 result.json    what came of it
+stopped.json   by which signal it was stopped, until it goes on
 curves.png, confusion.png, mistakes.png
 checkpoints/   the newest states, with the best epoch's weights; see `jaxcnn.train.checkpoint`
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,12 +22,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.errors import UserError
+from jaxcnn.errors import TrainingError, UserError
 from jaxcnn.metrics import score_of
 from jaxcnn.train.checkpoint import Checkpoints, Progress, on_disk, read_like, read_some
 from jaxcnn.train.step import TrainState
 
 Record = dict[str, Any]
+STOPPED = "stopped.json"
 
 
 class Run:
@@ -100,6 +103,16 @@ class Run:
     def write_metrics(self, history: list[Record]) -> None:
         """Writes metrics.jsonl anew."""
         self._replace("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history))
+
+    def mark_stopped(self, by: str) -> None:
+        """Says in the folder, if the run has begun, that it was stopped, and by which signal; `jaxcnn runs` shows it."""
+        if (self.path / "config.json").is_file():
+            with contextlib.suppress(TrainingError):  # a full disk has been said, or will be
+                self.write(STOPPED, {"by": by})
+
+    def go_on(self) -> None:
+        """Takes back that it was stopped."""
+        (self.path / STOPPED).unlink(missing_ok=True)
 
     def _replace(self, name: str, text: str) -> None:
         part = self.path / f".{name}.part"

@@ -19,7 +19,7 @@ from typing import Any
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.metrics import score_of
 from jaxcnn.train.progress import _time
-from jaxcnn.train.run import Record, best_of
+from jaxcnn.train.run import STOPPED, Record, best_of
 
 _SHOWN = {"model", "data", "epochs"}  # settings with a column of their own
 _FACTS = {"classes", "image", "preprocess", "version", "data_dir"}  # in config.json, and nobody's choice
@@ -52,6 +52,8 @@ class Listed:
         """`"complete"`, `"interrupted"` or, where something was written not long ago, `"running?"`."""
         if self.result is not None:
             return "complete"
+        if (self.path / STOPPED).exists():
+            return "interrupted"
         epoch = self.history[-1].get("seconds", 0.0) / len(self.history) if self.history else 0.0
         running = time.time() - self.changed < max(_RECENT, _EPOCHS * epoch)
         return "running?" if running else "interrupted"
