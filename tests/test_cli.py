@@ -17,6 +17,8 @@ from PIL import Image, ImageOps
 import jaxcnn
 from jaxcnn import cli, data, models, tasks, train
 from jaxcnn.inspect import summary
+from jaxcnn.signals import stopped_by_sigterm
+from jaxcnn.train.stopping import asked_to_stop
 
 OWN = """
 import jaxcnn as cnn
@@ -470,6 +472,67 @@ def test_a_process_that_is_stopped_leaves_a_run_to_go_on_with(columns, tmp_path)
     )
     last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
     assert step >= last["step"] >= 100
+
+
+@pytest.mark.parametrize(
+    ("number", "expected", "said"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "stopped by SIGTERM")]
+)
+@pytest.mark.parametrize("where", ["data", "state", "evaluation", "pictures"])
+def test_a_signal_outside_of_the_loop(number, expected, said, where, run, columns, tmp_path, monkeypatch):
+    """While data is read, the network is made, the test set is measured, or the pictures are drawn."""
+
+    def stopped(*_, **__):
+        signal.raise_signal(getattr(signal, number))
+
+    if where == "data":
+        monkeypatch.setattr(data, "load", stopped)
+    else:
+        name = {"state": "create_state", "evaluation": "FitResult", "pictures": "_pictures"}[where]
+        monkeypatch.setitem(train.fit.__globals__, name, stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    status, _, err = run(*train_columns(columns, tmp_path / "run"))
+    assert status == expected
+    assert err.startswith(f"jaxcnn: {said}")
+    assert err.count("\n") == 1
+    assert signal.getsignal(signal.SIGTERM) is before
+    if where == "evaluation":
+        assert json.loads((tmp_path / "run/stopped.json").read_text()) == {"by": number}
+
+
+@pytest.mark.parametrize("args", [("evaluate", "{run}"), ("predict", "{run}", "{run}/curves.png"), ("export", "{run}")])
+def test_sigterm_ends_every_command_with_143(args, run, digits, monkeypatch):
+    monkeypatch.setattr(train.Trained, "load", lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert run(*(arg.format(run=digits) for arg in args)) == (143, "", "jaxcnn: stopped by SIGTERM\n")
+
+
+def test_a_run_that_was_stopped_says_so_until_it_goes_on(run, columns, tmp_path, monkeypatch):
+    args = train_columns(columns, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        whole = data.batches
+        patch.setitem(
+            train.fit.__globals__, "batches",
+            lambda *given: signal.raise_signal(signal.SIGTERM) or whole(*given) if given[3] == 2 else whole(*given),
+        )  # fmt: skip
+        status, _, err = run(*args)
+    assert (status, "which is saved; go on with" in err) == (143, True)
+    assert json.loads((tmp_path / "run/stopped.json").read_text()) == {"by": "SIGTERM"}
+    assert json.loads(run("runs", tmp_path / "run", "--json")[1])[0]["state"] == "interrupted"
+    assert run("train", "--resume", "--run", tmp_path / "run")[0] == 0
+    assert not (tmp_path / "run/stopped.json").exists()
+
+
+def test_signals_that_are_ignored_stay_ignored(monkeypatch):
+    """As a shell's background job ignores Ctrl-C; and what was not set by Python cannot be set again."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with asked_to_stop(train.Run("unused")) as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.signal is None
+        monkeypatch.setattr(signal, "getsignal", lambda number: None)
+        with asked_to_stop(train.Run("unused")), stopped_by_sigterm():
+            pass
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(

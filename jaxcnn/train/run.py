@@ -105,7 +105,7 @@ class Run:
         self._replace("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history))
 
     def mark_stopped(self, by: str) -> None:
-        """Says in the folder, if the run has begun, that it was stopped, and by which signal; `jaxcnn runs` shows it."""
+        """Says in the folder of a run that has begun that it was stopped, and by which signal."""
         if (self.path / "config.json").is_file():
             with contextlib.suppress(TrainingError):  # a full disk has been said, or will be
                 self.write(STOPPED, {"by": by})
