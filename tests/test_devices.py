@@ -1,5 +1,6 @@
 """One device or eight, one process or four: the same losses, the same run."""
 
+import contextlib
 import json
 import os
 import re
@@ -163,13 +164,14 @@ def test_processes_that_were_started_differently_refuse(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@contextlib.contextmanager
 def commands(tmp_path, *more):
-    """Two processes of `jaxcnn train`; each with options of its own."""
+    """Two processes of `jaxcnn train`, each with options of its own; gone at the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     own = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    return [
+    processes = [
         subprocess.Popen(
             [sys.executable, "-m", "jaxcnn", "train", "mlp", "--epochs", "100000", "--run", str(tmp_path / "run"),
              "--coordinator", address, "--processes", "2", "--process", str(i), *(more[i] if more else ())],
@@ -177,13 +179,16 @@ def commands(tmp_path, *more):
         )
         for i in range(2)
     ]  # fmt: skip
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.__exit__(None, None, None)
 
 
 def ended(process, seconds):
-    try:
-        _, errors = process.communicate(timeout=seconds)
-    finally:
-        process.kill()
+    _, errors = process.communicate(timeout=seconds)
     return process.returncode, [line for line in errors.splitlines() if line.startswith("jaxcnn: ")], errors
 
 
@@ -195,58 +200,44 @@ def ended(process, seconds):
     ],
 )
 def test_commands_that_differ_refuse(more, says, tmp_path):
-    for process in commands(tmp_path, *more):
-        status, lines, errors = ended(process, 120)
-        assert (status, len(lines)) == (1, 1), errors
-        assert says in lines[0]
+    with commands(tmp_path, *more) as processes:
+        for process in processes:
+            status, lines, errors = ended(process, 120)
+            assert (status, len(lines)) == (1, 1), errors
+            assert says in lines[0]
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("killed", [0, 1])
-def test_when_a_process_dies_the_other_says_so(killed, tmp_path):
-    """In one sentence and within a minute, whether it was the first, which the others meet at, or another one."""
-    processes = commands(tmp_path)
-    try:
-        deadline = time.monotonic() + 180
-        while not (tmp_path / "run/metrics.jsonl").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        processes[killed].kill()
-        status, lines, errors = ended(processes[1 - killed], 60)
-    finally:
-        for process in processes:
-            process.kill()
+def wait_for_an_epoch(run):
+    deadline = time.monotonic() + 180
+    while not (run / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("gone", "number"),
+    [(0, signal.SIGKILL), (1, signal.SIGKILL), pytest.param(1, signal.SIGSTOP, marks=pytest.mark.slow)],
+)
+def test_when_a_process_is_gone_the_other_says_so(gone, number, tmp_path):
+    """In one sentence and within a minute, whether it was the first one, which the others meet at, or another.
+
+    A process that is only stopped keeps its connections: the other waits for it inside of a sum.
+    """
+    with commands(tmp_path) as processes:
+        wait_for_an_epoch(tmp_path / "run")
+        processes[gone].send_signal(number)
+        status, lines, errors = ended(processes[1 - gone], 60)
     assert status == 1, errors
     assert len(lines) == 1, errors
     assert lines[0].startswith("jaxcnn: another process of this run has ended, or cannot be reached: ")
     assert "Traceback" not in errors
 
 
-def test_a_process_that_answers_nothing_counts_as_dead(tmp_path):
-    """A stopped process keeps its connections: the other waits for it inside of a sum, and is ended from outside."""
-    processes = commands(tmp_path)
-    try:
-        deadline = time.monotonic() + 180
-        while not (tmp_path / "run/metrics.jsonl").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        processes[1].send_signal(signal.SIGSTOP)
-        status, lines, errors = ended(processes[0], 60)
-    finally:
-        for process in processes:
-            process.kill()
-    assert status == 1, errors
-    assert len(lines) == 1, errors
-    assert "another process of this run has ended" in lines[0]
-
-
-def test_a_process_that_fails_alone_does_not_keep_the_others(tmp_path):
+def test_a_process_that_fails_alone_does_not_keep_the_others(tmp_path, data_dir):
     (tmp_path / "empty").mkdir()
     mnist = ["--data", "mnist", "--data-dir"]
-    processes = commands(tmp_path, [*mnist, os.environ.get("JAXCNN_DATA_DIR", "")], [*mnist, str(tmp_path / "empty")])
-    try:
+    with commands(tmp_path, [*mnist, str(data_dir)], [*mnist, str(tmp_path / "empty")]) as processes:
         first, second = ended(processes[1], 120), ended(processes[0], 60)
-    finally:
-        for process in processes:
-            process.kill()
     assert (first[0], second[0]) == (1, 1), second[2]
     assert "the dataset mnist is not prepared" in first[1][0]
     assert [len(first[1]), len(second[1])] == [1, 1], second[2]
