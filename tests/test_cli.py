@@ -1,5 +1,6 @@
 """The command line: what each command prints and writes, and one line on stderr for whatever cannot be used."""
 
+import dataclasses
 import json
 import os
 import re
@@ -451,6 +452,57 @@ def test_training_that_diverges_says_at_which_step(run, columns, tmp_path):
     assert status == 1
     assert re.fullmatch(r"jaxcnn: the loss is (nan|inf) at step \d+ \(epoch 1\).*Try a smaller learning rate.*\n", err)
     assert not (tmp_path / "run/result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--parallel", "jit"), ("--seed", "0"), ("--optimizer", "adam"), ("--precision", "float32"),
+        ("--accumulate", "1"), ("--augment", "auto"), ("--validation", "0.1"), ("--schedule", "cosine"),
+        ("--batch-size", "16"), ("--ema", "0.5"), ("--weight-decay", "0"), ("--warmup", "0"), ("--ensemble", "0"),
+    ],
+)  # fmt: skip
+def test_resume_refuses_another_value_even_the_default(option, value, run, changed, monkeypatch):
+    """What decides the figures is the run's; the value that an option has by default may be asked for, too."""
+    monkeypatch.setattr(train, "fit", None)
+    name = option[2:].replace("-", "_")
+    was = json.loads((changed / "config.json").read_text())[name]
+    said = f"jaxcnn: {changed} was made with {option} {was}, not"
+    for given in ([option, value], [f"{option}={value}"]):
+        status, _, err = run("train", "--resume", "--run", changed, *given)
+        assert status == 1
+        assert err.startswith(said)
+    assert run("train", "lenet5", "--resume", "--run", changed)[0] == 1
+
+
+@pytest.fixture(scope="module")
+def changed(columns, tmp_path_factory):
+    """A run that was stopped, none of whose options are those by default."""
+    path = tmp_path_factory.mktemp("changed") / "run"
+    config = {
+        "model": f"{columns}/mine.py:tiny", "parallel": "pmap", "seed": 1, "optimizer": "sgd", "precision": "bfloat16",
+        "accumulate": 2, "augment": "none", "validation": 0.2, "schedule": "constant", "batch_size": 8, "ema": 0.9,
+        "weight_decay": 0.1, "warmup": 1.0, "ensemble": 2, "devices": 2,
+    }  # fmt: skip
+    train.Run(path).make()
+    train.Run(path).write("config.json", config)
+    return path
+
+
+def test_what_is_in_config_json_decides_the_figures_and_nothing_else(run, columns, tmp_path):
+    """Every option is in it, and restored, or is one of the process; each new one has to be put in one of the two."""
+    assert run(*train_columns(columns, tmp_path / "run"))[0] == 0
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    free = {"run", "resume", "distributed", "coordinator", "processes", "process", "save_every", "keep", "tensorboard",
+            "profile", "workers"}  # fmt: skip
+    options = {field.name for field in dataclasses.fields(cli.Train)}
+    assert options - config.keys() == free
+    assert (config["parallel"], config["devices"], config["platform"]) == ("jit", 1, jax.default_backend())
+
+
+@pytest.mark.parametrize("size", ["²,3", "4,³", "٣,x"])
+def test_digits_that_are_no_numbers(size, run):
+    assert run("train", "mlp", "--size", size)[0] == 1
 
 
 # --- as a process ------------------------------------------------------------------------------------------------

@@ -74,7 +74,10 @@ def fingerprint(data: Any) -> str:
         arrays = tuple(jax.tree.leaves((data.inputs, data.labels)))
     for array in map(np.asarray, arrays):
         found.update(f"{array.dtype} {array.shape}".encode())
-        found.update(repr(array.tolist()).encode() if array.dtype.hasobject else np.ascontiguousarray(array).data)
+        if array.dtype.hasobject:
+            found.update(repr(array.tolist()).encode())
+        else:
+            found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return f"{len(data)} examples, {found.hexdigest()[:16]}"
 
 
