@@ -483,7 +483,7 @@ def _classification(options: Train, entry: Any) -> _Work:
     from jaxcnn.train.trained import rebuilt
 
     if options.augment == "auto":
-        options.augment = {"digits": "affine", "mnist": "affine", "cifar10": "flip,crop"}.get(str(options.data), "none")
+        options.augment = _usual_augment(options.data)
     for augmentation in _words(options.augment):
         if augmentation not in _AUGMENT:
             raise unknown("augmentation", augmentation, _AUGMENT)
@@ -610,6 +610,8 @@ def _resumed(given: Train) -> tuple[Train, Any]:
             continue
         asked, was = getattr(_absolute(given), f.name), config[f.name]
         is_asked = f.name in named or asked != f.default
+        if f.name == "augment" and asked == "auto" and was == _usual_augment(config.get("data")):
+            asked = was
         if is_asked and str(asked) != str(was) and f.name != "data_dir":
             option = "--" + f.name.replace("_", "-") if f.name != "model" else "model"
             raise UserError(f"{given.run} was made with {option} {was}, not {asked}; start another run for that")
@@ -709,6 +711,11 @@ _AUGMENT: dict[str, Callable[[Any, int, int], Any]] = {
     "cutout": lambda data, side, classes: data.cutout(max(1, side // 4)),
     "mixup": lambda data, side, classes: data.mixup(classes),
 }
+
+
+def _usual_augment(name: str | None) -> str:
+    """What `--augment auto` is for images with a class each."""
+    return {"digits": "affine", "mnist": "affine", "cifar10": "flip,crop"}.get(str(name), "none")
 
 
 def _augmentation(names: str, image: Sequence[int], classes: int) -> Any:

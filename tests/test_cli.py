@@ -475,13 +475,20 @@ def test_resume_refuses_another_value_even_the_default(option, value, run, chang
     assert run("train", "lenet5", "--resume", "--run", changed)[0] == 1
 
 
+def test_the_same_command_with_resume_is_no_other_one(run, digits):
+    """What `auto` stood for is in config.json."""
+    assert json.loads((digits / "config.json").read_text())["augment"] == "affine"
+    same = ["train", "mlp", "--epochs", "3", "--augment", "auto", "--seed", "0", "--run", digits, "--resume"]
+    assert run(*same)[0] == 0
+
+
 @pytest.fixture(scope="module")
 def changed(columns, tmp_path_factory):
     """A run that was stopped, none of whose options are those by default."""
     path = tmp_path_factory.mktemp("changed") / "run"
     config = {
         "model": f"{columns}/mine.py:tiny", "parallel": "pmap", "seed": 1, "optimizer": "sgd", "precision": "bfloat16",
-        "accumulate": 2, "augment": "none", "validation": 0.2, "schedule": "constant", "batch_size": 8, "ema": 0.9,
+        "accumulate": 2, "augment": "affine", "validation": 0.2, "schedule": "constant", "batch_size": 8, "ema": 0.9,
         "weight_decay": 0.1, "warmup": 1.0, "ensemble": 2, "devices": 2,
     }  # fmt: skip
     train.Run(path).make()
