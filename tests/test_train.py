@@ -1015,7 +1015,9 @@ def test_a_run_whose_settings_were_changed_does_not_go_on(unfinished, tmp_path):
     config = (tmp_path / "run/config.json").read_text()
     (tmp_path / "run/config.json").write_text(config.replace('"seed": 0', '"seed": 1'))
     with pytest.raises(UserError, match=r"config.json is not what it was when the run began"):
-        train.fit(small(), DATA, resume=True, run=tmp_path / "run", **LONG)
+        train.fit(small(), DATA, resume=True, run=tmp_path / "run", **{**LONG, "seed": 1})
+    with pytest.raises(UserError, match="was made with seed=1, not 0"):
+        train.fit(small(), DATA, resume=True, run=tmp_path / "run", **{**LONG, "seed": 0})
 
 
 def test_when_all_checkpoints_are_damaged_it_says_so(undisturbed, tmp_path):
@@ -1025,7 +1027,7 @@ def test_when_all_checkpoints_are_damaged_it_says_so(undisturbed, tmp_path):
         damaged(path, "cut")
     for use in (
         lambda: train.Trained.load(run, small()),
-        lambda: train.fit(small(), DATA, epochs=9, run=run, resume=True, **SETTINGS),
+        lambda: train.fit(small(), DATA, epochs=4, run=run, resume=True, **SETTINGS),
     ):
         with pytest.raises(UserError, match=r"step 20 is damaged \(progress.json is not what was written\).*start"):
             use()
@@ -1035,7 +1037,7 @@ def test_when_all_checkpoints_are_damaged_it_says_so(undisturbed, tmp_path):
 def test_a_checkpoint_of_another_network_is_refused(undisturbed, tmp_path):
     shutil.copytree(undisturbed[1], tmp_path / "run")
     with pytest.raises(UserError, match="of another network"):
-        train.fit(linear(), DATA, epochs=9, run=tmp_path / "run", resume=True, **SETTINGS)
+        train.fit(linear(), DATA, epochs=4, run=tmp_path / "run", resume=True, **SETTINGS)
 
 
 @pytest.fixture
