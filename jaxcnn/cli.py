@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import sys
 import time
 import warnings
@@ -23,8 +22,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxcnn import __version__
-from jaxcnn.errors import UserError, unknown
+from jaxcnn.errors import Stopped, UserError, unknown
 from jaxcnn.format import padded, printable, width
+from jaxcnn.signals import name_of, status_of, stopped_by_sigterm
 
 _STEPS = 8000
 _LONGEST = 80  # letters of a model or data in the name of a run
@@ -255,18 +255,40 @@ def main(args: Sequence[str] | None = None) -> None:
     if args in (["--version"], ["-V"]):
         print(f"jaxcnn {__version__}")
         return
-    command = _parse(args)
+    with stopped_by_sigterm():
+        if status := _run(args):
+            if "jaxcnn.devices" in sys.modules and sys.modules["jaxcnn.devices"].joined():
+                sys.modules["jaxcnn.devices"].leave(status)
+            sys.exit(status)
+
+
+def _run(args: list[str]) -> int:
+    """Does what a command line asks for; its exit status."""
     shows, warnings.showwarning = warnings.showwarning, _warned
     try:
+        command = _parse(args)
         _DO[type(command)](command)
     except UserError as error:
-        sys.exit(_fail(str(error)))
-    except KeyboardInterrupt:
-        sys.exit(_fail("interrupted", 130))
+        return _fail(str(error))
+    except KeyboardInterrupt as stop:
+        return _fail(str(stop) or "interrupted", status_of(stop))
     except BrokenPipeError:
         sys.stderr.close()  # somebody's `| head` has seen enough
+    except Exception as error:
+        if (lost := _lost(error)) is None:
+            raise
+        return _fail(lost)
     finally:
         warnings.showwarning = shows
+    return 0
+
+
+def _lost(error: Exception) -> str | None:
+    """What to say when an error of JAX's means that another process is gone."""
+    from jaxcnn import devices
+
+    found = devices.lost(error)
+    return None if found is None else str(found)
 
 
 def _warned(message: Any, *_: Any, **__: Any) -> None:
@@ -294,7 +316,7 @@ def _parse(args: list[str]) -> Any:
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(union, prog="jaxcnn", args=args, description=_ABOUT)
+            command = tyro.cli(union, prog="jaxcnn", args=args, description=_ABOUT)
     except SystemExit as end:
         if not end.code:
             raise
@@ -309,6 +331,11 @@ def _parse(args: list[str]) -> Any:
             given = [arg.split("=")[0].replace("_", "-") for arg in args if arg.startswith("--")]
             message = next((str(unknown("option", name, known)) for name in given if name not in known), message)
         sys.exit(_fail(f"{message}; see {named}", 2))
+    # An option may be given with the value that it has by default: for --resume that is not the same as not at all.
+    if isinstance(command, Train):
+        options = {arg[2:].split("=")[0].replace("-", "_") for arg in args if arg.startswith("--")}
+        command.named = frozenset(options | ({"model"} if command.model in args[1:] else set()))  # type: ignore[attr-defined]
+    return command
 
 
 def _is_rule(line: str) -> bool:
@@ -356,11 +383,10 @@ def _train(given: Train) -> None:
     from jaxcnn.train.trained import computed
 
     began = time.monotonic()
-    # A stop from outside leaves as Ctrl-C does, until `fit` knows what to save.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     several = given.distributed or given.coordinator is not None
     if several:
         devices.join(given.coordinator, given.processes, given.process)
+        devices.agree(_told(given))
     elif given.processes is not None or given.process is not None:
         raise UserError("--processes and --process belong to --coordinator HOST:PORT")
     options, folder = (_resumed if given.resume else _fresh)(given)
@@ -384,7 +410,7 @@ def _train(given: Train) -> None:
     # Before the data is read, and the number of steps is known.
     train.make_optimizer(options.optimizer, options.lr, options.schedule, 1, clip=options.clip)
     spread = None
-    if several or options.devices is not None or jax.device_count() > 1:
+    if several or options.devices is not None or jax.device_count() > 1 or options.parallel == "pmap":
         spread = devices.DataParallel(options.devices, options.parallel)
 
     work = _classification(options, entry) if task is None else _other(options, task)
@@ -443,18 +469,20 @@ def _train(given: Train) -> None:
             config=config,
             **work.settings,
         )
+        if not devices.first_process():
+            return
+        result = fitted.result
+        if task is not None and task.evaluate is not None:
+            figures = task.evaluate(train.Trained.load(folder.path, fitted.model), work.test)
+            result |= {f"test_{name}": value for name, value in figures.items()}
+            folder.write("result.json", result)
     except KeyboardInterrupt as stop:
         there = f"go on with: jaxcnn train --run {shlex.quote(_shown(folder.path))} --resume"
         if not folder.checkpoints.steps():
             there = f"nothing was saved yet to go on with in {_shown(folder.path)}"
-        sys.exit(_fail(f"{str(stop) or 'interrupted'}; {there}", 128 + getattr(stop, "signal", signal.SIGINT)))
-    if not devices.first_process():
-        return
-    result = fitted.result
-    if task is not None and task.evaluate is not None:
-        figures = task.evaluate(train.Trained.load(folder.path, fitted.model), work.test)
-        result |= {f"test_{name}": value for name, value in figures.items()}
-        folder.write("result.json", result)
+        if devices.first_process():
+            folder.mark_stopped(name_of(stop))
+        raise Stopped(f"{str(stop) or 'interrupted'}; {there}", status_of(stop) - 128) from None
     _say(_outcome(result, task) + f" ({time.monotonic() - began:.0f} s)")
     pictures = [name for name in ("curves.png", "confusion.png", "mistakes.png") if (folder.path / name).exists()]
     _say(f"{_shown(folder.path)}: {', '.join(pictures)}, result.json, checkpoints")
@@ -468,7 +496,7 @@ def _classification(options: Train, entry: Any) -> _Work:
     from jaxcnn.train.trained import rebuilt
 
     if options.augment == "auto":
-        options.augment = {"digits": "affine", "mnist": "affine", "cifar10": "flip,crop"}.get(str(options.data), "none")
+        options.augment = _usual_augment(options.data)
     for augmentation in _words(options.augment):
         if augmentation not in _AUGMENT:
             raise unknown("augmentation", augmentation, _AUGMENT)
@@ -589,22 +617,53 @@ def _resumed(given: Train) -> tuple[Train, Any]:
     config = from_first(lambda: Run.open(path).config)
     folder = Run(path)
     options = dataclasses.replace(given)
+    named: frozenset[str] = getattr(given, "named", frozenset())
     for f in dataclasses.fields(Train):
         if f.name in _OF_THE_PROCESS or f.name not in config:
             continue
         asked, was = getattr(_absolute(given), f.name), config[f.name]
-        if asked != f.default and str(asked) != str(was) and f.name != "data_dir":
+        is_asked = f.name in named or asked != f.default
+        if f.name == "augment" and asked == "auto" and was == _usual_augment(config.get("data")):
+            asked = was
+        if is_asked and str(asked) != str(was) and f.name != "data_dir":
             option = "--" + f.name.replace("_", "-") if f.name != "model" else "model"
             raise UserError(f"{given.run} was made with {option} {was}, not {asked}; start another run for that")
         if f.name != "data_dir" or asked is None:
             setattr(options, f.name, Path(was) if f.name in ("data_dir", "weights") and was else was)
+    options.devices = _devices(given, config)
     return options, folder
 
 
+def _devices(given: Train, config: dict[str, Any]) -> int | None:
+    """How many devices a run goes on with: as many as it had, where they are there and no other number is asked for.
+    `fit` says what another number changes."""
+    import jax
+
+    was = config.get("devices")
+    if given.devices is not None or was is None or jax.process_count() > 1 or was > jax.device_count():
+        return given.devices
+    return was
+
+
 # What a run that goes on may do in another way: it says how its process works, not what is computed.
-_NAMES = "run resume devices parallel distributed coordinator processes process save_every keep tensorboard"
+_NAMES = "run resume devices distributed coordinator processes process save_every keep tensorboard"
 _NAMES += " profile workers"
 _OF_THE_PROCESS = frozenset(_NAMES.split())
+
+
+def _told(given: Train) -> dict[str, Any]:
+    """What has to be the same in all processes before they do anything together: the options and the code."""
+    import jax
+
+    from jaxcnn import devices
+
+    # Paths may differ between hosts; what is read from them is compared later.
+    own = _OF_THE_PROCESS - {"resume", "devices"} | {"data_dir", "weights", "model", "data"}
+    options = {"--" + f.name.replace("_", "-"): getattr(given, f.name) for f in dataclasses.fields(given)
+               if f.name not in own}  # fmt: skip
+    names = {name: Path(str(getattr(given, name))).name for name in ("model", "data")}
+    versions = {"the version of jaxcnn": __version__, "the version of JAX": jax.__version__}
+    return {**versions, "the code of jaxcnn": devices.code_hash(), **names, **options}
 
 
 def _absolute(options: Train) -> Train:
@@ -658,6 +717,11 @@ _AUGMENT: dict[str, Callable[[Any, int, int], Any]] = {
     "cutout": lambda data, side, classes: data.cutout(max(1, side // 4)),
     "mixup": lambda data, side, classes: data.mixup(classes),
 }
+
+
+def _usual_augment(name: str | None) -> str:
+    """What `--augment auto` is for images with a class each."""
+    return {"digits": "affine", "mnist": "affine", "cifar10": "flip,crop"}.get(str(name), "none")
 
 
 def _augmentation(names: str, image: Sequence[int], classes: int) -> Any:

@@ -1,5 +1,6 @@
 """The command line: what each command prints and writes, and one line on stderr for whatever cannot be used."""
 
+import dataclasses
 import json
 import os
 import re
@@ -17,6 +18,8 @@ from PIL import Image, ImageOps
 import jaxcnn
 from jaxcnn import cli, data, models, tasks, train
 from jaxcnn.inspect import summary
+from jaxcnn.signals import stopped_by_sigterm
+from jaxcnn.train.stopping import asked_to_stop
 
 OWN = """
 import jaxcnn as cnn
@@ -451,6 +454,64 @@ def test_training_that_diverges_says_at_which_step(run, columns, tmp_path):
     assert not (tmp_path / "run/result.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--parallel", "jit"), ("--seed", "0"), ("--optimizer", "adam"), ("--precision", "float32"),
+        ("--accumulate", "1"), ("--augment", "auto"), ("--validation", "0.1"), ("--schedule", "cosine"),
+        ("--batch-size", "16"), ("--ema", "0.5"), ("--weight-decay", "0"), ("--warmup", "0"), ("--ensemble", "0"),
+    ],
+)  # fmt: skip
+def test_resume_refuses_another_value_even_the_default(option, value, run, changed, monkeypatch):
+    """What decides the figures is the run's; the value that an option has by default may be asked for, too."""
+    monkeypatch.setattr(train, "fit", None)
+    name = option[2:].replace("-", "_")
+    was = json.loads((changed / "config.json").read_text())[name]
+    said = f"jaxcnn: {changed} was made with {option} {was}, not"
+    for given in ([option, value], [f"{option}={value}"]):
+        status, _, err = run("train", "--resume", "--run", changed, *given)
+        assert status == 1
+        assert err.startswith(said)
+    assert run("train", "lenet5", "--resume", "--run", changed)[0] == 1
+
+
+def test_the_same_command_with_resume_is_no_other_one(run, digits):
+    """What `auto` stood for is in config.json."""
+    assert json.loads((digits / "config.json").read_text())["augment"] == "affine"
+    same = ["train", "mlp", "--epochs", "3", "--augment", "auto", "--seed", "0", "--run", digits, "--resume"]
+    assert run(*same)[0] == 0
+
+
+@pytest.fixture(scope="module")
+def changed(columns, tmp_path_factory):
+    """A run that was stopped, none of whose options are those by default."""
+    path = tmp_path_factory.mktemp("changed") / "run"
+    config = {
+        "model": f"{columns}/mine.py:tiny", "parallel": "pmap", "seed": 1, "optimizer": "sgd", "precision": "bfloat16",
+        "accumulate": 2, "augment": "affine", "validation": 0.2, "schedule": "constant", "batch_size": 8, "ema": 0.9,
+        "weight_decay": 0.1, "warmup": 1.0, "ensemble": 2, "devices": 2,
+    }  # fmt: skip
+    train.Run(path).make()
+    train.Run(path).write("config.json", config)
+    return path
+
+
+def test_what_is_in_config_json_decides_the_figures_and_nothing_else(run, columns, tmp_path):
+    """Every option is in it, and restored, or is one of the process; each new one has to be put in one of the two."""
+    assert run(*train_columns(columns, tmp_path / "run"))[0] == 0
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    free = {"run", "resume", "distributed", "coordinator", "processes", "process", "save_every", "keep", "tensorboard",
+            "profile", "workers"}  # fmt: skip
+    options = {field.name for field in dataclasses.fields(cli.Train)}
+    assert options - config.keys() == free
+    assert (config["parallel"], config["devices"], config["platform"]) == ("jit", 1, jax.default_backend())
+
+
+@pytest.mark.parametrize("size", ["²,3", "4,³", "٣,x"])
+def test_digits_that_are_no_numbers(size, run):
+    assert run("train", "mlp", "--size", size)[0] == 1
+
+
 # --- as a process ------------------------------------------------------------------------------------------------
 
 
@@ -470,6 +531,67 @@ def test_a_process_that_is_stopped_leaves_a_run_to_go_on_with(columns, tmp_path)
     )
     last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
     assert step >= last["step"] >= 100
+
+
+@pytest.mark.parametrize(
+    ("number", "expected", "said"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "stopped by SIGTERM")]
+)
+@pytest.mark.parametrize("where", ["data", "state", "evaluation", "pictures"])
+def test_a_signal_outside_of_the_loop(number, expected, said, where, run, columns, tmp_path, monkeypatch):
+    """While data is read, the network is made, the test set is measured, or the pictures are drawn."""
+
+    def stopped(*_, **__):
+        signal.raise_signal(getattr(signal, number))
+
+    if where == "data":
+        monkeypatch.setattr(data, "load", stopped)
+    else:
+        name = {"state": "create_state", "evaluation": "FitResult", "pictures": "_pictures"}[where]
+        monkeypatch.setitem(train.fit.__globals__, name, stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    status, _, err = run(*train_columns(columns, tmp_path / "run"))
+    assert status == expected
+    assert err.startswith(f"jaxcnn: {said}")
+    assert err.count("\n") == 1
+    assert signal.getsignal(signal.SIGTERM) is before
+    if where == "evaluation":
+        assert json.loads((tmp_path / "run/stopped.json").read_text()) == {"by": number}
+
+
+@pytest.mark.parametrize("args", [("evaluate", "{run}"), ("predict", "{run}", "{run}/curves.png"), ("export", "{run}")])
+def test_sigterm_ends_every_command_with_143(args, run, digits, monkeypatch):
+    monkeypatch.setattr(train.Trained, "load", lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert run(*(arg.format(run=digits) for arg in args)) == (143, "", "jaxcnn: stopped by SIGTERM\n")
+
+
+def test_a_run_that_was_stopped_says_so_until_it_goes_on(run, columns, tmp_path, monkeypatch):
+    args = train_columns(columns, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        whole = data.batches
+        patch.setitem(
+            train.fit.__globals__, "batches",
+            lambda *given: signal.raise_signal(signal.SIGTERM) or whole(*given) if given[3] == 2 else whole(*given),
+        )  # fmt: skip
+        status, _, err = run(*args)
+    assert (status, "which is saved; go on with" in err) == (143, True)
+    assert json.loads((tmp_path / "run/stopped.json").read_text()) == {"by": "SIGTERM"}
+    assert json.loads(run("runs", tmp_path / "run", "--json")[1])[0]["state"] == "interrupted"
+    assert run("train", "--resume", "--run", tmp_path / "run")[0] == 0
+    assert not (tmp_path / "run/stopped.json").exists()
+
+
+def test_signals_that_are_ignored_stay_ignored(monkeypatch):
+    """As a shell's background job ignores Ctrl-C; and what was not set by Python cannot be set again."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with asked_to_stop(train.Run("unused")) as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.signal is None
+        monkeypatch.setattr(signal, "getsignal", lambda number: None)
+        with asked_to_stop(train.Run("unused")), stopped_by_sigterm():
+            pass
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxcnn.core import Layer
 from jaxcnn.data.dataset import Dataset
+from jaxcnn.errors import Stopped
 from jaxcnn.explore import subject
 from jaxcnn.explore.network import Network
 from jaxcnn.explore.server import Answers, Server
@@ -68,11 +69,16 @@ def explore(
         print(f"{printable(export)}: {size / 1e6:.1f} MB; it opens in a browser without a server", flush=True)
         return
     name = Path(image).name if image is not None else ""
-    with contextlib.suppress(KeyboardInterrupt), serve(network, port, first, name) as server:
-        print(f"{printable(chosen.title)}: {server.url}  (Ctrl-C ends it)", flush=True)
-        if open_browser and (sys.platform in ("darwin", "win32") or _display()):
-            threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
-        threading.Event().wait()
+    try:
+        with serve(network, port, first, name) as server:
+            print(f"{printable(chosen.title)}: {server.url}  (Ctrl-C ends it)", flush=True)
+            if open_browser and (sys.platform in ("darwin", "win32") or _display()):
+                threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
+            threading.Event().wait()
+    except Stopped:  # SIGTERM, which the command says
+        raise
+    except KeyboardInterrupt:
+        pass
 
 
 @contextlib.contextmanager

@@ -23,10 +23,11 @@ from jaxcnn.data.batches import batches
 from jaxcnn.data.dataset import Dataset, Examples
 from jaxcnn.data.preprocess import Preprocess, inputs_of, to_float
 from jaxcnn.data.stream import Stream, prefetch
-from jaxcnn.devices import OneDevice, first_process, from_first, same_everywhere
+from jaxcnn.devices import OneDevice, agree, first_process, from_first, same_everywhere, together
 from jaxcnn.errors import TrainingError, UserError, first_line
 from jaxcnn.losses import Loss, softmax_cross_entropy
 from jaxcnn.metrics import Metric, confusion_matrix
+from jaxcnn.train import agreement
 from jaxcnn.train.checks import example_of, figures_of, outputs_of
 from jaxcnn.train.evaluate import Evaluation, make_evaluate
 from jaxcnn.train.objective import Primary, Record, began_by, primary_of
@@ -171,6 +172,7 @@ def fit(
     if run is None and (tensorboard or profile):
         raise UserError("what is written for TensorBoard, and a profile, need the folder of a run: run=")
     steps_per_epoch = len(data) // size
+    scheduled = optimizer is None
     if optimizer is None:
         optimizer = make_optimizer("adam", schedule="cosine", steps=epochs * steps_per_epoch)
     if preprocess is None:
@@ -192,23 +194,37 @@ def fit(
     choice = primary_of(names, primary, higher_is_better)
     if folder is not None and resume:
         choice = began_by(from_first(lambda: folder.config), names, choice, primary is not None)
-    if folder is not None and not resume:  # nothing is left behind by what cannot start
-        settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
-        settings |= dataclasses.asdict(choice)
-        if isinstance(data, Examples):
-            settings |= {"inputs": [list(x.shape[1:]) for x in jax.tree.leaves(example)], "extra": dict(data.extra)}
-        else:
-            settings["image"] = list(data.image)
-        if isinstance(preprocess, Preprocess):
-            settings["preprocess"] = dataclasses.asdict(preprocess)
-        elif preprocess is to_float:
-            settings["preprocess"] = None
-        named = {"model": repr(model), "data": data.name, "classes": list(data.classes)}
-        _begin(folder, {**named, **settings, **(config or {})})
+    settings: dict[str, Any] = {
+        "epochs": epochs, "batch_size": batch_size, "seed": seed, "patience": patience, "accumulate": accumulate,
+        "ema": ema, "loss_scale": loss_scale, "parallel": on.form, "devices": on.size,
+        "platform": jax.default_backend(), **dataclasses.asdict(choice),
+    }  # fmt: skip
+    if isinstance(data, Examples):
+        settings |= {"inputs": [list(x.shape[1:]) for x in jax.tree.leaves(example)], "extra": dict(data.extra)}
+    else:
+        settings["image"] = list(data.image)
+    if isinstance(preprocess, Preprocess):
+        settings["preprocess"] = dataclasses.asdict(preprocess)
+    elif preprocess is to_float:
+        settings["preprocess"] = None
+    named = {"model": repr(model), "data": data.name, "classes": list(data.classes)}
+    asked = {**named, **settings, **(config or {})}
     step = make_step(
         model, loss, optimizer, preprocess=preprocess, augment=augment, metrics=metrics, penalty=penalty,
         accumulate=accumulate, ema=ema, devices=on,
     )  # fmt: skip
+    if jax.process_count() > 1:
+        facts = agreement.shared_facts(asked, training=data, validation=validation, test=test)
+        agree({**facts, "the program of a step": agreement.program(step, state, size, data, on)})
+    if folder is not None and resume:
+        was = from_first(lambda: folder.config)
+        # How many epochs there are matters to our own learning rate; another optimizer's may be the same for more.
+        agreement.check_unchanged(was, asked if scheduled else {**asked, "epochs": was.get("epochs")}, folder.path)
+        if (differs := agreement.check_devices(was, on, folder.path)) and first_process():
+            warnings.warn(differs, stacklevel=2)
+        from_first(folder.go_on)
+    elif folder is not None:  # nothing is left behind by what cannot start
+        _begin(folder, asked)
     # Labelled images are looked at by hundreds; what each pixel of an image gets takes as much memory as in training.
     most = {"batch_size": size} if isinstance(data, Examples) else {}
     evaluate = make_evaluate(model, loss, preprocess=preprocess, metrics=metrics, devices=on, **most)
@@ -237,8 +253,11 @@ def fit(
             own = bool(at.history) and choice.best(at.history)["step"] == int(one.step)  # the best is what is saved
             folder.save(one, dataclasses.asdict(at), None if own or not at.history else best)
 
-    shows = Display(epochs, steps_per_epoch * size, show and first_process(), primary=choice)
-    with shows as display, asked_to_stop(folder) as stop:
+    with (
+        Display(epochs, steps_per_epoch * size, show and first_process(), primary=choice) as display,
+        asked_to_stop(folder) as stop,
+        together(),
+    ):
         try:
             for epoch in range(len(at.history) + 1, epochs + 1):
                 if patience is not None and at.history and choice.stalled(at.history, patience):
@@ -289,8 +308,8 @@ def fit(
     }
     measured_test = None
     if test is not None:
-        everywhere, state_everywhere = on.whole((params, model_state))
-        measured_test = evaluate(everywhere, state_everywhere, test)
+        with together():
+            measured_test = evaluate(*on.whole((params, model_state)), test)
         result |= {f"test_{name}": value for name, value in measured_test.metrics.items()}
     result["seconds"] = round(spent + time.monotonic() - began, 3)
     if folder is not None and first_process():

@@ -3,12 +3,14 @@
 config.json    what was asked; `jaxcnn evaluate` and `predict` rebuild the network from it
 metrics.jsonl  a line an epoch
 result.json    what came of it
+stopped.json   by which signal it was stopped, until it goes on
 curves.png, confusion.png, mistakes.png
 checkpoints/   the newest states, with the best epoch's weights; see `jaxcnn.train.checkpoint`
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,10 +22,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.errors import UserError
+from jaxcnn.errors import TrainingError, UserError
 from jaxcnn.train.checkpoint import Checkpoints, Progress, on_disk, read_like, read_some
 from jaxcnn.train.objective import Record
 from jaxcnn.train.step import TrainState
+
+STOPPED = "stopped.json"
 
 
 class Run:
@@ -98,6 +102,16 @@ class Run:
     def write_metrics(self, history: list[Record]) -> None:
         """Writes metrics.jsonl anew."""
         self._replace("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history))
+
+    def mark_stopped(self, by: str) -> None:
+        """Says in the folder of a run that has begun that it was stopped, and by which signal."""
+        if (self.path / "config.json").is_file():
+            with contextlib.suppress(TrainingError):  # a full disk has been said, or will be
+                self.write(STOPPED, {"by": by})
+
+    def go_on(self) -> None:
+        """Takes back that it was stopped."""
+        (self.path / STOPPED).unlink(missing_ok=True)
 
     def _replace(self, name: str, text: str) -> None:
         part = self.path / f".{name}.part"

@@ -21,6 +21,7 @@ from jaxcnn.files import regular
 from jaxcnn.format import padded, printable, width
 from jaxcnn.train.objective import Primary, Record, primary_in
 from jaxcnn.train.progress import _time
+from jaxcnn.train.run import STOPPED
 
 _SHOWN = {"model", "data", "epochs"}  # settings with a column of their own
 _FACTS = {"classes", "image", "preprocess", "version", "data_dir"}  # in config.json, and nobody's choice
@@ -54,6 +55,8 @@ class Listed:
         """`"complete"`, `"interrupted"` or, where something was written not long ago, `"running?"`."""
         if self.result is not None:
             return "complete"
+        if (self.path / STOPPED).exists():
+            return "interrupted"
         epoch = self.history[-1].get("seconds", 0.0) / len(self.history) if self.history else 0.0
         running = time.time() - self.changed < max(_RECENT, _EPOCHS * epoch)
         return "running?" if running else "interrupted"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import jax
 
-from jaxcnn.devices import stop_together
+from jaxcnn.devices import first_process, stop_together
 from jaxcnn.errors import Stopped
+from jaxcnn.signals import name_of, replaceable
 from jaxcnn.train.run import Run
 
 
@@ -45,8 +45,8 @@ def asked_to_stop(folder: Run | None) -> Iterator[Stop]:
     """Ctrl-C and SIGTERM ask for a stop after the step under way; what comes a second time has its usual effect."""
     stop = Stop(folder)
     # Of several processes, JAX's own handler tells the others of a SIGTERM.
-    own = folder is not None and jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)} if own else {}
+    own = (signal.SIGINT, signal.SIGTERM) if folder is not None and jax.process_count() == 1 else ()
+    before = {name: handler for name in own if (handler := replaceable(name)) is not None}
 
     def restore() -> None:
         for name, handler in before.items():
@@ -60,5 +60,9 @@ def asked_to_stop(folder: Run | None) -> Iterator[Stop]:
         signal.signal(name, ask)
     try:
         yield stop
+    except KeyboardInterrupt as stopped:
+        if folder is not None and first_process():
+            folder.mark_stopped(name_of(stopped))
+        raise
     finally:
         restore()
