@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import time
+import typing
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -120,6 +121,9 @@ class Train:
     """The folder to write. runs/MODEL-DATA-1, -2, ... when not given."""
     resume: bool = False
     """Go on with the run in --run, from its last checkpoint and with its settings."""
+    trust: bool = False
+    """Execute the code of a network of your own even where it lies outside the current folder, came with the run, or is
+    not what the run was trained with."""
 
 
 @dataclass
@@ -134,6 +138,9 @@ class Evaluate:
     """Where prepared datasets lie. JAXCNN_DATA_DIR when not given."""
     split: str = "test"
     """The part of the dataset."""
+    trust: bool = False
+    """Execute the code of a network of your own even where it lies outside the current folder, came with the run, or is
+    not what the run was trained with."""
     json: bool = False
     """Print one JSON object."""
 
@@ -151,6 +158,9 @@ class Predict:
     """The folder for the pictures that other tasks than classes write; RUN/predictions when not given."""
     invert: bool = False
     """Exchange black and white first: for dark digits on white paper, where the run learned light ones on black."""
+    trust: bool = False
+    """Execute the code of a network of your own even where it lies outside the current folder, came with the run, or is
+    not what the run was trained with."""
     json: bool = False
     """Print one JSON list."""
 
@@ -184,6 +194,9 @@ class Explore:
     """Write the page with some examples to this .html file, which needs no server, instead of serving it."""
     no_browser: bool = False
     """Print the address only."""
+    trust: bool = False
+    """Execute the code of a network of your own even where it lies outside the current folder, came with the run, or is
+    not what the run was trained with."""
 
 
 @dataclass
@@ -194,6 +207,9 @@ class Export:
     """The folder of a run."""
     out: Path | None = None
     """The folder to write; export in the run's folder when not given."""
+    trust: bool = False
+    """Execute the code of a network of your own even where it lies outside the current folder, came with the run, or is
+    not what the run was trained with."""
     json: bool = False
     """Print one JSON object."""
 
@@ -342,6 +358,7 @@ def _train(given: Train) -> None:
     import jax
 
     from jaxcnn import devices, models, tasks, train
+    from jaxcnn.train import identity
     from jaxcnn.train.trained import computed
 
     began = time.monotonic()
@@ -361,8 +378,8 @@ def _train(given: Train) -> None:
     options.data = options.data or (task.data if task else "digits")
     if options.batch_size is None:
         options.batch_size = task.batch_size if task else 128
-    if options.resume and (result := devices.from_first(lambda: folder.result)) is not None:
-        print(f"{folder.path} is complete: {_outcome(result, task)}")
+    if options.resume and (outcome := devices.from_first(lambda: _complete(folder, task))) is not None:
+        print(f"{folder.path} is complete: {outcome}")
         return
     if options.ensemble and (options.weights or options.ensemble < 0):
         raise UserError("--ensemble is a number of networks that start at different weights, and takes no --weights")
@@ -381,7 +398,7 @@ def _train(given: Train) -> None:
     epochs = options.epochs or (task.epochs if task else min(60, max(15, -(-_STEPS // steps_per_epoch))))
     name = _name(options)
     if folder is None:
-        folder = train.Run(devices.from_first(lambda: str(train.Run.new(_next(name)).path)))
+        folder = train.Run.numbered(Path("runs") / name)
     if devices.first_process():
         on = f" on {spread.size} devices" if spread else ""
         parts = f"{len(work.learn):,} {work.what} to learn from, {len(work.held or []):,} to validate"
@@ -390,6 +407,7 @@ def _train(given: Train) -> None:
     config = {
         **{k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(_absolute(options)).items()},
         "model_options": work.model_options,
+        "code_sha256": identity.of_code(options.model),
         "epochs": epochs,
         "version": __version__,
     }
@@ -428,6 +446,7 @@ def _train(given: Train) -> None:
             tensorboard=given.tensorboard,
             profile=given.profile,
             config=config,
+            test_metrics=task.evaluate if task is not None else None,
             **work.settings,
         )
     except KeyboardInterrupt as stop:
@@ -437,12 +456,7 @@ def _train(given: Train) -> None:
         sys.exit(_fail(f"{str(stop) or 'interrupted'}; {there}", 128 + getattr(stop, "signal", signal.SIGINT)))
     if not devices.first_process():
         return
-    result = fitted.result
-    if task is not None and task.evaluate is not None:
-        figures = task.evaluate(train.Trained.load(folder.path, fitted.model), work.test)
-        result |= {f"test_{name}": value for name, value in figures.items()}
-        folder.write("result.json", result)
-    print(_outcome(result, task) + f" ({time.monotonic() - began:.0f} s)")
+    print(_outcome(fitted.result, task) + f" ({time.monotonic() - began:.0f} s)")
     pictures = [name for name in ("curves.png", "confusion.png", "mistakes.png") if (folder.path / name).exists()]
     print(f"{_shown(folder.path)}: {', '.join(pictures)}, result.json, checkpoints")
 
@@ -550,7 +564,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
 def _numbers(text: str, count: int) -> tuple[int, ...] | None:
     """So many numbers above 0, with commas or an x between them; None for anything else."""
     parts = re.split(r"[,x]", text.strip("()[] "))
-    if len(parts) != count or not all(p.strip().isdigit() and int(p) > 0 for p in parts):
+    if len(parts) != count or not all(re.fullmatch("[0-9]{1,9}", p.strip()) and int(p) > 0 for p in parts):
         return None
     return tuple(int(p) for p in parts)
 
@@ -569,11 +583,22 @@ def _resumed(given: Train) -> tuple[Train, Any]:
     """The run's own settings; what was given beside them has to agree."""
     from jaxcnn.devices import from_first
     from jaxcnn.train import Run
+    from jaxcnn.train.identity import check_code
 
     if given.run is None:
         raise UserError("--resume goes on with a run: say which, --run FOLDER")
     path = given.run
-    config = from_first(lambda: Run.open(path).config)
+
+    def read() -> dict[str, Any]:
+        found = Run.open(path)
+        config = found.config
+        found.check()
+        _check_types(found.path, config)
+        if given.model != config.get("model") or given.model == Train.model:  # else it was named by its user
+            check_code(found.path, config, given.trust)
+        return config
+
+    config = from_first(read)
     folder = Run(path)
     options = dataclasses.replace(given)
     for f in dataclasses.fields(Train):
@@ -588,9 +613,35 @@ def _resumed(given: Train) -> tuple[Train, Any]:
     return options, folder
 
 
+def _check_types(run: Path, config: dict[str, Any]) -> None:
+    """Whether the settings in a config.json have the types of their options.
+
+    Raises:
+      UserError: for the first one that has not.
+    """
+    from jaxcnn.train.record import named
+
+    for name, expected in typing.get_type_hints(Train).items():
+        kinds = (str if kind is Path else kind for kind in typing.get_args(expected) or (expected,))
+        if name in config and not any(_has_type(config[name], kind) for kind in kinds):
+            said = re.sub(r"<class '(\w+)'>|typing\.|pathlib\.", r"\1", str(expected))
+            raise UserError(f"{run / 'config.json'}: {name} is {named(config[name])}, expected {said}")
+    if "model" not in config:
+        raise UserError(f"{run / 'config.json'} does not say 'model': the run cannot go on")
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+    """Whether a JSON value is of a type, or one of a Literal's words."""
+    if not isinstance(kind, type):
+        return value == kind
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
+
+
 # What a run that goes on may do in another way: it says how its process works, not what is computed.
 _NAMES = "run resume devices parallel distributed coordinator processes process save_every keep tensorboard"
-_NAMES += " profile workers"
+_NAMES += " profile workers trust"
 _OF_THE_PROCESS = frozenset(_NAMES.split())
 
 
@@ -614,15 +665,17 @@ def _name(options: Train) -> str:
     return f"{short(options.model)}-{short(str(options.data))}"
 
 
-def _next(name: str) -> Path:
-    number = 1
-    while (path := Path("runs") / f"{name}-{number}").exists():
-        number += 1
-    return path
-
-
 def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _complete(folder: Any, task: Any) -> str | None:
+    """What came of a run that is complete; None for one that is to go on, for its pictures alone or for a result that
+    is damaged, too."""
+    with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
+        if folder.pictured and folder.result is not None:
+            return _outcome(folder.result, task)
+    return None
 
 
 def _outcome(result: dict[str, Any], task: Any) -> str:
@@ -675,7 +728,7 @@ def _words(text: str) -> tuple[str, ...]:
 def _evaluate(given: Evaluate) -> None:
     from jaxcnn import tasks, train
 
-    trained = train.Trained.load(given.run)
+    trained = train.Trained.load(given.run, trust=given.trust)
     name = given.data or trained.config["data"]
     where = given.data_dir or trained.config.get("data_dir")
     task = tasks.find(trained.config.get("task", tasks.CLASSIFY))
@@ -743,7 +796,7 @@ def _predict(given: Predict) -> None:
 
     if not given.images:
         raise UserError("predict needs at least one image file")
-    trained = train.Trained.load(given.run)
+    trained = train.Trained.load(given.run, trust=given.trust)
     task = tasks.find(trained.config.get("task", tasks.CLASSIFY))
     if task is not None:
         if given.invert:
@@ -804,7 +857,7 @@ def _runs(given: Runs) -> None:
 def _explore(given: Explore) -> None:
     from jaxcnn.explore import explore
 
-    explore(given.run, given.image, given.port, given.export, not given.no_browser)
+    explore(given.run, given.image, given.port, given.export, not given.no_browser, trust=given.trust)
 
 
 def _export(given: Export) -> None:
@@ -812,7 +865,7 @@ def _export(given: Export) -> None:
 
     out = given.out or given.run / "export"
     export.check_new(out)
-    trained = train.Trained.load(given.run)
+    trained = train.Trained.load(given.run, trust=given.trust)
     task = trained.config.get("task", tasks.CLASSIFY)
     if task != tasks.CLASSIFY:
         raise UserError(

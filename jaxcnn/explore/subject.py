@@ -113,8 +113,8 @@ def _check_pixels(source: str | Path | bytes, where: str) -> None:
         raise DataError(f"{where} is {width:,} x {height:,} pixels, the most is {MOST_PIXELS:,}; make it smaller first")
 
 
-def of_run(path: str | Path) -> Subject:
-    """The network of a run.
+def of_run(path: str | Path, trust: bool = False) -> Subject:
+    """The network of a run; `trust` as in `Trained.load`.
 
     Raises:
       UserError: for a folder that is no run, a run of a task whose networks take something else than one image, or one
@@ -122,6 +122,7 @@ def of_run(path: str | Path) -> Subject:
     """
     run = Run.open(path)
     config = run.config
+    run.check(weights=True)
     task = tasks.find(config.get("task", tasks.CLASSIFY))
     inputs = config.get("inputs")
     if task is not None and (inputs is None or len(inputs) != 1 or len(inputs[0]) != 3):
@@ -129,7 +130,7 @@ def of_run(path: str | Path) -> Subject:
             f"explore looks into networks that are given one image and nothing else; {path} is one of the task "
             f"{task.name}: {task.about}"
         )
-    trained = Trained.load(path)
+    trained = Trained.load(path, trust=trust)
     if len(trained.image) != 3:
         raise UserError(f"explore looks into networks of images (height, width, channels); {path} has none")
     notes: list[str] = []

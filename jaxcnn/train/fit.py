@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -25,15 +26,19 @@ from jaxcnn.devices import OneDevice, first_process, from_first, same_everywhere
 from jaxcnn.errors import TrainingError, UserError
 from jaxcnn.losses import Loss, softmax_cross_entropy
 from jaxcnn.metrics import Metric, confusion_matrix
+from jaxcnn.train import identity
 from jaxcnn.train.evaluate import Evaluation, make_evaluate
 from jaxcnn.train.optimizers import make_optimizer
 from jaxcnn.train.progress import Display
-from jaxcnn.train.run import Record, Run, best_of
+from jaxcnn.train.record import Record
+from jaxcnn.train.run import LAST, Run, best_of
 from jaxcnn.train.run import variables as of_state
 from jaxcnn.train.step import TrainState, create_state, make_step
 from jaxcnn.train.stopping import Stop, asked_to_stop
+from jaxcnn.train.trained import Trained
 from jaxcnn.train.watching import Metrics, Profile
 
+P = ParamSpec("P")
 _REFRESH = 0.5  # seconds between two looks at the metrics: each waits for the steps under way
 
 
@@ -68,6 +73,24 @@ class FitResult:
         return np.asarray(jax.nn.softmax(self.outputs(images)))
 
 
+def _has_its_folder(train: Callable[P, FitResult]) -> Callable[P, FitResult]:
+    """The function, whose run's folder belongs to this process while it works, and no longer."""
+
+    @functools.wraps(train)
+    def working(*args: P.args, **settings: P.kwargs) -> FitResult:
+        asked: dict[str, Any] = settings
+        folder = _folder(asked.get("run"), asked.get("resume", False), asked.get("keep", 2))
+        try:
+            asked["run"] = folder
+            return train(*args, **settings)
+        finally:
+            if folder is not None:
+                folder.release()
+
+    return working
+
+
+@_has_its_folder
 def fit(
     model: Layer,
     data: Dataset | Examples | Stream,
@@ -96,6 +119,7 @@ def fit(
     tensorboard: bool = False,
     profile: int = 0,
     config: Mapping[str, Any] | None = None,
+    test_metrics: Callable[[Trained, Any], Mapping[str, float]] | None = None,
     show: bool = True,
 ) -> FitResult:
     """Trains a model: shuffled epochs, validation after each, the best epoch's variables kept, the test set last.
@@ -123,13 +147,16 @@ def fit(
       loss_scale: for a model in float16; see `mixed_precision`.
       devices: what to train on, `DataParallel()` for all devices of all processes; one device when not given.
       run: a new folder, for config.json, metrics.jsonl, result.json, pictures and checkpoints. Nothing is written
-        when not given. Of several processes the first one writes.
-      resume: go on from the newest checkpoint in `run`, at the batch that comes next.
+        when not given. Of several processes the first one writes. One training at a time has a folder.
+      resume: go on from the newest checkpoint in `run`, at the batch that comes next. The data have to be those that
+        the run began with.
       save_every: the seconds after which a checkpoint is written inside an epoch, too.
       keep: how many checkpoints stay.
       tensorboard: write the metrics for TensorBoard, too, to `run/tensorboard`.
       profile: write a profile of so many steps to `run/profile`, for TensorBoard or Perfetto.
       config: what to write in config.json beside the settings known here.
+      test_metrics: `(trained, test) -> ` figures of the test set that are no means over its examples, mAP for instance,
+        with the best variables; by name, for result.json. Of several processes the first one computes them.
       show: whether to show progress.
 
     Raises:
@@ -165,6 +192,11 @@ def fit(
     if preprocess is None:
         preprocess = _usual_preprocess(data)
     folder = _folder(run, resume, keep)
+    own = {"train": data, "validation": validation, "test": test}
+    examples = {name: identity.of_data(part) for name, part in own.items()} if folder is not None else {}
+    if folder is not None and resume:
+        from_first(folder.take)
+        identity.compare(from_first(lambda: folder.config.get("examples")), examples)
     example = _example(data)
     state = create_state(
         model,
@@ -188,7 +220,7 @@ def fit(
         elif preprocess is to_float:
             settings["preprocess"] = None
         named = {"model": repr(model), "data": data.name, "classes": list(data.classes)}
-        _begin(folder, {**named, **settings, **(config or {})})
+        _begin(folder, {**named, **settings, **(config or {}), "examples": examples})
     step = make_step(
         model, loss, optimizer, preprocess=preprocess, augment=augment, metrics=metrics, penalty=penalty,
         accumulate=accumulate, ema=ema, devices=on,
@@ -272,6 +304,12 @@ def fit(
         everywhere, state_everywhere = on.whole((params, model_state))
         measured_test = evaluate(everywhere, state_everywhere, test)
         result |= {f"test_{name}": value for name, value in measured_test.metrics.items()}
+    if test is not None and test_metrics is not None and first_process():
+        about = folder.config if folder is not None else dict(config or {})
+        shapes = [tuple(x.shape[1:]) for x in jax.tree.leaves(example)]
+        image = shapes[0] if len(shapes) == 1 else ()
+        trained = Trained(model, params, model_state, preprocess, image, data.classes, about)
+        result |= {f"test_{name}": value for name, value in test_metrics(trained, test).items()}
     result["seconds"] = round(spent + time.monotonic() - began, 3)
     if folder is not None and first_process():
         folder.write("result.json", result)
@@ -333,11 +371,11 @@ def _folder(run: str | Path | Run | None, resume: bool, keep: int) -> Run | None
 
 
 def _begin(folder: Run, config: Mapping[str, Any]) -> None:
-    def begin() -> None:
-        folder.make()
-        folder.write("config.json", config)
+    def begin() -> str:
+        folder.begin(config)
+        return str(folder.path)
 
-    from_first(begin)
+    folder.move(from_first(begin))
 
 
 def _write(folder: Run, history: list[Record]) -> None:
@@ -480,13 +518,16 @@ def _check_outputs(model: Layer, state: TrainState, preprocess: Callable[[Any], 
 
 
 def _pictures(folder: Run, history: list[Record], test: Any, measured: Evaluation | None) -> None:
+    """Draws what came of it. The curves come last: where they are, all pictures are."""
     from jaxcnn.inspect import plots
 
-    plots.curves(history).savefig(folder.path / "curves.png")
-    if not isinstance(test, Dataset) or measured is None or measured.outputs.ndim != 2 or measured.outputs.shape[1] < 2:
-        return
-    probabilities = np.asarray(jax.nn.softmax(measured.outputs))
-    predicted = probabilities.argmax(1)
-    matrix = confusion_matrix(predicted, test.labels, probabilities.shape[1])
-    plots.confusion(matrix, test.classes).savefig(folder.path / "confusion.png")
-    plots.mistakes(test, probabilities).savefig(folder.path / "mistakes.png")
+    def draw(name: str, figure: Any) -> None:
+        folder.put(name, functools.partial(figure.savefig, format="png"))
+
+    if isinstance(test, Dataset) and measured is not None and measured.outputs.ndim == 2:
+        probabilities = np.asarray(jax.nn.softmax(measured.outputs))
+        if (classes := probabilities.shape[1]) > 1:
+            matrix = confusion_matrix(probabilities.argmax(1), test.labels, classes)
+            draw("confusion.png", plots.confusion(matrix, test.classes))
+            draw("mistakes.png", plots.mistakes(test, probabilities))
+    draw(LAST, plots.curves(history))
