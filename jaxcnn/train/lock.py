@@ -10,17 +10,18 @@ nothing can be known; whoever knows that it is gone removes the file.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import secrets
 import socket
 import subprocess
 import time
-import weakref
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from jaxcnn.atomic import write_whole
+from jaxcnn.atomic import PART
 from jaxcnn.errors import UserError
 from jaxcnn.train.record import parsed
 
@@ -30,7 +31,8 @@ except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
 NAME = "lock"
-_TRIES, _PAUSE = 25, 0.02  # whoever only looks has it locked for a moment, too
+_TRIES, _PAUSE = 25, 0.02
+_YOUNG = 10.0  # seconds
 
 State = Literal["free", "held", "stale", "unknown"]
 
@@ -45,6 +47,7 @@ class Owner:
       boot: which boot of the machine that was, where it says.
       space: in which space of process numbers (containers have their own).
       flock: whether it had the file locked.
+      token: another one each time that the lock is taken.
     """
 
     process: int
@@ -53,19 +56,22 @@ class Owner:
     boot: str = ""
     space: str = ""
     flock: bool = False
+    token: str = ""
 
     @staticmethod
     def me(flock: bool) -> Owner:
         """This process."""
-        return Owner(os.getpid(), socket.gethostname(), _started(os.getpid()) or "", _boot(), _space(), flock)
+        started = _started(os.getpid()) or ""
+        return Owner(os.getpid(), socket.gethostname(), started, _boot(), _space(), flock, secrets.token_hex(8))
 
 
 class Lock:
     """A lock that this process has; see `acquire`."""
 
-    def __init__(self, path: Path, file: int | None, owner: Owner):
-        self._path, self._file, self._owner, self._process = path, file, owner, os.getpid()
-        _had.add(self)
+    def __init__(self, path: Path, file: int, owner: Owner):
+        self._path, self._owner, self._process = path, owner, os.getpid()
+        self._file: int | None = file
+        _had.add(self)  # until it is closed
 
     def release(self) -> None:
         """Gives it back, if it still is this process's."""
@@ -77,13 +83,14 @@ class Lock:
 
     def close(self) -> None:
         """Leaves the file as it is, and does not have it locked any more."""
+        _had.discard(self)
         file, self._file = self._file, None
         if file is not None:
             with contextlib.suppress(OSError):
                 os.close(file)
 
 
-_had: weakref.WeakSet[Lock] = weakref.WeakSet()
+_had: set[Lock] = set()
 
 
 def _forked() -> None:
@@ -104,76 +111,79 @@ def acquire(path: Path) -> Lock:
       OSError: when it cannot be written.
     """
     for _ in range(_TRIES):
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        kept = False
+        if (lock := _make(path)) is not None:
+            return lock
         try:
-            try:
-                locked = _flock(file)
-            except OSError:
-                return _acquire_by_name(path)
-            if locked and _same(file, path):  # else its owner has removed it meanwhile
-                there = _read(path)
-                state = _judged(there, locked=False)
-                if state in ("held", "unknown"):
-                    raise _taken(path, there, state)
-                owner = Owner.me(flock=True)
-                os.ftruncate(file, 0)
-                os.pwrite(file, json.dumps(asdict(owner)).encode(), 0)
-                kept = True
-                return Lock(path, file, owner)
-        finally:
-            if not kept:
-                os.close(file)
-        time.sleep(_PAUSE)
-    raise _taken(path, _read(path), "held")
+            content = path.read_bytes()
+            young = time.time() - path.stat().st_mtime < _YOUNG
+        except FileNotFoundError:
+            continue
+        state, owner = look(path)
+        if state == "unknown":
+            raise _taken(path, owner, state)
+        if state == "held" and owner is not None:
+            break
+        if state == "held" or (not content and young):  # on a file system without links it is empty for a moment
+            time.sleep(_PAUSE)
+        elif state == "stale":
+            _remove(path, content)
+    raise _taken(path, look(path)[1], "held")
 
 
-def _acquire_by_name(path: Path) -> Lock:
-    """Where there is no flock: the file that is made first counts."""
-    owner = Owner.me(flock=False)
-    own = path.with_name(f".{NAME}-{os.getpid()}-{time.monotonic_ns()}.part")
-    aside = own.with_suffix(".old.part")
-    for _ in range(_TRIES):
-        write_whole(own, json.dumps(asdict(owner)))
+def _make(path: Path) -> Lock | None:
+    """A new lock: the file appears with its content, and locked. None where there is one already."""
+    own = path.with_name(f".{NAME}-{secrets.token_hex(8)}{PART}")
+    file, made = os.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644), False
+    try:
+        owner = _sign(file)
         try:
-            _link(own, path)
-            return Lock(path, None, owner)
+            os.link(own, path)
         except FileExistsError:
-            pass
-        finally:
-            own.unlink(missing_ok=True)
-        there = _read(path)
-        state = "stale" if there is None and _is_empty(path) else _judged(there, locked=None)
-        if state in ("held", "unknown"):
-            raise _taken(path, there, state)
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(path, aside)  # one of several can
-            if _read(aside) != there:  # somebody else was quicker, and it is theirs
-                os.rename(aside, path)
-        aside.unlink(missing_ok=True)
-    raise _taken(path, _read(path), "held")
-
-
-def _link(own: Path, path: Path) -> None:
-    """Gives a file its name, with its content or not at all.
-
-    Raises:
-      FileExistsError: when the name is taken.
-    """
-    try:
-        os.link(own, path)
+            return None
+        except OSError:  # a file system without links
+            os.close(file)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+            owner = _sign(file)
+        made = True
+        return Lock(path, file, owner)
     except FileExistsError:
-        raise
-    except OSError:  # a file system without links
-        with open(path, "xb") as file:
-            file.write(own.read_bytes())
+        file = -1  # closed above
+        return None
+    finally:
+        if not made and file >= 0:
+            os.close(file)
+        own.unlink(missing_ok=True)
 
 
-def _is_empty(path: Path) -> bool:
+def _sign(file: int) -> Owner:
+    """Locks a new file, where that can be done, and writes this process into it."""
     try:
-        return not path.stat().st_size
+        locked = _flock(file)
     except OSError:
-        return True
+        locked = False
+    owner = Owner.me(locked)
+    os.write(file, json.dumps(asdict(owner)).encode())
+    return owner
+
+
+def _remove(path: Path, content: bytes) -> None:
+    """Removes a stale lock of this content. Of several processes that want to, one does, and no other lock is met."""
+    mark = path.with_name(f".{NAME}-{hashlib.sha256(content).hexdigest()[:16]}{PART}")
+    try:
+        os.close(os.open(mark, os.O_CREAT | os.O_EXCL, 0o644))
+    except FileExistsError:
+        with contextlib.suppress(OSError):
+            if time.time() - mark.stat().st_mtime > _YOUNG:  # of a process that was killed just then
+                mark.unlink()
+        time.sleep(_PAUSE)
+        return
+    try:
+        # Whoever had the mark before has removed the lock of this content, if it is not there.
+        with contextlib.suppress(FileNotFoundError):
+            if path.read_bytes() == content:
+                path.unlink()
+    finally:
+        mark.unlink(missing_ok=True)
 
 
 def look(path: Path) -> tuple[State, Owner | None]:
@@ -249,14 +259,6 @@ def _flock(file: int, shared: bool = False) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _same(file: int, path: Path) -> bool:
-    """Whether the open file still is the one of this name."""
-    try:
-        return os.path.samestat(os.fstat(file), os.stat(path))
-    except OSError:
-        return False
 
 
 # --- the machine and its processes -------------------------------------------------------------------------------
