@@ -594,8 +594,6 @@ def _resumed(given: Train) -> tuple[Train, Any]:
         config = found.config
         found.check()
         _check_types(found.path, config)
-        if given.model != config.get("model") or given.model == Train.model:  # else it was named by its user
-            check_code(found.path, config, given.trust)
         return config
 
     config = from_first(read)
@@ -610,6 +608,8 @@ def _resumed(given: Train) -> tuple[Train, Any]:
             raise UserError(f"{given.run} was made with {option} {was}, not {asked}; start another run for that")
         if f.name != "data_dir" or asked is None:
             setattr(options, f.name, Path(was) if f.name in ("data_dir", "weights") and was else was)
+    named = given.model != Train.model  # by its user, who knows what it is
+    from_first(lambda: check_code(folder.path, config, given.trust or named))
     return options, folder
 
 

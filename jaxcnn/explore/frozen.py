@@ -178,11 +178,11 @@ def _filters(network: Network, records: list[dict[str, Any]], most: int) -> dict
 def _figures(network: Network, about: dict[str, Any]) -> dict[str, str]:
     kept: dict[str, str] = {}
     for name in FIGURES:
-        folder = network.subject.folder
-        if folder is None or not (folder / name).is_file():
+        try:
+            picture = network.subject.figure(name)
+        except DataError:  # the page has a note of it
             continue
-        picture = (folder / name).read_bytes()
-        if len(picture) <= _FIGURE:
+        if picture is not None and len(picture) <= _FIGURE:
             kept[name] = f"data:image/png;base64,{_text(picture)}"
     about["figures"] = list(kept)
     return kept

@@ -77,8 +77,28 @@ class Subject:
         if self.folder is not None and (run := listed.read(self.folder)) is not None:
             record |= {"history": run.history, "result": run.result or {}}
             record["notes"] += run.trouble
-            record["figures"] = [name for name in FIGURES if (self.folder / name).is_file()]
+            for name in FIGURES:
+                try:
+                    record["figures"] += [name] if self.figure(name) is not None else []
+                except DataError as error:
+                    record["notes"].append(str(error))
         return record
+
+    def figure(self, name: str) -> bytes | None:
+        """One of the pictures in the run's folder, a PNG file; None where there is none.
+
+        Raises:
+          DataError: when it cannot be read.
+        """
+        if self.folder is None:
+            return None
+        try:
+            content = (self.folder / name).read_bytes() if (self.folder / name).is_file() else None
+        except OSError as error:
+            raise DataError(f"{name} cannot be read: {error.strerror or error}") from None
+        if content is not None:
+            read_image(content, name=name)
+        return content
 
     def read(self, source: str | Path | bytes, name: str = "the file") -> np.ndarray:
         """An image file as the run's data would have it, `(H, W, C)`, uint8, as `jaxcnn predict` reads it.

@@ -33,7 +33,7 @@ from typing import Any
 from jaxcnn.atomic import on_disk, write_whole
 from jaxcnn.errors import UserError, first_line
 from jaxcnn.train import arrays as files
-from jaxcnn.train.record import parsed, reason
+from jaxcnn.train.record import parsed, reason, text_of
 
 PyTree = Any
 Progress = dict[str, Any]
@@ -151,7 +151,11 @@ class Checkpoints:
         Raises:
           UserError: when there are checkpoints and all of them are damaged.
         """
-        wrong = []
+        wrong = [
+            f"{name} is no name of a checkpoint, which is its step"
+            for name in sorted(self._names())
+            if not _STEP.fullmatch(name)
+        ]
         for step in reversed(self.steps()):
             folder = self.path / str(step)
             problem, progress = _examined(folder, step)
@@ -161,8 +165,6 @@ class Checkpoints:
             for text in wrong:
                 warnings.warn(f"{self.path}: {text}; that of step {step} is used", stacklevel=3)
             return read(folder, progress)
-        wrong += [f"{name} is no name of a checkpoint, which is its step" for name in sorted(self._names())
-                  if not _STEP.fullmatch(name)]  # fmt: skip
         if wrong:
             raise UserError(f"{self.path}: {'; '.join(wrong)}: there is nothing to go on from, start another run")
         return None
@@ -220,7 +222,7 @@ def sha256(path: Path) -> str:
 def _examined(folder: Path, step: int) -> tuple[str | None, Progress]:
     """What is wrong with a checkpoint, if anything is; and its progress."""
     try:
-        expected = parsed((folder / _MANIFEST).read_text())
+        expected = parsed(text_of(folder / _MANIFEST))
         found = _hashes(folder)
     except (OSError, ValueError) as error:
         return f"its manifest cannot be read: {reason(error)}", {}
@@ -232,7 +234,7 @@ def _examined(folder: Path, step: int) -> tuple[str | None, Progress]:
         if expected.get(name) != found[name]:
             return f"{name} is not what was written", {}
     try:
-        progress = parsed((folder / _PROGRESS).read_text())
+        progress = parsed(text_of(folder / _PROGRESS))
     except (OSError, ValueError) as error:
         return f"{_PROGRESS} cannot be read: {reason(error)}", {}
     if not isinstance(progress, dict) or progress.get("step", step) != step:

@@ -290,7 +290,7 @@ def fit(
     chosen = best_of(at.history)
     result: Record = {
         "model": (config or {}).get("model", repr(model)),
-        "data": data.name,
+        "data": (config or {}).get("data", data.name),  # the same, from wherever it goes on
         "seed": seed,
         "epochs": at.history[-1]["epoch"],
         "best_epoch": chosen["epoch"],

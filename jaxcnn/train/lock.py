@@ -23,7 +23,7 @@ from typing import Literal
 
 from jaxcnn.atomic import PART
 from jaxcnn.errors import UserError
-from jaxcnn.train.record import parsed
+from jaxcnn.train.record import parsed, text_of
 
 try:
     import fcntl
@@ -114,8 +114,7 @@ def acquire(path: Path) -> Lock:
         if (lock := _make(path)) is not None:
             return lock
         try:
-            content = path.read_bytes()
-            young = time.time() - path.stat().st_mtime < _YOUNG
+            content, young = _content(path), time.time() - path.stat().st_mtime < _YOUNG
         except FileNotFoundError:
             continue
         state, owner = look(path)
@@ -180,16 +179,24 @@ def _remove(path: Path, content: bytes) -> None:
     try:
         # Whoever had the mark before has removed the lock of this content, if it is not there.
         with contextlib.suppress(FileNotFoundError):
-            if path.read_bytes() == content:
+            if _content(path) == content:
                 path.unlink()
     finally:
         mark.unlink(missing_ok=True)
 
 
+def _content(path: Path) -> bytes:
+    """What is in a lock file; nothing where that is no text, or no file."""
+    try:
+        return text_of(path).encode()
+    except ValueError:
+        return b""
+
+
 def look(path: Path) -> tuple[State, Owner | None]:
     """Whether a lock is there and its process lives, and which it is."""
     try:
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError:
         return "free", None
     try:
@@ -235,7 +242,7 @@ def _taken(path: Path, owner: Owner | None, state: State) -> UserError:
 def _read(path: Path) -> Owner | None:
     """Who has a lock, as its file says; None where it says nothing."""
     try:
-        value = parsed(path.read_text())
+        value = parsed(text_of(path))
     except (OSError, ValueError):
         return None
     fields = Owner.__dataclass_fields__

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
 from jaxcnn.errors import UserError
 
 Record = dict[str, Any]
+
+
+def text_of(path: Path) -> str:
+    """The text of a file, UTF-8.
+
+    Raises:
+      OSError, ValueError: when it cannot be read, or is none: a pipe, for instance, would be waited for.
+    """
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with open(file, encoding="utf-8") as opened:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise ValueError("it is no file")
+        return opened.read()
 
 
 def parsed(text: str) -> Any:
@@ -35,7 +50,7 @@ def read_object(path: Path) -> Record:
       UserError: when there is none.
     """
     try:
-        value = parsed(path.read_text(encoding="utf-8"))
+        value = parsed(text_of(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {reason(error)}") from None
     if not isinstance(value, dict):

@@ -20,7 +20,7 @@ from jaxcnn.errors import UserError, unknown
 from jaxcnn.metrics import score_of
 from jaxcnn.train import lock
 from jaxcnn.train.progress import _time
-from jaxcnn.train.record import Record, parsed, reason
+from jaxcnn.train.record import Record, parsed, reason, text_of
 from jaxcnn.train.run import best_of
 
 _SHOWN = {"model", "data", "epochs"}  # settings with a column of their own
@@ -163,7 +163,7 @@ def read(folder: Path) -> Listed | None:
 def _json(path: Path, trouble: list[str]) -> Record | None:
     """The object in a file; None where there is no file, and an empty one where it is damaged."""
     try:
-        value = parsed(path.read_text(encoding="utf-8"))
+        value = parsed(text_of(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -177,7 +177,7 @@ def _json(path: Path, trouble: list[str]) -> Record | None:
 
 def _records(path: Path, trouble: list[str]) -> list[Record]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = text_of(path).splitlines()
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
