@@ -97,7 +97,7 @@ def damages() -> Iterator[Damage]:
         return lambda run: way(step(run, which) / name)
 
     def in_both(name: str, way: Callable[[Path], Any]) -> Callable[[Path], None]:
-        return lambda run: [way(step(run, which) / name) for which in (0, 1)][0]
+        return lambda run: collections.deque(map(way, (step(run, which) / name for which in (0, 1))), 0) and None
 
     def text(name: str, text: str) -> Callable[[Path], None]:
         return lambda run: (run / name).write_text(text, errors="surrogateescape") and None
@@ -117,9 +117,11 @@ def damages() -> Iterator[Damage]:
         yield "begun", f"config.json is {kind}", text("config.json", content)
         yield "whole", f"lock is {kind}", text("lock", content)
     for name in ("0038", "\u0663\u0668", "x", " 9", "-3", "9" * 30):
-        yield "whole", f"a checkpoint is called {name}", lambda run, n=name: step(run, -1).rename(
-            run / "checkpoints" / n
-        ) and None
+        yield (
+            "whole",
+            f"a checkpoint is called {name}",
+            lambda run, n=name: step(run, -1).rename(run / "checkpoints" / n) and None,
+        )
     yield "whole", "checkpoints exchanged", exchanged
     yield "whole", "checkpoints deleted", lambda run: shutil.rmtree(run / "checkpoints")
     yield "whole", "checkpoints a loop", at("checkpoints", a_loop)
@@ -165,7 +167,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         save = train.Run.save
         patch.setattr(train.Run, "save", lambda run, *what: (save(run, *what), run.checkpoints.wait())[0])
-        cli.main("train logistic --data ./images --epochs 2 --batch-size 8 --run whole".split())
+        cli.main(["train", "logistic", "--data", "./images", "--epochs", "2", "--batch-size", "8", "--run", "whole"])
     (folder / "begun").mkdir()
     shutil.copy(folder / "whole/config.json", folder / "begun")
     return folder
@@ -232,7 +234,9 @@ class Asker:
         lines = [line for line in err.splitlines() if not line.startswith("jaxcnn: warning: ")]
         if status:
             self.counts["one sentence"] += 1
-            right = status == 1 and (not out or name == "resume") and len(lines) == 1 and lines[0].startswith("jaxcnn: ")
+            right = (
+                status == 1 and (not out or name == "resume") and len(lines) == 1 and lines[0].startswith("jaxcnn: ")
+            )
             return None if right and not re.search(r"\w+Error\b", lines[0]) else f"status {status}: {out}{err}"
         told = "is used" in err  # an earlier checkpoint, of another epoch
         self.counts["the right answer, with a warning" if told else "the right answer"] += 1

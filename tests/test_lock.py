@@ -1,4 +1,4 @@
-"""A run's folder belongs to one process at a time: taken once, given back, and taken over from a process that is gone."""
+"""A run's folder belongs to one process at a time: taken once, given back, taken over from a process that is gone."""
 
 from __future__ import annotations
 

@@ -109,7 +109,8 @@ def command(capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str, str]
 # --- names -------------------------------------------------------------------------------------------------------
 
 
-HOSTILE = ["exp [lr=0.1]", "[a-z]*", "a b  c", "100%s %d %(x)s", "*?{}", "$HOME ~ `ls`", "übung-उदाहरण-例", "two\nlines",
+HOSTILE = ["exp [lr=0.1]", "[a-z]*", "a b  c", "100%s %d %(x)s", "*?{}", "$HOME ~ `ls`", "übung-उदाहरण-例",
+           "two\nlines",
            "'quoted\"", "-rf", "#1;&|", "x" * 255, "a/b" * 20, "{0}{name}", "back\\slash", "\t"]  # fmt: skip
 
 
@@ -229,7 +230,7 @@ def test_the_command_makes_the_pictures_too(tmp_path: Path, command: Any, monkey
     with monkeypatch.context() as patch:
         patch.setattr(plots, "curves", killed)
         with pytest.raises(MemoryError):
-            cli.main("train logistic --epochs 1 --run run".split())
+            cli.main(["train", "logistic", "--epochs", "1", "--run", "run"])
     for _ in range(2):
         status, out, err = command("train", "--resume", "--run", "run")
         assert (status, err) == (0, "")
@@ -274,7 +275,7 @@ def test_a_full_disk_leaves_no_half_of_a_file(name: str, tmp_path: Path, monkeyp
         with pytest.raises(TrainingError, match=rf"{name} cannot be written: the disk is full. Make room and go on"):
             fit(tmp_path / "run")
     assert all(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
-    assert not [path for path in tmp_path.rglob(".*")]
+    assert not list(tmp_path.rglob(".*"))
     assert not (tmp_path / "run" / name).exists()
     if name != "config.json":
         fit(tmp_path / "run", resume=True)
@@ -359,9 +360,7 @@ def as_by_orbax(run: Path) -> None:
         tree = train.checkpoint.read_like(folder, tree)
         tree["key"] = jax.random.key_data(tree["key"])
         (folder / "arrays.safetensors").unlink()
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=0, active_processes={0}, barrier_sync_key_prefix="own"
-        )
+        alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="own")
         handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
         with ocp.Checkpointer(handler, multiprocessing_options=alone) as orbax:
             orbax.save(folder / "arrays", args=ocp.args.StandardSave(jax.device_get(tree)))
@@ -478,7 +477,7 @@ def test_large_arrays_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with a network and its run; whatever executes code leaves a mark."""
     monkeypatch.chdir(tmp_path)
     Path("here").mkdir()
@@ -490,9 +489,9 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         Path(f"images/{label}").mkdir(parents=True)
         for number in range(10):
             Image.fromarray(pixels.integers(0, 255, (6, 6)).astype(np.uint8)).save(f"images/{label}/{number}.png")
-    cli.main("train net.py:net --data ./images --epochs 1 --batch-size 4 --run run".split())
+    cli.main(["train", "net.py:net", "--data", "./images", "--epochs", "1", "--batch-size", "4", "--run", "run"])
     mark.unlink()
-    yield mark
+    return mark
 
 
 COMMANDS = ["evaluate run", "predict run images/0/0.png", "export run", "explore run --export page.html",

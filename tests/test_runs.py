@@ -94,7 +94,8 @@ def test_json_has_the_same_and_more(folder: Path, command: Any) -> None:
     rows = json.loads(command("--json")[1])
     assert [row["run"] for row in rows] == ["runs/mlp-9", "runs/mlp-10", "runs/sweep/cifar"]
     assert rows[1] == {
-        "run": "runs/mlp-10", "state": "complete", "process": None, "host": None, "model": "mlp", "data": "digits", "epochs": 3, "planned_epochs": 3,
+        "run": "runs/mlp-10", "state": "complete", "process": None, "host": None,
+        "model": "mlp", "data": "digits", "epochs": 3, "planned_epochs": 3,
         "best_epoch": 2, "validation_accuracy": 0.9, "validation_loss": pytest.approx(0.1), "test_accuracy": 0.875,
         "test_loss": 0.5, "measure": "accuracy", "validation": 0.9, "test": 0.875,
         "seconds": 61.5, "trouble": None, "settings": {"lr": None, "seed": 0, "freeze": None},

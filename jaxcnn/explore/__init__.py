@@ -108,7 +108,12 @@ def _warm(network: Network) -> None:
 
 
 def _chosen(
-    run: str | Path | Trained | Layer, image: str | Path | None, params: Any, state: Any, preprocess: Any, data: Any,
+    run: str | Path | Trained | Layer,
+    image: str | Path | None,
+    params: Any,
+    state: Any,
+    preprocess: Any,
+    data: Any,
     trust: bool,
 ) -> tuple[subject.Subject, np.ndarray | None]:
     if isinstance(run, Layer):

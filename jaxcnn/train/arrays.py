@@ -1,8 +1,8 @@
 """A tree of arrays as one safetensors file.
 
 Each array is named by its path in the tree, `params/conv1/kernel`, with `/` and `~` inside a name written as `~1` and
-`~0`. The file's metadata has, under `jaxcnn`, what safetensors does not know: the tree's dicts, lists and tuples, random
-keys (`jax.random.key`, whose data is stored), and the dtypes that are stored as bytes. Any program that reads
+`~0`. The file's metadata has, under `jaxcnn`, what safetensors does not know: the tree's dicts, lists and tuples,
+random keys (`jax.random.key`, whose data is stored), and the dtypes that are stored as bytes. Any program that reads
 safetensors reads the arrays.
 
 Source: https://github.com/huggingface/safetensors, section Format; RFC 6901 for the escapes.

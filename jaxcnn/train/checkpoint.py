@@ -1,7 +1,8 @@
 """Checkpoints that are whole, or are not used.
 
 checkpoints/STEP/
-  arrays.safetensors  the training state and, where they are others, the best epoch's variables; see `jaxcnn.train.arrays`
+  arrays.safetensors  the training state and, where they are others, the best epoch's variables, by
+                      `jaxcnn.train.arrays`
   progress.json       how far the run is: the epoch, its batches that are done, all that was measured; and which run and
                       which config.json it belongs to
   manifest.json       the SHA-256 of each file above

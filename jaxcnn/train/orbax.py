@@ -59,6 +59,4 @@ def read_some(folder: Path, names: tuple[str, ...]) -> dict[str, PyTree]:
         tree = getattr(metadata, "item_metadata", metadata)
         tree = {name: value for name, value in getattr(tree, "tree", tree).items() if name in names}
         wanted = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        return reader.restore(
-            folder, args=ocp.args.PyTreeRestore(item=tree, restore_args=wanted, partial_restore=True)
-        )
+        return reader.restore(folder, args=ocp.args.PyTreeRestore(item=tree, restore_args=wanted, partial_restore=True))

@@ -147,6 +147,9 @@ class Run:
         if self._lock is None:
             with on_disk(f"the run folder {self.path} cannot be locked"):
                 self._lock = lock.acquire(self.path / lock.NAME)
+            for part in self.path.iterdir():
+                if part.name.startswith(".") and part.suffix == PART:  # of a process that was killed
+                    part.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Gives the folder back."""

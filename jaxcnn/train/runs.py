@@ -104,7 +104,7 @@ class Listed:
 
 def _number(values: Record, name: str) -> float | None:
     """A figure, or None where it is missing, no number, or not finite, which JSON has no word for."""
-    value = values.get(name)
+    value: Any = values.get(name)
     return value if _is_figure(value) and math.isfinite(value) else None
 
 
@@ -136,7 +136,7 @@ def find(paths: Iterable[str | Path]) -> list[Listed]:
 
 
 def _candidates(path: Path) -> Iterable[Path]:
-    """The folders that have a config.json; none inside another one. Those that cannot be read are named in a warning."""
+    """The folders that have a config.json; none inside another one. A warning names those that cannot be read."""
 
     def unread(error: OSError) -> None:
         warnings.warn(f"the folder {error.filename} cannot be read: {reason(error)}", stacklevel=2)
