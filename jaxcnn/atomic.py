@@ -45,6 +45,19 @@ def write_whole(path: str | Path, content: Content) -> None:
             part.unlink(missing_ok=True)
 
 
+def put(path: str | Path, content: Content) -> None:
+    """`write_whole`, for a file that somebody has asked for; its folder is made.
+
+    Raises:
+      UserError: when it cannot be written.
+    """
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
 def to_disk(file: IO[bytes]) -> None:
     """Waits until a file's content is on the disk, where the file system knows of that."""
     try:

@@ -840,15 +840,14 @@ def _runs(given: Runs) -> None:
         check_suffix(given.draw)
     found = runs.ordered(runs.find(given.paths), given.sort)
     if given.draw is not None:
+        from jaxcnn.atomic import put
         from jaxcnn.inspect import plots
 
         histories = {str(run.path): run.history for run in found if run.history}
         if not histories:
             raise UserError("none of these runs has come to the end of an epoch: there are no curves to draw")
-        try:
-            plots.compare(histories).savefig(given.draw, dpi=150)
-        except OSError as error:
-            raise UserError(f"{given.draw} cannot be written: {error.strerror or error}") from None
+        drawn = plots.compare(histories)
+        put(given.draw, functools.partial(drawn.savefig, format=given.draw.suffix[1:].lower(), dpi=150))
     names = runs.differing(found)
     rows = [{**run.row(), "settings": {name: run.config.get(name) for name in names}} for run in found]
     print(json.dumps(rows) if given.json else runs.table(found))

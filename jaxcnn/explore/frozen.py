@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxcnn import __version__
+from jaxcnn.atomic import put
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.explore import server
 from jaxcnn.explore.network import Look, Network, packed, stacked
@@ -55,14 +55,7 @@ def write(network: Network, path: str | Path, first: np.ndarray | None = None, n
     """
     file = check(path)
     text = page(network, first, name).encode()
-    part = file.with_name(f".{file.name}.part")
-    try:
-        part.write_bytes(text)
-        os.replace(part, file)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
+    put(file, text)
     return len(text)
 
 
