@@ -122,6 +122,7 @@ def damages() -> Iterator[Damage]:
             f"a checkpoint is called {name}",
             lambda run, n=name: step(run, -1).rename(run / "checkpoints" / n) and None,
         )
+    yield "whole", "a file is called like a checkpoint", lambda run: (run / "checkpoints/999").write_text("x") and None
     yield "whole", "checkpoints exchanged", exchanged
     yield "whole", "checkpoints deleted", lambda run: shutil.rmtree(run / "checkpoints")
     yield "whole", "checkpoints a loop", at("checkpoints", a_loop)

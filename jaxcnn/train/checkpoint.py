@@ -19,6 +19,7 @@ Checkpoints of earlier versions have a folder `arrays`, written by Orbax; see `j
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -66,9 +67,9 @@ class Checkpoints:
         return sorted(int(name) for name in self._names() if _STEP.fullmatch(name))
 
     def _names(self) -> list[str]:
-        """The names of the folders in the folder, but for unfinished ones."""
+        """The names of the folders in the folder, but for unfinished ones, and of whatever is called like one."""
         try:
-            return [p.name for p in self.path.iterdir() if not p.name.startswith(".") and p.is_dir()]
+            return [p.name for p in self.path.iterdir() if not p.name.startswith(".") and _may_be_one(p)]
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
@@ -122,14 +123,14 @@ class Checkpoints:
     def _write(self, step: int, arrays: files.Flat, progress: str) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         for left in self.path.glob(".*"):  # by a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
+            _delete(left)
         part, done = self.path / f".{step}", self.path / str(step)
         part.mkdir()
         files.write(part / _ARRAYS, arrays)
         files.check(part / _ARRAYS, arrays)
         write_whole(part / _PROGRESS, progress)
         write_whole(part / _MANIFEST, json.dumps(_hashes(part), indent=1))
-        if done.exists():  # a damaged one, from which the run did not go on
+        if os.path.lexists(done):  # a damaged one, from which the run did not go on
             self._remove(done)
         part.rename(done)
         steps = self.steps()
@@ -140,7 +141,7 @@ class Checkpoints:
     def _remove(self, folder: Path) -> None:
         # Under another name first: what is half removed has to look like nothing.
         gone = folder.rename(folder.with_name(f".gone-{folder.name}"))
-        shutil.rmtree(gone, ignore_errors=True)
+        _delete(gone)
 
     # --- reading
 
@@ -241,6 +242,19 @@ def _examined(folder: Path, step: int) -> tuple[str | None, Progress]:
     if not isinstance(progress, dict) or progress.get("step", step) != step:
         return "it is another step's", {}
     return None, progress
+
+
+def _may_be_one(path: Path) -> bool:
+    return bool(_STEP.fullmatch(path.name)) or path.is_dir()
+
+
+def _delete(path: Path) -> None:
+    """Removes a folder, a link or a file; what cannot be removed stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _there(path: Path) -> Path:
