@@ -582,7 +582,7 @@ def _fresh(given: Train) -> tuple[Train, Any]:
 def _resumed(given: Train) -> tuple[Train, Any]:
     """The run's own settings; what was given beside them has to agree."""
     from jaxcnn.devices import from_first
-    from jaxcnn.train import Run
+    from jaxcnn.train import Run, lock
     from jaxcnn.train.identity import check_code
 
     if given.run is None:
@@ -592,6 +592,7 @@ def _resumed(given: Train) -> tuple[Train, Any]:
     def read() -> dict[str, Any]:
         found = Run.open(path)
         config = found.config
+        lock.refuse(found.path / lock.NAME)  # before the data are read
         found.check()
         _check_types(found.path, config)
         return config

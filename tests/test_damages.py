@@ -68,6 +68,7 @@ TEXTS = {
     "a list": "[1, 2]", "null": "null", "a number": "7", "text": '"config"', "nothing": "{}", "true": "true",
     "nested": "[" * 50_000, "nested objects": '{"a":' * 50_000, "huge": '{"epoch": 1' + "0" * 5000 + "}",
     "large": '{"epoch": 1' + "0" * 400 + ', "epochs": 1e999}', "NaN": '{"epoch": NaN, "model": NaN}',
+    "nested less": "[" * 900 + "]" * 900, "an object nested": '{"model":' * 980 + "1" + "}" * 980,
     "no UTF-8": "\udcff{}",
 }  # fmt: skip
 VALUES: list[Any] = ["many", -1, None, [1], {"a": [[]]}, 10**30, 0.5]

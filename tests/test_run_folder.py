@@ -171,6 +171,16 @@ def test_a_folder_is_held_while_it_is_trained(tmp_path: Path) -> None:
     assert runs.find([tmp_path])[0].state == "complete"
 
 
+def test_the_command_does_not_go_on_with_a_run_that_is_trained(tmp_path: Path, command: Any, undisturbed: Any) -> None:
+    shutil.copytree(undisturbed[1], tmp_path / "run")
+    run = train.Run.open(tmp_path / "run")
+    run.take()
+    status, out, err = command("train", "--resume", "--run", tmp_path / "run")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert f"run is being trained by process {os.getpid()} on " in err
+    run.release()
+
+
 def test_what_has_become_of_a_run_is_known(tmp_path: Path) -> None:
     killed_after(2, tmp_path / "run")  # an exception: what a clean stop leaves
     (found,) = runs.find([tmp_path])

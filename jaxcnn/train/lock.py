@@ -185,6 +185,13 @@ def _remove(path: Path, content: bytes) -> None:
         mark.unlink(missing_ok=True)
 
 
+def refuse(path: Path) -> None:
+    """Raises UserError where another process has the lock at `path`, as `acquire` would."""
+    state, owner = look(path)
+    if state in ("held", "unknown"):
+        raise _taken(path, owner, state)
+
+
 def _content(path: Path) -> bytes:
     """What is in a lock file; nothing where that is no text, or no file."""
     try:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from jaxcnn.errors import UserError
 
 Record = dict[str, Any]
+_DEEPEST, _NESTED = 100, "it is nested too deeply"
 
 
 def text_of(path: Path) -> str:
@@ -33,9 +35,19 @@ def parsed(text: str) -> Any:
       ValueError: when it is none, nested too deeply, or has a number of thousands of digits.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise ValueError(_NESTED) from None
+    level = [value]
+    for _ in range(_DEEPEST):  # what can be read may be too deep to be written
+        level = [inner for outer in level for inner in _inside(outer)]
+    if level:
+        raise ValueError(_NESTED)
+    return value
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def reason(error: BaseException) -> str:
@@ -60,8 +72,5 @@ def read_object(path: Path) -> Record:
 
 def named(value: Any) -> str:
     """A JSON value in a few letters."""
-    try:
-        text = json.dumps(value)
-    except RecursionError:
-        text = type(value).__name__
+    text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:40]}…"
