@@ -13,6 +13,7 @@ import re
 import shlex
 import sys
 import time
+import typing
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ import tyro
 from jaxcnn import __version__
 from jaxcnn.errors import Stopped, UserError, unknown
 from jaxcnn.format import padded, printable, width
-from jaxcnn.signals import name_of, status_of, stopped_by_sigterm
+from jaxcnn.signals import status_of, stopped_by_sigterm
 
 _STEPS = 8000
 _LONGEST = 80  # letters of a model or data in the name of a run
@@ -123,6 +124,9 @@ class Train:
     """The folder to write. runs/MODEL-DATA-1, -2, ... when not given."""
     resume: bool = False
     """Go on with the run in --run, from its last checkpoint and with its settings."""
+    trust: bool = False
+    """Execute the code of a network of your own even where it lies outside the current folder, came with the run, or is
+    not what the run was trained with."""
 
 
 @dataclass
@@ -137,6 +141,9 @@ class Evaluate:
     """Where prepared datasets lie. JAXCNN_DATA_DIR when not given."""
     split: str = "test"
     """The part of the dataset."""
+    trust: bool = False
+    """Execute the code of a network of your own even where it lies outside the current folder, came with the run, or is
+    not what the run was trained with."""
     json: bool = False
     """Print one JSON object."""
 
@@ -154,6 +161,9 @@ class Predict:
     """The folder for the pictures that other tasks than classes write; RUN/predictions when not given."""
     invert: bool = False
     """Exchange black and white first: for dark digits on white paper, where the run learned light ones on black."""
+    trust: bool = False
+    """Execute the code of a network of your own even where it lies outside the current folder, came with the run, or is
+    not what the run was trained with."""
     json: bool = False
     """Print one JSON list."""
 
@@ -187,6 +197,9 @@ class Explore:
     """Write the page with some examples to this .html file, which needs no server, instead of serving it."""
     no_browser: bool = False
     """Print the address only."""
+    trust: bool = False
+    """Execute the code of a network of your own even where it lies outside the current folder, came with the run, or is
+    not what the run was trained with."""
 
 
 @dataclass
@@ -197,6 +210,9 @@ class Export:
     """The folder of a run."""
     out: Path | None = None
     """The folder to write; export in the run's folder when not given."""
+    trust: bool = False
+    """Execute the code of a network of your own even where it lies outside the current folder, came with the run, or is
+    not what the run was trained with."""
     json: bool = False
     """Print one JSON object."""
 
@@ -380,6 +396,7 @@ def _train(given: Train) -> None:
     import jax
 
     from jaxcnn import devices, models, tasks, train
+    from jaxcnn.train import identity
     from jaxcnn.train.trained import computed
 
     began = time.monotonic()
@@ -398,8 +415,8 @@ def _train(given: Train) -> None:
     options.data = options.data or (task.data if task else "digits")
     if options.batch_size is None:
         options.batch_size = task.batch_size if task else 128
-    if options.resume and (result := devices.from_first(lambda: folder.result)) is not None:
-        _say(f"{folder.path} is complete: {_outcome(result, task)}")
+    if options.resume and (outcome := devices.from_first(lambda: _complete(folder, task))) is not None:
+        _say(f"{folder.path} is complete: {outcome}")
         return
     if options.ensemble and (options.weights or options.ensemble < 0):
         raise UserError("--ensemble is a number of networks that start at different weights, and takes no --weights")
@@ -418,7 +435,7 @@ def _train(given: Train) -> None:
     epochs = options.epochs or (task.epochs if task else min(60, max(15, -(-_STEPS // steps_per_epoch))))
     name = _name(options)
     if folder is None:
-        folder = train.Run(devices.from_first(lambda: str(train.Run.new(_next(name)).path)))
+        folder = train.Run.numbered(Path("runs") / name)
     if devices.first_process():
         on = f" on {spread.size} devices" if spread else ""
         parts = f"{len(work.learn):,} {work.what} to learn from, {len(work.held or []):,} to validate"
@@ -427,6 +444,7 @@ def _train(given: Train) -> None:
     config = {
         **{k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(_absolute(options)).items()},
         "model_options": work.model_options,
+        "code_sha256": identity.of_code(options.model),
         "epochs": epochs,
         "version": __version__,
     }
@@ -467,23 +485,17 @@ def _train(given: Train) -> None:
             tensorboard=given.tensorboard,
             profile=given.profile,
             config=config,
+            test_metrics=task.evaluate if task is not None else None,
             **work.settings,
         )
-        if not devices.first_process():
-            return
-        result = fitted.result
-        if task is not None and task.evaluate is not None:
-            figures = task.evaluate(train.Trained.load(folder.path, fitted.model), work.test)
-            result |= {f"test_{name}": value for name, value in figures.items()}
-            folder.write("result.json", result)
     except KeyboardInterrupt as stop:
         there = f"go on with: jaxcnn train --run {shlex.quote(_shown(folder.path))} --resume"
         if not folder.checkpoints.steps():
             there = f"nothing was saved yet to go on with in {_shown(folder.path)}"
-        if devices.first_process():
-            folder.mark_stopped(name_of(stop))
         raise Stopped(f"{str(stop) or 'interrupted'}; {there}", status_of(stop) - 128) from None
-    _say(_outcome(result, task) + f" ({time.monotonic() - began:.0f} s)")
+    if not devices.first_process():
+        return
+    _say(_outcome(fitted.result, task) + f" ({time.monotonic() - began:.0f} s)")
     pictures = [name for name in ("curves.png", "confusion.png", "mistakes.png") if (folder.path / name).exists()]
     _say(f"{_shown(folder.path)}: {', '.join(pictures)}, result.json, checkpoints")
 
@@ -591,7 +603,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
 def _numbers(text: str, count: int) -> tuple[int, ...] | None:
     """So many numbers above 0, with commas or an x between them; None for anything else."""
     parts = re.split(r"[,x]", text.strip("()[] "))
-    if len(parts) != count or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
+    if len(parts) != count or not all(re.fullmatch("[0-9]{1,9}", p.strip()) and int(p) > 0 for p in parts):
         return None
     return tuple(int(p) for p in parts)
 
@@ -609,12 +621,22 @@ def _fresh(given: Train) -> tuple[Train, Any]:
 def _resumed(given: Train) -> tuple[Train, Any]:
     """The run's own settings; what was given beside them has to agree."""
     from jaxcnn.devices import from_first
-    from jaxcnn.train import Run
+    from jaxcnn.train import Run, lock
+    from jaxcnn.train.identity import check_code
 
     if given.run is None:
         raise UserError("--resume goes on with a run: say which, --run FOLDER")
     path = given.run
-    config = from_first(lambda: Run.open(path).config)
+
+    def read() -> dict[str, Any]:
+        found = Run.open(path)
+        config = found.config
+        lock.refuse(found.path / lock.NAME)  # before the data are read
+        found.check()
+        _check_types(found.path, config)
+        return config
+
+    config = from_first(read)
     folder = Run(path)
     options = dataclasses.replace(given)
     named: frozenset[str] = getattr(given, "named", frozenset())
@@ -631,6 +653,8 @@ def _resumed(given: Train) -> tuple[Train, Any]:
         if f.name != "data_dir" or asked is None:
             setattr(options, f.name, Path(was) if f.name in ("data_dir", "weights") and was else was)
     options.devices = _devices(given, config)
+    trusted = given.trust or given.model != Train.model  # who names the file knows what it is
+    from_first(lambda: check_code(folder.path, config, trusted))
     return options, folder
 
 
@@ -645,9 +669,35 @@ def _devices(given: Train, config: dict[str, Any]) -> int | None:
     return was
 
 
+def _check_types(run: Path, config: dict[str, Any]) -> None:
+    """Whether the settings in a config.json have the types of their options.
+
+    Raises:
+      UserError: for the first one that has not.
+    """
+    from jaxcnn.train.record import named
+
+    for name, expected in typing.get_type_hints(Train).items():
+        kinds = (str if kind is Path else kind for kind in typing.get_args(expected) or (expected,))
+        if name in config and not any(_has_type(config[name], kind) for kind in kinds):
+            said = re.sub(r"<class '(\w+)'>|typing\.|pathlib\.", r"\1", str(expected))
+            raise UserError(f"{run / 'config.json'}: {name} is {named(config[name])}, expected {said}")
+    if "model" not in config:
+        raise UserError(f"{run / 'config.json'} does not say 'model': the run cannot go on")
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+    """Whether a JSON value is of a type, or one of a Literal's words."""
+    if not isinstance(kind, type):
+        return value == kind
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
+
+
 # What a run that goes on may do in another way: it says how its process works, not what is computed.
 _NAMES = "run resume devices distributed coordinator processes process save_every keep tensorboard"
-_NAMES += " profile workers"
+_NAMES += " profile workers trust"
 _OF_THE_PROCESS = frozenset(_NAMES.split())
 
 
@@ -686,15 +736,17 @@ def _name(options: Train) -> str:
     return f"{short(options.model)}-{short(str(options.data))}"
 
 
-def _next(name: str) -> Path:
-    number = 1
-    while (path := Path("runs") / f"{name}-{number}").exists():
-        number += 1
-    return path
-
-
 def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _complete(folder: Any, task: Any) -> str | None:
+    """What came of a run that is complete; None for one that is to go on, for its pictures alone or for a result that
+    is damaged, too."""
+    with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
+        if folder.pictured and folder.result is not None:
+            return _outcome(folder.result, task)
+    return None
 
 
 def _outcome(result: dict[str, Any], task: Any) -> str:
@@ -746,7 +798,7 @@ def _evaluate(given: Evaluate) -> None:
     from jaxcnn import tasks, train
     from jaxcnn.metrics import name_of, shown
 
-    trained = train.Trained.load(given.run)
+    trained = train.Trained.load(given.run, trust=given.trust)
     name = given.data or trained.config["data"]
     where = given.data_dir or trained.config.get("data_dir")
     task = tasks.find(trained.config.get("task", tasks.CLASSIFY))
@@ -814,7 +866,7 @@ def _predict(given: Predict) -> None:
 
     if not given.images:
         raise UserError("predict needs at least one image file")
-    trained = train.Trained.load(given.run)
+    trained = train.Trained.load(given.run, trust=given.trust)
     task = tasks.find(trained.config.get("task", tasks.CLASSIFY))
     if task is not None:
         if given.invert:
@@ -858,6 +910,7 @@ def _runs(given: Runs) -> None:
         check_suffix(given.draw)
     found = runs.ordered(runs.find(given.paths), given.sort)
     if given.draw is not None:
+        from jaxcnn.atomic import put
         from jaxcnn.inspect import plots
 
         histories = {str(run.path): run.history for run in found if run.history}
@@ -865,10 +918,8 @@ def _runs(given: Runs) -> None:
         primary = dataclasses.asdict(chosen.pop()) if len(chosen) == 1 else {}
         if not histories:
             raise UserError("none of these runs has come to the end of an epoch: there are no curves to draw")
-        try:
-            plots.compare(histories, **primary).savefig(given.draw, dpi=150)
-        except OSError as error:
-            raise UserError(f"{given.draw} cannot be written: {error.strerror or error}") from None
+        drawn = plots.compare(histories, **primary)
+        put(given.draw, functools.partial(drawn.savefig, format=given.draw.suffix[1:].lower(), dpi=150))
     names = runs.differing(found)
     rows = [{**run.row(), "settings": {name: run.config.get(name) for name in names}} for run in found]
     _say(json.dumps(rows) if given.json else runs.table(found))
@@ -877,7 +928,7 @@ def _runs(given: Runs) -> None:
 def _explore(given: Explore) -> None:
     from jaxcnn.explore import explore
 
-    explore(given.run, given.image, given.port, given.export, not given.no_browser)
+    explore(given.run, given.image, given.port, given.export, not given.no_browser, trust=given.trust)
 
 
 def _export(given: Export) -> None:
@@ -885,7 +936,7 @@ def _export(given: Export) -> None:
 
     out = given.out or given.run / "export"
     export.check_new(out)
-    trained = train.Trained.load(given.run)
+    trained = train.Trained.load(given.run, trust=given.trust)
     task = trained.config.get("task", tasks.CLASSIFY)
     if task != tasks.CLASSIFY:
         raise UserError(

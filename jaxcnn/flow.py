@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.atomic import put
 from jaxcnn.data.augment import Joint
 from jaxcnn.data.dataset import Examples
 from jaxcnn.declared import per_example
@@ -322,7 +323,7 @@ def write_flo(path: str | Path, flow: np.ndarray | Array) -> None:
         raise UserError(f"a .flo file holds one flow (H, W, 2), got {flow.shape}")
     known = np.isfinite(flow).all(-1, keepdims=True)
     header = _MAGIC.astype("<f4").tobytes() + np.array([flow.shape[1], flow.shape[0]], "<i4").tobytes()
-    Path(path).write_bytes(header + np.where(known, flow, _UNKNOWN).astype("<f4").tobytes())
+    put(path, header + np.where(known, flow, _UNKNOWN).astype("<f4").tobytes())
 
 
 def read_flo(path: str | Path) -> np.ndarray:

@@ -41,6 +41,7 @@ def explore(
     state: Any = None,
     preprocess: Callable[[Any], Any] | None = None,
     data: Dataset | None = None,
+    trust: bool = False,
 ) -> None:
     """Serves the page of a network on this machine until Ctrl-C, or writes it as one file.
 
@@ -53,6 +54,7 @@ def explore(
       params, state: the variables of a Layer.
       preprocess: what makes its input of uint8 images; 0 to 1 when not given.
       data: the images to choose from, and the names of the classes; the run's test data when not given.
+      trust: as in `Trained.load`, for the folder of a run.
 
     Raises:
       UserError: for no run, a network that is given more than an image or says nothing of it that can be shown, an
@@ -62,7 +64,7 @@ def explore(
         from jaxcnn.explore import frozen
 
         frozen.check(export)
-    chosen, first = _chosen(run, image, params, state, preprocess, data)
+    chosen, first = _chosen(run, image, params, state, preprocess, data, trust)
     network = Network(chosen)
     if export is not None:
         size = frozen.write(network, export, first, Path(image).name if image is not None else "")
@@ -113,14 +115,20 @@ def _warm(network: Network) -> None:
 
 
 def _chosen(
-    run: str | Path | Trained | Layer, image: str | Path | None, params: Any, state: Any, preprocess: Any, data: Any
+    run: str | Path | Trained | Layer,
+    image: str | Path | None,
+    params: Any,
+    state: Any,
+    preprocess: Any,
+    data: Any,
+    trust: bool,
 ) -> tuple[subject.Subject, np.ndarray | None]:
     if isinstance(run, Layer):
         chosen = subject.of_layer(run, params, state, preprocess, data)
     elif isinstance(run, Trained):
         chosen = subject.of_trained(run, data)
     else:
-        chosen = subject.of_run(run)
+        chosen = subject.of_run(run, trust)
     return chosen, None if image is None else chosen.read(image)
 
 

@@ -172,7 +172,11 @@ def save(
 def check_new(path: str | Path) -> None:
     """Raises UserError for a path where something is that is no empty folder."""
     folder = Path(path).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    try:
+        empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    except OSError as error:
+        raise UserError(f"the folder {path} cannot be written: {error.strerror or error}") from None
+    if not empty:
         raise UserError(f"{path} is there and not empty; choose another folder for the export, or remove it")
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn.data.sources import Files
 from jaxcnn.data.stream import Stream
 from jaxcnn.devices import OneDevice
 from jaxcnn.errors import UserError
+from jaxcnn.train import identity
 
 PyTree = Any
 # Of config.json; what else is in it says where things lie, or follows from these.
@@ -61,24 +61,7 @@ def check_devices(config: Mapping[str, Any], on: OneDevice, path: Any) -> str | 
 def shared_facts(config: Mapping[str, Any], **data: Any) -> dict[str, Any]:
     """What has to be the same in all processes: the settings, and each of the data by its count and hash; JSON."""
     settings = {name: value for name, value in config.items() if name not in _PER_HOST}
-    return settings | {f"the {name} data": fingerprint(found) for name, found in data.items() if found is not None}
-
-
-def fingerprint(data: Any) -> str:
-    """How many examples there are, and the first digits of a SHA-256 of them, or of their files' names and labels."""
-    found = hashlib.sha256(repr(tuple(data.classes)).encode())
-    if isinstance(data, Stream):
-        source = data.source
-        arrays = (source.paths, source.labels) if isinstance(source, Files) else (source.index,)
-    else:
-        arrays = tuple(jax.tree.leaves((data.inputs, data.labels)))
-    for array in map(np.asarray, arrays):
-        found.update(f"{array.dtype} {array.shape}".encode())
-        if array.dtype.hasobject:
-            found.update(repr(array.tolist()).encode())
-        else:
-            found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return f"{len(data)} examples, {found.hexdigest()[:16]}"
+    return settings | {f"the {name} data": identity.of_data(found) for name, found in data.items() if found is not None}
 
 
 def program(step: Any, state: PyTree, size: int, data: Any, on: OneDevice) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 
-from jaxcnn.devices import first_process, stop_together
+from jaxcnn.devices import stop_together
 from jaxcnn.errors import Stopped
-from jaxcnn.signals import name_of, replaceable
+from jaxcnn.signals import replaceable
 from jaxcnn.train.run import Run
 
 
@@ -60,9 +60,5 @@ def asked_to_stop(folder: Run | None) -> Iterator[Stop]:
         signal.signal(name, ask)
     try:
         yield stop
-    except KeyboardInterrupt as stopped:
-        if folder is not None and first_process():
-            folder.mark_stopped(name_of(stopped))
-        raise
     finally:
         restore()
