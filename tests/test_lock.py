@@ -136,7 +136,7 @@ def test_a_damaged_lock_is_nobodys(content: str, tmp_path: Path) -> None:
     lock.acquire(path).release()
 
 
-HOLDER = """
+HOLDER = r"""
 import os, sys, time
 from pathlib import Path
 from jaxcnn.train import lock

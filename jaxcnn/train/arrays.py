@@ -176,7 +176,7 @@ class Reader:
             self._header: dict[str, Any] = header
             self.tree, self._keys, self._raw = about["tree"], about["keys"], about["raw"]
             self.names = list(header)
-        except (KeyError, TypeError, RecursionError, struct.error) as error:
+        except (KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
             self._file.close()
             raise ValueError(f"the file's header is of another form: {error}") from None
         except BaseException:
