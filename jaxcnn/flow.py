@@ -199,7 +199,8 @@ def moved(second: Array | np.ndarray, flow: Array | np.ndarray) -> tuple[Array, 
     second, flow = jnp.asarray(second), jnp.asarray(flow, jnp.float32)
     first = warp(second, flow)
     to = _targets(flow)
-    inside = ((to >= 0) & (to <= jnp.array([flow.shape[2] - 1, flow.shape[1] - 1]))).all(-1, keepdims=True)
+    last = jnp.array([flow.shape[2] - 1, flow.shape[1] - 1], to.dtype).reshape(1, 1, 1, 2)
+    inside = ((to >= 0) & (to <= last)).all(-1, keepdims=True)
     if second.dtype == jnp.uint8:
         first = jnp.round(first).astype(jnp.uint8)
     return first, jnp.where(inside, flow, jnp.nan)

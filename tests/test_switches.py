@@ -34,6 +34,7 @@ from tests.test_layers import CASES, Case
 every_layer = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 KINDS = ("threefry2x32", "rbg", "unsafe_rbg")
 KEY = jax.random.key(0)
+PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def loss_of(case: Case, state: Any, train: bool, key: Any) -> Callable[..., Any]:
@@ -120,6 +121,44 @@ def network() -> cnn.Layer:
     return cnn.serial(
         cnn.conv(4, 3), cnn.relu, cnn.max_pool(2, 1, 1), cnn.batch_norm(), cnn.flatten, cnn.dropout(0.5), cnn.dense(3)
     )
+
+
+IMAGES, BOXES, WORDS = ((1, 64, 64, 3), jnp.float32), ((1, 2, 4), jnp.float32), ((1, 3, 12), jnp.int32)
+MODELS: dict[str, tuple[cnn.Layer, list[Any]]] = {
+    "lenet5_1998": (cnn.models.lenet5_1998(), [((1, 32, 32, 1), jnp.float32)]),
+    "resnet20": (cnn.models.resnet20(), [((1, 32, 32, 3), jnp.float32)]),
+    "fcn32s": (cnn.models.fcn32s(3), [IMAGES]),
+    "text_cnn": (cnn.models.text_cnn(vocabulary=20), [((1, 12), jnp.int32)]),
+    "vqa_relation": (cnn.models.vqa_relation(vocabulary=20), [IMAGES, WORDS]),
+    "flownet_c": (cnn.models.flownet_c(), [IMAGES, IMAGES]),
+    "fast_rcnn": (cnn.models.fast_rcnn(3), [IMAGES, BOXES]),
+    "rcnn": (cnn.models.rcnn(3), [IMAGES, BOXES]),
+    "ensemble": (cnn.ensemble(cnn.models.lenet5(), 2), [((1, 32, 32, 1), jnp.float32)]),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_network_is_traced_and_exported(name: str) -> None:
+    """Without rank promotion, and for any number of examples on several platforms."""
+    model, inputs = MODELS[name]
+    params, state = jax.eval_shape(model.init, KEY, *(jax.ShapeDtypeStruct(*one) for one in inputs))
+    (n,) = jax.export.symbolic_shape("n")
+    given = [jax.ShapeDtypeStruct((n, *shape[1:]), dtype) for shape, dtype in inputs]
+    with jax.numpy_rank_promotion("raise"):
+        predict = jax.jit(lambda params, state, *given: model.apply(params, state, *given)[0])
+        exported = jax.export.export(predict, platforms=PLATFORMS)(params, state, *given)
+    assert jax.tree.leaves(exported.out_avals)[0].shape[0] == n
+
+
+def test_pictures_are_made_without_rank_promotion() -> None:
+    model, x = network(), jnp.asarray(normal(0, 1, 8, 8, 1))
+    params, state = model.init(KEY, x)
+    with jax.numpy_rank_promotion("raise"):
+        seen = cnn.inspect.occlusion(model, params, state, x, size=4, stride=4, unit=1)
+        first, flow = cnn.flow.moved(x, jnp.ones((1, 8, 8, 2)))
+    assert seen.probability.shape == (1, 2, 2)
+    assert first.shape == x.shape
+    assert bool(jnp.isnan(flow[0, -1, -1]).all())
 
 
 @pytest.mark.parametrize("name", cnn.train.optimizers.OPTIMIZERS)
@@ -244,8 +283,6 @@ def test_a_key_keeps_its_kind_among_processes(monkeypatch: pytest.MonkeyPatch) -
 
 
 # --- a user's own export -----------------------------------------------------------------------------------------
-
-PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 @pytest.mark.parametrize("batch", ["b", None])
