@@ -396,8 +396,8 @@ def _train(given: Train) -> None:
     import jax
 
     from jaxcnn import devices, models, tasks, train
-    from jaxcnn.train import identity
-    from jaxcnn.train.trained import computed
+    from jaxcnn.runs import identity
+    from jaxcnn.runs.trained import computed
 
     began = time.monotonic()
     several = given.distributed or given.coordinator is not None
@@ -505,7 +505,7 @@ def _classification(options: Train, entry: Any) -> _Work:
     import jax
 
     from jaxcnn import data, losses, tasks, weights
-    from jaxcnn.train.trained import rebuilt
+    from jaxcnn.runs.trained import rebuilt
 
     if options.augment == "auto":
         options.augment = _usual_augment(options.data)
@@ -554,7 +554,7 @@ def _classification(options: Train, entry: Any) -> _Work:
 
 def _other(options: Train, task: Any) -> _Work:
     """Data, network and settings of another task than naming an image's class."""
-    from jaxcnn.train.trained import rebuilt
+    from jaxcnn.runs.trained import rebuilt
 
     for name, value in (("stream", options.stream), ("weights", options.weights), ("ensemble", options.ensemble)):
         if value:
@@ -621,8 +621,9 @@ def _fresh(given: Train) -> tuple[Train, Any]:
 def _resumed(given: Train) -> tuple[Train, Any]:
     """The run's own settings; what was given beside them has to agree."""
     from jaxcnn.devices import from_first
-    from jaxcnn.train import Run, lock
-    from jaxcnn.train.identity import check_code
+    from jaxcnn.runs import lock
+    from jaxcnn.runs.identity import check_code
+    from jaxcnn.train import Run
 
     if given.run is None:
         raise UserError("--resume goes on with a run: say which, --run FOLDER")
@@ -675,7 +676,7 @@ def _check_types(run: Path, config: dict[str, Any]) -> None:
     Raises:
       UserError: for the first one that has not.
     """
-    from jaxcnn.train.record import named
+    from jaxcnn.runs.record import named
 
     for name, expected in typing.get_type_hints(Train).items():
         kinds = (str if kind is Path else kind for kind in typing.get_args(expected) or (expected,))
@@ -904,7 +905,7 @@ def _named(given: Predict, trained: Any) -> list[dict[str, Any]]:
 
 def _runs(given: Runs) -> None:
     from jaxcnn.inspect.graph import check_suffix
-    from jaxcnn.train import runs
+    from jaxcnn.runs import table as runs
 
     if given.draw is not None:
         check_suffix(given.draw)
