@@ -209,6 +209,7 @@ def fit(
     examples = {name: identity.of_data(part) for name, part in own.items()} if folder is not None else {}
     if folder is not None and resume:
         from_first(folder.take)
+        from_first(folder.check)
         identity.compare(from_first(lambda: folder.config.get("examples")), examples)
     example = example_of(data, 1)
     state = create_state(
