@@ -1,4 +1,4 @@
-"""Random convolutions of every kind, and what they are in float64, tap by tap: an oracle that shares nothing with ours."""
+"""Random convolutions of every kind, and their values in float64, tap by tap: an oracle that shares no code with ours."""
 
 from __future__ import annotations
 

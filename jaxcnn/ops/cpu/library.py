@@ -115,7 +115,9 @@ def _places() -> Iterator[Path]:
     except importlib.metadata.PackageNotFoundError:
         files = ()
     yield from (Path(file.locate()).resolve() for file in files if file.name == _ONEDNN)
-    yield from (Path(root, "lib", _ONEDNN) for root in {sysconfig.get_path("data"), sysconfig.get_path("data", "posix_user")})
+    yield from (
+        Path(root, "lib", _ONEDNN) for root in {sysconfig.get_path("data"), sysconfig.get_path("data", "posix_user")}
+    )
 
 
 @contextmanager

@@ -1,17 +1,52 @@
 """A call on a batch that `jit` has divided among several devices: each device computes its part.
 
-XLA does not look into a call of a library, and would gather the whole batch for it on every device.
+XLA does not look into a call of a library, and would gather the whole batch for it on every device. JAX's
+`custom_partitioning` tells it how to divide the call. It has no rule for gradients, so it cannot stand for the
+convolution in a program; it is a parameter of the convolution's primitive, which is lowered to it.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import NamedSharding, PartitionSpec
+
+
+def divided(
+    function: Callable[..., jax.Array], operands: Sequence[jax.Array], batched: Sequence[bool], summed: bool = False
+) -> ClosedJaxpr | None:
+    """The program of a call that can be divided; None where there is one device only.
+
+    Args:
+      function: arrays to an array, hashable.
+      operands: its arguments, of which only shapes and types are looked at.
+      batched, summed: see `partitioned`.
+    """
+    if jax.device_count() == 1:
+        return None
+    shapes = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in operands)
+    return _traced(function, shapes, tuple(batched), summed)
+
+
+@functools.lru_cache(maxsize=1024)
+def _traced(
+    function: Callable[..., jax.Array], operands: Sequence[Any], batched: Sequence[bool], summed: bool
+) -> ClosedJaxpr:
+    return jax.make_jaxpr(partitioned(function, batched, summed))(*operands)
+
+
+def lowered(ctx: Any, parts: ClosedJaxpr | None, function: Callable[..., jax.Array]) -> Callable[..., Any]:
+    """What a primitive is lowered to: `parts` where the program is for several devices, otherwise the plain call."""
+    # Inside shard_map each device has its own program: only that of jit has a list of devices.
+    if parts is None or getattr(ctx.module_context.axis_context, "device_assignment", None) is None:
+        return function
+    return lambda *operands: jaxpr_as_fun(parts)(*operands)[0]
 
 
 def partitioned(function: Callable[..., jax.Array], batched: Sequence[bool], summed: bool) -> Callable[..., jax.Array]:

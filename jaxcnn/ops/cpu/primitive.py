@@ -23,11 +23,11 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxcnn.ops.backend import stored, suits_cpu, vary_alike
 from jaxcnn.ops.cpu import library
-from jaxcnn.ops.cpu.partition import partitioned
+from jaxcnn.ops.cpu.partition import divided, lowered
 from jaxcnn.ops.geometry import Edges
 
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
-_LOOP = 16  # convolutions of a batch up to which they are unrolled
+LOOP = 16  # convolutions of a batch up to which they are unrolled
 
 Ints = tuple[int, ...]
 
@@ -58,7 +58,7 @@ def conv_transpose(
 
 
 def takes(x: Any, kernel: Any, strides: Ints, pads: Edges, dilation: Ints, groups: int = 1) -> bool:
-    """Whether these can be operands of `conv`: one type of the two, nothing empty, shapes that fit. Errors are XLA's."""
+    """Whether these can be operands of `conv`: of one type, not empty, of shapes that fit. Errors are XLA's."""
     return (
         x.dtype == kernel.dtype
         and x.dtype.name in library.TYPES
@@ -80,7 +80,7 @@ def touches(sizes: Ints, window: Ints, strides: Ints, pads: Edges, dilation: Int
 
 
 def padded(x: jax.Array, kernel: Ints, strides: Ints, pads: Edges, dilation: Ints) -> tuple[jax.Array, Edges]:
-    """The image and the padding that is left to oneDNN, which takes no negative one and no windows outside the image."""
+    """The image, and the padding left to oneDNN, which takes no negative one and no windows outside the image."""
     if not touches(x.shape[1:-1], kernel[:-2], strides, pads, dilation):
         now, left = pads, ((0, 0),) * len(pads)
     else:
@@ -91,8 +91,11 @@ def padded(x: jax.Array, kernel: Ints, strides: Ints, pads: Edges, dilation: Int
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*edge, 0) for edge in now), (0, 0, 0)]), left
 
 
-def _bind(a: jax.Array, b: jax.Array, *, swapped: bool = False, **params: Any) -> jax.Array:
-    return convolution_p.bind(*vary_alike(a, b), swapped=swapped, **params)
+def _bind(a: jax.Array, b: jax.Array, *, swapped: bool = False, parts: Any = None, **params: Any) -> jax.Array:
+    params["swapped"] = swapped
+    gradient = params["kind"] == "kernel"  # a sum over the batch, which both operands have
+    parts = divided(_call(**params), (a, b), (True, gradient), summed=gradient)
+    return convolution_p.bind(*vary_alike(a, b), parts=parts, **params)
 
 
 # --- shapes ------------------------------------------------------------------------------------------------------
@@ -124,14 +127,14 @@ def result(a: Ints, b: Ints, **params: Any) -> Ints:
     return (*found[:-2], found[-1], found[-2]) if params["kind"] == "kernel" and params["swapped"] else found
 
 
-def _abstract(a: Any, b: Any, **params: Any) -> Any:
+def _abstract(a: Any, b: Any, *, parts: Any, **params: Any) -> Any:
     return a.update(shape=result(a.shape, b.shape, **params), weak_type=False)
 
 
 # --- how it is computed ------------------------------------------------------------------------------------------
 
 
-def plain(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
+def plain(a: jax.Array, b: jax.Array, *, parts: Any = None, **params: Any) -> jax.Array:
     """By XLA's own convolution."""
     kind, swapped = params["kind"], params["swapped"]
     names = shapes(a.shape, b.shape, **params)
@@ -157,33 +160,46 @@ def plain(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
     return out
 
 
-def runs(a: Any, b: Any, **params: Any) -> bool:
+def runs(a: Any, b: Any, bias: bool = False, residual: bool = False, activation: str = "", **params: Any) -> bool:
     """Whether oneDNN has code for these shapes on this processor, other than its slow reference."""
     settings = {name: value for name, value in params.items() if name not in ("kind", "sizes")}
-    names = shapes(a.shape, b.shape, **params)
-    code = library.implementation(params["kind"], a.dtype.name, *(names[n] for n in ("x", "kernel", "y")), **settings)
+    arrays = shapes(a.shape, b.shape, **params)
+    code = library.implementation(
+        params["kind"], a.dtype.name, **arrays, **settings, bias=bias, residual=residual, activation=activation
+    )
     return bool(code) and not code.startswith("ref")
 
 
-def call(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
-    """By oneDNN."""
+def call(
+    a: jax.Array,
+    b: jax.Array,
+    *operands: jax.Array,
+    bias: bool = False,
+    residual: bool = False,
+    activation: str = "",
+    **params: Any,
+) -> jax.Array:
+    """By oneDNN; further operands are the bias and the residual."""
+    low, high = zip(*params["pads"], strict=True)
+    numbers = {"strides": params["strides"], "low": low, "high": high, "dilation": params["dilation"]}
     out = jax.ShapeDtypeStruct(result(a.shape, b.shape, **params), a.dtype)
-    return jax.ffi.ffi_call(library.TARGET, out)(a, b, **attributes(**params))
-
-
-def attributes(
-    *, kind: str, sizes: Ints, strides: Ints, pads: Edges, dilation: Ints, groups: int, swapped: bool, **after: Any
-) -> dict[str, Any]:
-    """The attributes of the call in the program."""
-    low, high = zip(*pads, strict=True)
-    numbers = {"strides": strides, "low": low, "high": high, "dilation": dilation}
-    return {
-        "kind": np.int64(library.KINDS.index(kind)),
+    return jax.ffi.ffi_call(library.TARGET, out)(
+        a,
+        b,
+        *operands,
+        kind=np.int64(library.KINDS.index(params["kind"])),
         **{name: np.array(value, np.int64) for name, value in numbers.items()},
-        "groups": np.int64(groups),
-        "swapped": swapped,
-        **({"bias": False, "residual": False, "activation": ""} | after),
-    }
+        groups=np.int64(params["groups"]),
+        swapped=params["swapped"],
+        bias=bias,
+        residual=residual,
+        activation=activation,
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _call(**params: Any) -> Any:
+    return functools.partial(call, **params)
 
 
 def exporting(ctx: Any) -> bool:
@@ -191,23 +207,12 @@ def exporting(ctx: Any) -> bool:
     return getattr(ctx.module_context.lowering_parameters, "for_export", False)
 
 
-def divides(ctx: Any) -> bool:
-    """Whether the program may be divided among several devices. If not, JAX's `custom_partitioning` refuses some."""
-    return getattr(ctx.module_context.axis_context, "device_assignment", ()) is not None
-
-
-def _lower(ctx: Any, a: Any, b: Any, **params: Any) -> Any:
+def _lower(ctx: Any, a: Any, b: Any, *, parts: Any, **params: Any) -> Any:
     if exporting(ctx) or not available() or not runs(*ctx.avals_in, **params):
-        return mlir.lower_fun(functools.partial(plain, **params), multiple_results=False)(ctx, a, b)
-    function = _partitioned(**params) if divides(ctx) else functools.partial(call, **params)
+        function = functools.partial(plain, **params)
+    else:
+        function = lowered(ctx, parts, _call(**params))
     return mlir.lower_fun(function, multiple_results=False)(ctx, a, b)
-
-
-@functools.lru_cache(maxsize=1024)
-def _partitioned(**params: Any) -> Any:
-    # Which operands and results have the batch in front; the kernel gradient is a sum over it.
-    batched = {"output": (True, False), "input": (True, False), "kernel": (True, True)}[params["kind"]]
-    return partitioned(functools.partial(call, **params), batched, summed=params["kind"] == "kernel")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -215,6 +220,7 @@ def _compiled(primitive: Primitive, **params: Any) -> Any:
     def run(*operands: jax.Array) -> Any:
         return primitive.bind(*operands, **params)
 
+    run.__name__ = run.__qualname__ = primitive.name
     run._apply_primitive = True  # type: ignore[attr-defined]  # JAX then names a NaN instead of looking for it inside
     return jax.jit(run)
 
@@ -253,7 +259,7 @@ def _batched(operands: Any, dims: Any, **params: Any) -> tuple[jax.Array, int]:
         out = _bind(a.reshape(-1, *a.shape[2:]), b, **params)
         return out.reshape(*a.shape[:2], *out.shape[1:]), 0
     size = a.shape[first] if first is not None else b.shape[second]
-    if params["kind"] == "output" and first is None and size > _LOOP and params["groups"] == 1:
+    if params["kind"] == "output" and first is None and size > LOOP and params["groups"] == 1:
         axis = -1 if params["swapped"] else -2  # so that all filters of all kernels are those of one
         kernels = jnp.moveaxis(b, second, axis - 1 if params["swapped"] else axis)
         shape = kernels.shape
@@ -262,7 +268,7 @@ def _batched(operands: Any, dims: Any, **params: Any) -> tuple[jax.Array, int]:
         return out.reshape(*out.shape[:-1], size, -1), out.ndim - 1
     a = a if first is None else jnp.moveaxis(a, first, 0)
     b = b if second is None else jnp.moveaxis(b, second, 0)
-    if size <= _LOOP:
+    if size <= LOOP:
         pairs = ((a if first is None else a[i], b if second is None else b[i]) for i in range(size))
         return jnp.stack([_bind(*pair, **params) for pair in pairs]), 0
     a, b = (jnp.broadcast_to(v, (size, *v.shape)) if d is None else v for v, d in ((a, first), (b, second)))
