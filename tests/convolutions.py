@@ -1,4 +1,4 @@
-"""Random convolutions of every kind, and their values in float64, tap by tap: an oracle that shares no code with ours."""
+"""Random convolutions of every kind, and their values in float64, tap by tap: an oracle with no code of ours."""
 
 from __future__ import annotations
 

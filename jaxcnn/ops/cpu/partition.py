@@ -31,12 +31,14 @@ def divided(
     if jax.device_count() == 1:
         return None
     shapes = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in operands)
-    return _traced(function, shapes, tuple(batched), summed)
+    # JAX's two partitioners are told in two ways.
+    shardy = bool(getattr(jax.config, "jax_use_shardy_partitioner", True))
+    return _traced(function, shapes, tuple(batched), summed, shardy)
 
 
 @functools.lru_cache(maxsize=1024)
 def _traced(
-    function: Callable[..., jax.Array], operands: Sequence[Any], batched: Sequence[bool], summed: bool
+    function: Callable[..., jax.Array], operands: Sequence[Any], batched: Sequence[bool], summed: bool, shardy: bool
 ) -> ClosedJaxpr:
     return jax.make_jaxpr(partitioned(function, batched, summed))(*operands)
 
