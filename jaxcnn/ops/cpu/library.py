@@ -15,12 +15,11 @@ from typing import Any
 
 import jax
 
-VERSION = 1  # of the C++ source; a library that was built from another one is not called
+from jaxcnn.ops.cpu.build import LIBRARY, ONEDNN, RUNTIME, fingerprint, supported
+
 TARGET = "jaxcnn_convolution"
-DISTRIBUTION = "onednn-cpu-gomp"
 KINDS = ("output", "input", "kernel")  # in the order of the C++ enumeration
 TYPES = ("float32", "bfloat16")
-_HANDLER, _ONEDNN = Path(__file__).with_name("libjaxcnn_cpu.so"), "libdnnl.so.3"
 
 # How long a thread of OpenMP that has nothing to do asks for work before it sleeps, in steps of some nanoseconds. Its
 # default, milliseconds, takes a core from XLA after each call.
@@ -83,21 +82,22 @@ def _library() -> ctypes.CDLL:
 @functools.cache
 def _loaded() -> ctypes.CDLL | str:
     """This package's library, loaded and known to XLA, or why that is not possible."""
-    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+    if not supported():
         return f"it is used on Linux on x86-64 only, and this is {platform.system()} on {platform.machine()}"
-    if not _HANDLER.exists():
+    if not LIBRARY.exists():
         return "jaxcnn was installed without a C++ compiler: install g++, then install jaxcnn again"
     path = next((p for p in _places() if p.exists()), None)
     if path is None:
-        return f"{_ONEDNN} is not installed: pip install {DISTRIBUTION}"
+        return f"{ONEDNN} is not installed: pip install {RUNTIME}"
     try:
         with _little_spinning():
             ctypes.CDLL(os.fspath(path))  # by its path; the handler then finds it by its name
-        library = ctypes.CDLL(os.fspath(_HANDLER))
+        library = ctypes.CDLL(os.fspath(LIBRARY))
     except OSError as error:
         hint = ": install libgomp1 (the GNU OpenMP library)" if "libgomp" in str(error) else ""
         return f"it cannot be loaded ({error}){hint}"
-    if library.jaxcnn_version() != VERSION:
+    library.jaxcnn_sources.restype = ctypes.c_char_p
+    if library.jaxcnn_sources().decode() != fingerprint():
         return "its library was built from another version of jaxcnn: install jaxcnn again"
     library.jaxcnn_implementation.restype = None
     library.jaxcnn_implementation.argtypes = [
@@ -111,13 +111,17 @@ def _loaded() -> ctypes.CDLL | str:
 def _places() -> Iterator[Path]:
     """Where oneDNN's wheel may have put its library."""
     try:
-        files: Sequence[Any] = importlib.metadata.files(DISTRIBUTION) or ()
+        files: Sequence[Any] = importlib.metadata.files(RUNTIME) or ()
     except importlib.metadata.PackageNotFoundError:
         files = ()
-    yield from (Path(file.locate()).resolve() for file in files if file.name == _ONEDNN)
+    yield from (Path(file.locate()).resolve() for file in files if file.name == ONEDNN)
     yield from (
-        Path(root, "lib", _ONEDNN) for root in {sysconfig.get_path("data"), sysconfig.get_path("data", "posix_user")}
+        Path(root, "lib", ONEDNN) for root in {sysconfig.get_path("data"), sysconfig.get_path("data", "posix_user")}
     )
+
+
+def _prefixes() -> list[str]:
+    return [sysconfig.get_path("data"), sysconfig.get_path("data", "posix_user")]
 
 
 @contextmanager

@@ -112,8 +112,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_convolution, call,
 
 extern "C" {
 
-// What of this source a library was built from: Python takes none that differs from its own number.
-int jaxcnn_version() { return JAXCNN_ENGINE_VERSION; }
+// The fingerprint of the sources that it was built from: Python calls none of other sources than its own.
+const char* jaxcnn_sources() { return JAXCNN_SOURCES; }
 
 int jaxcnn_threads() { return jaxcnn::thread_count(); }
 
