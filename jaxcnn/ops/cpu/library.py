@@ -17,7 +17,7 @@ import jax
 
 from jaxcnn.ops.cpu.build import LIBRARY, ONEDNN, RUNTIME, fingerprint, supported
 
-TARGET = "jaxcnn_convolution"
+CONVOLUTION, PRODUCT = "jaxcnn_convolution", "jaxcnn_product"  # what the program calls
 KINDS = ("output", "input", "kernel")  # in the order of the C++ enumeration
 TYPES = ("float32", "bfloat16")
 
@@ -104,7 +104,8 @@ def _loaded() -> ctypes.CDLL | str:
         *[ctypes.c_int64] * 3, ctypes.POINTER(ctypes.c_int64), ctypes.c_int64, *[ctypes.c_int] * 3, ctypes.c_char_p,
         ctypes.c_char_p, ctypes.c_int64,
     ]  # fmt: skip
-    jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(library.jaxcnn_convolution), platform="cpu")
+    for name in (CONVOLUTION, PRODUCT):
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 
 

@@ -183,7 +183,7 @@ def call(
     low, high = zip(*params["pads"], strict=True)
     numbers = {"strides": params["strides"], "low": low, "high": high, "dilation": params["dilation"]}
     out = jax.ShapeDtypeStruct(result(a.shape, b.shape, **params), a.dtype)
-    return jax.ffi.ffi_call(library.TARGET, out)(
+    return jax.ffi.ffi_call(library.CONVOLUTION, out)(
         a,
         b,
         *operands,

@@ -1,13 +1,6 @@
 #include "convolution.h"
 
 #include <algorithm>
-#include <list>
-#include <memory>
-#include <unordered_map>
-#include <utility>
-
-#include "oneapi/dnnl/dnnl.hpp"
-#include "threads.h"
 
 namespace jaxcnn {
 namespace {
@@ -18,23 +11,7 @@ using Forward = dnnl::convolution_forward;
 using BackwardData = dnnl::convolution_backward_data;
 using BackwardWeights = dnnl::convolution_backward_weights;
 
-constexpr std::size_t kPrimitives = 1024;  // as many as are kept; the one not used for the longest time goes first
 constexpr std::size_t kAlignment = 64;
-
-// They are never destroyed: at the end of the process other threads may still compute.
-dnnl::engine& engine() {
-  static auto* const one = new dnnl::engine(dnnl::engine::kind::cpu, 0);
-  return *one;
-}
-
-dnnl::stream& stream() {
-  static auto* const one = new dnnl::stream(engine());
-  return *one;
-}
-
-memory::data_type data_type(Type type) {
-  return type == Type::float32 ? memory::data_type::f32 : memory::data_type::bf16;
-}
 
 // (N, *spatial, C), as it lies, in oneDNN's order of dimensions.
 memory::desc image(const Ints& shape, Type type) {
@@ -139,23 +116,23 @@ class Ready {
       reorder_ = dnnl::reorder(desc);
       const memory::desc reorder_pad = desc.scratchpad_desc();
       bytes_ = std::max(bytes_, kernel_bytes_ + reorder_pad.get_size());
-      reordering_ = {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}, {DNNL_ARG_SCRATCHPAD, empty(reorder_pad)}};
+      reordering_ = {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}, {DNNL_ARG_SCRATCHPAD, unset(reorder_pad)}};
     }
     const bool to_x = kind_ == Kind::input, to_kernel = kind_ == Kind::kernel, to_y = kind_ == Kind::output;
     arguments_ = {
-        {to_x ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, empty(image(c.x, c.type))},
+        {to_x ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, unset(image(c.x, c.type))},
         {to_kernel ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, reordered ? wanted_ : kernel_},
-        {to_y ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, empty(image(c.y, c.type))},
-        {DNNL_ARG_SCRATCHPAD, empty(pad)},
+        {to_y ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, unset(image(c.y, c.type))},
+        {DNNL_ARG_SCRATCHPAD, unset(pad)},
     };
     x_ = arguments_.at(to_x ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC);
     y_ = arguments_.at(to_y ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST);
     if (c.bias) {
-      bias_ = empty(memory::desc({c.y.back()}, data_type(c.type), Tag::a));
+      bias_ = unset(memory::desc({c.y.back()}, data_type(c.type), Tag::a));
       arguments_[to_kernel ? DNNL_ARG_DIFF_BIAS : DNNL_ARG_BIAS] = bias_;
     }
     if (c.residual) {
-      residual_ = empty(image(c.y, c.type));
+      residual_ = unset(image(c.y, c.type));
       arguments_[DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1] = residual_;
     }
   }
@@ -179,7 +156,6 @@ class Ready {
   }
 
  private:
-  static memory empty(const memory::desc& desc) { return memory(desc, engine(), nullptr); }
   static std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
   Kind kind_;
@@ -190,62 +166,19 @@ class Ready {
   std::size_t kernel_bytes_ = 0, bytes_ = 0;
 };
 
-// The primitives made so far, the one used last in front. Used only during a turn.
-class Cache {
- public:
-  Ready& of(const Convolution& c) {
-    if (forks_ != forks()) {
-      forks_ = forks();
-      // They wait for threads that this process does not have, and so would the ends of their lives.
-      new Cache(std::move(*this));
-      order_.clear();
-      places_.clear();
-    }
-    std::string key = c.key();
-    if (const auto found = places_.find(key); found != places_.end()) {
-      order_.splice(order_.begin(), order_, found->second);
-      return *found->second->second;
-    }
-    order_.emplace_front(key, std::make_unique<Ready>(c));
-    places_[std::move(key)] = order_.begin();
-    if (order_.size() > kPrimitives) {
-      places_.erase(order_.back().first);
-      order_.pop_back();
-    }
-    return *order_.front().second;
-  }
-
- private:
-  using Order = std::list<std::pair<std::string, std::unique_ptr<Ready>>>;
-  Order order_;
-  std::unordered_map<std::string, Order::iterator> places_;
-  int forks_ = 0;
-};
-
-Cache& cache() {
-  static auto* const one = new Cache;
-  return *one;
-}
-
 }  // namespace
 
 std::string Convolution::key() const {
-  std::string text;
-  const auto add = [&text](std::int64_t number) {
-    text.append(reinterpret_cast<const char*>(&number), sizeof number);
-  };
-  for (const Ints* numbers : {&x, &kernel, &y, &strides, &low, &high, &dilation}) {
-    add(static_cast<std::int64_t>(numbers->size()));
-    for (const std::int64_t number : *numbers) add(number);
-  }
-  add(static_cast<std::int64_t>(kind) * 2 + static_cast<std::int64_t>(type));
-  add(groups * 8 + swapped * 4 + bias * 2 + residual);
-  return text + activation;
+  Key key;
+  for (const Ints* numbers : {&x, &kernel, &y, &strides, &low, &high, &dilation}) key.add(*numbers);
+  key.add(static_cast<std::int64_t>(kind) * 2 + static_cast<std::int64_t>(type));
+  key.add(groups * 8 + swapped * 4 + bias * 2 + residual);
+  return key.with(activation);
 }
 
 void convolve(const Convolution& convolution, const Arrays& arrays) {
   const Turn turn;
-  cache().of(convolution).run(arrays);
+  cache<Ready>().of(convolution.key(), convolution).run(arrays);
 }
 
 std::string implementation(const Convolution& convolution) {

@@ -4,11 +4,10 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
+
+#include "primitives.h"
 
 namespace jaxcnn {
-
-using Ints = std::vector<std::int64_t>;
 
 // Which of the three arrays is computed from the other two. The three are each other's derivatives.
 enum class Kind : std::int64_t {
@@ -16,8 +15,6 @@ enum class Kind : std::int64_t {
   input = 1,   // x[n, S i + D u - P, c] += y[n, i, k] kernel[u, c, k]: the input gradient, a transposed convolution
   kernel = 2,  // kernel[u, c, k] = sum over n, i of x[n, S i + D u - P, c] y[n, i, k]: the kernel gradient
 };
-
-enum class Type : std::int64_t { float32 = 0, bfloat16 = 1 };
 
 // A convolution without its numbers. What can be asked of oneDNN, and what primitives are kept by.
 struct Convolution {

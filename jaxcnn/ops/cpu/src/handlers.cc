@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "convolution.h"
+#include "product.h"
 #include "threads.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -40,6 +41,27 @@ std::optional<ffi::AnyBuffer> at(const ffi::RemainingRets& results, std::size_t 
   return found.has_value() ? std::optional(**found) : std::nullopt;
 }
 
+// The type of all three; empty where they differ, or where it is another one.
+std::optional<Type> type_of(const ffi::AnyBuffer& a, const ffi::AnyBuffer& b, const ffi::AnyBuffer& c) {
+  if (a.element_type() != b.element_type() || a.element_type() != c.element_type()) return std::nullopt;
+  if (a.element_type() == ffi::DataType::F32) return Type::float32;
+  if (a.element_type() == ffi::DataType::BF16) return Type::bfloat16;
+  return std::nullopt;
+}
+
+// What is thrown becomes an error of the program.
+template <typename Function>
+ffi::Error run(Function function) {
+  try {
+    function();
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "jaxcnn: no memory for intermediate results");
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(std::string("jaxcnn: oneDNN refused an operation: ") + error.what());
+  }
+  return ffi::Error::Success();
+}
+
 // Operands and results: y(x, kernel, bias?, residual?); x(y, kernel); (kernel, bias?)(x, y).
 ffi::Error call(ffi::RemainingArgs operands, ffi::RemainingRets results, std::int64_t kind, Span strides, Span low,
                 Span high, Span dilation, std::int64_t groups, bool swapped, bool bias, bool residual,
@@ -54,12 +76,9 @@ ffi::Error call(ffi::RemainingArgs operands, ffi::RemainingRets results, std::in
   const auto first = at(operands, 0), second = at(operands, 1);
   const auto result = at(results, 0);
   if (!first || !second || !result) return ffi::Error::InvalidArgument("jaxcnn: an operand that is no array");
-  const ffi::DataType type = first->element_type();
-  if (type != second->element_type() || type != result->element_type() ||
-      (type != ffi::DataType::F32 && type != ffi::DataType::BF16)) {
-    return ffi::Error::InvalidArgument("jaxcnn: a convolution of other types than float32 and bfloat16");
-  }
-  c.type = type == ffi::DataType::F32 ? Type::float32 : Type::bfloat16;
+  const std::optional<Type> type = type_of(*first, *second, *result);
+  if (!type) return ffi::Error::InvalidArgument("jaxcnn: a convolution of other types than float32 and bfloat16");
+  c.type = *type;
   switch (c.kind) {
     case Kind::output:
       take(*first, c.x, arrays.x);
@@ -83,14 +102,17 @@ ffi::Error call(ffi::RemainingArgs operands, ffi::RemainingRets results, std::in
       return ffi::Error::InvalidArgument("jaxcnn: an unknown kind of convolution");
   }
   if (c.swapped) std::swap(c.kernel[c.kernel.size() - 2], c.kernel.back());
-  try {
-    jaxcnn::convolve(c, arrays);
-  } catch (const std::bad_alloc&) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "jaxcnn: no memory for a convolution's intermediate results");
-  } catch (const std::exception& error) {
-    return ffi::Error::Internal(std::string("jaxcnn: oneDNN does not take this convolution: ") + error.what());
+  return run([&] { jaxcnn::convolve(c, arrays); });
+}
+
+// (rows, inner), (inner, columns) or, transposed, (columns, inner).
+ffi::Error multiply(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuffer> out, bool transposed) {
+  const std::optional<Type> type = type_of(a, b, *out);
+  if (!type || a.dimensions().size() != 2 || b.dimensions().size() != 2 || out->dimensions().size() != 2) {
+    return ffi::Error::InvalidArgument("jaxcnn: a product of other than float32 or bfloat16 matrices");
   }
-  return ffi::Error::Success();
+  const jaxcnn::Product product{*type, a.dimensions()[0], a.dimensions()[1], out->dimensions()[1], transposed};
+  return run([&] { jaxcnn::multiply(product, a.untyped_data(), b.untyped_data(), out->untyped_data()); });
 }
 
 }  // namespace
@@ -109,6 +131,13 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_convolution, call,
                                   .Attr<bool>("bias")
                                   .Attr<bool>("residual")
                                   .Attr<std::string_view>("activation"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_product, multiply,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<bool>("transposed"));
 
 extern "C" {
 
