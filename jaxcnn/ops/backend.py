@@ -22,13 +22,12 @@ from jaxcnn.errors import unknown
 _general = jax.make_user_context(False)
 
 FORMS = {
-    "onednn": "convolutions by oneDNN (jaxcnn.ops.onednn)",
-    "planes": "their kernel gradients as one convolution over all planes of a batch",
+    "onednn": "convolutions, their gradients, and products of a few rows by oneDNN (jaxcnn.ops.cpu)",
     "products": "convolutions of few pixels with a large kernel as one matrix product",
     "stored": "values that XLA would compute again in each use are stored",
     "maximum": "max pooling that writes down which pixel was the largest, for its gradient",
     "slices": "pools as strided slices instead of reduce_window",
-    "stuffed": "transposed convolutions with the zeros put in beforehand",
+    "stuffed": "transposed convolutions without oneDNN with the zeros put in beforehand",
 }
 
 

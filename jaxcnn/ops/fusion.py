@@ -1,7 +1,7 @@
 """In inference, what follows a convolution is done inside it: bias, batch normalization, residual sum and ReLU.
 
 By themselves they read the whole image from memory and write it back; inside oneDNN's convolution
-(`jaxcnn.ops.onednn`) they are done on each piece of the result while the processor has it at hand. The code of a
+(`jaxcnn.ops.cpu`) they are done on each piece of the result while the processor has it at hand. The code of a
 network does not say that they belong together and need not: `fuse` traces it and finds them in its program.
 """
 
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
-from jaxcnn.ops import onednn
+from jaxcnn.ops import cpu
 from jaxcnn.ops.backend import stored_p
 
 _FOLD = 3  # numbers of the output that there must be for each of the kernel, for the kernel to be multiplied
@@ -52,7 +52,7 @@ def fuse(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def fused(*args: P.args, **kwargs: P.kwargs) -> T:
-        if not onednn.available():
+        if not cpu.available():
             return function(*args, **kwargs)
         program, shape = jax.make_jaxpr(lambda *a: function(*a, **kwargs), return_shape=True)(*args)
         run = jax.custom_jvp(lambda *values: _run(program.jaxpr, values, fusing=True))
@@ -168,14 +168,11 @@ def is_relu(eqn: JaxprEqn) -> bool:
 
 
 def _can_be_one(eqn: JaxprEqn) -> bool:
-    if eqn.primitive is not onednn.conv_p or eqn.params["groups"] > 1:
-        return False
-    x, kernel = (v.aval for v in eqn.invars)
-    return onednn.suits(x, kernel, **_window(eqn))
+    return eqn.primitive is cpu.convolution_p and eqn.params["kind"] == "output" and not eqn.params["swapped"]
 
 
 def _window(eqn: JaxprEqn) -> dict[str, Any]:
-    return {name: value for name, value in eqn.params.items() if name not in ("groups", "transposed")}
+    return {name: value for name, value in eqn.params.items() if name in ("strides", "pads", "dilation", "groups")}
 
 
 def _shape(value: Any) -> tuple[int, ...]:
@@ -215,7 +212,7 @@ def _run(jaxpr: Jaxpr, values: Sequence[Any], fusing: bool = False) -> list[Any]
 def _calls_conv(eqn: JaxprEqn) -> bool:
     """Whether a step is a call of a compiled function with convolutions in it."""
     return eqn.primitive.name == "jit" and any(
-        inner.primitive is onednn.conv_p or _calls_conv(inner) for inner in eqn.params["jaxpr"].eqns
+        inner.primitive is cpu.convolution_p or _calls_conv(inner) for inner in eqn.params["jaxpr"].eqns
     )
 
 
@@ -232,4 +229,5 @@ def _compute(chain: _Chain, read: Callable[[Any], Any]) -> jax.Array:
     if chain.scaled:
         kernel = kernel * factor
     residual = None if chain.residual is None else read(chain.residual)
-    return onednn.conv_fused(x, kernel, shift, residual, relu=chain.relu, **_window(chain.conv))
+    activation = "relu" if chain.relu else ""
+    return cpu.conv_fused(x, kernel, shift, residual, activation=activation, **_window(chain.conv))

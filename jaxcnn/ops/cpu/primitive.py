@@ -46,15 +46,11 @@ def conv(x: jax.Array, kernel: jax.Array, strides: Ints, pads: Edges, dilation: 
 
 
 def conv_transpose(
-    y: jax.Array, kernel: jax.Array, sizes: Ints, strides: Ints, pads: Edges, dilation: Ints
+    y: jax.Array, kernel: jax.Array, sizes: Ints, strides: Ints, padding: Ints, dilation: Ints
 ) -> jax.Array:
-    """Transposed convolution `(N, *out, K), (*size, K, C) -> (N, *sizes, C)`, as `jaxcnn.ops.conv_transpose`.
-
-    sizes are those of an image that the convolution with these settings maps to y's size.
-    """
-    return _bind(
-        y, kernel, kind="input", sizes=sizes, strides=strides, pads=pads, dilation=dilation, groups=1, swapped=True
-    )
+    """Transposed convolution `(N, *out, K), (*size, K, C) -> (N, *sizes, C)`, as `jaxcnn.ops.conv_transpose`."""
+    window = {"strides": strides, "pads": tuple((p, p) for p in padding), "dilation": dilation}
+    return _bind(y, kernel, kind="input", sizes=sizes, groups=1, swapped=True, **window)
 
 
 def takes(x: Any, kernel: Any, strides: Ints, pads: Edges, dilation: Ints, groups: int = 1) -> bool:
@@ -66,6 +62,21 @@ def takes(x: Any, kernel: Any, strides: Ints, pads: Edges, dilation: Ints, group
         and x.shape[-1] == kernel.shape[-2] * groups
         and kernel.shape[-1] % groups == 0
         and min(*x.shape, *kernel.shape, *_out(x.shape, kernel.shape, strides, pads, dilation)) > 0
+    )
+
+
+def takes_transposed(y: Any, kernel: Any, sizes: Ints, strides: Ints, padding: Ints, dilation: Ints) -> bool:
+    """Whether these can be operands of `conv_transpose`: sizes are such that the convolution leads to y's."""
+    pads = tuple((p, p) for p in padding)
+    if kernel.ndim != y.ndim or y.ndim not in (3, 4, 5) or y.shape[-1] != kernel.shape[-2] or min(sizes) <= 0:
+        return False
+    x = jax.ShapeDtypeStruct((y.shape[0], *sizes, kernel.shape[-1]), y.dtype)
+    forward = jax.ShapeDtypeStruct((*kernel.shape[:-2], kernel.shape[-1], kernel.shape[-2]), kernel.dtype)
+    return (
+        min(padding) >= 0
+        and _out(x.shape, forward.shape, strides, pads, dilation) == y.shape
+        and takes(x, forward, strides, pads, dilation)
+        and touches(sizes, kernel.shape[:-2], strides, pads, dilation)
     )
 
 
