@@ -66,7 +66,8 @@ def hed_camvid(
     fitted = cnn.train.fit(
         hed(width=width, norm=True), learn, validation=held, test=test,
         loss=cnn.losses.every_output(boundaries.class_balanced_cross_entropy),
-        metrics={"boundaries": boundaries.boundary_f(distance)}, augment=flip, epochs=epochs, batch_size=batch_size,
+        metrics={"boundaries": boundaries.boundary_f(distance)}, primary="f", higher_is_better=True, augment=flip,
+        epochs=epochs, batch_size=batch_size,
         optimizer=cnn.train.make_optimizer("adam", lr, "cosine", epochs * (len(learn) // min(batch_size, len(learn)))),
         seed=seed, show=False,
     )  # fmt: skip

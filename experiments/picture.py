@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from matplotlib.figure import Figure
 
 import jaxcnn as cnn
 from experiments.common import main
 from jaxcnn.errors import UserError
+from jaxcnn.inspect.plots import Figure, plain
 
 
 def picture(
@@ -64,11 +64,11 @@ def draw(image: np.ndarray, maps: dict[str, np.ndarray], probabilities: np.ndarr
     best = probabilities.argmax()
     colors = ["#d9822b" if i == best else "#9db4d3" for i in range(len(classes))]
     axes.barh(range(len(classes)), probabilities, color=colors)
-    axes.set_yticks(range(len(classes)), classes, fontsize=8)
+    axes.set_yticks(range(len(classes)), [plain(name, 40) for name in classes], fontsize=8)
     axes.set(xlim=(0, 1), xticks=[])
     axes.invert_yaxis()
     axes.spines[["top", "right", "bottom"]].set_visible(False)
-    columns[-1].suptitle(f"{classes[best]}: {100 * probabilities[best]:.1f} %", fontsize=9)
+    columns[-1].suptitle(f"{plain(classes[best], 40)}: {100 * probabilities[best]:.1f} %", fontsize=9)
     return figure
 
 

@@ -15,7 +15,7 @@ import optax
 import jaxcnn as cnn
 from experiments.common import machine, main, percent, save, table
 from jaxcnn.data.text import Corpus, Vocabulary, by_length, drop_words, folds, load_text
-from jaxcnn.inspect.plots import Figure
+from jaxcnn.inspect.plots import Figure, plain
 from jaxcnn.models.text_cnn import text_cnn
 from jaxcnn.tasks.text import evidence
 from jaxcnn.train.max_norm import max_norm
@@ -142,9 +142,9 @@ def draw(
     for label, (panel, ngrams) in enumerate(zip(axes[1:], seen, strict=True)):
         y = np.arange(len(ngrams))
         panel.barh(y, [weight for _, weight in ngrams], color=("#c98a8a", "#8ab98f")[label % 2])
-        panel.set_yticks(y, [said if len(said) < 34 else said[:32] + "..." for said, _ in ngrams], fontsize=8)
+        panel.set_yticks(y, [plain(said, 34) for said, _ in ngrams], fontsize=8)
         panel.invert_yaxis()
-        panel.set(xlabel="added to the output", title=f"what says {classes[label]}")
+        panel.set(xlabel="added to the output", title=f"what says {plain(classes[label])}")
         panel.spines[["top", "right"]].set_visible(False)
     save(figure, path)
 

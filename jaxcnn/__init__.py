@@ -40,7 +40,7 @@ from jaxcnn.layers import (
     sum_pool,
     tanh,
 )
-from jaxcnn.wrappers import ensemble, freeze, mixed_precision, remat, synchronized
+from jaxcnn.transforms import ensemble, freeze, mixed_precision, remat, synchronized
 
 if TYPE_CHECKING:
     from jaxcnn import (

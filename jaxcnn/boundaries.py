@@ -15,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxcnn.declared import per_example
 from jaxcnn.errors import UserError
 from jaxcnn.metrics import Summed
 from jaxcnn.ops.geometry import taps
+from jaxcnn.ops.precision import wide
 
 Array = jax.Array
 
@@ -53,6 +55,7 @@ def _cut(axis: int, part: slice) -> tuple[Any, ...]:
     return (..., part) if axis == -1 else (..., part, slice(None))
 
 
+@per_example
 def class_balanced_cross_entropy(outputs: Array, labels: Array) -> Array:
     """The cross-entropy in which boundaries, however rare, weigh as much as all that is none.
 
@@ -78,6 +81,7 @@ def class_balanced_cross_entropy(outputs: Array, labels: Array) -> Array:
             "loss=every_output(class_balanced_cross_entropy)"
         )
     _checked(outputs, labels)
+    outputs = wide(outputs)
     pixels = (1, 2)
     boundary, other = labels == 1, labels == 0
     counted = jnp.maximum((boundary | other).sum(pixels, keepdims=True), 1)
@@ -91,6 +95,8 @@ def _checked(outputs: Any, labels: Any, distance: float | None = None) -> float:
     """The distance, in pixels, when outputs and labels belong together."""
     if outputs.ndim != 3 or outputs.shape != labels.shape:
         raise UserError(f"outputs {outputs.shape} and labels {labels.shape} should both be (N, H, W)")
+    if not isinstance(labels, jax.core.Tracer) and not np.isin(known := np.asarray(labels), (-1, 0, 1)).all():
+        raise UserError(f"boundary labels from {known.min()} to {known.max()}: expected 1, 0, or -1 (ignored)")
     if distance is None:
         return 0.0075 * math.hypot(*outputs.shape[1:])
     if distance < 0:
@@ -114,9 +120,10 @@ def boundary_f(distance: float | None = None, thresholds: int = 99) -> Summed:
       A metric for `fit`, of outputs and labels `(N, H, W)`. Its figures are `f`, `precision`, `recall`, `threshold`.
     """
 
+    @per_example
     def each(outputs: Any, labels: Array) -> dict[str, Array]:
         first = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
-        return matches(jax.nn.sigmoid(first), labels, distance, spaced(thresholds))
+        return matches(jax.nn.sigmoid(wide(first)), labels, distance, spaced(thresholds))
 
     return Summed(each, lambda counts: best(counts, spaced(thresholds)))
 

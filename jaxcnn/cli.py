@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 import time
@@ -23,8 +24,10 @@ import tyro
 
 from jaxcnn import __version__
 from jaxcnn.errors import UserError, unknown
+from jaxcnn.format import padded, printable, width
 
 _STEPS = 8000
+_LONGEST = 80  # letters of a model or data in the name of a run
 
 
 @dataclass
@@ -246,6 +249,9 @@ _COMMANDS = {
 def main(args: Sequence[str] | None = None) -> None:
     """The command line. Exits with 0; with 1 and one line on stderr when something is wrong, 2 for a bad option."""
     args = list(sys.argv[1:] if args is None else args)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # letters that the terminal's encoding lacks are written as escapes
+            stream.reconfigure(errors="backslashreplace")
     if args in (["--version"], ["-V"]):
         print(f"jaxcnn {__version__}")
         return
@@ -269,8 +275,13 @@ def _warned(message: Any, *_: Any, **__: Any) -> None:
 
 
 def _fail(message: str, code: int = 1) -> int:
-    print(f"jaxcnn: {' '.join(message.split())}", file=sys.stderr)
+    _say(f"jaxcnn: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def _say(text: object, **options: Any) -> None:
+    """Prints text in which there may be names from outside: a terminal is sent no control characters of theirs."""
+    print(printable(text, lines=True), **options)
 
 
 def _parse(args: list[str]) -> Any:
@@ -362,7 +373,7 @@ def _train(given: Train) -> None:
     if options.batch_size is None:
         options.batch_size = task.batch_size if task else 128
     if options.resume and (result := devices.from_first(lambda: folder.result)) is not None:
-        print(f"{folder.path} is complete: {_outcome(result, task)}")
+        _say(f"{folder.path} is complete: {_outcome(result, task)}")
         return
     if options.ensemble and (options.weights or options.ensemble < 0):
         raise UserError("--ensemble is a number of networks that start at different weights, and takes no --weights")
@@ -386,13 +397,15 @@ def _train(given: Train) -> None:
         on = f" on {spread.size} devices" if spread else ""
         parts = f"{len(work.learn):,} {work.what} to learn from, {len(work.held or []):,} to validate"
         planned = f"{len(work.test):,} to test; {epochs} epochs of {steps_per_epoch} steps{on}"
-        print(f"{name.replace('-', ' on ')}: {parts}, {planned}", flush=True)
+        _say(f"{name.replace('-', ' on ')}: {parts}, {planned}", flush=True)
     config = {
         **{k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(_absolute(options)).items()},
         "model_options": work.model_options,
         "epochs": epochs,
         "version": __version__,
     }
+    if task is not None and not task.chooses:
+        config["tested"] = dataclasses.asdict(task.primary)
     for given_anew in _OF_THE_PROCESS:
         del config[given_anew]
     optimizer = train.make_optimizer(
@@ -431,7 +444,7 @@ def _train(given: Train) -> None:
             **work.settings,
         )
     except KeyboardInterrupt as stop:
-        there = f"go on with: jaxcnn train --run {_shown(folder.path)} --resume"
+        there = f"go on with: jaxcnn train --run {shlex.quote(_shown(folder.path))} --resume"
         if not folder.checkpoints.steps():
             there = f"nothing was saved yet to go on with in {_shown(folder.path)}"
         sys.exit(_fail(f"{str(stop) or 'interrupted'}; {there}", 128 + getattr(stop, "signal", signal.SIGINT)))
@@ -442,9 +455,9 @@ def _train(given: Train) -> None:
         figures = task.evaluate(train.Trained.load(folder.path, fitted.model), work.test)
         result |= {f"test_{name}": value for name, value in figures.items()}
         folder.write("result.json", result)
-    print(_outcome(result, task) + f" ({time.monotonic() - began:.0f} s)")
+    _say(_outcome(result, task) + f" ({time.monotonic() - began:.0f} s)")
     pictures = [name for name in ("curves.png", "confusion.png", "mistakes.png") if (folder.path / name).exists()]
-    print(f"{_shown(folder.path)}: {', '.join(pictures)}, result.json, checkpoints")
+    _say(f"{_shown(folder.path)}: {', '.join(pictures)}, result.json, checkpoints")
 
 
 def _classification(options: Train, entry: Any) -> _Work:
@@ -516,7 +529,7 @@ def _other(options: Train, task: Any) -> _Work:
     elif options.validation:
         learn, held = learn.hold_out(options.validation)
     test = task.load(name, "test", options.data_dir, size)
-    settings = dict(task.settings(learn))
+    settings = {**dataclasses.asdict(task.choice), **task.settings(learn)}
     if options.augment == "none":
         settings.pop("augment", None)
     model_options = {**task.options(learn), **chosen}
@@ -550,7 +563,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
 def _numbers(text: str, count: int) -> tuple[int, ...] | None:
     """So many numbers above 0, with commas or an x between them; None for anything else."""
     parts = re.split(r"[,x]", text.strip("()[] "))
-    if len(parts) != count or not all(p.strip().isdigit() and int(p) > 0 for p in parts):
+    if len(parts) != count or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
         return None
     return tuple(int(p) for p in parts)
 
@@ -609,7 +622,7 @@ def _absolute(options: Train) -> Train:
 
 def _name(options: Train) -> str:
     def short(text: str) -> str:
-        return re.sub(r"[^A-Za-z0-9_]+", "_", Path(text.split(":")[-1]).name)
+        return re.sub(r"[^A-Za-z0-9_]+", "_", Path(text.split(":")[-1]).name)[:_LONGEST]
 
     return f"{short(options.model)}-{short(str(options.data))}"
 
@@ -626,18 +639,11 @@ def _shown(path: Path) -> str:
 
 
 def _outcome(result: dict[str, Any], task: Any) -> str:
+    from jaxcnn.metrics import name_of, shown
+
     name = task.figure if task else "accuracy"
-    text = f"test {' '.join(_figure(name, result[f'test_{name}']))}, loss {result['test_loss']:.4f}"
+    text = f"test {name_of(name)} {shown(name, result[f'test_{name}'])}, loss {result['test_loss']:.4f}"
     return f"{text}, at epoch {result['best_epoch']} of {result['epochs']}"
-
-
-def _figure(name: str, value: float) -> tuple[str, str]:
-    """A measure's name for a reader, and its value, in per cent if it is a score."""
-    from jaxcnn.metrics import SCORES
-
-    shares = ("top", "precision", "recall", "pixel", "plain", "relational", "ap", "map", "iou")
-    share = name in SCORES or name.startswith(shares)
-    return SCORES.get(name, name.replace("_", " ")), f"{100 * value:.2f} %" if share else f"{value:.4f}"
 
 
 # Each is made of jaxcnn.data, the side of an image and the number of classes.
@@ -674,6 +680,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _evaluate(given: Evaluate) -> None:
     from jaxcnn import tasks, train
+    from jaxcnn.metrics import name_of, shown
 
     trained = train.Trained.load(given.run)
     name = given.data or trained.config["data"]
@@ -682,12 +689,12 @@ def _evaluate(given: Evaluate) -> None:
     found, figures = (_measured if task is None else functools.partial(_measured_by, task))(given, trained, name, where)
     record = {"run": str(given.run), "data": name, "split": given.split, "examples": len(found), **figures}
     if given.json:
-        print(json.dumps(record))
+        _say(json.dumps(record))
     else:
-        print(f"{given.run} on {name} {given.split}, {len(found):,} {task.what if task else 'images'}")
-        lines = [_figure(measure, value) for measure, value in figures.items()]
-        width = max(len(name) for name, _ in lines)
-        print("\n".join(f"{name:{width}s}  {value}" for name, value in lines))
+        _say(f"{given.run} on {name} {given.split}, {len(found):,} {task.what if task else 'images'}")
+        lines = [(printable(name_of(measure)), shown(measure, value)) for measure, value in figures.items()]
+        widest = max(width(name) for name, _ in lines)
+        _say("\n".join(f"{padded(name, widest)}  {value}" for name, value in lines))
 
 
 def _measured(given: Evaluate, trained: Any, name: str, where: Any) -> tuple[Any, dict[str, float]]:
@@ -750,14 +757,14 @@ def _predict(given: Predict) -> None:
             raise UserError(f"--invert is for digits; this run is one of {task.about}")
         out = given.out or given.run / "predictions"
         rows = task.predict(trained, given.images, out)
-        print(json.dumps(rows) if given.json else "\n".join(row["text"] for row in rows))
+        _say(json.dumps(rows) if given.json else "\n".join(row["text"] for row in rows))
         return
     rows = _named(given, trained)
     if given.json:
-        print(json.dumps(rows))
+        _say(json.dumps(rows))
         return
     for row in rows:
-        print(f"{row['image']}  {row['class']}  {100 * row['probability']:.1f} %")
+        _say(f"{printable(row['image'])}  {printable(row['class'])}  {100 * row['probability']:.1f} %")
 
 
 def _named(given: Predict, trained: Any) -> list[dict[str, Any]]:
@@ -790,15 +797,17 @@ def _runs(given: Runs) -> None:
         from jaxcnn.inspect import plots
 
         histories = {str(run.path): run.history for run in found if run.history}
+        chosen = {run.primary for run in found if run.history}
+        primary = dataclasses.asdict(chosen.pop()) if len(chosen) == 1 else {}
         if not histories:
             raise UserError("none of these runs has come to the end of an epoch: there are no curves to draw")
         try:
-            plots.compare(histories).savefig(given.draw, dpi=150)
+            plots.compare(histories, **primary).savefig(given.draw, dpi=150)
         except OSError as error:
             raise UserError(f"{given.draw} cannot be written: {error.strerror or error}") from None
     names = runs.differing(found)
     rows = [{**run.row(), "settings": {name: run.config.get(name) for name in names}} for run in found]
-    print(json.dumps(rows) if given.json else runs.table(found))
+    _say(json.dumps(rows) if given.json else runs.table(found))
 
 
 def _explore(given: Explore) -> None:
@@ -833,13 +842,14 @@ def _export(given: Export) -> None:
         about=about | {name: result[name] for name in kept if name in result},
     )
     if given.json:
-        print(json.dumps({"folder": str(out), **written}))
+        _say(json.dumps({"folder": str(out), **written}))
         return
     sizes = ", ".join(f"{name} ({_bytes((out / name).stat().st_size)})" for name in export.FILES)
+    program = shlex.quote(str(out / "predict.py"))
     (height, width, channels), platforms = trained.image, written["platforms"]
-    print(f"{out}: {sizes}")
-    print(f"uint8 images (N, {height}, {width}, {channels}) to logits (N, {len(trained.classes)}), on "
-          f"{', '.join(platforms[:-1])} or {platforms[-1]}; try: python {out / 'predict.py'} IMAGE")  # fmt: skip
+    _say(f"{out}: {sizes}")
+    _say(f"uint8 images (N, {height}, {width}, {channels}) to logits (N, {len(trained.classes)}), on "
+          f"{', '.join(platforms[:-1])} or {platforms[-1]}; try: python {program} IMAGE")  # fmt: skip
 
 
 def _bytes(count: int) -> str:
@@ -872,7 +882,7 @@ def _summary(given: Summary) -> None:
     table = inspect.summary(model, *example, train=given.train, depth=given.depth)
     if given.draw is not None:
         table.draw(given.draw)
-    print(table.to_json() if given.json else table.to_markdown() if given.markdown else table)
+    _say(table.to_json() if given.json else table.to_markdown() if given.markdown else table)
 
 
 def _models(given: Models) -> None:
@@ -880,7 +890,7 @@ def _models(given: Models) -> None:
 
     width = max(map(len, MODELS))
     for name, entry in MODELS.items():
-        print(f"{name:{width}s}  {'x'.join(map(str, entry.input)):9s}  {entry.about}")
+        _say(f"{name:{width}s}  {'x'.join(map(str, entry.input)):9s}  {entry.about}")
 
 
 def _datasets(given: Datasets) -> None:
@@ -889,7 +899,7 @@ def _datasets(given: Datasets) -> None:
     every = {**data.DATASETS, **tasks.DATASETS}
     width = max(map(len, every))
     for name, about in every.items():
-        print(f"{name:{width}s}  {about}")
+        _say(f"{name:{width}s}  {about}")
 
 
 _DO: dict[type, Any] = {

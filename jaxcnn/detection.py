@@ -26,11 +26,14 @@ from jaxcnn.data.augment import Joint
 from jaxcnn.data.batches import padded_batches
 from jaxcnn.data.dataset import Examples
 from jaxcnn.data.preprocess import to_float
+from jaxcnn.declared import per_example
 from jaxcnn.errors import UserError
+from jaxcnn.format import printable, shortened
 from jaxcnn.losses import Loss
 from jaxcnn.models.fast_rcnn import Regions
 from jaxcnn.ops import boxes as box
 from jaxcnn.ops.nms import nms
+from jaxcnn.ops.precision import wide
 
 DEVIATION = (0.1, 0.1, 0.2, 0.2)
 """What a box's correction is divided by, so that its four numbers have about unit variance (Fast R-CNN's code)."""
@@ -165,8 +168,10 @@ def multi_task(weight: float = 1.0, foreground: float = 0.5) -> Loss:
     Source: Girshick, Fast R-CNN (2015), equations 1 to 3.
     """
 
+    @per_example
     def loss(outputs: Regions, labels: Labels) -> jax.Array:
-        logits, deltas, regions = outputs
+        logits, deltas, regions = wide(outputs.logits), wide(outputs.deltas), outputs.boxes
+        _check_classes(labels["classes"], deltas.shape[2])
         classes, goal, _ = assign(regions, labels, foreground)
         known = deltas.shape[2]
         counted = classes != -1
@@ -181,6 +186,18 @@ def multi_task(weight: float = 1.0, foreground: float = 0.5) -> Loss:
         return each.sum(1) / jnp.maximum(counted.sum(1), 1)
 
     return loss
+
+
+def _check_classes(classes: Any, count: int) -> None:
+    """Raises where the classes of objects are known, and are none of the network's."""
+    if isinstance(classes, jax.core.Tracer) or not np.size(classes):
+        return
+    known = np.asarray(classes)
+    if known.min() < -1 or known.max() >= count:
+        raise UserError(
+            f"objects of classes from {known.min()} to {known.max()} for {count} classes: expected 0 to {count - 1}, "
+            "or -1 where there is none"
+        )
 
 
 # --- detecting ---------------------------------------------------------------------------------------------------
@@ -200,7 +217,7 @@ def detections(
 
     Source: Girshick, Fast R-CNN (2015), section 3.1; 0.3 is R-CNN's.
     """
-    probability = jax.nn.softmax(outputs.logits)[..., :-1]
+    probability = jax.nn.softmax(wide(outputs.logits))[..., :-1]
     there = box.area(outputs.boxes) > 0
     moved = box.clip(box.decode(outputs.boxes[:, :, None], outputs.deltas, DEVIATION), size)
     there = there[..., None] & (box.area(moved) > 0)  # a correction may leave nothing inside the image
@@ -358,7 +375,8 @@ def draw_boxes(
         colour = COLOURS[kind % len(COLOURS)]
         corner = zoom * max(x1, x2) - 1, zoom * max(y1, y2) - 1
         drawing.rectangle((zoom * x1 - 1, zoom * y1 - 1, *corner), outline=colour, width=max(1, zoom))
-        text = f"{names[kind]} {score[0]:.2f}" if score else names[kind]
+        name = shortened(printable(names[kind]), 40)  # Pillow's font refuses what is no text
+        text = f"{name} {score[0]:.2f}" if score else name
         left, top, right, bottom = drawing.textbbox((zoom * x1, zoom * y1), text, font=font)
         # Inside the picture, wherever the box is.
         dx, dy = min(0, picture.width - right - 2), min(0, picture.height - bottom - 2)

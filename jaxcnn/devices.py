@@ -26,7 +26,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from jaxcnn.errors import UserError, first_line
-from jaxcnn.ops.backend import general_form
 
 PyTree = Any
 Form = Literal["jit", "pmap"]
@@ -225,8 +224,105 @@ class DataParallel(OneDevice):
         if self.size == 1:
             return jax.jit(step, donate_argnums=0)
         # A batch that nobody has divided would be copied to all devices, and computed by each of them.
-        own = self.spread(step)
-        return jax.jit(own, donate_argnums=0, in_shardings=(None, self._split), out_shardings=self._whole)
+        return jax.jit(step, donate_argnums=0, in_shardings=(None, self._split), out_shardings=self._whole)
+
+    def results(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, compiled."""
+        return jax.jit(function)
+
+
+class DataParallel(OneDevice):
+    """A step on several devices, each with its part of the batch.
+
+    Args:
+      count: how many devices; all of them when not given. With several processes all are taken.
+      form: see above.
+
+    Attributes:
+      size: how many there are.
+      shard: (which part of each batch this process reads, of how many).
+      axis_name: of the mapped axis, in the `pmap` form; None in the other.
+
+    Raises:
+      UserError: for more devices than there are.
+    """
+
+    def __init__(self, count: int | None = None, form: Form = "jit"):
+        there = jax.devices()
+        if form not in ("jit", "pmap"):
+            raise UserError(f"parallel form {form!r}: expected jit or pmap")
+        if count is not None and not 1 <= count <= len(there):
+            divided = f"; JAX_NUM_CPU_DEVICES={count} divides a CPU" if jax.default_backend() == "cpu" else ""
+            raise UserError(f"{count} devices were asked for, and there are {len(there)}{divided}")
+        if count is not None and jax.process_count() > 1 and count != len(there):
+            raise UserError(f"with several processes all their {len(there)} devices are used, not {count}")
+        chosen = there[:count]
+        self.form = form
+        self.size = len(chosen)
+        self.shard = jax.process_index(), jax.process_count()
+        self.axis_name = AXIS if form == "pmap" else None
+        self.mesh = Mesh(np.array(chosen), (AXIS,), axis_types=(AxisType.Auto,))
+        self._own = [device for device in chosen if device.process_index == jax.process_index()]
+        self._whole: Sharding = NamedSharding(self.mesh, PartitionSpec())
+        self._split: Sharding = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        if self.size == 1:  # nothing is to be spread, and JAX is quicker to see it so
+            self._whole = self._split = SingleDeviceSharding(chosen[0])
+
+    def check(self, batch_size: int) -> None:
+        """Raises UserError for a batch that the devices cannot share equally."""
+        if batch_size % self.size:
+            low = batch_size - batch_size % self.size
+            near = " or ".join(str(size) for size in (low, low + self.size) if size)
+            raise UserError(f"a batch of {batch_size} cannot be divided by {self.size} devices: take one of {near}")
+
+    def replicate(self, state: PyTree) -> PyTree:
+        """A state of one device, on all of them. It is copied: a step may use up the result."""
+        if self.form == "pmap":
+            spread = functools.partial(jnp.stack, axis=0)
+            stacked = jax.tree.map(lambda x: spread([x] * len(self._own)), state)
+            return jax.pmap(lambda x: x, AXIS, devices=self._all())(stacked)
+        return self._put(jax.tree.map(jnp.copy, state), self._whole)
+
+    def single(self, state: PyTree) -> PyTree:
+        """The state as one device has it, all of it in this process."""
+        if self.form == "pmap":
+            return jax.tree.map(lambda x: x.addressable_data(0)[0], state)
+        return jax.tree.map(lambda x: x.addressable_data(0), state)
+
+    def batch(self, batch: PyTree) -> PyTree:
+        """This process's part of a batch, on its devices.
+
+        Raises:
+          UserError: when they cannot share it equally.
+        """
+        self.check(len(jax.tree.leaves(batch)[0]) * self.shard[1])
+        if self.form == "pmap":
+            own = len(self._own)
+            return jax.tree.map(lambda x: x.reshape(own, len(x) // own, *x.shape[1:]), batch)
+        return self.split(batch) if self.size > 1 else super().batch(batch)
+
+    def split(self, batch: PyTree) -> PyTree:
+        """This process's part of a batch as one array over all devices."""
+        return self._put(batch, self._split)
+
+    def whole(self, tree: PyTree) -> PyTree:
+        """Arrays of one device, the same in all processes, as arrays that all devices of a `jit` have."""
+        return self._put(tree, self._whole)
+
+    def compile(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """The step `(state, batch) -> (state, metrics)`, for what `replicate` and `batch` return."""
+        if self.form == "pmap":
+            mapped = jax.pmap(step, AXIS, donate_argnums=0, devices=self._all())
+
+            def run(state: PyTree, batch: PyTree) -> tuple[PyTree, dict[str, jax.Array]]:
+                state, measured = mapped(state, batch)
+                return state, {name: value.addressable_data(0)[0] for name, value in measured.items()}
+
+            return run
+        if self.size == 1:
+            return jax.jit(step, donate_argnums=0)
+        # A batch that nobody has divided would be copied to all devices, and computed by each of them.
+        return jax.jit(step, donate_argnums=0, in_shardings=(None, self._split), out_shardings=self._whole)
 
     def spread(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, for `jit` over the mesh: in a form that XLA can divide."""
@@ -243,7 +339,7 @@ class DataParallel(OneDevice):
 
     def results(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, compiled for split arrays; what it returns is whole in every process."""
-        return jax.jit(self.spread(function), out_shardings=self._whole if self.size > 1 else None)
+        return jax.jit(function, out_shardings=self._whole if self.size > 1 else None)
 
     def _all(self) -> list[Any] | None:
         # pmap takes the global list only where it is not the usual one.
@@ -256,7 +352,7 @@ class DataParallel(OneDevice):
         def one(x: Any) -> Any:
             if jnp.issubdtype(getattr(x, "dtype", np.float32), jax.dtypes.prng_key):
                 data = jax.make_array_from_process_local_data(sharding, np.asarray(jax.random.key_data(x)))
-                return jax.random.wrap_key_data(data)
+                return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
             return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
         return jax.tree.map(one, tree)

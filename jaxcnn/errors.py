@@ -5,9 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from jaxcnn.format import printable
+
 
 class UserError(ValueError):
-    """Something given from outside cannot be used. The command line prints the message alone and exits with 1."""
+    """Something given from outside cannot be used. The command line prints the message alone and exits with 1.
+
+    The message may quote what came from outside. It is shown without control characters, which a terminal would obey.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), lines=True)
 
 
 class DataError(UserError):

@@ -17,8 +17,11 @@ import numpy as np
 
 from jaxcnn.data.augment import Joint
 from jaxcnn.data.dataset import Examples
+from jaxcnn.declared import per_example
 from jaxcnn.errors import DataError, UserError
+from jaxcnn.files import regular
 from jaxcnn.losses import Loss
+from jaxcnn.ops.precision import wide
 
 Array = jax.Array
 
@@ -29,6 +32,7 @@ WEIGHTS = (0.005, 0.01, 0.02, 0.08, 0.32)
 # --- loss and measure --------------------------------------------------------------------------------------------
 
 
+@per_example
 def end_point_error(outputs: Any, labels: Array) -> Array:
     """The mean length of the difference of two flows, in pixels: `(N, H, W, 2)` twice to `(N,)`.
 
@@ -65,6 +69,7 @@ def multi_scale(weights: Sequence[float] = WEIGHTS) -> Loss:
     Source: Fischer et al., FlowNet (2015), section 5.1; the weights are in the authors' published training files.
     """
 
+    @per_example
     def loss(outputs: Any, labels: Array) -> Array:
         if not isinstance(outputs, (tuple, list)):
             return end_point_error(outputs, labels)
@@ -81,6 +86,7 @@ def _errors(outputs: Array, labels: Array) -> tuple[Array, Array]:
     """Each image's sum of end-point errors over the known pixels, and their number."""
     if outputs.ndim != 4 or outputs.shape != labels.shape or outputs.shape[-1] != 2:
         raise UserError(f"flows {outputs.shape} and labels {labels.shape} should both be (N, H, W, 2)")
+    outputs, labels = wide(outputs), wide(labels)
     known = jnp.isfinite(labels).all(-1)
     difference = jnp.where(known[..., None], outputs - jnp.where(known[..., None], labels, 0), 0)
     return _length(difference).sum((1, 2)), known.sum((1, 2))
@@ -97,7 +103,7 @@ def _reduced(labels: Array, factor: int, size: tuple[int, int]) -> Array:
     edges = [side * factor - length for side, length in zip(size, labels.shape[1:3], strict=True)]
     if min(edges) < 0:
         raise UserError(f"an output of {size[0]}x{size[1]} at 1/{factor} does not cover labels {labels.shape}")
-    padded = jnp.pad(labels, ((0, 0), (0, edges[0]), (0, edges[1]), (0, 0)), constant_values=jnp.nan)
+    padded = jnp.pad(wide(labels), ((0, 0), (0, edges[0]), (0, edges[1]), (0, 0)), constant_values=jnp.nan)
     blocks = padded.reshape(-1, size[0], factor, size[1], factor, 2)
     known = jnp.isfinite(blocks).all(-1, keepdims=True)
     count = known.sum((2, 4))
@@ -175,7 +181,7 @@ def _targets(flow: Array) -> Array:
     """x + flow(x), as (column, row)."""
     height, width = flow.shape[1:3]
     places = jnp.stack(jnp.broadcast_arrays(jnp.arange(width)[None, :], jnp.arange(height)[:, None]), -1)
-    return flow + places
+    return flow + places[None]
 
 
 def moved(second: Array | np.ndarray, flow: Array | np.ndarray) -> tuple[Array, Array]:
@@ -326,7 +332,7 @@ def read_flo(path: str | Path) -> np.ndarray:
       DataError: when the file is missing, or is no such file.
     """
     try:
-        raw = Path(path).read_bytes()
+        raw = regular(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     if len(raw) < 12 or np.frombuffer(raw, "<f4", 1)[0] != _MAGIC:

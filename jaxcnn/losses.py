@@ -2,6 +2,9 @@
 
 Those that Optax has are Optax's; here they have one shape convention. The first axis is the batch; where outputs and
 labels have more axes (pixels, coordinates), classification losses are averaged and regression losses summed over them.
+Losses of half-precision outputs are computed and returned in float32.
+
+A loss of your own that compares no examples with each other may say so: `@losses.per_example`.
 """
 
 from __future__ import annotations
@@ -14,13 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxcnn.declared import of_classes, per_example
 from jaxcnn.errors import UserError
+from jaxcnn.ops.precision import wide
 
 Array = jax.Array
 Loss = Callable[[Any, Any], Array]
 """`(outputs, labels) -> one number an example`."""
 
 
+@of_classes
 def softmax_cross_entropy(outputs: Array, labels: Array, smoothing: float = 0.0) -> Array:
     """Categorical negative log-likelihood: -log p_y with p = softmax(outputs). Its gradient by the outputs is p - y.
 
@@ -36,20 +42,24 @@ def softmax_cross_entropy(outputs: Array, labels: Array, smoothing: float = 0.0)
       `(N,)`.
 
     Raises:
-      UserError: for labels of another shape or dtype, and, outside `jit`, for labels outside the classes.
+      UserError: for labels of another shape or dtype, and, outside `jit`, for labels outside the classes or
+        probabilities that are none.
     """
     _check_one(outputs)
+    outputs = wide(outputs)
     if not 0 <= smoothing <= 1:
         raise UserError(f"smoothing={smoothing}: expected a share from 0 to 1")
     if are_probabilities(outputs, labels):
-        return _mean(optax.softmax_cross_entropy(outputs, optax.smooth_labels(labels, smoothing)))
-    _check_classes(outputs, labels)
+        _check_probabilities(labels)
+        return _mean(optax.softmax_cross_entropy(outputs, optax.smooth_labels(wide(labels), smoothing)))
+    check_classes(outputs, labels)
     if smoothing:
         classes = jax.nn.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype)
         return _mean(optax.softmax_cross_entropy(outputs, optax.smooth_labels(classes, smoothing)))
     return _mean(optax.softmax_cross_entropy_with_integer_labels(outputs, labels))
 
 
+@per_example
 def sigmoid_cross_entropy(outputs: Array, labels: Array) -> Array:
     """Bernoulli negative log-likelihood: -y log h - (1 - y) log(1 - h) with h = sigmoid(outputs).
 
@@ -61,17 +71,29 @@ def sigmoid_cross_entropy(outputs: Array, labels: Array) -> Array:
 
     Returns:
       `(N,)`.
+
+    Raises:
+      UserError: for labels of another shape and, outside `jit`, for labels that are not from 0 to 1.
     """
     outputs = _align(outputs, labels)
+    _check_range(labels, 0, 1, "0 or 1, or a probability; of labels -1 and 1, (labels + 1) / 2")
     return _mean(optax.sigmoid_binary_cross_entropy(outputs, labels.astype(outputs.dtype)))
 
 
+@per_example
 def hinge(outputs: Array, labels: Array) -> Array:
-    """Binary hinge loss: max(0, 1 - t y) with t = -1 or +1. `outputs` is `(N,)` or `(N, 1)`; returns `(N,)`."""
+    """Binary hinge loss: max(0, 1 - t y) with t = -1 or +1. `outputs` is `(N,)` or `(N, 1)`; returns `(N,)`.
+
+    Raises:
+      UserError: for labels of another shape and, outside `jit`, for labels that are not -1 or 1.
+    """
     outputs = _align(outputs, labels)
+    if (known := _concrete(labels)) is not None and not np.isin(known, (-1, 1)).all():
+        raise UserError(f"labels {_some(known)}: expected -1 or 1; of labels 0 and 1, 2 * labels - 1")
     return _mean(optax.hinge_loss(outputs, labels.astype(outputs.dtype)))
 
 
+@of_classes
 def multiclass_hinge(outputs: Array, labels: Array) -> Array:
     """Multi-class hinge loss: max(0, 1 + max over wrong k of o_k - o_y).
 
@@ -81,21 +103,25 @@ def multiclass_hinge(outputs: Array, labels: Array) -> Array:
 
     Source: Crammer and Singer, On the algorithmic implementation of multiclass kernel-based vector machines (2001).
     """
-    _check_classes(outputs, labels)
+    check_classes(outputs, labels)
+    outputs = wide(outputs)
     right = jax.nn.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype)
     return _mean(jnp.max(outputs + 1 - right, axis=-1) - jnp.sum(outputs * right, axis=-1))
 
 
+@per_example
 def l1(outputs: Array, labels: Array) -> Array:
     """Sum of absolute errors: sum |y - o|."""
     return _sum(jnp.abs(_align(outputs, labels) - labels))
 
 
+@per_example
 def l2(outputs: Array, labels: Array) -> Array:
     """Sum of squared errors: sum (y - o)^2."""
     return _sum(jnp.square(_align(outputs, labels) - labels))
 
 
+@per_example
 def smooth_l1(outputs: Array, labels: Array) -> Array:
     """Sum of smooth absolute errors: 0.5 d^2 where |d| < 1, |d| - 0.5 elsewhere, d = y - o.
 
@@ -104,22 +130,28 @@ def smooth_l1(outputs: Array, labels: Array) -> Array:
     return _sum(optax.huber_loss(_align(outputs, labels), labels, delta=1.0))
 
 
+@of_classes
 def zero_one(outputs: Array, labels: Array) -> Array:
     """1 where the largest output is not the label, 0 where it is. A measure, not an objective: it has no gradient."""
-    _check_classes(outputs, labels)
+    check_classes(outputs, labels)
     return _mean((outputs.argmax(-1) != labels).astype(jnp.float32))
 
 
+@per_example
 def kl_divergence(outputs: Array, targets: Array) -> Array:
     """KL divergence from target probabilities to p = softmax(outputs): sum over k of q_k log(q_k / p_k).
 
     Args:
       outputs: logits `(N, ..., K)`.
       targets: probabilities of the same shape.
+
+    Raises:
+      UserError: for targets of another shape and, outside `jit`, for such that are no probabilities.
     """
     if outputs.shape != targets.shape:
         raise UserError(f"outputs {outputs.shape} and targets {targets.shape} should have the same shape")
-    return _mean(optax.losses.kl_divergence(jax.nn.log_softmax(outputs), targets))
+    _check_probabilities(targets)
+    return _mean(optax.losses.kl_divergence(jax.nn.log_softmax(wide(outputs)), wide(targets)))
 
 
 def every_output(loss: Loss, weights: float | Sequence[float] = 1.0) -> Loss:
@@ -151,7 +183,7 @@ def every_output(loss: Loss, weights: float | Sequence[float] = 1.0) -> Loss:
 def l2_penalty(params: Mapping[str, Any]) -> Array:
     """The sum of the squares of all kernels (not biases, not scales): the sum w^2 of C = C_0 + lambda sum w^2."""
     squares = [
-        jnp.sum(jnp.square(leaf))
+        jnp.sum(jnp.square(wide(leaf)))
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
         if getattr(path[-1], "key", None) == "kernel"
     ]
@@ -171,10 +203,38 @@ def _check_one(outputs: Any) -> None:
         )
 
 
-def _check_classes(outputs: Any, labels: Any) -> None:
+def _concrete(labels: Any) -> np.ndarray | None:
+    """Labels whose values are known, for a check; None inside `jit`."""
+    # NumPy also looks at an array that a jitted function closes over.
+    return None if isinstance(labels, jax.core.Tracer) else np.asarray(labels)
+
+
+def _some(values: np.ndarray) -> str:
+    """The values of labels in a few words."""
+    found = np.unique(values)
+    return ", ".join(f"{v:g}" for v in found) if len(found) <= 3 else f"from {found[0]:g} to {found[-1]:g}"
+
+
+def _check_range(labels: Any, low: float, high: float, expected: str) -> None:
+    known = _concrete(labels)
+    if known is not None and known.size and not (known.min() >= low and known.max() <= high):
+        raise UserError(f"labels {_some(known)}: expected {expected}")
+
+
+def _check_probabilities(labels: Any) -> None:
+    """Raises where known labels are no probabilities of classes."""
+    _check_range(labels, 0, 1, "probabilities of the classes, from 0 to 1")
+    if (known := _concrete(labels)) is not None and known.size:
+        total = known.sum(-1, dtype=np.float64)
+        if np.abs(total - 1).max() > 0.02:  # half precision rounds each of many
+            raise UserError(f"labels with sums over the classes {_some(total)}: expected probabilities, with sum 1")
+
+
+def check_classes(outputs: Any, labels: Any) -> None:
+    """Raises where labels are no integer classes of these outputs, or, outside `jit`, none from 0 to K - 1."""
     _check_one(outputs)
-    if not isinstance(labels, jax.core.Tracer):
-        labels = np.asarray(labels)  # NumPy also looks at an array that a jitted function closes over
+    known = _concrete(labels)
+    labels = labels if known is None else known
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise UserError(f"labels should be integer classes, got {labels.dtype} of shape {labels.shape}")
     if outputs.shape[:-1] != labels.shape:
@@ -191,8 +251,12 @@ def _check_classes(outputs: Any, labels: Any) -> None:
 
 
 def _align(outputs: Array, labels: Array) -> Array:
-    """`(N, 1)` outputs for `(N,)` labels lose their last axis; without this they would broadcast to `(N, N)`."""
+    """The outputs in at least float32.
+
+    `(N, 1)` outputs for `(N,)` labels lose their last axis; without this they would broadcast to `(N, N)`.
+    """
     _check_one(outputs)
+    outputs = wide(outputs)
     if outputs.shape == (*labels.shape, 1):
         return outputs[..., 0]
     if outputs.shape != labels.shape:

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.declared import per_example
+from jaxcnn.errors import UserError
 from jaxcnn.losses import are_probabilities
 
 
@@ -44,6 +46,7 @@ Metric = Callable[[Any, Any], Any] | Summed
 """`(outputs, labels) -> one number an example`, or `Summed`."""
 
 
+@per_example
 def accuracy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
     """1 where the largest output is the label, averaged over any axes behind the batch: `(N, ..., K) -> (N,)`.
 
@@ -52,11 +55,13 @@ def accuracy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
     return top_k(1)(outputs, labels)
 
 
+@per_example
 def error(outputs: jax.Array, labels: jax.Array) -> jax.Array:
     """Top-1 error: 1 - accuracy."""
     return 1 - accuracy(outputs, labels)
 
 
+@per_example
 def binary_accuracy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
     """1 where a logit `(N,)` or `(N, 1)` has the label's sign (label 0 or 1; -1 or +1): `(N,)`."""
     outputs = outputs.reshape(labels.shape)
@@ -67,26 +72,37 @@ def top_k(k: int) -> Metric:
     """A metric: 1 where the label is among the k largest outputs. Its top-5 error is 1 minus the mean.
 
     A label counts as found when fewer than k outputs are larger, or as large and of a lower class: the order of argmax.
+    A label outside the classes is never found.
     """
 
+    @per_example
     def found(outputs: jax.Array, labels: jax.Array) -> jax.Array:
         if are_probabilities(outputs, labels):
             labels = labels.argmax(-1)
-        own = jnp.take_along_axis(outputs, labels[..., None], axis=-1)
-        classes = jnp.arange(outputs.shape[-1])
+        there = (labels >= 0) & (labels < outputs.shape[-1])  # a negative index would count from the end
+        own = jnp.take_along_axis(outputs, jnp.where(there, labels, 0)[..., None], axis=-1)
+        classes = jax.lax.broadcast_to_rank(jnp.arange(outputs.shape[-1]), outputs.ndim)
         # As for argmax, a NaN is ahead of every number; with its own output NaN, a label is never found.
         ahead = ~(outputs <= own) | ((outputs == own) & (classes < labels[..., None]))
-        hit = ahead.sum(-1) < min(k, outputs.shape[-1])
+        hit = there & (ahead.sum(-1) < min(k, outputs.shape[-1]))
         return hit.astype(jnp.float32).mean(tuple(range(1, labels.ndim)))
 
     return found
 
 
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """How often class j was predicted for class i: an integer matrix [i, j] `(classes, classes)`."""
+    """How often class j was predicted for class i: an integer matrix [i, j] `(classes, classes)`.
+
+    Raises:
+      UserError: for a class that is not from 0 to `classes - 1`.
+    """
     matrix = np.zeros((classes, classes), np.int64)
     # Booleans, of a binary classifier, would be taken for a mask.
-    np.add.at(matrix, (np.ravel(labels).astype(np.intp), np.ravel(predicted).astype(np.intp)), 1)
+    true, found = (np.ravel(values).astype(np.intp) for values in (labels, predicted))
+    for what, values in (("labels", true), ("predicted classes", found)):
+        if values.size and not (values.min() >= 0 and values.max() < classes):
+            raise UserError(f"{what} from {values.min()} to {values.max()}: expected 0 to {classes - 1}")
+    np.add.at(matrix, (true, found), 1)
     return matrix
 
 
@@ -95,10 +111,23 @@ def generalization_gap(train_loss: float, test_loss: float) -> float:
     return test_loss - train_loss
 
 
-SCORES = {"accuracy": "accuracy", "mean_iou": "mean IoU", "f": "F", "map": "mAP"}
-"""Measures from 0 to 1, the higher the better, with their names for a reader. A kind of network has one at most."""
+# --- for a reader --------------------------------------------------------------------------------------------------
+
+_NAMES = {"accuracy": "accuracy", "mean_iou": "mean IoU", "f": "F", "map": "mAP", "top5": "top5"}
+_SHARES = ("precision", "recall", "pixel_accuracy", "plain", "relational")
+_SHARES_OF_CLASSES = ("ap_", "iou_")
 
 
-def score_of(record: Mapping[str, Any], prefix: str = "") -> str | None:
-    """The measure among `SCORES` that a record holds, under `prefix`; None where it has none."""
-    return next((name for name in SCORES if prefix + name in record), None)
+def name_of(figure: str) -> str:
+    """What a figure is called in a text."""
+    return _NAMES.get(figure, figure.replace("_", " "))
+
+
+def is_share(figure: str) -> bool:
+    """Whether a figure of this package is shown in per cent. It decides about nothing else."""
+    return figure in _NAMES or figure in _SHARES or figure.startswith(_SHARES_OF_CLASSES)
+
+
+def shown(figure: str, value: float) -> str:
+    """The value of a figure for a reader."""
+    return f"{100 * value:.2f} %" if is_share(figure) else f"{value:.4f}"

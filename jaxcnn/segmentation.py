@@ -16,8 +16,10 @@ import optax
 
 from jaxcnn.data.augment import Joint
 from jaxcnn.data.segmentation import CAMVID
+from jaxcnn.declared import per_example
 from jaxcnn.errors import UserError
 from jaxcnn.metrics import Summed
+from jaxcnn.ops.precision import wide
 
 if TYPE_CHECKING:
     from jaxcnn.inspect.plots import Figure
@@ -28,6 +30,7 @@ VOID = -1
 # --- loss --------------------------------------------------------------------------------------------------------
 
 
+@per_example
 def cross_entropy(
     outputs: jax.Array, labels: jax.Array, weights: Sequence[float] | np.ndarray | None = None
 ) -> jax.Array:
@@ -54,6 +57,7 @@ def cross_entropy(
     """
     classes = outputs.shape[-1]
     _check(outputs, labels)
+    outputs = wide(outputs)
     w = jnp.ones(classes, outputs.dtype) if weights is None else jnp.asarray(weights, outputs.dtype)
     if w.shape != (classes,):
         raise UserError(f"weights of shape {w.shape} for {classes} classes: expected one a class")
@@ -107,6 +111,7 @@ def median_frequency(labels: np.ndarray, classes: int, power: float = 1.0) -> np
 # --- measures ----------------------------------------------------------------------------------------------------
 
 
+@per_example
 def confusion(outputs: jax.Array, labels: jax.Array) -> jax.Array:
     """How many pixels of class i the network takes for class j, in each image: `(N, K, K)`, float32, void left out."""
     n, classes = len(outputs), outputs.shape[-1]
@@ -192,7 +197,7 @@ def scaled_crop(low: float = 0.6, high: float = 1.6, size: tuple[int, int] | Non
         x = images.astype(jnp.float32)
         for axis, (length, wanted, own) in enumerate(zip(whole, size or whole, place_keys, strict=True), 1):
             first = jax.random.uniform(own, (n, 1)) * (factor * length - wanted)  # of the window in the enlarged image
-            at = (jnp.arange(wanted) + 0.5 + first) / factor - 0.5  # where each of its pixels lies in the image
+            at = (jnp.arange(wanted)[None] + 0.5 + first) / factor - 0.5  # where each of its pixels lies in the image
             outside = jnp.expand_dims((at < -0.5) | (at >= length - 0.5), 3 - axis)
             near = jnp.expand_dims(jnp.clip(jnp.floor(at + 0.5).astype(jnp.int32), 0, length - 1), 3 - axis)
             labels = jnp.where(outside, VOID, jnp.take_along_axis(labels, near, axis))
@@ -255,7 +260,7 @@ def figure(
     """
     from matplotlib.patches import Patch
 
-    from jaxcnn.inspect.plots import Figure
+    from jaxcnn.inspect.plots import Figure, plain
 
     n, height, width = next(iter(columns.values())).shape[:3]
     wide = max(2.4, min(4.5, 3.0 * width / height))
@@ -268,7 +273,7 @@ def figure(
             axes = grid[row, column]
             axes.axis("off")
             if row == 0:
-                axes.set_title(title, fontsize=10)
+                axes.set_title(plain(title), fontsize=10)
             if picture.ndim == 2:
                 there |= set(np.unique(picture).tolist())
                 picture = mask(picture, classes) if images is None else overlay(images[row], picture, classes, share)
@@ -276,7 +281,7 @@ def figure(
     colours = palette(classes) / 255
     names = [*classes, "void"]
     order = [k for k in (*range(len(classes)), VOID) if k in there]
-    patches = [Patch(facecolor=colours[k], edgecolor="0.4", linewidth=0.5, label=names[k]) for k in order]
+    patches = [Patch(facecolor=colours[k], edgecolor="0.4", linewidth=0.5, label=plain(names[k], 40)) for k in order]
     columns_of_legend = max(1, int(wide * len(columns) / 1.05))
     shown.legend(handles=patches, loc="outside lower center", ncols=columns_of_legend, frameon=False, fontsize=9)
     return shown

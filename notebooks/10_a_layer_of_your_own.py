@@ -270,8 +270,9 @@ print(layer, "gives the same for a kernel that is scaled and moved")
 
 # %% [markdown]
 # The names of the leaves are yours, with two conventions that other parts of the library follow. Weight decay,
-# `losses.l2_penalty` and `train.max_norm` touch what is called `kernel`, and nothing else. And `mixed_precision` leaves
-# the variables of a layer that has a `scale`, a normalization, in float32.
+# `losses.l2_penalty` and `train.max_norm` touch what is called `kernel`, and nothing else. And `mixed_precision`
+# converts the parameters and inputs of every layer but the library's normalizations; `keep=("path",)` keeps a layer of
+# yours in float32.
 #
 # ## 4. State, `train` and `key`
 #

@@ -66,11 +66,26 @@ def fitted(request, on):
     return kept.history, kept.result
 
 
+def across(request, on):
+    """A loss that compares the examples of a batch, of ten examples."""
+    model, found = cnn.serial(embed=cnn.dense(3)), np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
+    params, state = model.init(jax.random.key(0), found)
+
+    def loss(outputs, labels):
+        apart = jax.numpy.square(outputs[:, None] - outputs[None]).sum(-1)
+        return jax.numpy.where(labels[:, None] == labels[None], apart, jax.numpy.maximum(0, 1 - apart)).mean(1)
+
+    measure = train.make_evaluate(model, loss, batch_size=request["batch"], devices=on)
+    examples = data.Examples(found, np.arange(10, dtype=np.int32) % 3)
+    whole = params if request.get("form") is None else on.whole(params)
+    return measure(whole, state, examples).metrics["loss"]
+
+
 def answer(request):
     form = request.get("form")
     try:
         on = devices.DataParallel(request.get("count"), form) if form else devices.OneDevice()
-        return {"steps": steps, "fit": fitted, "divided": divided}[request["do"]](request, on)
+        return {"steps": steps, "fit": fitted, "divided": divided, "across": across}[request["do"]](request, on)
     except UserError as error:
         return str(error)
     except Stopped as stop:

@@ -6,6 +6,9 @@ import io
 import itertools
 import json
 import struct
+import tracemalloc
+import warnings
+import zlib
 from pathlib import Path
 
 import jax
@@ -15,8 +18,12 @@ import pytest
 from PIL import Image
 
 from jaxcnn import data
+from jaxcnn.data import images as image_files
+from jaxcnn.data.images import read_part
 from jaxcnn.data.load import read_idx
+from jaxcnn.data.segmentation import _labels as label_numbers
 from jaxcnn.errors import DataError
+from jaxcnn.export import predict as export_predict
 
 RAMP = (5 * np.arange(48, dtype=np.uint8)).reshape(6, 8)  # 0 to 235, every value once
 COLOUR = np.stack([RAMP, 255 - RAMP, RAMP // 2], -1)
@@ -249,9 +256,9 @@ def test_read_idx(tmp_path, name, content):
         ("a.gz", IDX, "is no gzip file, though its name says so"),
         ("a.gz", b"<html>404 not found</html>", "is no gzip file, though its name says so"),
         ("a.gz", gzip.compress(IDX[:-1], mtime=0), "cut short or damaged: 4,719 bytes, 4,720 expected"),
-        ("a.gz", gzip.compress(IDX + b"x", mtime=0), "cut short or damaged: 4,721 bytes, 4,720 expected"),
-        ("a", IDX[:1000], "cut short or damaged: 1,000 bytes, 4,720 expected"),
-        ("a", IDX + b"x", "4,721 bytes, 4,720 expected"),
+        ("a.gz", gzip.compress(IDX + b"x", mtime=0), "cut short or damaged: 4,721 bytes or more, 4,720 expected"),
+        ("a", IDX[:1000], "cut short or damaged: 1,000 bytes at most, 4,720 expected"),
+        ("a", IDX + b"x", "4,721 bytes or more, 4,720 expected"),
         ("a", IDX[:9], "cut short: 9 bytes, the header alone has 16"),
         ("a", b"", "no IDX file of bytes: it begins with nothing"),
         ("a", b"\x89PNG" + IDX, "no IDX file of bytes: it begins with 89504e47"),
@@ -265,6 +272,40 @@ def test_read_idx_of_a_bad_file_says_what_is_wrong(tmp_path, name, content, says
     with pytest.raises(DataError, match=says) as error:
         read_idx(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)
+
+
+def header(*shape: int) -> bytes:
+    return struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (header(*[2**32 - 1] * 5), "GiB; the most is"),  # a product of 64 bits would be 0 or below
+        (header(2**31, 2**31, 4), "GiB; the most is"),
+        (header(60000, 28, 28) + bytes(9), "is cut short or damaged: .* 47,040,016 expected"),
+        (header(0, 2**32 - 1, 2**32 - 1), "the dataset is empty"),
+        (header(*[1] * 70) + b"x", "its header says 70 axes"),
+        (header() + b"x", "its header says 0 axes"),
+    ],
+)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_idx_files_whose_header_lies(tmp_path, content, says, pack):
+    (tmp_path / "idx").write_bytes(pack(content))
+    with pytest.raises(DataError, match=says):
+        read_idx(tmp_path / "idx")
+
+
+def test_an_idx_file_is_unpacked_as_far_as_its_header_says(tmp_path):
+    """A few kilobytes of gzip may hold gigabytes of zeros."""
+    (tmp_path / "idx.gz").write_bytes(gzip.compress(IDX + bytes(100_000_000), 1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="cut short or damaged: 4,721 bytes or more, 4,720 expected"):
+            read_idx(tmp_path / "idx.gz")
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_mnist_from_four_idx_files(tmp_path):
@@ -294,6 +335,7 @@ def test_mnist_from_four_idx_files(tmp_path):
     with pytest.raises(DataError, match="the dataset is empty"):
         data.load("mnist", "train", tmp_path)
     (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(labels))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(labels))
     with pytest.raises(DataError, match="expected 3 and 1 axes"):
         data.load("mnist", "train", tmp_path)
 
@@ -691,6 +733,55 @@ def test_image_files_that_cannot_be_read_say_which_and_why(content, says, tmp_pa
     assert str(error.value).startswith(str(path))
 
 
+@pytest.mark.parametrize("reader", ["read_image", "read_middle", "labels", "export"])
+def test_all_readers_have_one_limit_of_pixels(tmp_path, reader):
+    """170 million pixels: one reader refused them, others took half a gigabyte."""
+    big = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 17_000, 10_000, 8, 0, 0, 0, 0))
+    file = tmp_path / "big.png"
+    file.write_bytes(big + png_chunk(b"IDAT", zlib.compress(bytes(10))))
+    read = {
+        "read_image": data.read_image,
+        "read_middle": lambda path: data.read_middle(path, 1, (8, 8)),
+        "labels": lambda path: label_numbers(path, path),
+        "export": lambda path: export_predict.read(path, (8, 8, 1)),
+    }[reader]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of its own limit
+        with pytest.raises(ValueError, match=r"(17,000 x 10,000|more than 89,478,485) pixels"):
+            read(file)
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+STROKE = np.zeros((6, 8), np.uint8)
+STROKE[2:4, 1:7] = 255
+
+
+@pytest.mark.parametrize("reader", ["read_image", "read_middle", "export"])
+@pytest.mark.parametrize(
+    ("ink", "expected"),
+    [(255, STROKE), (250, np.where(STROKE, 250, 0)), (0, 255 - STROKE), (200, np.where(STROKE, 200, 255))],
+)
+def test_strokes_on_a_transparent_ground_are_seen(tmp_path, ink, expected, reader):
+    """White ones on black, all others on white."""
+    picture = np.stack([np.full_like(STROKE, ink)] * 3 + [STROKE], -1)
+    Image.fromarray(picture).save(tmp_path / "x.png")
+    found = {
+        "read_image": lambda path: data.read_image(path, 1),
+        "read_middle": lambda path: read_part(path, lambda h, w: (0, 0, w, h), (6, 8), 1),
+        "export": lambda path: export_predict.read(path, (6, 8, 1))[0],
+    }[reader](tmp_path / "x.png")
+    np.testing.assert_array_equal(found[..., 0], expected)
+
+
+def test_a_transparent_or_a_white_image_stays_white():
+    for alpha in (0, 255):
+        picture = np.stack([np.full_like(STROKE, 255)] * 3 + [np.full_like(STROKE, alpha)], -1)
+        assert (data.read_image(encode(picture)) == 255).all()
+
+
 def test_image_files_that_are_not_there(tmp_path, monkeypatch):
     for path, says in [
         (tmp_path / "no.png", "there is no such file"),
@@ -703,10 +794,9 @@ def test_image_files_that_are_not_there(tmp_path, monkeypatch):
         data.read_image(tmp_path / "file/x.png")
     with pytest.raises(DataError, match="1 channel or 3, not 2"):
         data.read_image(encode(RGB), 2)
-    for most in (40, 20):  # Pillow warns above the limit, and refuses above twice the limit
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
-        with pytest.raises(DataError, match=f"more than {most} pixels"):
-            data.read_image(encode(RGB))
+    monkeypatch.setattr(image_files, "MOST_PIXELS", RGB.width * RGB.height - 1)
+    with pytest.raises(DataError, match=f"{RGB.width} x {RGB.height} pixels, the most is"):
+        data.read_image(encode(RGB))
 
 
 @pytest.mark.parametrize(

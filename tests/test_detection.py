@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import warnings
 
 import jax
@@ -645,6 +646,108 @@ def test_damaged_voc_folders_are_named(tmp_path):
     refused("there is no such image")
     with pytest.raises(DataError, match="no folder in Pascal VOC's form"):
         voc(tmp_path, "train")
+
+
+def stored(upright, orientation):
+    """The pixels of a file that is upright once turned as EXIF says: Pillow's operation, undone."""
+    back = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90",
+            7: "TRANSVERSE", 8: "ROTATE_270"}  # fmt: skip
+    picture = Image.fromarray(upright)
+    return picture.transpose(Image.Transpose[back[orientation]]) if orientation > 1 else picture
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+@pytest.mark.parametrize("size", ["of the file", "of the upright image", None])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_turn_with_their_image(tmp_path, orientation, size, ending):
+    """The box is where the disc is, whichever of the two the annotation was made on."""
+    upright = np.zeros((30, 40, 3), np.uint8)
+    upright[3:11, 20:36] = 255
+    picture = stored(upright, orientation)
+    seen = np.asarray(picture)[..., 0]
+    shape = seen.shape
+    if size == "of the upright image" and orientation >= 5:
+        seen, shape = upright[..., 0], (30, 40)
+    rows, columns = (np.flatnonzero(seen.any(axis)) for axis in (1, 0))
+    edges = columns[0] + 1, rows[0] + 1, columns[-1] + 1, rows[-1] + 1
+    said = f"<size><width>{shape[1]}</width><height>{shape[0]}</height></size>" if size else ""
+    top = make_voc(tmp_path / "v", {"a": [said, OBJECT.format("disc", "", *edges)]}, {"a": (1, 1)}, ending)
+    exif = Image.Exif()
+    exif[274] = orientation
+    picture.save(top / "JPEGImages" / f"a.{ending}", exif=exif)
+    data = voc(top)
+    np.testing.assert_array_equal(data.inputs[0], upright)
+    assert data.labels["boxes"][0, 0].tolist() == [20, 3, 36, 11]
+
+
+def test_an_annotation_of_another_image_is_refused(tmp_path):
+    said = "<size><width>{}</width><height>{}</height></size>"
+    for width, height, right in ((40, 30, True), (0, 0, True), ("", "", True), (80, 60, False), (30, 40, False)):
+        top = make_voc(tmp_path / f"{width}x{height}", {"a": [said.format(width, height)]}, {"a": (40, 30)})
+        if right:
+            assert len(voc(top, classes=("disc",))) == 1
+            continue
+        with pytest.raises(DataError, match=rf"a\.xml: <size> says {width}x{height}, and a\.png is 40x30"):
+            voc(top, classes=("disc",))
+
+
+def test_annotations_of_other_programs(tmp_path):
+    """In the encodings of Chinese and Japanese systems, with accents written apart, beside macOS's own files."""
+    box = OBJECT.format("红细胞", "", 1, 1, 10, 20)
+    top = make_voc(tmp_path / "v", {name: [] for name in "abcd"}, dict.fromkeys("abcd", (40, 30)))
+    for name, encoding in (("a", "gb2312"), ("b", "utf-16"), ("c", "gbk"), ("d", "utf-8-sig")):
+        declared = encoding.removesuffix("-sig")
+        text = f'<?xml version="1.0" encoding="{declared}"?>\n<annotation>{box}</annotation>'
+        (top / "Annotations" / f"{name}.xml").write_bytes(text.encode(encoding))
+    (top / "Annotations" / "._a.xml").write_bytes(b"\0\5\x16\7")
+    (top / "ImageSets" / "Main" / "train.txt").write_text("\ufeffa\nb\nc\nd\n", "utf-8")
+    data = voc(top)
+    assert data.classes == ("红细胞",)
+    assert data.labels["boxes"][:, 0].tolist() == [[0, 0, 10, 20]] * 4
+    cafe = make_voc(tmp_path / "w", {"cafe\u0301": [OBJECT.format("cafe\u0301", "", 1, 1, 10, 20)]},
+                    {"cafe\u0301": (40, 30)})  # fmt: skip
+    (cafe / "ImageSets" / "Main" / "train.txt").write_text("caf\u00e9\n", "utf-8")
+    assert voc(cafe, classes=("cafe\u0301",)).classes == ("caf\u00e9",)
+    upper = make_voc(tmp_path / "x", {"a": [box]}, {"a": (40, 30)}, "PNG")
+    assert len(voc(upper)) == 1
+
+
+LAUGHS = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("xml", "says"),
+    [
+        ('<?xml version="1.0" encoding="klingon"?><a/>', "unknown encoding: klingon"),
+        ('<?xml version="1.0" encoding="zip"?><a/>', "no XML that can be read"),
+        (f'<!DOCTYPE a [<!ENTITY l0 "ha">{LAUGHS}]><a>&l9;</a>', "it declares an entity, l0"),
+        (f"<annotation>{OBJECT.format('x' * 3000, '', 1, 1, 9, 9)}</annotation>", "x… has 3,000 letters|has 3,000"),
+        (f"<annotation>{OBJECT.format('x', '', '9' * 9999 + 'y', 1, 9, 9)}</annotation>", "expected four numbers"),
+        ("<annotation>" + " " * (17 << 20), "larger than an annotation ever is"),
+        (None, "it is a pipe; expected a regular file"),
+    ],
+)
+def test_hostile_annotations(tmp_path, xml, says):
+    top = make_voc(tmp_path / "v", {"a": []}, {"a": (40, 30)})
+    file = top / "Annotations" / "a.xml"
+    file.unlink()
+    if xml is None:
+        os.mkfifo(file)
+    else:
+        file.write_text(xml)
+    with pytest.raises(DataError, match=says) as error:
+        voc(top)
+    assert len(str(error.value)) < 1000
+
+
+def test_names_of_images_stay_in_their_folder(tmp_path):
+    top = make_voc(tmp_path / "v", {"a": []}, {"a": (40, 30)})
+    for name in ("../../etc/passwd", "/etc/passwd", "x" * 5000, "红" * 200, "a\x1b[31m"):
+        (top / "ImageSets" / "Main" / "train.txt").write_text(f"{name}\n", "utf-8")
+        with pytest.raises(DataError, match="is no name of an image in JPEGImages") as error:
+            voc(top)
+        assert len(str(error.value)) < 1000
+        assert "\x1b" not in str(error.value)
 
 
 def test_the_task_of_the_command_line(tmp_path, monkeypatch):

@@ -102,6 +102,7 @@ def test_pixels_are_learned_and_the_run_says_what_it_needs_to_go_on(tmp_path):
     data = masks()
     fitted = train.fit(
         cnn.conv(2, 1), data, validation=data, test=data, metrics=METRICS, augment=Joint(mirror), epochs=30,
+        primary="mean_iou", higher_is_better=True,
         batch_size=4, optimizer=optax.adam(0.1), run=tmp_path / "run", show=False,
     )  # fmt: skip
     assert mirrored

@@ -91,6 +91,15 @@ NETWORKS = {
 }
 
 
+@pytest.mark.skipif(not onednn.computes("bfloat16"), reason="the processor does not multiply bfloat16")
+def test_a_bias_in_bfloat16_is_taken_in() -> None:
+    """Its broadcast is converted from float32. Two roundings to 8 bits, of the product and of the sum, become one."""
+    model = cnn.mixed_precision(cnn.serial(cnn.conv(4, 3), cnn.relu))
+    apply, args = network(model, 2, 9, 8, 3)
+    assert convolutions(apply, *args) == (1, 0)
+    close(jax.jit(fusion.fuse(apply))(*args)[0], jax.jit(apply)(*args)[0], 2**-7)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_is_the_same(name: str) -> None:
     model, shape, count = NETWORKS[name]

@@ -16,7 +16,7 @@ import jaxcnn as cnn
 from jaxcnn import inspect, segmentation
 from jaxcnn.data.segmentation import CAMVID, load_segmentation
 from jaxcnn.errors import DataError, UserError
-from jaxcnn.models.convolutional import convolutional
+from jaxcnn.models import convolutional
 from jaxcnn.models.fcn import BACKBONES, fcn, fcn8s, fcn16s, fcn32s
 from jaxcnn.ops.bilinear import bilinear, upsample
 from jaxcnn.tasks.segment import TASK

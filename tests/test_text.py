@@ -34,6 +34,9 @@ from jaxcnn.train.max_norm import max_norm
 # --- words -------------------------------------------------------------------------------------------------------
 
 
+PERSIAN = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"  # with a joiner inside a word
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -43,6 +46,13 @@ from jaxcnn.train.max_norm import max_norm
         ("Amélie, 101 minutes", "amélie , 101 minutes"),
         ("can't o'brien _x_", "ca n't o brien x"),
         (" \t\n", ""),
+        ("हिन्दी में लिखा है।", "हिन्दी में लिखा है"),  # vowel signs and viramas are marks
+        ("cafe\u0301, CAFE\u0301", "caf\u00e9 , caf\u00e9"),
+        ("שָׁלוֹם עוֹלָם", "שָׁלוֹם עוֹלָם"),
+        (PERSIAN, PERSIAN),
+        ("தமிழ் (நன்று)!", "தமிழ் ( நன்று ) !"),
+        ("我爱 JAX, ありがとう", "我 爱 jax , あ り が と う"),
+        ("\u0301 love \u2764\ufe0f you", "love you"),  # marks that extend no letter
         ("... -- \x85 \x97", ""),
     ],
 )

@@ -544,6 +544,60 @@ def test_a_step_whose_gradient_is_not_finite_is_not_taken():
     assert float(scale.after(jnp.bool_(True)).value) == 2 * float(scale.value)
 
 
+def test_the_scale_of_the_loss_has_limits_and_counts_skipped_steps():
+    """Gradients of 1e7 are beyond float16 as they are: only a factor below 1 makes them finite."""
+    scale, skip, take = train.step.LossScale.start(), jnp.bool_(False), jnp.bool_(True)
+    for _ in range(60):
+        scale = scale.after(skip)
+    assert (float(scale.value), int(scale.skipped)) == (scale.SMALLEST, 60)
+    for k in range(60):
+        scale = scale.replace(taken=jnp.int32(1999)).after(take)
+        assert float(scale.value) == min(scale.SMALLEST * 2 ** (k + 1), scale.LARGEST)
+    assert int(scale.skipped) == 60
+
+    model, optimizer = cnn.mixed_precision(linear(), jnp.float16), optax.sgd(1e-8)
+    state = train.create_state(model, optimizer, KEY, DATA.images[:1], loss_scale=True)
+    before = jax.device_get(state.params)
+    step = train.make_step(model, lambda o, y: 1e9 * losses.softmax_cross_entropy(o, y), optimizer)
+    for _ in range(40):
+        state, measured = step(state, batch(16))
+    assert float(state.scale.value) < 1
+    assert 15 < int(measured["skipped_steps"]) == int(state.scale.skipped) < 40
+    assert np.any(np.asarray(state.params["head"]["kernel"]) != before["head"]["kernel"])
+
+
+@pytest.mark.parametrize(("epochs", "row"), [(2, 10), (12, 50)])
+def test_a_training_that_skips_all_steps_ends_with_an_error(epochs, row, tmp_path):
+    """The square root of 0 has no gradient at any factor, and a value that is finite. An epoch has 5 steps."""
+
+    def loss(outputs, labels):
+        return losses.softmax_cross_entropy(outputs, labels) + jnp.sqrt(0 * outputs[:, 0])
+
+    with pytest.raises(TrainingError, match=rf"the last {row} steps, up to step {row}, were skipped.*Try bfloat16"):
+        train.fit(
+            linear(), DATA, loss=loss, epochs=epochs, batch_size=18, loss_scale=True, run=tmp_path / "run", show=False
+        )
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_skipped_steps_are_in_the_history(tmp_path):
+    """Some steps are skipped until the factor fits. A run goes on with their number, an older one without."""
+    loss = lambda o, y: 1e36 * losses.softmax_cross_entropy(o, y)  # noqa: E731
+    settings = {"loss": loss, "optimizer": optax.sgd(0.0), "batch_size": 18, "loss_scale": True, "show": False}
+    result = train.fit(linear(), DATA, epochs=2, run=tmp_path / "run", **settings)
+    skipped = [record["skipped_steps"] for record in result.history]
+    assert skipped[0] == 5
+    assert skipped[1] == int(result.state.scale.skipped) == result.result["train_skipped_steps"]
+    run = train.Run.open(tmp_path / "run")
+    like = train.create_state(linear(), optax.sgd(0.0), KEY, DATA.images[:1], loss_scale=True)
+    assert run.restore(like)[0].scale.skipped == skipped[1]
+    scale = result.state.scale
+    run.save(result.state.replace(scale={"value": scale.value, "taken": scale.taken}), {})
+    run.checkpoints.wait()
+    restored = run.restore(like)[0].scale
+    assert (restored.value, restored.taken, restored.skipped) == (scale.value, scale.taken, 0)
+
+
 @pytest.mark.parametrize("prefixes", [(), ("block", "conv1")])
 def test_what_is_computed_again_is_the_same(prefixes):
     model, again = conv_net(), cnn.remat(conv_net(), *prefixes)
@@ -580,12 +634,17 @@ def test_evaluation_counts_every_example_once_and_compiles_once():
     traces = []
 
     def loss(outputs, labels):
-        traces.append(outputs.shape)
         return losses.softmax_cross_entropy(outputs, labels)
+
+    def preprocess(images):
+        traces.append(images.shape)
+        return data.to_float(images)
 
     model = small()
     params, state = model.init(KEY, DATA.images[:1])
-    evaluate = train.make_evaluate(model, loss, batch_size=16, metrics={"accuracy": metrics.accuracy})
+    evaluate = train.make_evaluate(
+        model, loss, batch_size=16, metrics={"accuracy": metrics.accuracy}, preprocess=preprocess
+    )
     for count in (31, 16, 1, 48):
         got = evaluate(params, state, DATA.take(slice(count)))
         outputs, _ = model.apply(params, state, data.to_float(DATA.images[:count]))
@@ -594,7 +653,7 @@ def test_evaluation_counts_every_example_once_and_compiles_once():
         each = np.log(np.exp(o).sum(1)) - o[np.arange(count), DATA.labels[:count]]
         assert got.metrics["loss"] == pytest.approx(each.mean(), rel=1e-5)
         assert got.metrics["accuracy"] == (o.argmax(1) == DATA.labels[:count]).mean()
-    assert traces == [(16, 3)]
+    assert traces == [(16, 6, 6, 1)]
 
 
 # --- fit ---------------------------------------------------------------------------------------------------------

@@ -3,12 +3,17 @@
 That the networks then compute what PyTorch's do is tested in `parity/test_weights_torch.py`.
 """
 
+import argparse
+import collections
 import contextlib
+import datetime
 import functools
 import io
 import json
+import pathlib
 import pickle
 import struct
+import types
 import zipfile
 
 import flax.linen as nn
@@ -113,10 +118,13 @@ def test_names_and_axes_are_torchvisions():
 
 
 def names_of(model):
-    from jaxcnn.weights.names import family, variables
+    from jaxcnn.models.registry import published_weights
+    from jaxcnn.weights.names import variables
 
     inputs = (jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32),)
-    return {"/".join(v.path): (v.name, v.there) for v in variables(model, inputs, family(model).torch(model))}
+    return {
+        "/".join(v.path): (v.name, v.there) for v in variables(model, inputs, published_weights(model).torch(model))
+    }
 
 
 def test_dense_layers_behind_a_map_take_the_channels_first(tmp_path):
@@ -547,6 +555,65 @@ def test_entries_that_are_not_there(saved, tmp_path):
         cnn.weights.load(model, tmp_path / "x.safetensors", entry="ema")
     with pytest.raises(UserError, match="has no entry 'ema' that holds weights; it has none"):
         cnn.weights.read(saved[2], entry="ema")
+
+
+@pytest.mark.parametrize(
+    ("renamed", "more"),
+    [
+        (lambda n: f"module.{n}", {"n_averaged": np.int64(7)}),  # AveragedModel
+        (lambda n: f"module.module.{n}", {"n_averaged": np.int64(7)}),  # of a network in DataParallel
+        (lambda n: f"_orig_mod.module.{n}", {}),  # compiled
+        (lambda n: n.replace("layer1.", "layer1._orig_mod."), {}),  # a part of it compiled
+        (lambda n: f"_fsdp_wrapped_module.{n}".replace("layer2.", "layer2._fsdp_wrapped_module."), {}),
+        (lambda n: f"model.{n}", {}),  # Lightning
+        (lambda n: f"model.backbone._orig_mod.{n}", {}),
+        (lambda n: f"net.module.{n}", {}),
+    ],
+)
+@pytest.mark.parametrize("ending", [".safetensors", ".pth"])
+def test_names_that_wrappers_made_longer(renamed, more, ending, saved, tmp_path):
+    model, variables, path = saved
+    longer = {renamed(name): array for name, array in cnn.weights.read(path).items()}
+    files.write(tmp_path / f"x{ending}", longer | {name: np.asarray(value) for name, value in more.items()})
+    same(cnn.weights.load(model, tmp_path / f"x{ending}"), variables)
+
+
+def test_names_that_only_look_longer(saved, tmp_path):
+    """A prefix is taken off for a model that is found without it; what not all names have stays, and is told."""
+    model, variables, path = saved
+    arrays = cnn.weights.read(path)
+    files.write(tmp_path / "x.pth", {f"model.{name}": array for name, array in arrays.items()})
+    assert all(name.startswith("model.") for name in cnn.weights.read(tmp_path / "x.pth"))
+    longer = cnn.serial(model=model)
+    same(cnn.weights.load(longer, tmp_path / "x.pth", names=_torch_names, input=SMALL)[0]["model"], variables[0])
+    files.write(tmp_path / "y.pth", {f"model.{n}": a for n, a in arrays.items()} | {"criterion.weight": np.ones(3)})
+    with pytest.raises(UserError, match=r"in the file that the model does not have:\n.*model\.conv1\.weight"):
+        cnn.weights.load(model, tmp_path / "y.pth")
+    files.write(tmp_path / "z.pth", {"n_averaged": np.ones(3, np.float32), "x.weight": np.ones(2, np.float32)})
+    assert list(cnn.weights.read(tmp_path / "z.pth")) == ["n_averaged", "x.weight"]
+
+
+def _torch_names(path):
+    from jaxcnn.weights.names import FAMILIES
+
+    return "model." + FAMILIES["resnet"].torch(small())(tuple(path.split("/")[1:]))
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_plain_values_beside_the_weights_are_no_code(protocol, tmp_path):
+    """What a training writes beside its weights: NumPy's numbers and arrays, paths, times, arguments."""
+    values = [
+        np.float64(0.5), np.float32(0.5), np.int64(3), np.bool_(True), np.str_("x"), np.complex64(1), np.arange(3.0),
+        np.array(2.0), np.array(["ab", "c"]), np.dtype("float32"), np.float16, np.random.RandomState(0).get_state(),
+        {np.int64(3): 1, (1, 2): 3}, pathlib.PurePosixPath("/data"), datetime.timedelta(1), 1j, {1}, frozenset([2]),
+        range(3), collections.deque([1, 2]), collections.Counter("ab"), argparse.Namespace(lr=np.float64(0.1)),
+        types.SimpleNamespace(a=1), bytearray(b"x"),
+    ]  # fmt: skip
+    for value in values:
+        (tmp_path / "x.pth").write_bytes(in_zip(pickle.dumps({"value": value, "epoch": 3}, protocol)))
+        found = pth.read(tmp_path / "x.pth")
+        assert list(found) == ["value", "epoch"], value
+        assert found["epoch"] == 3
 
 
 def test_a_folder_with_weights_in_it(saved, tmp_path):

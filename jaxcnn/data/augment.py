@@ -97,7 +97,7 @@ def crop(size: int | tuple[int, int] | None = None, padding: int = 0) -> Augment
                 )
             key, own = jax.random.split(key)
             first = jax.random.randint(own, (n, 1), 0, length - wanted + 1)
-            index = jnp.expand_dims(first + jnp.arange(wanted), (3 - axis, 3))
+            index = jnp.expand_dims(first + jnp.arange(wanted)[None], (3 - axis, 3))
             padded = jnp.take_along_axis(padded, index, axis, mode="clip")
         return padded
 
@@ -124,7 +124,7 @@ def scale(low: float = 0.8, high: float = 1.25) -> Augment:
 
     def augment(images: jax.Array, key: jax.Array) -> jax.Array:
         u = jax.random.uniform(key, (len(images),), minval=math.log(low), maxval=math.log(high))
-        return _sample(images, jnp.exp(-u) * jnp.eye(2)[..., None], jnp.zeros((2, len(images))))
+        return _sample(images, jnp.exp(-u)[None, None] * jnp.eye(2)[..., None], jnp.zeros((2, len(images))))
 
     return augment
 
@@ -155,7 +155,7 @@ def _sample(images: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array
     """The images at A (y - centre) + centre + shift for each pixel y: matrix `(2, 2, N)`, shift `(2, N)`."""
     _, height, width, _ = images.shape
     middle = jnp.array([(height - 1) / 2, (width - 1) / 2]).reshape(2, 1, 1)
-    grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")) - middle
+    grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")).astype(middle.dtype) - middle
     at = jnp.einsum("abn,bhw->anhw", matrix, grid) + middle[:, None] + shift[..., None, None]
     return _as(images, _bilinear(images.astype(jnp.float32), at))
 
@@ -208,7 +208,7 @@ def colour(brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0
         most = 255.0 if images.dtype == jnp.uint8 else 1.0
         u = jax.random.uniform(key, (4, n, 1, 1, 1), minval=-1.0)
         x = images.astype(jnp.float32)
-        luma = jnp.asarray(_LUMA if channels == 3 else (1 / channels,) * channels)
+        luma = jnp.asarray(_LUMA if channels == 3 else (1 / channels,) * channels).reshape(1, 1, 1, channels)
 
         def grey(x: jax.Array) -> jax.Array:
             return jnp.sum(x * luma, -1, keepdims=True)
@@ -255,7 +255,7 @@ def cutout(size: int, fill: float | None = None) -> Augment:
         inside = jnp.ones((n, 1, 1, 1), bool)
         for axis, (length, own) in enumerate(zip(lengths, jax.random.split(key), strict=True), 1):
             first = jax.random.randint(own, (n, 1), 0, length) - size // 2
-            place = jnp.arange(length)
+            place = jnp.arange(length)[None]
             within = (place >= first) & (place < first + size)
             inside &= jnp.expand_dims(within, (3 - axis, 3))
         value = images.mean((1, 2), keepdims=True, dtype=jnp.float32) if fill is None else jnp.float32(fill)

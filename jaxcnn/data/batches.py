@@ -70,7 +70,8 @@ def batches(
 def padded_batches(data: Dataset | Examples, batch_size: int) -> Iterator[tuple[Any, Any, np.ndarray]]:
     """Every example once, in order: `(inputs, labels, weights)`, all batches of one shape.
 
-    The last batch is filled up with copies of its first example, of weight 0.
+    The last batch is filled up with copies of its first example, of weight 0. What looks across the examples of a batch
+    has to leave them out, as `train.make_evaluate` does.
     """
     for first in range(0, len(data), batch_size):
         count = min(batch_size, len(data) - first)

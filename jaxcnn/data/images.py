@@ -3,20 +3,45 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import math
 import struct
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from jaxcnn.errors import DataError
+from jaxcnn.errors import DataError, UserError, first_line
+from jaxcnn.files import regular
 
-ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+FORMATS = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "AVIF": (".avif",),
+    "TGA": (".tga",),
+    "PCX": (".pcx",),
+    "QOI": (".qoi",),
+    "SGI": (".sgi", ".rgb", ".bw"),
+    "ICO": (".ico",),
+}
+"""The formats that are read, with their files' endings. Pillow knows more; for EPS, it runs another program."""
+ENDINGS = frozenset(ending for endings in FORMATS.values() for ending in endings)
+MOST_PIXELS = 89_478_485
+"""The pixels of the largest image that is read, a quarter of a gigabyte as RGB: the header of a small file may say any
+number. It is Pillow's limit, above which it warns."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -29,6 +54,8 @@ _UPRIGHT = {
 }
 """What sets a picture upright, for each orientation that EXIF knows."""
 
+_LEAST_CONTRAST = 16  # of 255: with less, nothing is seen of a transparent picture on white
+
 Box = tuple[float, float, float, float]
 """A part of a picture: left, top, right, bottom in pixels from its upper left corner; they need not be whole."""
 
@@ -38,8 +65,9 @@ def read_image(
 ) -> np.ndarray:
     """An image file as `(H, W, C)`, uint8.
 
-    16-bit values are scaled to 8 bits, transparency is laid on white, palettes and CMYK become RGB, the camera's
-    orientation is applied, and of an animation the first picture is taken.
+    16-bit values are scaled to 8 bits, palettes and CMYK become RGB, the camera's orientation is applied, and of an
+    animation the first picture is taken. Transparency is laid on white; on black where nothing would be seen on white,
+    as of white strokes on a transparent ground.
 
     Args:
       source: a path, or the file's bytes.
@@ -48,15 +76,14 @@ def read_image(
       name: what to call bytes in an error.
 
     Raises:
-      DataError: when the file is missing, is no image, or is damaged.
+      DataError: when the file is missing, is no image, is damaged, or has more than `MOST_PIXELS`.
     """
     where = name if isinstance(source, bytes) else str(source)
     if channels not in (None, 1, 3):
         raise DataError(f"{where}: images can be read with 1 channel or 3, not {channels}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd metadata in pictures that can be read
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with _opened(source, where) as opened:
+        with opened_image(source, where) as opened:
             opened.load()
             picture = _eight_bits(ImageOps.exif_transpose(opened))
     if channels is not None:
@@ -92,14 +119,14 @@ def read_part(
       name: what to call bytes in an error.
 
     Raises:
-      DataError: when the file is missing, is no image, or is damaged.
+      DataError: when the file is missing, is no image, is damaged, or has more than `MOST_PIXELS`.
     """
     where = name if isinstance(source, bytes) else str(source)
     # No `catch_warnings`: it sets the filters of the whole process, which threads would set back in any order.
-    with _opened(source, where) as opened:
+    with opened_image(source, where) as opened:
         orientation = 1
         if isinstance(opened, JpegImageFile):
-            orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
+            orientation = orientation_of(opened)
         else:
             ImageOps.exif_transpose(opened, in_place=True)
         # A JPEG is turned when it is small; until then everything is done as it lies in the file.
@@ -128,11 +155,17 @@ def read_part(
 
 
 @contextlib.contextmanager
-def _opened(source: str | Path | bytes, where: str) -> Iterator[Image.Image]:
-    """The image file; whatever is wrong with it, inside the `with` too, becomes a DataError."""
+def opened_image(source: str | Path | bytes, where: str) -> Iterator[Image.Image]:
+    """The image file, not decoded yet; whatever is wrong with it, inside the `with` too, becomes a DataError."""
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+        file = io.BytesIO(source) if isinstance(source, bytes) else regular(source)
+        with Image.open(file, formats=_formats()) as opened:
+            width, height = opened.size
+            if width * height > MOST_PIXELS:
+                raise DataError(f"{where} is {width:,} x {height:,} pixels, the most is {MOST_PIXELS:,}; {_SMALLER}")
             yield opened
+    except UserError:
+        raise
     except FileNotFoundError:
         raise DataError(f"{where}: there is no such file") from None
     except IsADirectoryError:
@@ -140,11 +173,42 @@ def _opened(source: str | Path | bytes, where: str) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         raise DataError(f"{where} is no image that can be read (PNG, JPEG, BMP, GIF, WebP, TIFF)") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise DataError(f"{where}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller first") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        if reason := getattr(error, "strerror", None):  # the system's, not Pillow's
+        raise DataError(f"{where} has more than {MOST_PIXELS:,} pixels; {_SMALLER}") from None
+    except OSError as error:
+        if reason := error.strerror:  # the system's, not Pillow's
             raise DataError(f"{where} cannot be read: {reason}") from None
         raise DataError(f"{where}: the image is damaged ({error})") from None
+    except _DAMAGED as error:
+        raise DataError(f"{where}: the image is damaged ({first_line(error)})") from None
+
+
+_SMALLER = "make it smaller first"
+# What Pillow's decoders raise on bytes that mean nothing.
+_DAMAGED = (
+    SyntaxError, ValueError, EOFError, struct.error, zlib.error, ArithmeticError, AttributeError, LookupError,
+    MemoryError, RuntimeError, TypeError,
+)  # fmt: skip
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """The formats that this Pillow can read of `FORMATS`."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def orientation_of(opened: Image.Image) -> int:
+    """How EXIF says that the picture lies in its file, 1 to 8; 1 is upright."""
+    orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation if orientation in _UPRIGHT else 1
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """The pixels `(H, W, ...)` of a file, set upright as EXIF's orientation says."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)  # the rest is said of what comes of it
+    rows, columns = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(orientation, (1, 1))
+    return pixels[::rows, ::columns]
 
 
 def _array(picture: Image.Image) -> np.ndarray:
@@ -166,11 +230,22 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
         return Image.fromarray(np.clip(values * scale + 0.5, 0, 255).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        flat = Image.alpha_composite(white, picture).convert("RGB")
+        flat = _laid_on(picture, "white")
+        if _contrast(flat) < _LEAST_CONTRAST:
+            flat = max(flat, _laid_on(picture, "black"), key=_contrast)
         red, green, blue = flat.split()
         grey = red.tobytes() == green.tobytes() == blue.tobytes()
         return flat.convert("L") if grey else flat
     if picture.mode in ("L", "RGB"):
         return picture  # to convert it would copy it
     return picture.convert("L" if picture.mode == "1" else "RGB")
+
+
+def _contrast(picture: Image.Image) -> int:
+    """From the darkest to the lightest pixel, in the channel where it is most."""
+    extrema: Any = picture.getextrema()
+    return max(high - low for low, high in extrema)
+
+
+def _laid_on(picture: Image.Image, colour: str) -> Image.Image:
+    return Image.alpha_composite(Image.new("RGBA", picture.size, colour), picture).convert("RGB")

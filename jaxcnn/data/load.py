@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -14,10 +16,13 @@ from jaxcnn.data.dataset import Dataset
 from jaxcnn.data.images import read_image
 from jaxcnn.data.sources import DATASETS, Files, Records, data_root, divided, find, is_path, parse_split
 from jaxcnn.errors import DataError
+from jaxcnn.files import regular
 
 __all__ = ["DATASETS", "load", "read_idx"]
 
 _MOST_BYTES = 8 << 30
+_CHUNK = 1 << 20
+_MOST_AXES = 8
 
 
 def load(
@@ -126,24 +131,50 @@ def read_idx(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     try:
-        raw = path.read_bytes()
-        data = gzip.decompress(raw) if path.suffix == ".gz" or raw[:2] == b"\x1f\x8b" else raw
+        size = regular(path).stat().st_size
+        with open(path, "rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        if path.suffix == ".gz" and not packed:
+            raise DataError(f"{path} is no gzip file, though its name says so; download it again")
+        with gzip.open(path) if packed else open(path, "rb") as file:
+            # gzip makes at most 1032 bytes of one.
+            return _read_idx(file, size * 1032 if packed else size, path)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        if raw[:2] != b"\x1f\x8b":
-            raise DataError(f"{path} is no gzip file, though its name says so; download it again") from None
         raise DataError(f"{path} is cut short or damaged ({error}); download it again") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    if len(data) < 4 or data[:2] != b"\0\0" or data[2] != 8:
-        raise DataError(f"{path} is no IDX file of bytes: it begins with {data[:4].hex() or 'nothing'}, not 0000080x")
-    header = 4 + 4 * data[3]
-    if len(data) < header:
-        raise DataError(f"{path} is cut short: {len(data)} bytes, the header alone has {header}")
-    shape = struct.unpack(f">{data[3]}I", data[4:header])
-    expected = header + int(np.prod(shape, dtype=np.int64))
-    if len(data) != expected:
-        raise DataError(f"{path} is cut short or damaged: {len(data):,} bytes, {expected:,} expected for {shape}")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def _read_idx(file: BinaryIO | gzip.GzipFile, most: int, path: Path) -> np.ndarray:
+    """The values of an IDX file of at most so many bytes. It is read as far as its header says, and one byte more."""
+    begin = file.read(4)
+    if len(begin) < 4 or begin[:2] != b"\0\0" or begin[2] != 8:
+        raise DataError(f"{path} is no IDX file of bytes: it begins with {begin.hex() or 'nothing'}, not 0000080x")
+    axes = begin[3]
+    if not 1 <= axes <= _MOST_AXES:
+        raise DataError(f"{path} is no IDX file of images or labels: its header says {axes} axes")
+    header = file.read(4 * axes)
+    if len(header) < 4 * axes:
+        raise DataError(f"{path} is cut short: {4 + len(header)} bytes, the header alone has {4 + 4 * axes}")
+    shape = struct.unpack(f">{axes}I", header)
+    count = math.prod(shape)
+    if not count:
+        raise DataError(f"{path}: the dataset is empty, its header says {shape}")
+    if count > _MOST_BYTES:
+        raise DataError(f"{path}: its header says {shape}, {count >> 30:,} GiB; the most is {_MOST_BYTES >> 30} GiB")
+    before, expected = 4 + 4 * axes, f"{4 + 4 * axes + count:,} expected for {shape}"
+    if before + count > most:
+        raise DataError(f"{path} is cut short or damaged: {most:,} bytes at most, {expected}")
+    values = np.empty(count, np.uint8)
+    done = 0
+    while done < count and (part := file.read(min(_CHUNK, count - done))):
+        values[done : done + len(part)] = np.frombuffer(part, np.uint8)
+        done += len(part)
+    if done < count:
+        raise DataError(f"{path} is cut short or damaged: {before + done:,} bytes, {expected}")
+    if file.read(1):
+        raise DataError(f"{path} is cut short or damaged: {before + done + 1:,} bytes or more, {expected}")
+    return values.reshape(shape)
 
 
 # --- an array of images ------------------------------------------------------------------------------------------

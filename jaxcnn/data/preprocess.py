@@ -31,6 +31,8 @@ def to_float(inputs: Any) -> Any:
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and deviation of each channel of its images."""
 
+_BEYOND = 0.5  # how far floats may be from 0 to 1: an enlarged image, or one with noise, goes a little beyond
+
 
 @dataclass(frozen=True)
 class Preprocess:
@@ -39,12 +41,17 @@ class Preprocess:
     An image that is smaller than `size` by no more than 8 pixels gets a border of 0, as LeCun et al. (1998) padded
     MNIST to 32x32; any other is resized bilinearly. With `resize`, the proportions stay: the shorter side is brought to
     that many pixels, and `size` is cut out of the middle, as networks for ImageNet are evaluated. Of several inputs, a
-    tuple or dict, it takes those that are uint8 images, and leaves words and boxes as they are.
+    tuple or dict, it takes those that are uint8 images, and leaves words and boxes as they are. An image may also be of
+    floats from 0 to 1, the values that it was made for.
 
     Attributes:
       size: (height, width) of the network's input.
       mean, std: of each channel of the training images, scaled to 0 to 1.
       resize: `(pixels, "bilinear")` or `(pixels, "bicubic")`, for the shorter side; empty for none.
+
+    Raises:
+      UserError: when it is called with images of integers that are no uint8; and, outside `jit`, of floats that are far
+        from 0 to 1, as 0 to 255 are.
     """
 
     size: tuple[int, int]
@@ -87,9 +94,29 @@ class Preprocess:
             return Preprocess((height, width), (0.449,), (0.226,))
         return Preprocess((height, width), *IMAGENET)
 
+    def check(self, images: Any) -> None:
+        """Raises UserError for images whose values are not what the network is to be fed with; see the class."""
+        if isinstance(images, (tuple, list, dict)) or images.dtype == jnp.uint8:
+            return
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise UserError(f"the images are {images.dtype}; expected uint8 from 0 to 255, or floats from 0 to 1")
+        if isinstance(images, jax.core.Tracer) or not images.size:
+            return
+        known = np.asarray(images)
+        if known.dtype.itemsize < 4:
+            known = known.astype(np.float32)
+        # What is not finite is seen by the loss.
+        low, high = known.min(initial=0, where=np.isfinite(known)), known.max(initial=0, where=np.isfinite(known))
+        if low < 0 - _BEYOND or high > 1 + _BEYOND:
+            raise UserError(
+                f"the images are {images.dtype} from {low:g} to {high:g}; expected floats from 0 to 1, or uint8 from 0 "
+                "to 255: images / 255, or images.astype('uint8')"
+            )
+
     def __call__(self, images: Any) -> Any:
         if isinstance(images, (tuple, list, dict)):
             return jax.tree.map(lambda x: self(x) if x.dtype == jnp.uint8 and x.ndim == 4 else x, images)
+        self.check(images)
         x = to_float(images)
         (h, w), (height, width) = x.shape[1:3], self.size
         if self.resize:
@@ -105,4 +132,5 @@ class Preprocess:
             x = jnp.pad(x, ((0, 0), (top, height - h - top), (left, width - w - left), (0, 0)))
         else:
             x = jax.image.resize(x, (x.shape[0], height, width, x.shape[-1]), "bilinear")
-        return (x - jnp.asarray(self.mean, x.dtype)) / jnp.asarray(self.std, x.dtype)
+        mean, std = (jnp.asarray(v, x.dtype).reshape(1, 1, 1, -1) for v in (self.mean, self.std))
+        return (x - mean) / std

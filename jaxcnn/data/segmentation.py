@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from jaxcnn.data.dataset import Examples
-from jaxcnn.data.images import ENDINGS, read_image
+from jaxcnn.data.images import ENDINGS, opened_image, orientation_of, read_image, upright
 from jaxcnn.data.sources import data_root, is_path
 from jaxcnn.errors import DataError
+from jaxcnn.files import hidden, located, normal, read_text
 
 CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 """CamVid's 11 classes, in the order of the labels; 11 is void."""
@@ -48,6 +48,7 @@ def load_segmentation(
     if folder is None:
         raise DataError(f"{root} has no folder {' or '.join(_names(split))}")
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in ENDINGS and not f.stem.endswith("_label"))
+    files = [file for file in files if not hidden(file.name)]
     if not files:
         raise DataError(f"{folder}: there is no image in it; expected NAME.jpg and NAME_label.png")
     images, labels = zip(*[_read(file, len(classes), size) for file in files], strict=True)
@@ -84,7 +85,7 @@ def _folder(name: str, data_dir: str | Path | None) -> tuple[Path, tuple[str, ..
         root = base / name
     listed = root / "classes.txt"
     if listed.is_file():
-        classes = tuple(line.strip() for line in listed.read_text("utf-8").splitlines() if line.strip())
+        classes = tuple(normal(line.strip()) for line in read_text(listed).splitlines() if line.strip())
         if not classes:
             raise DataError(f"{listed} is empty; expected the name of a class a line")
         return root, classes
@@ -96,8 +97,13 @@ def _folder(name: str, data_dir: str | Path | None) -> tuple[Path, tuple[str, ..
 def _read(file: Path, classes: int, size: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:
     """An image and its labels."""
     image = read_image(file, 3)
-    path = file.with_name(f"{file.stem}_label.png")
+    path = located(file.with_name(f"{file.stem}_label.png"))
     labels = _labels(path, file)
+    with opened_image(file, str(file)) as opened:
+        orientation = orientation_of(opened)
+    # A camera's turn is applied to the image. The labels are of the file's pixels, unless their size says otherwise.
+    if orientation < 5 or labels.shape != image.shape[:2]:
+        labels = upright(labels, orientation)
     if labels.shape != image.shape[:2]:
         (h, w), (height, width) = labels.shape, image.shape[:2]
         raise DataError(f"{path} is {h}x{w} and its image {height}x{width}: they should be of one size")
@@ -121,18 +127,9 @@ def _read(file: Path, classes: int, size: Sequence[int] | None) -> tuple[np.ndar
 
 def _labels(path: Path, image: Path) -> np.ndarray:
     """The numbers of a label image, `(H, W)`, int32; those of a palette, not its colours."""
-    try:
-        with Image.open(path) as opened:
-            if opened.mode not in ("L", "P", "I", "I;16"):
-                raise DataError(
-                    f"{path}: a label image has one number a pixel (mode L or P), this one is {opened.mode}"
-                )
-            return np.asarray(opened).astype(np.int32)
-    except FileNotFoundError:
-        raise DataError(f"{image.name} has no labels: expected {path}") from None
-    except UnidentifiedImageError:
-        raise DataError(f"{path} is no image that can be read") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: the image is damaged ({error})") from None
+    if not path.exists():
+        raise DataError(f"{image.name} has no labels: expected {path}")
+    with opened_image(path, str(path)) as opened:
+        if opened.mode not in ("L", "P", "I", "I;16"):
+            raise DataError(f"{path}: a label image has one number a pixel (mode L or P), this one is {opened.mode}")
+        return np.asarray(opened).astype(np.int32)

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.data.images import ENDINGS, read_image
-from jaxcnn.errors import DataError, unknown
+from jaxcnn.errors import DataError, first_line, unknown
+from jaxcnn.files import below, hidden, normal
+from jaxcnn.format import printable
 
 DATASETS: dict[str, str] = {
     "digits": "1,797 handwritten digits, 8x8 scaled to 32x32, with the package (scikit-learn; UCI)",
@@ -153,22 +155,30 @@ def _files(root: Path, split: str) -> Files:
     if not root.is_dir():
         raise DataError(f"the folder {root} is not there")
     inner = _folders(root)
-    own_splits = "train" in inner and not inner.isdisjoint(_TESTS)
+    own_splits = "train" in inner and not inner.keys().isdisjoint(_TESTS)
     if own_splits and split == "test":
         split = next(test for test in _TESTS if test in inner)
     if own_splits and split not in inner:
         raise DataError(f"{root} has the splits {', '.join(sorted(inner))}, not {split!r}")
-    top = root / split if own_splits else root
+    top = root / inner[split] if own_splits else root
     # The training folder says what the classes are: a class may be missing in the test folder.
     first = root / "train" if own_splits else root
-    classes = sorted(_folders(first))
+    classes = sorted(found := _folders(first))
     if not classes:
         raise DataError(f"{first} has no folders in it; expected one for each class, with its images inside")
-    if extra := _folders(top) - set(classes):
-        raise DataError(f"{top} has classes that {first} lacks: {', '.join(sorted(extra))}")
-    paths, labels = _image_files(top, classes)
+    training, training_labels = paths, labels = _image_files(first, classes, found)
+    if missing := [name for k, name in enumerate(classes) if not (training_labels == k).any()]:
+        warnings.warn(
+            f"{first} has no image in {len(missing)} of its {len(classes)} folders: {_some(missing)}. Each is a class "
+            f"all the same, which nothing is learned of (looked for {', '.join(sorted(ENDINGS))})",
+            stacklevel=2,
+        )
+    if first != top:
+        found = _folders(top)
+        if extra := found.keys() - set(classes):
+            raise DataError(f"{top} has classes that {first} lacks: {', '.join(sorted(extra))}")
+        paths, labels = _image_files(top, classes, found)
     # It also says whether images are grey or in colour, and their size: what a run learned with, it is measured with.
-    training = paths if first == top else _image_files(first, classes)[0]
     sample = tuple(first / os.fsdecode(path) for path in training[:: max(1, len(training) // 50)])
     files = Files(str(root), tuple(classes), top, paths, labels, sample)
     if own_splits:
@@ -179,24 +189,47 @@ def _files(root: Path, split: str) -> Files:
     return files
 
 
-def _folders(top: Path) -> set[str]:
-    return {entry.name for entry in top.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+def _folders(top: Path) -> dict[str, str]:
+    """The folders in a folder: by their names in Unicode's normal form C, what they are called on the disk."""
+    found: dict[str, str] = {}
+    for entry in sorted(os.scandir(top), key=lambda entry: entry.name):
+        if hidden(entry.name) or not entry.is_dir():
+            continue
+        if entry.is_symlink() and Path(entry.path).resolve() in (top.resolve(), *top.resolve().parents):
+            warnings.warn(f"{printable(entry.path)} is a link to a folder above it, and left out", stacklevel=3)
+            continue
+        if (other := found.setdefault(normal(entry.name), entry.name)) != entry.name:
+            raise DataError(
+                f"{top}: the folders {other!a} and {entry.name!a} have one name, written in two ways: "
+                "make one folder of them"
+            )
+    return found
 
 
-def _image_files(top: Path, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _image_files(top: Path, classes: Sequence[str], folders: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
     """The image files under each class's folder, as paths from `top`, with the class's number."""
-    of_class = [
-        [
-            os.fsencode(path.relative_to(top))
-            for path in sorted((top / name).rglob("*"))
-            if path.suffix.lower() in ENDINGS and path.is_file()
-        ]
-        for name in classes
-    ]
+    of_class: list[list[bytes]] = []
+    lost: list[str] = []
+    places: dict[Path, str] = {}
+    for name in classes:
+        if name in folders and (other := places.setdefault((top / folders[name]).resolve(), name)) != name:
+            raise DataError(f"{top}: the classes {other} and {name} are one folder, by a link: leave one of them")
+        files, links = below(top / folders[name]) if name in folders else ([], [])
+        of_class.append([os.fsencode(path.relative_to(top)) for path in files if path.suffix.lower() in ENDINGS])
+        lost += [str(path.relative_to(top)) for path in links]
+    if lost:
+        warnings.warn(
+            f"{printable(top)}: {len(lost)} links that lead nowhere, or to folders, are left out: {_some(lost)}",
+            stacklevel=3,
+        )
     if not any(of_class):
         raise DataError(f"{top} holds no images: the dataset is empty (looked for {', '.join(sorted(ENDINGS))})")
     paths = np.concatenate([np.array(files, bytes) for files in of_class])
     return paths, np.repeat(np.arange(len(classes), dtype=np.int32), [len(files) for files in of_class])
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{', '.join(map(printable, names[:3]))}{', ...' if len(names) > 3 else ''}"
 
 
 # --- prepared data -----------------------------------------------------------------------------------------------
@@ -280,7 +313,8 @@ def data_root(data_dir: str | Path | None) -> Path | None:
 def _prepared(name: str, split: str, data_dir: str | Path | None) -> Records:
     root = data_root(data_dir)
     for folder in () if root is None else (root, root / "tfds"):
-        if any(folder.glob(f"{name}/**/dataset_info.json")):
+        # The name is no part of the pattern: it may have brackets or asterisks in it.
+        if any((folder / name).glob("**/dataset_info.json")):
             return _records(name, split, folder)
     raise DataError(_not_prepared(name, root))
 
@@ -354,4 +388,4 @@ def _records(name: str, split: str, data_dir: Path, folder: Path | None = None) 
 
 
 def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -23,6 +23,7 @@ from jaxcnn.data.dataset import Dataset
 from jaxcnn.explore import subject
 from jaxcnn.explore.network import Network
 from jaxcnn.explore.server import Answers, Server
+from jaxcnn.format import printable
 from jaxcnn.train.trained import Trained
 
 __all__ = ["explore", "serve"]
@@ -64,11 +65,11 @@ def explore(
     network = Network(chosen)
     if export is not None:
         size = frozen.write(network, export, first, Path(image).name if image is not None else "")
-        print(f"{export}: {size / 1e6:.1f} MB; it opens in a browser without a server", flush=True)
+        print(f"{printable(export)}: {size / 1e6:.1f} MB; it opens in a browser without a server", flush=True)
         return
     name = Path(image).name if image is not None else ""
     with contextlib.suppress(KeyboardInterrupt), serve(network, port, first, name) as server:
-        print(f"{chosen.title}: {server.url}  (Ctrl-C ends it)", flush=True)
+        print(f"{printable(chosen.title)}: {server.url}  (Ctrl-C ends it)", flush=True)
         if open_browser and (sys.platform in ("darwin", "win32") or _display()):
             threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
         threading.Event().wait()

@@ -21,6 +21,7 @@ from jaxcnn.errors import DataError, UserError
 from jaxcnn.explore import server
 from jaxcnn.explore.network import Look, Network, packed, stacked
 from jaxcnn.explore.subject import FIGURES
+from jaxcnn.format import printable
 
 # Examples, maps of a layer, pixels of a map's side: the first choice that fits is taken.
 _CHOICES = ((10, 64, 112), (10, 16, 56), (6, 16, 56), (4, 16, 28), (3, 8, 28), (2, 4, 28), (1, 4, 14), (1, 1, 14))
@@ -122,7 +123,7 @@ def content(network: Network, first: np.ndarray | None = None, name: str = "") -
             overlays[f"{i}|{kind}"] = _text(found)
     about = network.subject.about()
     about |= {"version": __version__, "given": list(network.shape), "frame": list(network.frame())}
-    about["file"] = name if first is not None else None
+    about["file"] = printable(name) if first is not None else None
     exact = _exact(network, looks, records)
     about["notes"] = [
         f"This file keeps {len(looks)} example{'s' if len(looks) > 1 else ''} and needs no server. "

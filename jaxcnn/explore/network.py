@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core import Layer, network
+from jaxcnn.core import Layer, get, network
 from jaxcnn.data.preprocess import Preprocess
 from jaxcnn.errors import UserError
 from jaxcnn.explore.answer import Pixel
@@ -31,7 +31,7 @@ from jaxcnn.inspect.summary import Row
 from jaxcnn.inspect.trace import Call
 from jaxcnn.inspect.windows import filters, receptive_window, see_unit
 from jaxcnn.ops import fuse
-from jaxcnn.wrappers import get, split
+from jaxcnn.transforms import split
 
 OVERLAYS = ("grad_cam", "occlusion", "saliency")
 _KEPT_INPUTS, _KEPT_OUTPUTS = 64, 2
@@ -113,7 +113,7 @@ class Network:
                 "name": name,
                 "depth": row.depth,
                 "code": row.layer,
-                "kind": call.layer.source.name if call.layer.source else "",
+                "kind": call.layer.kind,
                 "shape": list(row.output_shape[1:]),
                 "input": self._input_shape(call),
                 "params": row.params,

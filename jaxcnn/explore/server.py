@@ -32,6 +32,7 @@ from jaxcnn.errors import DataError, UserError, first_line
 from jaxcnn.explore.answer import Pixel
 from jaxcnn.explore.network import Look, Network, packed, stacked
 from jaxcnn.explore.subject import FIGURES, Data
+from jaxcnn.format import printable
 
 _PARTS = ("base", "ask", "frozen", "input", "look", "answer", "overlay", "layers", "unit", "training", "page")
 SCRIPTS = tuple(f"{part}.js" for part in _PARTS)
@@ -138,7 +139,7 @@ class Answers:
         """All that is known without computing."""
         record = self.subject.about()
         record |= {"version": __version__, "given": list(self.network.shape), "frame": list(self.network.frame())}
-        record["file"] = self._first_name if self._first is not None else None
+        record["file"] = printable(self._first_name) if self._first is not None else None
         return to_json(record)
 
     def layers(self, asked: Mapping[str, str]) -> bytes:
@@ -365,7 +366,7 @@ class Server(ThreadingHTTPServer):
 
 
 def _one_line(error: BaseException | None) -> str:
-    return "unknown error" if error is None else f"{type(error).__name__}: {first_line(error)[:200]}"
+    return "unknown error" if error is None else f"{type(error).__name__}: {printable(first_line(error)[:200])}"
 
 
 class _Handler(BaseHTTPRequestHandler):

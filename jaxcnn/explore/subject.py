@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from jaxcnn import data, tasks
 from jaxcnn.core import Layer
@@ -23,12 +21,13 @@ from jaxcnn.data.stream import center_box
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.explore import answer
 from jaxcnn.explore.answer import Answer
+from jaxcnn.format import printable
 from jaxcnn.train import Run, Trained
 from jaxcnn.train import runs as listed
+from jaxcnn.train.objective import ACCURACY, Primary, primary_in
 from jaxcnn.train.trained import rebuilt
 
 FIGURES = ("confusion.png", "mistakes.png")
-MOST_PIXELS = 40_000_000
 _EXAMPLES = 400
 
 Data = Dataset | Examples
@@ -45,7 +44,7 @@ class Subject:
       examples: gives some of the test data; raises DataError where they cannot be read.
       folder: the run's folder; None for a network that has none.
       notes: what of the run is not shown, a sentence each.
-      measure: the figure of its task, "accuracy" or "mean_iou" for instance.
+      measure: the figure that its run was chosen by, "accuracy" or "mean_iou" for instance.
     """
 
     title: str
@@ -54,29 +53,30 @@ class Subject:
     examples: Callable[[], Data]
     folder: Path | None = None
     notes: tuple[str, ...] = ()
-    measure: str = "accuracy"
+    measure: Primary = ACCURACY
 
     def about(self) -> dict[str, Any]:
         """What the page shows before anything is computed; JSON."""
         config, trained = self.trained.config, self.trained
         record: dict[str, Any] = {
-            "title": self.title,
-            "model": Path(str(config.get("model") or "")).name,
-            "data": Path(str(config.get("data") or "")).name,
-            "classes": list(self.answer.names),
+            "title": printable(self.title),
+            "model": printable(Path(str(config.get("model") or "")).name),
+            "data": printable(Path(str(config.get("data") or "")).name),
+            "classes": [printable(name) for name in self.answer.names],
             "answer": self.answer.kind,
             "size": self.answer.size,
             "palette": None if self.answer.palette is None else self.answer.palette.tolist(),
             "image": list(trained.image),
-            "measure": self.measure,
-            "notes": list(self.notes),
+            "measure": self.measure.primary,
+            "share": self.measure.is_share,
+            "notes": [printable(note) for note in self.notes],
             "history": [],
             "result": {},
             "figures": [],
         }
         if self.folder is not None and (run := listed.read(self.folder)) is not None:
             record |= {"history": run.history, "result": run.result or {}}
-            record["notes"] += run.trouble
+            record["notes"] += [printable(each) for each in run.trouble]
             record["figures"] = [name for name in FIGURES if (self.folder / name).is_file()]
         return record
 
@@ -88,29 +88,11 @@ class Subject:
         """
         height, width, channels = self.trained.image
         where = name if isinstance(source, bytes) else str(source)
-        _check_pixels(source, where)
         if self.trained.config.get("stream"):
             return read_part(
                 source, lambda h, w: center_box(h, w, (height, width)), (height, width), channels, gap=3, name=where
             )
         return read_image(source, channels, (height, width), where)
-
-
-def _check_pixels(source: str | Path | bytes, where: str) -> None:
-    """An error for a picture that would take a second or more to decode, by what its header says."""
-    import io
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
-                width, height = opened.size
-    except Image.DecompressionBombError:
-        raise DataError(f"{where} has more than {MOST_PIXELS:,} pixels; make it smaller first") from None
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError):
-        return  # the reader says it better
-    if width * height > MOST_PIXELS:
-        raise DataError(f"{where} is {width:,} x {height:,} pixels, the most is {MOST_PIXELS:,}; make it smaller first")
 
 
 def of_run(path: str | Path) -> Subject:
@@ -141,7 +123,8 @@ def of_run(path: str | Path) -> Subject:
         notes.append(f"The run is an ensemble of {count} networks; this is the first of them.")
     trained = dataclasses.replace(trained, model=model, params=params, model_state=state)
     title = f"{Path(str(config['model'])).name.split(':')[-1]} on {Path(str(config.get('data'))).name}"
-    measure = "accuracy" if task is None else task.figure
+    # Before config.json said what chose, the class of an image was chosen by accuracy.
+    measure = primary_in(config, {"validation_accuracy": None}) if task is None else task.primary
     return _subject(title, trained, lambda: _test_data(trained), run.path, tuple(notes), measure)
 
 
@@ -158,7 +141,7 @@ def of_layer(
             "a Layer is explored with its variables and some data: explore(model, params=params, state=state, "
             "data=cnn.data.load('digits', 'test'))"
         )
-    name = model.source.name if model.source else "network"
+    name = model.kind or "network"
     if name == "ensemble":
         raise UserError(
             "explore looks into one network: give it a member of the ensemble, with jax.tree.map(lambda x: x[0], ...) "
@@ -187,7 +170,7 @@ def _subject(
     examples: Callable[[], Data],
     folder: Path | None = None,
     notes: tuple[str, ...] = (),
-    measure: str = "accuracy",
+    measure: Primary = ACCURACY,
 ) -> Subject:
     """The subject, if its images and its network's answers can be shown."""
     if len(trained.image) != 3 or trained.image[-1] not in (1, 3):

@@ -11,6 +11,8 @@ without. In a program of your own:
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,8 @@ import jax.export
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "TGA", "PCX", "SGI", "ICO")
+MOST_PIXELS = 89_478_485
 
 
 def load(folder: str | Path = HERE) -> Callable[[np.ndarray], np.ndarray]:
@@ -44,6 +48,8 @@ def facts(folder: str | Path = HERE) -> dict[str, Any]:
 def read(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
     """A picture as `(1, height, width, channels)`, resized, or the images in an .npy file."""
     height, width, channels = shape
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for, forever
+        raise ValueError("it is no regular file")
     if Path(path).suffix == ".npy":
         images = np.load(path)
         images = images[None] if images.ndim == 3 else images
@@ -52,17 +58,27 @@ def read(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
         return images
     from PIL import Image, ImageOps
 
-    with Image.open(path) as opened:
+    with Image.open(path, formats=FORMATS) as opened:
+        if opened.width * opened.height > MOST_PIXELS:
+            raise ValueError(f"it has more than {MOST_PIXELS:,} pixels")
         picture = ImageOps.exif_transpose(opened)
     if picture.mode.startswith(("I", "F")):
         raise ValueError(f"its pixels have more than 8 bits (mode {picture.mode})")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        laid = [Image.alpha_composite(Image.new("RGBA", picture.size, c), picture) for c in ("white", "black")]
+        # On black where nothing is seen on white, as of white strokes.
+        spans = [np.ptp(np.asarray(each)[..., :3], axis=(0, 1)).max() for each in laid]
+        picture = laid[0] if spans[0] >= 16 else laid[int(spans[1] > spans[0])]
     picture = picture.convert("L" if channels == 1 else "RGB")
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(picture, np.uint8).reshape(1, height, width, channels)
+
+
+def shown(text: str) -> str:
+    """Text for a terminal, which is sent no control characters of a name's."""
+    return "".join(c if c.isprintable() or c in "\u200c\u200d" else ascii(c)[1:-1] for c in text)
 
 
 def main(paths: list[str]) -> None:
@@ -75,9 +91,9 @@ def main(paths: list[str]) -> None:
         try:
             images = read(path, shape)
         except (OSError, ValueError) as error:
-            sys.exit(f"{path} cannot be read: {error}")
+            sys.exit(f"{shown(path)} cannot be read: {shown(str(error))}")
         for row in model(images):
-            print(f"{path}  {names[row.argmax()]}  {100 * row.max():.1f} %")
+            print(f"{shown(path)}  {shown(names[row.argmax()])}  {100 * row.max():.1f} %")
 
 
 if __name__ == "__main__":

@@ -27,10 +27,10 @@ from matplotlib.path import Path as Outline
 from matplotlib.textpath import TextPath
 
 from jaxcnn.errors import UserError
-from jaxcnn.inspect.plots import Figure
+from jaxcnn.inspect.plots import Figure, plain
 from jaxcnn.inspect.receptive_field import inner_jaxprs
 from jaxcnn.inspect.trace import Call, Op, Trace
-from jaxcnn.ops import onednn
+from jaxcnn.ops import cpu
 
 if TYPE_CHECKING:
     from jaxcnn.inspect.summary import Row
@@ -238,7 +238,7 @@ def _called(eqn: Any) -> Iterator[Any]:
 def _kind(call: Call, row: Row) -> str:
     """What a layer is by what it computes, so that it holds for a layer of one's own, too."""
     names = {name for op in call.ops() if op.eqn is not None for name in _primitives(op.eqn)}
-    if names & {"conv_general_dilated", onednn.conv_p.name}:
+    if names & {"conv_general_dilated", cpu.convolution_p.name}:
         return "convolution"
     if "dot_general" in names:
         return "dense"
@@ -264,7 +264,7 @@ def _text_width(text: str, bold: bool = False) -> float:
     """In inches."""
     if not text:
         return 0.0
-    shape = TextPath((0, 0), text, _SIZE, prop=FontProperties(weight="bold" if bold else "normal"))
+    shape = TextPath((0, 0), plain(text), _SIZE, prop=FontProperties(weight="bold" if bold else "normal"))
     return float(shape.get_extents().width) / 72
 
 
@@ -504,13 +504,13 @@ def _paint(graph: _Graph, title: str) -> Figure:
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
-    axes.text(margin, margin, title, fontsize=_SIZE + 1, weight="bold", va="center")
+    axes.text(margin, margin, plain(title), fontsize=_SIZE + 1, weight="bold", va="center")
     _paint_graph(axes, graph, (width - graph.width) / 2, margin + 0.32)
     x, y = margin, height - margin
     for kind in kinds:
         inside, border = _COLOURS[kind]
         _box(axes, x, y - 0.06, 0.14, 0.12, inside, border, 0.02)
-        axes.text(x + 0.2, y, kind, fontsize=_SIZE, va="center_baseline")
+        axes.text(x + 0.2, y, plain(kind), fontsize=_SIZE, va="center_baseline")
         x += _text_width(kind) + 0.42
     return figure
 
@@ -543,8 +543,8 @@ def _paint_graph(axes: Any, graph: _Graph, x0: float, y0: float) -> None:
             small = len(node.texts) == 1
             _box(axes, left, top, node.width, node.height, *colours, 0.2 if small else 0.05)
             if small and len(node.texts[0]) == 1:
-                axes.text(x0 + node.x, top + node.height / 2, node.texts[0][0], fontsize=_SIZE, ha="center",
-                          va="center_baseline")  # fmt: skip
+                axes.text(x0 + node.x, top + node.height / 2, plain(node.texts[0][0]), fontsize=_SIZE,
+                          ha="center", va="center_baseline")  # fmt: skip
                 continue
             for i, line in enumerate(node.texts):
                 y = top + (i + 0.5) * node.height / len(node.texts) + (0.02 if i == 0 and not small else 0)
@@ -555,9 +555,9 @@ def _paint_graph(axes: Any, graph: _Graph, x0: float, y0: float) -> None:
 
 def _texts(axes: Any, line: Sequence[str], left: float, right: float, y: float, bold: bool) -> None:
     first, *rest = line
-    axes.text(left, y, first, fontsize=_SIZE, weight="bold" if bold else "normal", va="center_baseline")
+    axes.text(left, y, plain(first), fontsize=_SIZE, weight="bold" if bold else "normal", va="center_baseline")
     if rest:
-        axes.text(right, y, rest[0], fontsize=_SIZE, color="#444444", ha="right", va="center_baseline")
+        axes.text(right, y, plain(rest[0]), fontsize=_SIZE, color="#444444", ha="right", va="center_baseline")
 
 
 def _line(axes: Any, points: list[tuple[float, float]], arrow: bool) -> None:

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 
 from jaxcnn.errors import UserError
 from jaxcnn.inspect.features import Patches
-from jaxcnn.inspect.plots import Figure
+from jaxcnn.inspect.plots import Figure, plain
 from jaxcnn.inspect.windows import Seen, Window
 
 _HEAT, _SIGNED, _FRAME = "inferno", "RdBu_r", "#d9822b"
@@ -89,11 +89,11 @@ def explained(
         for axes, (name, column) in zip(row, columns.items(), strict=True):
             _picture(axes, column[i])
             if i == 0:
-                axes.set_title(name, fontsize=9)
+                axes.set_title(plain(name), fontsize=9)
         if titles is not None:
-            row[0].set_ylabel(titles[i], fontsize=8)
+            row[0].set_ylabel(plain(titles[i]), fontsize=8)
     if heading:
-        figure.suptitle(heading, fontsize=10)
+        figure.suptitle(plain(heading), fontsize=10)
     return figure
 
 
@@ -115,9 +115,9 @@ def top_patches(found: Mapping[str, Patches], heading: str | None = None) -> Fig
                 _picture(axes, picture)
                 axes.axis("on")
             rows[2 * i, j].set_title(f"{patches.values[j]:.2g}", fontsize=7, pad=2)
-        rows[2 * i, 0].set_ylabel(name, fontsize=8)
+        rows[2 * i, 0].set_ylabel(plain(name), fontsize=8)
     if heading:
-        figure.suptitle(heading, fontsize=10)
+        figure.suptitle(plain(heading), fontsize=10)
     return figure
 
 
@@ -129,15 +129,16 @@ def fields(image: Any, windows: Mapping[str, Window], heading: str | None = None
     axes = figure.subplots()
     axes.imshow(picture, interpolation="nearest")
     for i, (name, window) in enumerate(windows.items()):
-        _rectangle(axes, window, f"C{i % 10}", name)
+        _rectangle(axes, window, f"C{i % 10}", plain(name))
     reach = [(w.top, w.left, w.bottom, w.right) for w in windows.values()]
     top, left = (min([0, *(r[k] for r in reach)]) for k in (0, 1))
     bottom, right = (max([end, *(r[k] for r in reach)]) for k, end in ((2, height), (3, width)))
     axes.set(xlim=(left - 1, right), ylim=(bottom, top - 1))
     axes.tick_params(labelsize=7)
-    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=8)
+    # By its handles: of those it finds, matplotlib leaves out names that begin with an underscore.
+    axes.legend(handles=axes.patches, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=8)
     if heading:
-        figure.suptitle(heading, fontsize=10)
+        figure.suptitle(plain(heading), fontsize=10)
     return figure
 
 
@@ -180,7 +181,7 @@ def unit(seen: Seen, image: Any, heading: str | None = None) -> Figure:
                         x, y, f"{v:.2f}".replace("-0.00", "0.00"), ha="center", va="center", fontsize=5, color=color
                     )
             if row == 0:
-                axes.set_title(name, fontsize=9)
+                axes.set_title(plain(name), fontsize=9)
             if j == 1 and channels > 1:
                 axes.set_ylabel(f"channel {c}", fontsize=7)
     more = f" ({shown} of {channels} channels shown)" if shown < channels else ""
@@ -189,7 +190,7 @@ def unit(seen: Seen, image: Any, heading: str | None = None) -> Figure:
         text = f"{what}: {seen.value:.4g}{more}"
     else:
         text = f"{what}: sum of products {seen.total - seen.bias:.4g} + bias {seen.bias:.4g} = {seen.total:.4g}{more}"
-    figure.suptitle(f"{heading}\n{text}" if heading else text, fontsize=9)
+    figure.suptitle(plain(f"{heading}\n{text}" if heading else text), fontsize=9)
     return figure
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,13 +15,52 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from jaxcnn.data.dataset import Dataset
-from jaxcnn.metrics import SCORES, score_of
+from jaxcnn.format import printable, shortened
+from jaxcnn.metrics import is_share, name_of
 
 _TRAIN, _VALIDATION = "#3b6fb6", "#d9822b"
 
 
+_LONGEST = 40  # characters of a name
+_NO_GLYPH = re.compile(r"Glyph (\d+) .*missing from (?:current font|font\(s\) (.*?))\.?$", re.DOTALL)
+
+
+def plain(text: object, most: int | None = None) -> str:
+    """Text from outside, the name of a class for instance, as matplotlib is to be given it.
+
+    matplotlib takes what stands between two dollar signs for a formula, and raises where it is none. Here a dollar sign
+    is a dollar sign, and what no font has (control characters, bytes that are no text) is escaped.
+
+    Args:
+      most: cut it to so many characters.
+    """
+    shown = printable(text, lines=True)
+    return (shown if most is None else shortened(shown, most)).replace("$", r"\$")
+
+
 class Figure(matplotlib.figure.Figure):
-    """A figure that a notebook shows by itself; matplotlib's own waits for `%matplotlib inline`."""
+    """A figure that a notebook shows by itself; matplotlib's own waits for `%matplotlib inline`.
+
+    Characters that no font has are one warning, not one for each.
+    """
+
+    def savefig(self, *args: Any, **options: Any) -> None:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            super().savefig(*args, **options)
+        missing = {}
+        for each in told:
+            if found := _NO_GLYPH.match(str(each.message)):
+                missing[chr(int(found[1]))] = found[2] or "the font"
+            else:
+                warnings.warn_explicit(each.message, each.category, each.filename, each.lineno, source=each.source)
+        if missing:
+            warnings.warn(
+                f"{next(iter(missing.values()))} has no glyph for {len(missing)} of the characters in a picture, which "
+                f"are drawn as boxes: {shortened(printable(''.join(missing)), 20)}. matplotlib draws them in a font "
+                "that has them: matplotlib.rcParams['font.family'] = ['DejaVu Sans', 'NAME OF THE FONT']",
+                stacklevel=2,
+            )
 
     def _repr_png_(self) -> bytes:
         picture = io.BytesIO()
@@ -27,10 +68,15 @@ class Figure(matplotlib.figure.Figure):
         return picture.getvalue()
 
 
-def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Loss and error by epoch, of training and validation, from the records of `fit` or the lines of metrics.jsonl."""
+def curves(history: Sequence[Mapping[str, Any]], primary: str | None = None, higher_is_better: bool = True) -> Figure:
+    """Loss and error by epoch, of training and validation, from the records of `fit` or the lines of metrics.jsonl.
+
+    Args:
+      primary: the figure that is drawn beside the loss; when not given, accuracy (as the error) where it was measured.
+      higher_is_better: whether it is maximized.
+    """
     figure = Figure(figsize=(9, 3.4), layout="constrained")
-    measures = _measures(history[0])
+    measures = _measures(history[0], primary, higher_is_better)
     epochs = [r["epoch"] for r in history]
     for axes, (name, label, scale) in zip(np.atleast_1d(figure.subplots(1, len(measures))), measures, strict=True):
         lines = []
@@ -45,26 +91,37 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _measures(record: Mapping[str, Any]) -> list[tuple[str, str, Callable[[float], float]]]:
+def _measures(
+    record: Mapping[str, Any], primary: str | None, higher: bool
+) -> list[tuple[str, str, Callable[[float], float]]]:
     """What is drawn of the records: the name of a measure, what the axis is called, and its scale."""
     measures: list[tuple[str, str, Callable[[float], float]]] = [("loss", "loss", lambda v: v)]
-    name = score_of(record) or score_of(record, "validation_")
-    if name == "accuracy":
+    name = "accuracy" if primary is None else primary
+    if name == "loss" or not (name in record or f"validation_{name}" in record):
+        return measures
+    if name == "accuracy" and higher:
         measures.append((name, "error (%)", lambda v: 100 * (1 - v)))
-    elif name:
-        measures.append((name, f"{SCORES[name]} (%)", lambda v: 100 * v))
+    elif higher and is_share(name):
+        measures.append((name, f"{name_of(name)} (%)", lambda v: 100 * v))
+    else:
+        measures.append((name, name_of(name), lambda v: v))
     return measures
 
 
-def compare(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+def compare(
+    histories: Mapping[str, Sequence[Mapping[str, Any]]], primary: str | None = None, higher_is_better: bool = True
+) -> Figure:
     """Loss and error by epoch of several runs, a colour each: lines are validation, dotted ones training.
 
     Args:
       histories: the records of each run, as `curves` takes them, by the name that it is to have.
+      primary, higher_is_better: as in `curves`.
     """
     shown = {name: history for name, history in histories.items() if history}
     figure = Figure(figsize=(11, max(3.6, 0.6 + 0.2 * len(shown))), layout="constrained")
-    measures = _measures({name: None for history in shown.values() for record in history for name in record})
+    measures = _measures(
+        {name: None for history in shown.values() for record in history for name in record}, primary, higher_is_better
+    )
     colors = _distinct(len(shown))
     for axes, (measure, label, scale) in zip(np.atleast_1d(figure.subplots(1, len(measures))), measures, strict=True):
         values = []
@@ -80,7 +137,7 @@ def compare(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
                     values += [value for _, value in points]
         axes.set(xlabel="epoch", ylabel=label)
         _by_epoch(axes, values)
-    lines = [Line2D([], [], color=color, label=name) for color, name in zip(colors, shown, strict=True)]
+    lines = [Line2D([], [], color=color, label=plain(name)) for color, name in zip(colors, shown, strict=True)]
     styles = [Line2D([], [], color="black", linestyle=s, label=n) for s, n in (("-", "validation"), (":", "training"))]
     figure.legend(handles=lines + styles, loc="outside right upper", frameon=False, fontsize=8)
     return figure
@@ -96,9 +153,10 @@ def _distinct(count: int) -> list[tuple[float, ...]]:
 
 def _by_epoch(axes: Any, values: Sequence[float]) -> None:
     """Whole epochs below; a logarithmic axis where the values call for it."""
-    if values and min(values) > 0 and max(values) > 20 * min(values):
+    known = [value for value in values if np.isfinite(value)]
+    if known and min(known) > 0 and max(known) > 20 * min(known):
         axes.set_yscale("log")
-    else:
+    elif not known or min(known) >= 0:
         axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
@@ -123,9 +181,10 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
                 if matrix[i, j]:
                     axes.text(j, i, f"{matrix[i, j]}", ha="center", va="center", fontsize=8,
                               color="white" if share[i, j] > 0.3 else "black")  # fmt: skip
+    names = [plain(name, _LONGEST) for name in classes]
     if count <= 50:
-        axes.set_xticks(range(count), classes, rotation=90 if max(map(len, classes)) > 2 else 0, fontsize=8)
-        axes.set_yticks(range(count), classes, fontsize=8)
+        axes.set_xticks(range(count), names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=8)
+        axes.set_yticks(range(count), names, fontsize=8)
     axes.grid(False)
     right = np.trace(matrix)
     axes.set(xlabel="predicted", ylabel="true", title=f"{right:,} of {matrix.sum():,} right")
@@ -142,7 +201,8 @@ def mistakes(data: Dataset, probabilities: np.ndarray, most: int = 32) -> Figure
         figure = Figure(figsize=(4, 1), layout="none")  # type: ignore[arg-type]  # its stubs lack "none"
         figure.text(0.5, 0.5, "no mistakes", ha="center", va="center")
         return figure
-    titles = [f"{data.classes[data.labels[i]]} → {data.classes[predicted[i]]}  {100 * sure[i]:.0f} %" for i in wrong]
+    names = [shortened(printable(name), _LONGEST // 2) for name in data.classes]
+    titles = [f"{names[data.labels[i]]} → {names[predicted[i]]}  {100 * sure[i]:.0f} %" for i in wrong]
     return images(data.images[wrong], titles, f"{(predicted != data.labels).sum()} mistakes, true → predicted")
 
 
@@ -158,9 +218,9 @@ def images(pictures: np.ndarray, titles: Sequence[str] | None = None, heading: s
     for i, picture in enumerate(pictures):
         _show(grid[i], picture)
         if titles is not None:
-            grid[i].set_title(titles[i], fontsize=8)
+            grid[i].set_title(plain(titles[i]), fontsize=8)
     if heading:
-        figure.suptitle(heading, fontsize=10)
+        figure.suptitle(plain(heading), fontsize=10)
     return figure
 
 

@@ -29,6 +29,7 @@ from jax.scipy.special import expit
 from jaxcnn.core import Layer, PyTree
 from jaxcnn.errors import UserError
 from jaxcnn.inspect.seeing import Chosen, Program, Rule, Unit, flat_index, image_of, limits, only_array, score, split_at
+from jaxcnn.ops.precision import wide
 
 
 def input_gradient(
@@ -163,7 +164,7 @@ def _grad_cam(
         return score(output, kind, where).sum(), limits(output, kind)
 
     gradient, shape = jax.grad(total, has_aux=True)(maps)
-    (a,), (g,) = jax.tree.leaves(maps), jax.tree.leaves(gradient)
+    (a,), (g,) = (jax.tree.leaves(jax.tree.map(wide, tree)) for tree in (maps, gradient))
     alpha = g.mean(tuple(range(1, g.ndim - 1)), keepdims=True)
     return jnp.maximum((alpha * a).sum(-1), 0), shape
 

@@ -317,7 +317,7 @@ class _Mark(Watcher):
     def called(self, layer: Layer, inputs: tuple[PyTree, ...], output: PyTree) -> None:
         arrays = [jax.tree.map(lambda x: x if hasattr(x, "dtype") else None, tree) for tree in (inputs, output)]
         (ins, ins_tree), (outs, out_tree) = (jax.tree.flatten(tree) for tree in arrays)
-        kind = layer.source.name if layer.source else ""
+        kind = layer.kind
         _mark.bind(*ins, *outs, path=self.path, inputs=len(ins), trees=(ins_tree, out_tree), kind=kind)
 
 

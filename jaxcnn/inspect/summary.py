@@ -18,12 +18,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn.core import Layer
+from jaxcnn.core import COMPOSITIONS, Layer
 from jaxcnn.errors import unknown
 from jaxcnn.inspect.cost import Cost, costs, macs, nbytes
 from jaxcnn.inspect.graph import check_suffix, draw
 from jaxcnn.inspect.receptive_field import Field, image
 from jaxcnn.inspect.trace import Call, Trace, fields_of, trace
+from jaxcnn.transforms.precision import half_precision
 
 __all__ = ["Row", "Summary", "draw_graph", "macs", "summary"]
 
@@ -305,22 +306,25 @@ def _visible(row: Row, depth: int | None, level: int) -> Iterator[Row]:
 
 
 def _kind(layer: Layer) -> str:
-    return layer.source.name if layer.source else "layer"
+    return layer.kind or "layer"
 
 
 def brief(layer: Layer) -> str:
     """The code that makes a layer on one line, without its initializers; of a plain composition, its name alone."""
-    source = layer.source
-    if source is None:
+    composed = layer.base is not None or layer.call is None or layer.call.maker in COMPOSITIONS
+    if layer.kind and layer.sublayers and composed:
+        return layer.kind
+    while layer.call is not None and layer.call.maker is half_precision:
+        layer = layer.call.args[0]
+    call = layer.call
+    if call is None:
         return repr(layer)
-    if layer.sublayers and source.maker is None:
-        return source.name
     kwargs = {
         name: value
-        for name, value in source.kwargs.items()
+        for name, value in call.kwargs.items()
         if not (name.endswith("_init") or "initializers" in str(getattr(value, "__module__", "")))
     }
-    return " ".join(str(dataclasses.replace(source, kwargs=kwargs)).split())
+    return " ".join(str(dataclasses.replace(call, kwargs=kwargs)).split())
 
 
 def _at(tree: Any, path: Sequence[str]) -> Any:

@@ -17,10 +17,10 @@ from jax.extend import core as jex
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxcnn.core import Layer, Watcher, structs_of, watch
-from jaxcnn.core import _Function as PlainFunction
+from jaxcnn.core import Layer, Watcher, structs_of, unwrap, watch
 from jaxcnn.inspect.receptive_field import LOOPS, Field, anywhere, inner_jaxprs, through
 from jaxcnn.ops.backend import general_form
+from jaxcnn.transforms import synchronized
 
 # JAX caches what it traces by the axes in scope, among other things. Under an axis of its own a marked trace neither
 # takes an unmarked one from the cache nor leaves a marked one there.
@@ -77,8 +77,7 @@ class Call:
     @property
     def nothing(self) -> bool:
         """Whether it is a plain function that gave back its input as it is."""
-        plain = isinstance(self.layer.source, PlainFunction)
-        return plain and not self.steps and self.inputs == self.outputs
+        return self.layer.is_function and not self.steps and self.inputs == self.outputs
 
     def ops(self) -> Iterator[Op]:
         """All operations, those of the layers inside included."""
@@ -122,6 +121,7 @@ def trace(model: Layer, *inputs: Any, train: bool = False) -> Trace:
       LayerError: where the model cannot take them.
     """
     structs = structs_of(inputs)
+    model = unwrap(model, synchronized)  # there is no mapped axis here
     key = jax.eval_shape(lambda: jax.random.key(0))
     params, state = jax.eval_shape(model.init, key, *structs)
     met: list[Call] = []

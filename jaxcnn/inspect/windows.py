@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core import Layer
+from jaxcnn.core import Layer, get
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.inspect.receptive_field import Field, image
 from jaxcnn.inspect.seeing import Program, image_of
 from jaxcnn.inspect.trace import Call, Trace, fields_of, trace
-from jaxcnn.wrappers import get, split
+from jaxcnn.transforms import split
 
 
 @dataclass(frozen=True)

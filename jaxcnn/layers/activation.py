@@ -33,7 +33,7 @@ def tanh(x: jax.Array) -> jax.Array:
 
 def softmax(x: jax.Array) -> jax.Array:
     """exp(x_k) / sum over j of exp(x_j), along the last axis. The losses take logits: train without it."""
-    return jax.nn.softmax(x)
+    return ops.rounded(jax.nn.softmax(ops.wide(x)), x.dtype)
 
 
 @layer
@@ -75,7 +75,8 @@ def prelu(slope: float = 0.25, *, shared: bool = False) -> Layer:
         floating(x)
         if not shared and params["slope"].shape != x.shape[-1:]:
             raise LayerError(f"made for {params['slope'].size} channels, got {x.shape[-1]} in {x.shape}")
-        return jnp.where(x >= 0, x, params["slope"].astype(x.dtype) * x)
+        below = ops.wide(x)
+        return jnp.where(x >= 0, x, ops.rounded(ops.spread(params["slope"], below) * below, x.dtype))
 
     return stateless(init, apply)
 
@@ -120,6 +121,6 @@ def maxout(
             raise LayerError(f"made for {kernel.shape[1]} inputs, got {x.shape[-1]} in {x.shape}")
         dtype = jnp.result_type(x, kernel)
         y = jnp.einsum("...d,pdf->...pf", x.astype(dtype), kernel.astype(dtype))
-        return (y + params["bias"].astype(dtype) if bias else y).max(-2)
+        return (y + ops.spread(params["bias"], y) if bias else y).max(-2)
 
     return stateless(init, apply)

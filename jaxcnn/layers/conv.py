@@ -82,7 +82,7 @@ def conv(
             raise LayerError(f"made for {kernel.shape[-2] * groups} channels, got {x.shape[-1]} in {x.shape}")
         _fits(x.shape[1:-1], kernel.shape[:ndim], stride, padding, dilation, floor)
         y = ops.conv(x, kernel, stride, padding, dilation, groups)
-        return y + params["bias"].astype(y.dtype) if bias else y
+        return y + ops.spread(params["bias"], y) if bias else y
 
     return stateless(init, apply)
 
@@ -105,13 +105,18 @@ def conv_transpose(
     Args:
       features: K, the output channels.
       kernel_size, stride, padding, dilation: those of the convolution it transposes; see `conv`.
-      output_padding: pixels added behind, to choose among the sizes that this convolution maps to the input's.
+      output_padding: pixels added behind, to choose among the sizes that this convolution maps to the input's. It is
+        smaller than the stride, or than the dilation.
       bias, kernel_init, bias_init: as in `conv`.
 
     Variables: params `kernel` `(*size, C, K)`, `bias` `(K,)`.
 
     Returns:
       A Layer `(N, *spatial, C) -> (N, *out, K)`, out = S (W - 1) - 2P + D (F - 1) + 1 + output_padding.
+
+    Raises:
+      LayerError: when output_padding is smaller than neither stride nor dilation, or the output would be empty; for a
+        wrong number of channels or dimensions; for an integer image.
 
     Source: Long, Shelhamer and Darrell, Fully convolutional networks (2015), section 3.3.
     """
@@ -134,7 +139,7 @@ def conv_transpose(
         y = _checked(ops.conv_transpose, x, kernel, stride, padding, dilation, output_padding)
         if 0 in y.shape[1:-1]:
             raise LayerError(f"on {by(x.shape[1:-1])} the output would be {by(y.shape[1:-1])}: less padding is needed")
-        return y + params["bias"].astype(y.dtype) if bias else y
+        return y + ops.spread(params["bias"], y) if bias else y
 
     return stateless(init, apply)
 

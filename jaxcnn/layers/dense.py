@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -55,11 +56,11 @@ def dense(
                 "the input has another size than the one the layer was initialized with"
             )
         y = ops.matmul(x, kernel)
-        return y + params["bias"].astype(y.dtype) if bias else y
+        return y + ops.spread(params["bias"], y) if bias else y
 
     return stateless(init, apply)
 
 
 def flatten(x: jax.Array) -> jax.Array:
     """`(N, H, W, C) -> (N, H W C)`, row by row, channels last. PyTorch's order has the channels first."""
-    return x.reshape(x.shape[0], -1)
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))  # -1 would not do for an empty batch

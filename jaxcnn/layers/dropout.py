@@ -28,7 +28,7 @@ def dropout(rate: float, *, shared_axes: Sequence[int] = ()) -> Layer:
       A Layer of the input's shape. `apply` with `train=True` needs `key`.
 
     Raises:
-      LayerError: for a rate outside [0, 1), or in training without a key.
+      LayerError: for a rate outside [0, 1), axes that are not there, or in training without a key.
 
     Source: Srivastava et al., Dropout (2014), section 4.
     """
@@ -52,6 +52,8 @@ def dropout(rate: float, *, shared_axes: Sequence[int] = ()) -> Layer:
             raise LayerError(
                 "dropout draws random numbers in training: pass model.apply(..., train=True, key=jax.random.key(...))"
             )
+        if any(not -x.ndim <= a < x.ndim for a in shared_axes):
+            raise LayerError(f"shared_axes={tuple(shared_axes)} do not all exist in {x.shape}")
         shared = {a % x.ndim for a in shared_axes}
         shape = tuple(1 if a in shared else w for a, w in enumerate(x.shape))
         keep = _draw(key, 1 - rate, shape)

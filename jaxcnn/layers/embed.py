@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
+from jaxcnn import ops
 from jaxcnn.core import Layer, LayerError, layer
 from jaxcnn.layers.common import Initializer, count, stateless
 
@@ -40,6 +41,8 @@ def embed(vocabulary: int, features: int, *, kernel_init: Initializer = initiali
             raise LayerError(f"expected integers from 0 to {vocabulary - 1}, got {x.dtype} of shape {x.shape}")
         # A negative index would count from the end.
         index = jnp.where(x < 0, vocabulary, x)
-        return jnp.take(params["kernel"], index, axis=0, mode="fill", fill_value=jnp.nan)
+        # The gradient adds up the vectors of each word: in float32.
+        kernel = params["kernel"]
+        return ops.rounded(jnp.take(ops.wide(kernel), index, axis=0, mode="fill", fill_value=jnp.nan), kernel.dtype)
 
     return stateless(init, apply)

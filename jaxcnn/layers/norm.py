@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,10 +46,16 @@ def batch_norm(
       A Layer `(..., C) -> (..., C)` in the input's dtype; statistics are computed in float32 at least.
 
     Raises:
-      LayerError: for another number of channels than the layer was made for, or integer input.
+      LayerError: for another number of channels than the layer was made for, or integer input; in training, for one
+        value a channel, whose deviation from itself is 0 whatever it is; for a momentum that is no share, or an eps
+        below 0.
 
     Source: Ioffe and Szegedy, Batch normalization (2015), algorithms 1 and 2.
     """
+
+    if not 0 <= momentum <= 1:
+        raise LayerError(f"momentum={momentum!r}: expected the share of the old statistics that is kept, 0 to 1")
+    _not_negative(eps)
 
     def init(key: jax.Array, x: Any) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         shape = _channels(x)
@@ -66,15 +73,23 @@ def batch_norm(
         mean, var = state["mean"], state["var"]
         if _channels(x) != mean.shape:
             raise LayerError(f"made for {mean.size} channels, got {x.shape[-1]} in {x.shape}")
+        values = ops.wide(x)  # once: the parts of its gradient, by mean, variance and itself, nearly cancel
         if train:
-            batch_mean, batch_var, values = ops.batch_statistics(x, tuple(range(x.ndim - 1)), axis_name or batch_axis())
-            unbiased = batch_var * (values / max(values - 1, 1))
+            axes = tuple(range(x.ndim - 1))
+            batch_mean, batch_var, number = ops.batch_statistics(values, axes, axis_name or batch_axis())
+            if number < 2:
+                raise _OneValue(
+                    f"one value a channel in {x.shape}: in training its deviation from the batch's mean is 0; give a "
+                    "larger batch, or layer_norm"
+                )
+            unbiased = batch_var * (number / (number - 1))
             state = {
                 "mean": (momentum * mean + (1 - momentum) * batch_mean).astype(mean.dtype),
                 "var": (momentum * var + (1 - momentum) * unbiased).astype(var.dtype),
             }
             mean, var = batch_mean, batch_var
-        return ops.batch_normalize(x, mean, var, params.get("scale"), params.get("bias"), eps), state
+        y = ops.batch_normalize(values, mean, var, params.get("scale"), params.get("bias"), eps)
+        return ops.rounded(y, x.dtype), state
 
     return Layer(init, apply)
 
@@ -100,9 +115,13 @@ def layer_norm(
     Returns:
       A Layer whose output has the input's shape and dtype.
 
+    Raises:
+      LayerError: for axes that are not there, one value to be normalized by itself, or an eps below 0.
+
     Source: Ba, Kiros and Hinton, Layer normalization (2016).
     """
     wanted = (axes,) if isinstance(axes, int) else tuple(axes)
+    _not_negative(eps)
 
     def shape_of(x: Any) -> tuple[int, ...]:
         floating(x)
@@ -121,9 +140,11 @@ def layer_norm(
             if variable.shape != shape:
                 raise LayerError(f"made for {variable.shape}, got {shape} in {x.shape}")
         reduced = tuple(a % x.ndim for a in wanted)
-        mean, var, _ = ops.batch_statistics(x, reduced)
+        _several(math.prod(x.shape[a] for a in reduced), x)
+        values = ops.wide(x)
+        mean, var, _ = ops.batch_statistics(values, reduced)
         mean, var = jnp.expand_dims(mean, reduced), jnp.expand_dims(var, reduced)
-        return ops.normalize(x, mean, var, params.get("scale"), params.get("bias"), eps)
+        return ops.rounded(ops.normalize(values, mean, var, params.get("scale"), params.get("bias"), eps), x.dtype)
 
     return stateless(init, apply)
 
@@ -150,11 +171,12 @@ def group_norm(
       A Layer `(N, *spatial, C) -> (N, *spatial, C)`.
 
     Raises:
-      LayerError: when the channels cannot be divided into the groups.
+      LayerError: when the channels cannot be divided into the groups, or a group has one value; for an eps below 0.
 
     Source: Wu and He, Group normalization (2018).
     """
     groups = count(groups, "groups")
+    _not_negative(eps)
 
     def check(x: Any) -> tuple[int, ...]:
         shape = _channels(x)
@@ -170,13 +192,14 @@ def group_norm(
         for variable in params.values():
             if variable.shape != (channels,):
                 raise LayerError(f"made for {variable.size} channels, got {channels} in {x.shape}")
-        grouped = x.reshape(*x.shape[:-1], groups, channels // groups)
+        _several(math.prod(x.shape[1:]) // groups, x)
+        grouped = ops.wide(x).reshape(*x.shape[:-1], groups, channels // groups)
         axes = (*range(1, x.ndim - 1), x.ndim)
         mean, var, _ = ops.batch_statistics(grouped, axes)
         mean, var = jnp.expand_dims(mean, axes), jnp.expand_dims(var, axes)
         scale_, bias_ = _split(params.get("scale"), groups), _split(params.get("bias"), groups)
         y = ops.normalize(grouped, mean, var, scale_, bias_, eps)
-        return y.reshape(x.shape)
+        return ops.rounded(y, x.dtype).reshape(x.shape)
 
     return stateless(init, apply)
 
@@ -205,6 +228,25 @@ def _channels(x: Any) -> tuple[int, ...]:
     return (x.shape[-1],)
 
 
+class _OneValue(LayerError, NameError):
+    """A layer cannot be trained on so little. `init`, which looks at a network in training, takes a NameError as a sign
+    to look at it outside of training: it may be given a single example."""
+
+    def under(self, name: str) -> LayerError:
+        return _OneValue(self.message, (name, *self.path))
+
+
+def _several(values: int, x: Any) -> None:
+    """Raises where a value would be normalized by itself, and come out as 0 whatever it is."""
+    if values < 2:
+        raise LayerError(f"one value is to be normalized by itself in {tuple(x.shape)}: the output would be the bias")
+
+
+def _not_negative(eps: float) -> None:
+    if not eps >= 0:
+        raise LayerError(f"eps={eps!r}: expected what is added to the variance, 0 or more")
+
+
 def _affine(
     key: jax.Array, shape: tuple[int, ...], scale: bool, bias: bool, scale_init: Initializer, bias_init: Initializer
 ) -> dict[str, jax.Array]:
@@ -218,4 +260,4 @@ def _affine(
 
 
 def _split(variable: jax.Array | None, groups: int) -> jax.Array | None:
-    return None if variable is None else variable.reshape(groups, -1)
+    return None if variable is None else variable.reshape(groups, len(variable) // groups)

@@ -12,12 +12,14 @@ from jax.nn import initializers
 
 from jaxcnn import core
 from jaxcnn.layers import adaptive_avg_pool, conv, dense, dropout, flatten, local_response_norm, max_pool, relu
+from jaxcnn.models.blocks import counted_names, uniform_fan_in
+from jaxcnn.models.registry import Published, model
 
-# PyTorch's default, uniform within 1 / sqrt(fan-in); its biases, drawn likewise, are 0 here.
-_uniform = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+_uniform = uniform_fan_in  # PyTorch's biases, drawn likewise, are 0 here
+WEIGHTS = Published("alexnet", counted_names, heads=("fc8",))
 
 
-@core.layer
+@model("AlexNet, torchvision's, in one column (Krizhevsky 2014)", input=(224, 224, 3), published=WEIGHTS)
 def alexnet(classes: int = 1000, *, drop: float = 0.5) -> core.Layer:
     """AlexNet as torchvision has it: `(N, 224, 224, C) -> (N, classes)` logits; 61,100,840 parameters.
 
@@ -61,7 +63,7 @@ _normal: dict[str, Any] = {"kernel_init": initializers.normal(0.01)}
 _positive: dict[str, Any] = {**_normal, "bias_init": initializers.ones}
 
 
-@core.layer
+@model("AlexNet, the paper's, in two groups (2012)", input=(227, 227, 3), fixed_size=True)
 def alexnet_2012(classes: int = 1000, *, drop: float = 0.5) -> core.Layer:
     """AlexNet as the paper has it: `(N, 227, 227, C) -> (N, classes)` logits; 60,965,224 parameters.
 
@@ -104,7 +106,7 @@ def alexnet_2012(classes: int = 1000, *, drop: float = 0.5) -> core.Layer:
     )
 
 
-@core.layer
+@model("AlexNet, the lectures' table, without groups (2012)", input=(227, 227, 3), fixed_size=True)
 def alexnet_single(classes: int = 1000, *, drop: float = 0.5) -> core.Layer:
     """AlexNet as the lectures draw it: `(N, 227, 227, C) -> (N, classes)` logits; 62,378,344 parameters.
 

@@ -11,21 +11,15 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax.nn import initializers
 
 from jaxcnn import core
 from jaxcnn.errors import UserError
-from jaxcnn.layers import batch_norm, conv, dense, global_avg_pool, relu
+from jaxcnn.layers import dense, global_avg_pool, relu
 from jaxcnn.layers.common import stateless
+from jaxcnn.models.blocks import conv_norm_act
+from jaxcnn.models.registry import model
 
 Shortcut = Literal["A", "B", "C"]
-
-_he = initializers.variance_scaling(2, "fan_out", "normal")
-
-
-def _conv(features: int, size: int, stride: int = 1) -> core.Layer:
-    """A convolution that keeps the image's size, but for the stride; batch normalization has the bias."""
-    return conv(features, size, stride, padding=size // 2, bias=False, kernel_init=_he)
 
 
 @core.layer
@@ -44,8 +38,8 @@ def _way_around(shortcut: Shortcut | None, features: int, stride: int, norm: boo
     if shortcut == "A" and stride > 1:
         return {"shortcut": subsampled(features, stride)}
     if shortcut == "C" or (shortcut == "B" and stride > 1):
-        projection = _conv(features, 1, stride)
-        return {"shortcut": core.serial(conv=projection, bn=batch_norm()) if norm else projection}
+        projection = conv_norm_act(features, 1, stride, act=None)
+        return {"shortcut": core.serial(**projection) if norm else core.as_layer(projection["conv"])}
     return {}
 
 
@@ -69,10 +63,8 @@ def unit(features: int, stride: int = 1, shortcut: Shortcut | None = "A") -> cor
 
     return core.network(
         forward,
-        conv1=_conv(features, 3, stride),
-        bn1=batch_norm(),
-        conv2=_conv(features, 3),
-        bn2=batch_norm(),
+        **conv_norm_act(features, 3, stride, at="1", act=None),
+        **conv_norm_act(features, 3, at="2", act=None),
         **way_around,
     )
 
@@ -103,10 +95,8 @@ def preactivated_unit(
 
     return core.network(
         forward,
-        bn1=batch_norm(),
-        conv1=_conv(features, 3, stride),
-        bn2=batch_norm(),
-        conv2=_conv(features, 3),
+        **conv_norm_act(features, 3, stride, at="1", act=None),
+        **conv_norm_act(features, 3, at="2", act=None),
         **way_around,
     )
 
@@ -157,75 +147,75 @@ def cifar_resnet(
             rest = {f"block{i}": unit(features, 1, shortcut) for i in range(2, n + 1)}
         stages[f"layer{stage}"] = core.serial(block1=head, **rest)
 
-    norm: dict[str, core.Layer | Callable] = {"bn1": batch_norm(), "relu1": relu}
-    middle = {**stages, **norm} if preactivation else {**norm, **stages}
-    return core.serial(conv1=_conv(width, 3), **middle, avgpool=global_avg_pool, fc=dense(classes))
+    stem = conv_norm_act(width, 3, at="1")
+    layers = {"conv1": stem.pop("conv1"), **stages, **stem} if preactivation else {**stem, **stages}
+    return core.serial(**layers, avgpool=global_avg_pool, fc=dense(classes))
 
 
 # The depths of the paper's table 6. The options are those of `cifar_resnet`; parameters for RGB and 10 classes.
 
 
-@core.layer
+@model("residual network for CIFAR, 20 layers (He et al. 2015)", input=(32, 32, 3))
 def resnet20(classes: int = 10, **options: Any) -> core.Layer:
     """n = 3: 269,722 parameters. Options are those of `cifar_resnet`."""
     return cifar_resnet(20, classes, **options)
 
 
-@core.layer
+@model("residual network for CIFAR, 32 layers (2015)", input=(32, 32, 3))
 def resnet32(classes: int = 10, **options: Any) -> core.Layer:
     """n = 5: 464,154 parameters. Options are those of `cifar_resnet`."""
     return cifar_resnet(32, classes, **options)
 
 
-@core.layer
+@model("residual network for CIFAR, 44 layers (2015)", input=(32, 32, 3))
 def resnet44(classes: int = 10, **options: Any) -> core.Layer:
     """n = 7: 658,586 parameters. Options are those of `cifar_resnet`."""
     return cifar_resnet(44, classes, **options)
 
 
-@core.layer
+@model("residual network for CIFAR, 56 layers (2015)", input=(32, 32, 3))
 def resnet56(classes: int = 10, **options: Any) -> core.Layer:
     """n = 9: 853,018 parameters. Options are those of `cifar_resnet`."""
     return cifar_resnet(56, classes, **options)
 
 
-@core.layer
+@model("residual network for CIFAR, 110 layers (2015)", input=(32, 32, 3))
 def resnet110(classes: int = 10, **options: Any) -> core.Layer:
     """n = 18: 1,727,962 parameters. Options are those of `cifar_resnet`."""
     return cifar_resnet(110, classes, **options)
 
 
-@core.layer
+@model("residual network for CIFAR, 1202 layers (2015)", input=(32, 32, 3))
 def resnet1202(classes: int = 10, **options: Any) -> core.Layer:
     """n = 200: 19,421,274 parameters. Options are those of `cifar_resnet`."""
     return cifar_resnet(1202, classes, **options)
 
 
-@core.layer
+@model("resnet20 without its shortcuts (2015)", input=(32, 32, 3))
 def plain20(classes: int = 10, **options: Any) -> core.Layer:
     """`resnet20` without its shortcuts. Options are those of `cifar_resnet`."""
     return cifar_resnet(20, classes, shortcut=None, **options)
 
 
-@core.layer
+@model("resnet32 without its shortcuts (2015)", input=(32, 32, 3))
 def plain32(classes: int = 10, **options: Any) -> core.Layer:
     """`resnet32` without its shortcuts. Options are those of `cifar_resnet`."""
     return cifar_resnet(32, classes, shortcut=None, **options)
 
 
-@core.layer
+@model("resnet44 without its shortcuts (2015)", input=(32, 32, 3))
 def plain44(classes: int = 10, **options: Any) -> core.Layer:
     """`resnet44` without its shortcuts. Options are those of `cifar_resnet`."""
     return cifar_resnet(44, classes, shortcut=None, **options)
 
 
-@core.layer
+@model("resnet56 without its shortcuts (2015)", input=(32, 32, 3))
 def plain56(classes: int = 10, **options: Any) -> core.Layer:
     """`resnet56` without its shortcuts. Options are those of `cifar_resnet`."""
     return cifar_resnet(56, classes, shortcut=None, **options)
 
 
-@core.layer
+@model("resnet110 without its shortcuts (2015)", input=(32, 32, 3))
 def plain110(classes: int = 10, **options: Any) -> core.Layer:
     """`resnet110` without its shortcuts. Options are those of `cifar_resnet`."""
     return cifar_resnet(110, classes, shortcut=None, **options)

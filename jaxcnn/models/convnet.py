@@ -7,11 +7,12 @@ from jax.nn import initializers
 from jaxcnn import core
 from jaxcnn.errors import UserError
 from jaxcnn.layers import conv, dense, dropout, flatten, max_pool, relu
+from jaxcnn.models.registry import model
 
 _he = initializers.he_normal()
 
 
-@core.layer
+@model("[(conv-relu)*n - pool]*m - (fc-relu)*k: the lectures' pattern", input=(32, 32, 3))
 def convnet(
     classes: int = 10,
     n: int = 2,

@@ -12,11 +12,12 @@ from jax.nn import initializers
 
 from jaxcnn import core
 from jaxcnn.errors import UserError
-from jaxcnn.layers import batch_norm, conv, dense, dropout, max_pool, relu
+from jaxcnn.layers import dense, dropout, max_pool, relu
+from jaxcnn.models.blocks import conv_norm_act
+from jaxcnn.models.registry import model
 from jaxcnn.models.vgg import stages
+from jaxcnn.ops.geometry import Padding
 from jaxcnn.ops.roi import roi_align, roi_max_pool
-
-_he = initializers.variance_scaling(2, "fan_out", "normal")
 
 
 class Regions(NamedTuple):
@@ -48,12 +49,8 @@ def small_backbone(width: int = 24, *, norm: bool = True) -> core.Layer:
     layers: dict[str, core.Layer | Callable] = {}
 
     def add(name: str, features: int, size: int, stride: int = 1) -> None:
-        layers[f"conv{name}"] = conv(
-            features, size, stride, padding="SAME" if stride > 1 else size // 2, bias=not norm, kernel_init=_he
-        )
-        if norm:
-            layers[f"bn{name}"] = batch_norm()
-        layers[f"relu{name}"] = relu
+        pads: Padding | None = "SAME" if stride > 1 else None
+        layers.update(conv_norm_act(features, size, stride, at=name, padding=pads, norm=norm))
 
     add("1", width, 5, stride=2)
     for stage in (2, 3):
@@ -112,7 +109,13 @@ def region_head(classes: int, units: int = 128, *, layers: int = 1, drop: float 
 _he_in = initializers.he_normal()
 
 
-@core.layer
+@model(
+    "boxes: one feature map, RoI pooling (Girshick 2015)",
+    input=(240, 320, 3),
+    task="detect",
+    classes=20,
+    more=(((64, 4), "float32"),),
+)
 def fast_rcnn(
     classes: int = 20,
     *,

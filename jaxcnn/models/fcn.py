@@ -18,6 +18,7 @@ from jax.nn import initializers
 from jaxcnn import core
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.layers import conv, conv_transpose, max_pool
+from jaxcnn.models.registry import model
 from jaxcnn.models.resnet import resnet18, resnet34, resnet50
 from jaxcnn.models.vgg import vgg11, vgg13, vgg16, vgg19
 from jaxcnn.ops.bilinear import bilinear, upsample
@@ -99,19 +100,19 @@ def fcn(
 # The networks of section 4.2. The options are those of `fcn`.
 
 
-@core.layer
+@model("a class a pixel, from stride 32 (Long et al. 2015)", input=(240, 320, 3), task="segment", classes=21)
 def fcn32s(classes: int = 21, backbone: str = "vgg16", **options: Any) -> core.Layer:
     """FCN-32s: the scores of the last map, enlarged 32 times. Options are those of `fcn`."""
     return fcn(32, classes, backbone, **options)
 
 
-@core.layer
+@model("a class a pixel, from stride 16 (2015)", input=(240, 320, 3), task="segment", classes=21)
 def fcn16s(classes: int = 21, backbone: str = "vgg16", **options: Any) -> core.Layer:
     """FCN-16s: the scores of the last two maps together, enlarged 16 times. Options are those of `fcn`."""
     return fcn(16, classes, backbone, **options)
 
 
-@core.layer
+@model("a class a pixel, from stride 8 (2015)", input=(240, 320, 3), task="segment", classes=21)
 def fcn8s(classes: int = 21, backbone: str = "vgg16", **options: Any) -> core.Layer:
     """FCN-8s: the scores of the last three maps together, enlarged 8 times. Options are those of `fcn`."""
     return fcn(8, classes, backbone, **options)

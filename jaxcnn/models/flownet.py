@@ -15,8 +15,10 @@ from jax.nn import initializers
 
 from jaxcnn import core
 from jaxcnn.layers import conv, conv_transpose, leaky_relu
+from jaxcnn.models.registry import model
 from jaxcnn.ops.bilinear import bilinear, upsample
 from jaxcnn.ops.correlation import correlation
+from jaxcnn.ops.precision import rounded, wide
 
 _he = initializers.he_normal()
 _small = initializers.normal(0.001)
@@ -80,14 +82,21 @@ def _prepared(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array
     """Both images with the pair's mean 0 and deviation 1, continued below and to the right to a multiple of 64."""
     if first.shape != second.shape or first.ndim != 4:
         raise core.LayerError(f"expected two images (N, H, W, C) of one shape, got {first.shape} and {second.shape}")
-    both = jnp.stack([first, second])
+    both = wide(jnp.stack([first, second]))
     mean, deviation = (f(both, (0, 2, 3, 4), keepdims=True) for f in (jnp.mean, jnp.std))
     edges = ((0, 0), (0, 0), *((0, -side % _COARSEST) for side in first.shape[1:3]), (0, 0))
-    first, second = jnp.pad((both - mean) / jnp.maximum(deviation, 1e-3), edges, "edge")
+    dtype = jnp.result_type(first, second)
+    first, second = rounded(jnp.pad((both - mean) / jnp.maximum(deviation, 1e-3), edges, "edge"), dtype)
     return first, second
 
 
-@core.layer
+@model(
+    "optical flow of two images (Fischer et al. 2015)",
+    input=(384, 512, 3),
+    task="flow",
+    classes=2,
+    more=(((384, 512, 3), "float32"),),
+)
 def flownet_s(*, width: int = 64, scale: float = 20.0) -> core.Layer:
     """FlowNetSimple: two images `(N, H, W, C)`, one upon the other, to the flow from the first to the second.
 
@@ -116,7 +125,13 @@ def flownet_s(*, width: int = 64, scale: float = 20.0) -> core.Layer:
     return core.network(forward, conv1=_unit(f, 7, 2), conv2=_unit(2 * f, 5, 2), conv3=_unit(4 * f, 5, 2), **_deeper(f))
 
 
-@core.layer
+@model(
+    "optical flow by correlation (2015)",
+    input=(384, 512, 3),
+    task="flow",
+    classes=2,
+    more=(((384, 512, 3), "float32"),),
+)
 def flownet_c(*, width: int = 64, scale: float = 20.0, displacement: int = 20, stride: int = 2) -> core.Layer:
     """FlowNetCorr: features of each image by the same convolutions, then their correlation.
 
@@ -139,7 +154,7 @@ def flownet_c(*, width: int = 64, scale: float = 20.0, displacement: int = 20, s
         ours, theirs = jnp.split(net.conv3(two), 2)
         alike = jax.nn.leaky_relu(correlation(ours, theirs, displacement, stride), 0.1)
         x = core.concat(net.redirect(ours), alike)
-        maps = {2: two[: len(first)]} | _contracted(net, x)
+        maps = {2: two[: first.shape[0]]} | _contracted(net, x)
         return _expanded(net, maps, scale, first, net.train)
 
     return core.network(

@@ -17,7 +17,6 @@ from jaxcnn.layers import (
     adaptive_avg_pool,
     avg_pool,
     batch_norm,
-    conv,
     dense,
     dropout,
     flatten,
@@ -26,6 +25,8 @@ from jaxcnn.layers import (
     max_pool,
     relu,
 )
+from jaxcnn.models.blocks import conv_norm_act
+from jaxcnn.models.registry import Published, model
 
 # Table 1: the filters of each module's 1x1; 3x3 reduce, 3x3; 5x5 reduce, 5x5; pool projection.
 TABLE_1 = {
@@ -87,17 +88,32 @@ def _with_heads(aux: bool, aux1: core.Layer, aux2: core.Layer, **layers: core.La
 _normal = initializers.normal(0.01)
 
 
+def _torch_names(model: core.Layer) -> Callable[[core.Path], str]:
+    order = {"reduce": 0, "conv": 1, "project": 1}
+
+    def name(path: core.Path) -> str:
+        module, *rest = path
+        # Of a branch of several layers; the first branch is one.
+        if len(rest) == 3 and rest[0].startswith("branch"):
+            rest[1] = str(order[rest[1]])
+        return ".".join([module, *rest])
+
+    return name
+
+
+# Its published weights were made for images from -1 to 1 (torchvision's `transform_input=True`).
+WEIGHTS = Published(
+    "googlenet", _torch_names, ("fc", "aux1/fc2", "aux2/fc2"), ("aux1.", "aux2."), mean=(0.5,) * 3, std=(0.5,) * 3
+)
+
+
 @core.layer
 def conv_bn(features: int, kernel_size: int, stride: int = 1) -> core.Layer:
     """Convolution without bias, batch normalization with an eps of 0.001, ReLU."""
-    return core.serial(
-        conv=conv(features, kernel_size, stride, padding=kernel_size // 2, bias=False, kernel_init=_normal),
-        bn=batch_norm(eps=1e-3),
-        relu=relu,
-    )
+    return core.serial(**conv_norm_act(features, kernel_size, stride, norm=batch_norm(eps=1e-3), kernel_init=_normal))
 
 
-@core.layer
+@model("GoogLeNet, torchvision's: 3x3, batch normalization (2015)", input=(224, 224, 3), published=WEIGHTS)
 def googlenet(classes: int = 1000, *, aux: bool = False, drop: float = 0.2, drop_aux: float = 0.7) -> core.Layer:
     """GoogLeNet as torchvision has it: `(N, H, W, C) -> (N, classes)` logits; 6,624,904 parameters.
 
@@ -161,10 +177,10 @@ _start: dict[str, Any] = {"kernel_init": _xavier, "bias_init": initializers.cons
 @core.layer
 def conv_relu(features: int, kernel_size: int, stride: int = 1) -> core.Layer:
     """Convolution with bias, ReLU."""
-    return core.serial(conv=conv(features, kernel_size, stride, padding=kernel_size // 2, **_start), relu=relu)
+    return core.serial(**conv_norm_act(features, kernel_size, stride, norm=None, **_start))
 
 
-@core.layer
+@model("GoogLeNet, the paper's (Szegedy et al. 2014)", input=(224, 224, 3))
 def googlenet_2014(classes: int = 1000, *, aux: bool = False, drop: float = 0.4, drop_aux: float = 0.7) -> core.Layer:
     """GoogLeNet as the paper has it: `(N, H, W, C) -> (N, classes)` logits; 6,998,552 parameters.
 

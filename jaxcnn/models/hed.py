@@ -9,14 +9,15 @@ import jax
 from jax.nn import initializers
 
 from jaxcnn import core
-from jaxcnn.layers import batch_norm, conv, max_pool, relu
+from jaxcnn.layers import conv, max_pool
+from jaxcnn.models.blocks import conv_norm_act
+from jaxcnn.models.registry import model
 from jaxcnn.ops.bilinear import upsample
 
-_he = initializers.variance_scaling(2, "fan_out", "normal")
 _STAGES = (2, 2, 3, 3, 3)  # convolutions, VGG's configuration D
 
 
-@core.layer
+@model("boundaries, from five side outputs (Xie and Tu 2015)", input=(240, 320, 3), task="boundaries", classes=1)
 def hed(*, width: int = 64, norm: bool = False, sides: bool = False) -> core.Layer:
     """HED: `(N, H, W, C) -> (N, H, W)`, the logit of a boundary at each pixel, for images of any size.
 
@@ -42,10 +43,7 @@ def hed(*, width: int = 64, norm: bool = False, sides: bool = False) -> core.Lay
     for stage, count in enumerate(_STAGES, 1):
         for i in range(1, count + 1):
             features = width * min(2 ** (stage - 1), 8)
-            layers[f"conv{stage}_{i}"] = conv(features, 3, padding=1, bias=not norm, kernel_init=_he)
-            if norm:
-                layers[f"bn{stage}_{i}"] = batch_norm()
-            layers[f"relu{stage}_{i}"] = relu
+            layers |= conv_norm_act(features, 3, at=f"{stage}_{i}", norm=norm)
         layers[f"side{stage}"] = conv(1, 1, kernel_init=initializers.zeros)
         if stage < len(_STAGES):
             layers[f"pool{stage}"] = max_pool(2, ceil=True)

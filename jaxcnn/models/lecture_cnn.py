@@ -2,9 +2,10 @@
 
 from jaxcnn import core
 from jaxcnn.layers import conv, dense, flatten, max_pool, relu
+from jaxcnn.models.registry import model
 
 
-@core.layer
+@model("the lectures' exercise network: 2 conv, 3 dense layers", input=(32, 32, 3), fixed_size=True)
 def lecture_cnn(classes: int = 10) -> core.Layer:
     """Two convolutions and three dense layers: `(N, 32, 32, C) -> (N, classes)` logits.
 

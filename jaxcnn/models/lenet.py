@@ -13,9 +13,10 @@ import numpy as np
 from jaxcnn import core, ops
 from jaxcnn.layers import avg_pool, conv, dense, flatten, tanh
 from jaxcnn.layers.common import images, stateless
+from jaxcnn.models.registry import model
 
 
-@core.layer
+@model("LeNet-5, the modern form (LeCun et al. 1998)", input=(32, 32, 1), fixed_size=True)
 def lenet5(classes: int = 10, activation: Callable[[jax.Array], jax.Array] = tanh) -> core.Layer:
     """LeNet-5 as it is taught: `(N, 32, 32, C) -> (N, classes)` logits; 61,706 parameters for 10 classes of 32x32x1.
 
@@ -68,7 +69,7 @@ DIGITS = """
 """
 
 
-@core.layer
+@model("LeNet-5, the paper's: trainable pooling, RBF output (1998)", input=(32, 32, 1), fixed_size=True)
 def lenet5_1998(classes: int = 10) -> core.Layer:
     """LeNet-5 as the paper has it: `(N, 32, 32, 1) -> (N, classes)`; 60,000 parameters.
 
@@ -137,7 +138,9 @@ def subsample() -> core.Layer:
         images(x, 2)
         if min(x.shape[1:3]) < 2:
             raise core.LayerError(f"2x2 pixels are to be summed, on {x.shape[1]}x{x.shape[2]}; give a larger image")
-        return ops.sum_pool(x, 2) * params["scale"].astype(x.dtype) + params["bias"].astype(x.dtype)
+        total = ops.sum_pool(ops.wide(x), 2)
+        y = total * ops.spread(params["scale"], total) + ops.spread(params["bias"], total)
+        return ops.rounded(y, x.dtype)
 
     return stateless(init, apply)
 
@@ -165,7 +168,7 @@ def connected(size: int) -> core.Layer:
             raise core.LayerError(f"{size}x{size} filter on {x.shape[1]}x{x.shape[2]}; give a larger image")
         kernel = jnp.zeros((size, size, *marks.shape), params["kernel"].dtype)
         y = ops.conv(x, kernel.at[:, :, source, target].set(params["kernel"]))
-        return y + params["bias"].astype(y.dtype)
+        return y + ops.spread(params["bias"], y)
 
     return stateless(init, apply)
 
@@ -186,6 +189,7 @@ def rbf(classes: int) -> core.Layer:
     def apply(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
         if x.shape[-1:] != (84,):
             raise core.LayerError(f"expected (N, 84), got {x.shape}")
-        return -jnp.square(x[:, None, :] - jnp.asarray(centres, x.dtype)).sum(-1)
+        values = ops.wide(x)
+        return ops.rounded(-jnp.square(values[:, None, :] - jnp.asarray(centres, values.dtype)[None]).sum(-1), x.dtype)
 
     return stateless(lambda key, x: {}, apply)

@@ -4,9 +4,10 @@ from jax.nn import initializers
 
 from jaxcnn import core
 from jaxcnn.layers import dense, flatten
+from jaxcnn.models.registry import model
 
 
-@core.layer
+@model("logistic regression: one linear layer", input=(28, 28, 1))
 def logistic(classes: int = 10) -> core.Layer:
     """One linear function of the pixels for each class: `(N, H, W, C) -> (N, classes)` logits.
 

@@ -6,9 +6,10 @@ import jax
 
 from jaxcnn import core
 from jaxcnn.layers import dense, flatten, relu
+from jaxcnn.models.registry import model
 
 
-@core.layer
+@model("multilayer perceptron, 128 hidden units", input=(28, 28, 1))
 def mlp(
     classes: int = 10, hidden: int | Sequence[int] = 128, activation: Callable[[jax.Array], jax.Array] = relu
 ) -> core.Layer:

@@ -8,10 +8,18 @@ import jax.numpy as jnp
 from jaxcnn import core
 from jaxcnn.errors import UserError
 from jaxcnn.models.fast_rcnn import Regions, region_head, small_backbone
+from jaxcnn.models.registry import model
+from jaxcnn.ops.precision import rounded, wide
 from jaxcnn.ops.roi import crop_regions
 
 
-@core.layer
+@model(
+    "boxes: regions, each classified (Girshick et al. 2014)",
+    input=(240, 320, 3),
+    task="detect",
+    classes=20,
+    more=(((64, 4), "float32"),),
+)
 def rcnn(
     classes: int = 20,
     *,
@@ -44,7 +52,9 @@ def rcnn(
 
     def forward(net: core.Net, images: jax.Array, boxes: jax.Array) -> Regions:
         try:
-            crops = crop_regions(images - images.mean((1, 2), keepdims=True), boxes, size, context)
+            values = wide(images)
+            centred = rounded(values - values.mean((1, 2), keepdims=True), images.dtype)
+            crops = crop_regions(centred, boxes, size, context)
         except UserError as error:
             raise core.LayerError(str(error)) from None
         features = net.backbone(crops.reshape(-1, *crops.shape[2:]))

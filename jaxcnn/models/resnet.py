@@ -6,6 +6,7 @@ zero leave x as it is, and so a deeper network is not harder to fit than a shall
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -14,25 +15,29 @@ from jax.nn import initializers
 
 from jaxcnn import core
 from jaxcnn.errors import UserError
-from jaxcnn.layers import batch_norm, conv, dense, global_avg_pool, max_pool, relu
+from jaxcnn.layers import batch_norm, dense, global_avg_pool, max_pool, relu
 from jaxcnn.layers.common import Initializer
-
-_he = initializers.variance_scaling(2, "fan_out", "normal")
-_uniform = initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # within 1 / sqrt(fan-in)
-
+from jaxcnn.models.blocks import conv_norm_act, uniform_fan_in
+from jaxcnn.models.registry import Published, model, with_weights
 
 Pads = Literal["symmetric", "same"]
+_PADS: dict[str, Any] = {"symmetric": None, "same": "SAME"}
 
 
-def _conv(features: int, size: int, stride: int = 1, padding: Pads = "symmetric") -> core.Layer:
-    """A convolution that keeps the image's size, but for the stride; batch normalization has the bias."""
-    pads: Any = size // 2 if padding == "symmetric" else "SAME"
-    return conv(features, size, stride, padding=pads, bias=False, kernel_init=_he)
+def _torch_names(model: core.Layer) -> Callable[[core.Path], str]:
+    def name(path: core.Path) -> str:
+        there = "/".join(path).replace("shortcut/conv", "downsample/0").replace("shortcut/bn", "downsample/1")
+        return re.sub(r"block(\d+)", lambda m: str(int(m[1]) - 1), there).replace("/", ".")
+
+    return name
+
+
+WEIGHTS = Published("resnet", _torch_names, heads=("fc",))
 
 
 def _projection(features: int, stride: int) -> core.Layer:
     """The shortcut to another shape: a 1x1 convolution, normalized."""
-    return core.serial(conv=_conv(features, 1, stride), bn=batch_norm())
+    return core.serial(**conv_norm_act(features, 1, stride, act=None))
 
 
 @core.layer
@@ -61,10 +66,8 @@ def basic_block(
 
     return core.network(
         forward,
-        conv1=_conv(features, 3, stride, padding),
-        bn1=batch_norm(),
-        conv2=_conv(features, 3),
-        bn2=batch_norm(scale_init=last_scale),
+        **conv_norm_act(features, 3, stride, at="1", padding=_PADS[padding], act=None),
+        **conv_norm_act(features, 3, at="2", norm=batch_norm(scale_init=last_scale), act=None),
         **({"shortcut": _projection(features, stride)} if project else {}),
     )
 
@@ -94,16 +97,14 @@ def bottleneck_block(
 
     return core.network(
         forward,
-        conv1=_conv(features // 4, 1),
-        bn1=batch_norm(),
-        conv2=_conv(features // 4, 3, stride, padding),
-        bn2=batch_norm(),
-        conv3=_conv(features, 1),
-        bn3=batch_norm(scale_init=last_scale),
+        **conv_norm_act(features // 4, 1, at="1", act=None),
+        **conv_norm_act(features // 4, 3, stride, at="2", padding=_PADS[padding], act=None),
+        **conv_norm_act(features, 1, at="3", norm=batch_norm(scale_init=last_scale), act=None),
         **({"shortcut": _projection(features, stride)} if project else {}),
     )
 
 
+@with_weights(WEIGHTS)
 @core.layer
 def resnet(
     blocks: Sequence[int],
@@ -137,12 +138,9 @@ def resnet(
         raise UserError(f"stem={stem!r}: expected 'imagenet' or 'cifar'")
     if padding not in ("symmetric", "same"):
         raise UserError(f"padding={padding!r}: expected 'symmetric' or 'same'")
-    layers: dict[str, core.Layer | Callable] = {}
+    layers = conv_norm_act(width, *((7, 2) if stem == "imagenet" else (3,)), at="1")
     if stem == "imagenet":
-        pool = max_pool(3, 2, 1 if padding == "symmetric" else "SAME")
-        layers |= {"conv1": _conv(width, 7, 2), "bn1": batch_norm(), "relu1": relu, "maxpool": pool}
-    else:
-        layers |= {"conv1": _conv(width, 3), "bn1": batch_norm(), "relu1": relu}
+        layers["maxpool"] = max_pool(3, 2, 1 if padding == "symmetric" else "SAME")
 
     block, expansion = (bottleneck_block, 4) if bottleneck else (basic_block, 1)
     shared: dict[str, Any] = {"last_scale": initializers.zeros if zero_init_residual else initializers.ones}
@@ -156,37 +154,37 @@ def resnet(
         rest = {f"block{i}": block(features, **shared) for i in range(2, count + 1)}
         layers[f"layer{stage}"] = core.serial(block1=first, **rest)
         entering = features
-    return core.serial(**layers, avgpool=global_avg_pool, fc=dense(classes, kernel_init=_uniform))
+    return core.serial(**layers, avgpool=global_avg_pool, fc=dense(classes, kernel_init=uniform_fan_in))
 
 
 # The columns of table 1. The options are those of `resnet`.
 
 
-@core.layer
+@model("residual network, 18 layers (He et al. 2015)", input=(224, 224, 3), published=WEIGHTS)
 def resnet18(classes: int = 1000, **options: Any) -> core.Layer:
     """18 layers in basic blocks: 11,689,512 parameters for RGB. Options are those of `resnet`."""
     return resnet((2, 2, 2, 2), classes, **options)
 
 
-@core.layer
+@model("residual network, 34 layers (2015)", input=(224, 224, 3), published=WEIGHTS)
 def resnet34(classes: int = 1000, **options: Any) -> core.Layer:
     """34 layers in basic blocks: 21,797,672 parameters for RGB. Options are those of `resnet`."""
     return resnet((3, 4, 6, 3), classes, **options)
 
 
-@core.layer
+@model("residual network, 50 layers in bottlenecks (2015)", input=(224, 224, 3), published=WEIGHTS)
 def resnet50(classes: int = 1000, **options: Any) -> core.Layer:
     """50 layers in bottlenecks: 25,557,032 parameters for RGB. Options are those of `resnet`."""
     return resnet((3, 4, 6, 3), classes, bottleneck=True, **options)
 
 
-@core.layer
+@model("residual network, 101 layers in bottlenecks (2015)", input=(224, 224, 3), published=WEIGHTS)
 def resnet101(classes: int = 1000, **options: Any) -> core.Layer:
     """101 layers in bottlenecks: 44,549,160 parameters for RGB. Options are those of `resnet`."""
     return resnet((3, 4, 23, 3), classes, bottleneck=True, **options)
 
 
-@core.layer
+@model("residual network, 152 layers in bottlenecks (2015)", input=(224, 224, 3), published=WEIGHTS)
 def resnet152(classes: int = 1000, **options: Any) -> core.Layer:
     """152 layers in bottlenecks: 60,192,808 parameters for RGB. Options are those of `resnet`."""
     return resnet((3, 8, 36, 3), classes, bottleneck=True, **options)

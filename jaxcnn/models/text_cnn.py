@@ -11,6 +11,8 @@ from jax.nn import initializers
 
 from jaxcnn import core
 from jaxcnn.layers import conv, dense, dropout, embed, relu
+from jaxcnn.models.registry import model
+from jaxcnn.ops.precision import rounded, wide
 
 
 def _uniform(scale: float) -> Any:
@@ -25,11 +27,12 @@ def max_over_time(x: jax.Array, length: jax.Array) -> jax.Array:
 
     Source: Collobert et al., Natural language processing (almost) from scratch (2011), section 3.3.2.
     """
-    there = jnp.arange(x.shape[1]) < length[:, None]
-    return jnp.where(there[..., None], x, -jnp.inf).max(1)
+    there = jnp.arange(x.shape[1])[None] < length[:, None]
+    # The gradient is shared among equals, whose number is a sum.
+    return rounded(jnp.where(there[..., None], wide(x), -jnp.inf).max(1), x.dtype)
 
 
-@core.layer
+@model("the class of a sentence, words 3, 4, 5 at a time (Kim 2014)", input=(56,), task="text", classes=2)
 def text_cnn(
     classes: int = 2,
     vocabulary: int = 20_000,

@@ -8,25 +8,26 @@ from typing import Any
 from jax.nn import initializers
 
 from jaxcnn import core
-from jaxcnn.layers import adaptive_avg_pool, batch_norm, conv, dense, dropout, flatten, max_pool, relu
+from jaxcnn.layers import adaptive_avg_pool, dense, dropout, flatten, max_pool, relu
+from jaxcnn.models.blocks import conv_norm_act, counted_names
+from jaxcnn.models.registry import Published, model, with_weights
 
-_he = initializers.variance_scaling(2, "fan_out", "normal")
 _normal = initializers.normal(0.01)
+WEIGHTS = Published("vgg", counted_names, heads=("fc8",))
 
 
 def stages(convolutions: Sequence[int], width: int = 64, norm: bool = False) -> dict[str, core.Layer | Callable]:
     """The layers in front of the dense ones, by name: arguments as in `vgg`."""
     layers: dict[str, core.Layer | Callable] = {}
+    bias: dict[str, Any] = {"bias": True} if norm else {}  # also where a normalization follows
     for stage, count in enumerate(convolutions, 1):
         for i in range(1, count + 1):
-            layers[f"conv{stage}_{i}"] = conv(width * min(2 ** (stage - 1), 8), 3, padding=1, kernel_init=_he)
-            if norm:
-                layers[f"bn{stage}_{i}"] = batch_norm()
-            layers[f"relu{stage}_{i}"] = relu
+            layers |= conv_norm_act(width * min(2 ** (stage - 1), 8), 3, at=f"{stage}_{i}", norm=norm, **bias)
         layers[f"pool{stage}"] = max_pool(2)
     return layers
 
 
+@with_weights(WEIGHTS)
 @core.layer
 def vgg(
     convolutions: Sequence[int],
@@ -71,49 +72,49 @@ def vgg(
 # Columns A, B, D and E of table 1. The options are those of `vgg`.
 
 
-@core.layer
+@model("VGG, 11 layers (Simonyan and Zisserman 2014)", input=(224, 224, 3), published=WEIGHTS)
 def vgg11(classes: int = 1000, **options: Any) -> core.Layer:
     """Configuration A: 8 convolutions; 132,863,336 parameters at 224x224x3. Options are those of `vgg`."""
     return vgg((1, 1, 2, 2, 2), classes, **options)
 
 
-@core.layer
+@model("VGG, 13 layers (2014)", input=(224, 224, 3), published=WEIGHTS)
 def vgg13(classes: int = 1000, **options: Any) -> core.Layer:
     """Configuration B: 10 convolutions; 133,047,848 parameters at 224x224x3. Options are those of `vgg`."""
     return vgg((2, 2, 2, 2, 2), classes, **options)
 
 
-@core.layer
+@model("VGG, 16 layers (2014)", input=(224, 224, 3), published=WEIGHTS)
 def vgg16(classes: int = 1000, **options: Any) -> core.Layer:
     """Configuration D: 13 convolutions; 138,357,544 parameters at 224x224x3. Options are those of `vgg`."""
     return vgg((2, 2, 3, 3, 3), classes, **options)
 
 
-@core.layer
+@model("VGG, 19 layers (2014)", input=(224, 224, 3), published=WEIGHTS)
 def vgg19(classes: int = 1000, **options: Any) -> core.Layer:
     """Configuration E: 16 convolutions; 143,667,240 parameters at 224x224x3. Options are those of `vgg`."""
     return vgg((2, 2, 4, 4, 4), classes, **options)
 
 
-@core.layer
+@model("VGG, 11 layers (2014), with batch normalization (2015)", input=(224, 224, 3), published=WEIGHTS)
 def vgg11_bn(classes: int = 1000, **options: Any) -> core.Layer:
     """VGG-11 with batch normalization: 132,868,840 parameters at 224x224x3. Options are those of `vgg`."""
     return vgg11(classes, norm=True, **options)
 
 
-@core.layer
+@model("VGG, 13 layers (2014), with batch normalization (2015)", input=(224, 224, 3), published=WEIGHTS)
 def vgg13_bn(classes: int = 1000, **options: Any) -> core.Layer:
     """VGG-13 with batch normalization: 133,053,736 parameters at 224x224x3. Options are those of `vgg`."""
     return vgg13(classes, norm=True, **options)
 
 
-@core.layer
+@model("VGG, 16 layers (2014), with batch normalization (2015)", input=(224, 224, 3), published=WEIGHTS)
 def vgg16_bn(classes: int = 1000, **options: Any) -> core.Layer:
     """VGG-16 with batch normalization: 138,365,992 parameters at 224x224x3. Options are those of `vgg`."""
     return vgg16(classes, norm=True, **options)
 
 
-@core.layer
+@model("VGG, 19 layers (2014), with batch normalization (2015)", input=(224, 224, 3), published=WEIGHTS)
 def vgg19_bn(classes: int = 1000, **options: Any) -> core.Layer:
     """VGG-19 with batch normalization: 143,678,248 parameters at 224x224x3. Options are those of `vgg`."""
     return vgg19(classes, norm=True, **options)

@@ -8,9 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.nn import initializers
 
 from jaxcnn import core, ops
-from jaxcnn.layers import batch_norm, conv, dense, dropout, embed, flatten, relu
+from jaxcnn.layers import conv, dense, dropout, embed, flatten, relu, softmax
+from jaxcnn.models.blocks import conv_norm_act
+from jaxcnn.models.registry import model
 from jaxcnn.models.text_cnn import max_over_time
 
 
@@ -22,8 +25,7 @@ def picture_encoder(features: int = 24) -> core.Layer:
     """
     layers: dict[str, core.Layer | Callable] = {}
     for i in range(1, 5):
-        layers[f"conv{i}"] = conv(features, 3, 2, "SAME", bias=False)
-        layers |= {f"bn{i}": batch_norm(), f"relu{i}": relu}
+        layers |= conv_norm_act(features, 3, 2, at=f"{i}", padding="SAME", kernel_init=initializers.lecun_normal())
     return core.serial(**layers)
 
 
@@ -38,8 +40,8 @@ def question_encoder(vocabulary: int, embedding: int = 64, features: int = 32, w
     def forward(net: core.Net, words: jax.Array) -> jax.Array:
         rows = words.reshape(-1, words.shape[-1])
         x = jnp.where((rows != 0)[..., None], net.embed(rows), 0)
-        length = jnp.max(jnp.where(rows != 0, jnp.arange(1, rows.shape[1] + 1), 0), axis=1)
-        said = x.sum(1) / jnp.sqrt(jnp.maximum(length, 1))[:, None]
+        length = jnp.max(jnp.where(rows != 0, jnp.arange(1, rows.shape[1] + 1)[None], 0), axis=1)
+        said = ops.rounded(ops.wide(x).sum(1) / jnp.sqrt(jnp.maximum(length, 1))[:, None], x.dtype)
         together = relu(max_over_time(net.conv(x), jnp.where(length > 0, length + width - 1, 0)))
         return core.concat(said, together).reshape(*words.shape[:-1], -1)
 
@@ -50,7 +52,14 @@ def question_encoder(vocabulary: int, embedding: int = 64, features: int = 32, w
     )
 
 
-@core.layer
+@model(
+    "questions about a picture: CNN and MLP (2017)",
+    input=(75, 75, 3),
+    fixed_size=True,
+    task="vqa",
+    classes=12,
+    more=(((16,), "int32"),),
+)
 def vqa_cnn(
     classes: int = 12, vocabulary: int = 45, features: int = 24, units: int = 256, drop: float = 0.0
 ) -> core.Layer:
@@ -89,7 +98,14 @@ def vqa_cnn(
     )
 
 
-@core.layer
+@model(
+    "relation network (Santoro et al. 2017)",
+    input=(75, 75, 3),
+    fixed_size=True,
+    task="vqa",
+    classes=12,
+    more=(((16,), "int32"),),
+)
 def vqa_relation(
     classes: int = 12,
     vocabulary: int = 45,
@@ -137,17 +153,17 @@ def vqa_relation(
         cells = objects(net.picture(images), images)
         asked = net.question(words)
         one, other = net.g1_one(cells), net.g1_other(cells)  # A o_i + b, B o_j: (N, 25, width)
-        rest = other[:, None] + net.g1_question(asked)[:, :, None]  # B o_j + C q: (N, Q, 25, width)
+        rest = _sums(other[:, None], net.g1_question(asked)[:, :, None])  # B o_j + C q: (N, Q, 25, width)
         if attend:
             scores = net.attend_query(asked) @ jnp.swapaxes(net.attend_key(cells), 1, 2)  # (N, Q, 25)
-            chosen = jax.nn.softmax(scores / width**0.5) @ one  # A s + b: (N, Q, width)
-            x = relu(chosen[:, :, None] + rest)
+            chosen = softmax(scores / width**0.5) @ one  # A s + b: (N, Q, width)
+            x = relu(_sums(chosen[:, :, None], rest))
         else:
-            x = relu(one[:, None, :, None] + rest[:, :, None])  # (N, Q, 25, 25, width)
+            x = relu(_sums(one[:, None, :, None], rest[:, :, None]))  # (N, Q, 25, 25, width)
         for i in range(2, depth + 1):
             x = relu(net[f"g{i}"](x))
         pairs = x.reshape(*x.shape[:2], -1, x.shape[-1])
-        x = relu(net.f1(pairs.sum(2) / pairs.shape[2] ** 0.5))
+        x = relu(net.f1(ops.rounded(ops.wide(pairs).sum(2) / pairs.shape[2] ** 0.5, pairs.dtype)))
         return net.head(net.drop(relu(net.f2(x))))
 
     attention = {"attend_key": dense(width, bias=False), "attend_query": dense(width)} if attend else {}
@@ -187,11 +203,16 @@ def objects(x: jax.Array, images: jax.Array) -> jax.Array:
     return jnp.concatenate([x, places, colour], -1).reshape(n, height * width, -1)
 
 
+def _sums(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a + b where each is repeated along axes of the other; the gradient is summed over them in at least float32."""
+    return ops.rounded(ops.wide(a) + ops.wide(b), jnp.result_type(a, b))
+
+
 def _one_or_many(forward: Callable[..., Any]) -> Callable[..., Any]:
     """A forward pass of words `(N, Q, L)` also of words `(N, L)`, one question about each picture."""
 
     def either(net: core.Net, images: jax.Array, words: jax.Array) -> jax.Array:
-        if words.ndim not in (2, 3) or len(words) != len(images):
+        if words.ndim not in (2, 3) or words.shape[0] != images.shape[0]:
             raise core.LayerError(
                 f"expected images (N, H, W, 3) and words (N, L), or (N, Q, L) for Q questions about each image; "
                 f"got {images.shape} and {words.shape}"

@@ -59,6 +59,7 @@ from jaxcnn.ops.fusion import fuse
 from jaxcnn.ops.nms import nms
 from jaxcnn.ops.normalization import batch_normalize, batch_statistics, local_response_norm, normalize
 from jaxcnn.ops.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, global_max_pool, max_pool, sum_pool
+from jaxcnn.ops.precision import rounded, spread, wide
 from jaxcnn.ops.product import matmul
 from jaxcnn.ops.roi import crop_regions, roi_align, roi_max_pool
 
@@ -85,6 +86,9 @@ __all__ = [
     "relu",
     "roi_align",
     "roi_max_pool",
+    "rounded",
+    "spread",
     "sum_pool",
     "upsample",
+    "wide",
 ]

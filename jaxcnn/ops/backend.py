@@ -6,14 +6,16 @@ The forms for a CPU have names, `FORMS`. `JAXCNN_PLAIN` in the environment lists
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Primitive
+from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 from jaxcnn.errors import unknown
@@ -31,9 +33,12 @@ FORMS = {
 }
 
 
-def suits_cpu(form: str) -> bool:
-    """Whether to compute in this form: when there is no accelerator, outside `general_form`, and not switched off."""
-    if jax.default_backend() != "cpu" or _general.value:
+def suits_cpu(form: str, *arrays: Any) -> bool:
+    """Whether to compute in this form: when there is no accelerator, outside `general_form`, and not switched off.
+
+    Nor for arrays with symbolic dimensions, which are traced to be exported: which form is quick depends on the sizes.
+    """
+    if jax.default_backend() != "cpu" or _general.value or not all(isinstance(n, int) for a in arrays for n in a.shape):
         return False
     off = os.environ.get("JAXCNN_PLAIN", "").replace(" ", "").split(",")
     if unknown_ones := sorted(set(off) - {"", "all", *FORMS}):
@@ -75,6 +80,47 @@ def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
 
 def _selected(x: jax.Array) -> jax.Array:
     return lax.select(x == x, x, jnp.full_like(x, jnp.nan)) if suits_cpu("stored") else x
+
+
+def compute(primitive: Primitive, plain: Callable[..., Any], cpu: Callable[..., Any]) -> None:
+    """Says how a primitive is computed, inside `jit` and outside: by `cpu` on a CPU, by `plain` elsewhere.
+
+    Outside of `jit` it is compiled by itself. Under `jax.disable_jit`, and to find where a NaN comes from
+    (`jax_debug_nans`), JAX calls a compiled function without compiling it, and binding the primitive there would call
+    the same implementation for ever. There the arrays are no tracers, and the two functions are called instead.
+
+    A parameter `parts`, where the primitive has one that is not None, is the program for a batch that `jit` divides
+    among several CPU devices (`jaxcnn.ops.cpu.partition`); neither function gets it.
+    """
+
+    @functools.lru_cache(maxsize=1024)
+    def compiled(**params: Any) -> Any:
+        def run(*operands: jax.Array) -> jax.Array:
+            if isinstance(operands[0], jax.core.Tracer):
+                return primitive.bind(*operands, **params)
+            own = {name: value for name, value in params.items() if name != "parts"}
+            forms = {"cpu": functools.partial(cpu, **own), "default": functools.partial(plain, **own)}
+            return lax.platform_dependent(*operands, **forms)
+
+        run.__name__ = primitive.name
+        return jax.jit(run)
+
+    primitive.def_impl(lambda *operands, **params: compiled(**params)(*operands))
+
+    def portable(context: Any, *operands: Any, parts: ClosedJaxpr | None = None, **params: Any) -> Any:
+        return mlir.lower_fun(functools.partial(plain, **params), multiple_results=False)(context, *operands)
+
+    def lower(context: Any, *operands: Any, parts: ClosedJaxpr | None = None, **params: Any) -> Any:
+        # What `jax.export` writes is to run anywhere, and JAX refuses calls there that another machine may not have.
+        if context.module_context.lowering_parameters.for_export:
+            return portable(context, *operands, **params)
+        # Inside `shard_map` each device has a program of its own: only that of `jit` has a list of devices.
+        if parts is None or getattr(context.module_context.axis_context, "device_assignment", None) is None:
+            return mlir.lower_fun(functools.partial(cpu, **params), multiple_results=False)(context, *operands)
+        return mlir.lower_fun(jaxpr_as_fun(parts), multiple_results=True)(context, *operands)
+
+    mlir.register_lowering(primitive, portable)
+    mlir.register_lowering(primitive, lower, platform="cpu")
 
 
 stored_p = Primitive("jaxcnn_stored")

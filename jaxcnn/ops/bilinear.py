@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.errors import UserError
+from jaxcnn.ops.precision import rounded, wide, wide_dtype
 
 
 def bilinear(key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
@@ -61,9 +62,10 @@ def upsample(x: jax.Array, factor: int, *, corner: bool = False) -> jax.Array:
     """
     if factor < 1:
         raise UserError(f"upsample(factor={factor}): expected a whole number of at least 1")
-    rows, columns = (jnp.asarray(_weights(size, factor, corner), x.dtype) for size in x.shape[1:3])
-    x = jnp.einsum("jw,nhwc->nhjc", columns, x)
-    return jnp.einsum("ih,nhjc->nijc", rows, x)
+    dtype = wide_dtype(x.dtype)
+    rows, columns = (jnp.asarray(_weights(size, factor, corner), dtype) for size in x.shape[1:3])
+    along = jnp.einsum("jw,nhwc->nhjc", columns, wide(x))
+    return rounded(jnp.einsum("ih,nhjc->nijc", rows, along), x.dtype)
 
 
 def _weights(size: int, factor: int, corner: bool) -> np.ndarray:

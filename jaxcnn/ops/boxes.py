@@ -2,6 +2,9 @@
 
 A pixel is a square of side 1 and the first one reaches from 0 to 1, so a box is x2 - x1 wide. A box that is turned
 inside out has no area.
+
+Coordinates are no activations: they are computed with and returned in at least float32, integers too (in float64 with
+JAX's `jax_enable_x64`). An area of 260 x 260 is beyond float16, one of 50,000 x 50,000 beyond int32.
 """
 
 from __future__ import annotations
@@ -10,12 +13,16 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+
+from jaxcnn.ops.precision import wide_dtype
 
 _MOST_GROWTH = 4.0  # of a box's log width: more than 50 times as wide is no correction, and its exp may overflow
 
 
 def area(boxes: jax.Array) -> jax.Array:
     """Width times height, 0 where either is not positive: `(..., 4) -> (...)`, square pixels."""
+    boxes = _coordinates(boxes)
     size = jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0)
     return size[..., 0] * size[..., 1]
 
@@ -25,7 +32,7 @@ def iou(first: jax.Array, second: jax.Array) -> jax.Array:
 
     Boxes without area have an IoU of 0 with everything, themselves included.
     """
-    a, b = first[..., :, None, :], second[..., None, :, :]
+    a, b = _coordinates(first)[..., :, None, :], _coordinates(second)[..., None, :, :]
     corners = [jnp.maximum(a[..., :2], b[..., :2]), jnp.minimum(a[..., 2:], b[..., 2:])]
     shared = area(jnp.concatenate(corners, -1))
     union = area(a) + area(b) - shared
@@ -35,7 +42,9 @@ def iou(first: jax.Array, second: jax.Array) -> jax.Array:
 def clip(boxes: jax.Array, size: tuple[int, int]) -> jax.Array:
     """The part of each box that lies in an image of `size` (height, width)."""
     height, width = size
-    return jnp.clip(boxes, 0, jnp.asarray([width, height, width, height], boxes.dtype))
+    boxes = _coordinates(boxes)
+    most = jnp.asarray([width, height, width, height], boxes.dtype)
+    return jnp.clip(boxes, 0, lax.broadcast_to_rank(most, boxes.ndim))
 
 
 def encode(boxes: jax.Array, truth: jax.Array, deviation: Sequence[float] = (1, 1, 1, 1)) -> jax.Array:
@@ -49,7 +58,7 @@ def encode(boxes: jax.Array, truth: jax.Array, deviation: Sequence[float] = (1, 
     (centre, size), (goal, wanted) = _centre_size(boxes), _centre_size(truth)
     size, wanted = jnp.maximum(size, 0.01), jnp.maximum(wanted, 0.01)
     deltas = jnp.concatenate([(goal - centre) / size, jnp.log(wanted / size)], -1)
-    return deltas / jnp.asarray(deviation, deltas.dtype)
+    return deltas / lax.broadcast_to_rank(jnp.asarray(deviation, deltas.dtype), deltas.ndim)
 
 
 def decode(boxes: jax.Array, deltas: jax.Array, deviation: Sequence[float] = (1, 1, 1, 1)) -> jax.Array:
@@ -57,7 +66,8 @@ def decode(boxes: jax.Array, deltas: jax.Array, deviation: Sequence[float] = (1,
 
     Gx = Pw dx + Px, Gy = Ph dy + Py, Gw = Pw exp(dw), Gh = Ph exp(dh). No box gets more than 54 times as large.
     """
-    deltas = deltas * jnp.asarray(deviation, deltas.dtype)
+    deltas = _coordinates(deltas)
+    deltas = deltas * lax.broadcast_to_rank(jnp.asarray(deviation, deltas.dtype), deltas.ndim)
     centre, size = _centre_size(boxes)
     centre = centre + deltas[..., :2] * size
     half = size * jnp.exp(jnp.minimum(deltas[..., 2:], _MOST_GROWTH)) / 2
@@ -65,4 +75,10 @@ def decode(boxes: jax.Array, deltas: jax.Array, deviation: Sequence[float] = (1,
 
 
 def _centre_size(boxes: jax.Array) -> tuple[jax.Array, jax.Array]:
+    boxes = _coordinates(boxes)
     return (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
+
+
+def _coordinates(boxes: jax.Array) -> jax.Array:
+    """Boxes in floating point, in at least float32."""
+    return jnp.asarray(boxes, wide_dtype(jnp.result_type(boxes, float)))

@@ -18,6 +18,7 @@ from jax import lax
 from jaxcnn.ops import cpu
 from jaxcnn.ops.backend import suits_cpu
 from jaxcnn.ops.geometry import Edges, Ints, Padding, Size, extent, out_size, pads, per_dim, taps
+from jaxcnn.ops.precision import rounded, wide
 from jaxcnn.ops.product import matmul
 
 _FEW, _LARGE = 128, 1 << 22  # pixels of a batch, and numbers of a kernel, from which on a convolution is a product
@@ -60,9 +61,9 @@ def conv(
     edges = pads(padding, x.shape[1:-1], window, strides, dilations)
     dtype = jnp.result_type(x, kernel)
     x, kernel = x.astype(dtype), kernel.astype(dtype)
-    if groups == 1 and suits_cpu("products") and _is_mostly_kernel(x, kernel, strides, edges, dilations):
+    if groups == 1 and suits_cpu("products", x) and _is_mostly_kernel(x, kernel, strides, edges, dilations):
         return _product(x, kernel, strides, edges, dilations)
-    if cpu.available() and cpu.takes(x, kernel, strides, edges, dilations, groups):
+    if cpu.available(x) and cpu.takes(x, kernel, strides, edges, dilations, groups):
         return cpu.conv(x, kernel, strides, edges, dilations, groups)
     return lax.conv_general_dilated(
         x,
@@ -86,8 +87,9 @@ def _is_mostly_kernel(x: jax.Array, kernel: jax.Array, strides: Ints, edges: Edg
 def _product(x: jax.Array, kernel: jax.Array, strides: Ints, edges: Edges, dilations: Ints) -> jax.Array:
     """The pixels under each window side by side, times the kernel as a matrix: the kernel is read once, as it lies."""
     *window, _, features = kernel.shape
-    under = taps(x, tuple(window), strides, edges, dilations)
-    return matmul(jnp.concatenate(list(under), -1), kernel.reshape(-1, features))
+    # A pixel's gradient is the sum over the windows that it is under.
+    under = rounded(jnp.concatenate(list(taps(wide(x), tuple(window), strides, edges, dilations)), -1), x.dtype)
+    return matmul(under, kernel.reshape(-1, features))
 
 
 def convolve(
@@ -113,30 +115,39 @@ def conv_transpose(
       x: `(N, *spatial, C)`.
       kernel: `(*size, C, K)`. It is PyTorch's weight `(C, K, *size)` with the axes moved.
       stride, padding, dilation: those of the convolution that is transposed.
-      output_padding: pixels added behind the output, to choose among the sizes that the convolution maps to x's.
+      output_padding: pixels added behind the output, to choose among the sizes that the convolution maps to x's. It is
+        smaller than the stride, or than the dilation, as in PyTorch.
 
     Returns:
       `(N, *out, K)` with out = S (W - 1) - 2P + D (F - 1) + 1 + output_padding.
+
+    Raises:
+      ValueError: for a malformed stride, padding or dilation, or an output_padding that is smaller than neither.
 
     Source: Dumoulin and Visin (2016), section 4; PyTorch's ConvTranspose2d has the same conventions.
     """
     ndim = kernel.ndim - 2
     strides, dilations = per_dim(stride, ndim, "stride"), per_dim(dilation, ndim, "dilation")
     padding_, extra = per_dim(padding, ndim, "padding", 0), per_dim(output_padding, ndim, "output_padding", 0)
+    if any(e >= max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True)):
+        raise ValueError(
+            f"output_padding={output_padding!r} with stride={stride!r}, dilation={dilation!r}: expected less than the "
+            "stride, or than the dilation; pixels further out belong to a larger input"
+        )
     dtype = jnp.result_type(x, kernel)
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     sizes = tuple(
         s * (w - 1) - 2 * p + extent(f, d) + e
         for w, f, s, d, p, e in zip(x.shape[1:-1], kernel.shape, strides, dilations, padding_, extra, strict=False)
     )
-    if cpu.available() and cpu.takes_transposed(x, kernel, sizes, strides, padding_, dilations):
+    if cpu.available(x) and cpu.takes_transposed(x, kernel, sizes, strides, padding_, dilations):
         return cpu.conv_transpose(x, kernel, sizes, strides, padding_, dilations)
     kernel = jnp.flip(kernel, range(ndim))
     edges = tuple(
         (extent(f, d) - 1 - p, extent(f, d) - 1 - p + e)
         for f, d, p, e in zip(kernel.shape[:ndim], dilations, padding_, extra, strict=True)
     )
-    if suits_cpu("stuffed"):
+    if suits_cpu("stuffed", x):
         config = [(0, 0, 0), *((lo, hi, s - 1) for (lo, hi), s in zip(edges, strides, strict=True)), (0, 0, 0)]
         return conv(lax.pad(x, jnp.zeros((), dtype), config), kernel, dilation=dilations)
     return lax.conv_general_dilated(

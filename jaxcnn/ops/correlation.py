@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.errors import UserError
+from jaxcnn.ops.precision import rounded, wide
 
 
 @functools.partial(jax.jit, static_argnames=("displacement", "stride"))
@@ -41,6 +42,8 @@ def correlation(first: jax.Array, second: jax.Array, displacement: int, stride: 
         raise UserError(f"correlation takes two images (N, H, W, C) of one shape, got {first.shape} and {second.shape}")
     if displacement < 0 or stride < 1:
         raise UserError(f"displacement={displacement} should be at least 0 and stride={stride} at least 1")
+    dtype = jnp.result_type(first, second)
+    first, second = wide(first), wide(second)
     steps = displacement // stride
     edge = steps * stride
     padded = jnp.pad(second, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
@@ -51,4 +54,4 @@ def correlation(first: jax.Array, second: jax.Array, displacement: int, stride: 
         moved = lax.dynamic_slice(padded, (0, offset[0], offset[1], 0), second.shape)
         return (first * moved).mean(-1)
 
-    return jnp.moveaxis(lax.map(product, offsets), 0, -1)
+    return rounded(jnp.moveaxis(lax.map(product, offsets), 0, -1), dtype)

@@ -20,6 +20,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 from jaxcnn.ops import cpu
 from jaxcnn.ops.backend import stored_p
+from jaxcnn.ops.precision import spread
 
 _FOLD = 3  # numbers of the output that there must be for each of the kernel, for the kernel to be multiplied
 
@@ -144,9 +145,12 @@ def _takes_in(chain: _Chain, eqn: JaxprEqn, value: Var, made: dict[Any, JaxprEqn
 
 def _vector(value: Any, shape: tuple[int, ...], made: dict[Any, JaxprEqn]) -> Any:
     """What holds the numbers that `value` has one of for each feature of an image of this shape, or None."""
-    if _shape(value) in ((), (1, 1, 1, shape[-1])):
+    if _shape(value) in ((), (*(1,) * (len(shape) - 1), shape[-1])):
         return value
     eqn = made.get(value) if isinstance(value, Var) else None
+    if eqn is not None and eqn.primitive.name == "convert_element_type":  # `spread` converts what it has broadcast
+        (value,) = eqn.invars
+        eqn = made.get(value) if isinstance(value, Var) else None
     if eqn is None or eqn.primitive.name != "broadcast_in_dim" or _shape(value) != shape:
         return None
     (source,), dims = eqn.invars, eqn.params["broadcast_dimensions"]
@@ -221,13 +225,13 @@ def _compute(chain: _Chain, read: Callable[[Any], Any]) -> jax.Array:
     features = kernel.shape[-1:]
     factor, shift = jnp.ones(features, x.dtype), jnp.zeros(features, x.dtype)
     for name, vector in chain.affine:
-        v = jnp.broadcast_to(jnp.ravel(read(vector)), features)
+        v = jnp.broadcast_to(jnp.ravel(read(vector)), features).astype(x.dtype)
         if name == "mul":
             factor, shift = factor * v, shift * v
         else:
             shift = shift + v if name == "add" else shift - v
     if chain.scaled:
-        kernel = kernel * factor
+        kernel = kernel * spread(factor, kernel)
     residual = None if chain.residual is None else read(chain.residual)
     activation = "relu" if chain.relu else ""
     return cpu.conv_fused(x, kernel, shift, residual, activation=activation, **_window(chain.conv))

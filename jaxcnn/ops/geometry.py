@@ -99,7 +99,7 @@ def taps(
     for tap in itertools.product(*map(range, window)):
         first = [u * d for u, d in zip(tap, dilations, strict=True)]
         last = [i + (o - 1) * s + 1 for i, o, s in zip(first, places, strides, strict=True)]
-        yield lax.slice(x, (0, *first, 0), (len(x), *last, x.shape[-1]), (1, *strides, 1))
+        yield lax.slice(x, (0, *first, 0), (x.shape[0], *last, x.shape[-1]), (1, *strides, 1))
 
 
 def _is_int(value: object) -> bool:

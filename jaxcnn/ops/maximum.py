@@ -21,12 +21,18 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxcnn.ops.backend import stored, vary_alike
 from jaxcnn.ops.geometry import Edges, Ints, taps
+from jaxcnn.ops.precision import rounded, wide
 
 MOST = 64  # taps of a window up to which this is used: the program grows with them
 _NO_WINDOW, _NO_TAP = 255, 254  # what stands in for the number of a tap outside the image and outside the window
 
 
+# Compiled outside of `jit`, too: the infinite padding is then no array of its own, which `jax_debug_infs` would report.
+_compiled = functools.partial(jax.jit, static_argnums=(1, 2, 3), inline=True)
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+@_compiled
 def maximum(x: jax.Array, window: Ints, strides: Ints, edges: Edges) -> jax.Array:
     """The maximum of each window: `(N, *spatial, C) -> (N, *out, C)`, floating point.
 
@@ -43,6 +49,7 @@ def _maximum_jvp(window: Ints, strides: Ints, edges: Edges, primals: Any, tangen
     return maximum(x, window, strides, edges), dy
 
 
+@_compiled
 def _chosen(x: jax.Array, window: Ints, strides: Ints, edges: Edges) -> jax.Array:
     """The number of the tap that the maximum is under, uint8."""
     best, *others = taps(lax.stop_gradient(x), window, strides, edges, fill=-jnp.inf)
@@ -69,13 +76,15 @@ def _put(y: jax.Array, chosen: jax.Array, *, size: Ints, window: Ints, strides: 
     reach = [-(-f // s) - 1 for f, s in zip(window, strides, strict=True)]
     places = [o + e for o, e in zip(y.shape[1:-1], reach, strict=True)]
     around = [(0, 0, 0), *((e, e, 0) for e in reach), (0, 0, 0)]
-    y = lax.pad(stored(y), jnp.zeros((), y.dtype), around)
+    dtype = y.dtype
+    y = wide(stored(y))  # overlapping windows are summed
+    y = lax.pad(y, jnp.zeros((), y.dtype), around)
     chosen = lax.pad(chosen, jnp.uint8(_NO_WINDOW), around)
 
     def seen(a: jax.Array, back: Ints) -> jax.Array:
         first = [e - d for e, d in zip(reach, back, strict=True)]
         last = [i + o for i, o in zip(first, places, strict=True)]
-        part = lax.slice(a, (0, *first, 0), (len(a), *last, a.shape[-1]))
+        part = lax.slice(a, (0, *first, 0), (a.shape[0], *last, a.shape[-1]))
         return jnp.expand_dims(part, tuple(range(2, 2 * ndim + 1, 2)))
 
     terms = []
@@ -84,8 +93,8 @@ def _put(y: jax.Array, chosen: jax.Array, *, size: Ints, window: Ints, strides: 
         number = np.where((under < window).all(1), under @ _row_major(window), _NO_TAP).astype(np.uint8)
         number = np.expand_dims(number.reshape(strides), (0, *range(1, 2 * ndim, 2), 2 * ndim + 1))
         terms.append(jnp.where(seen(chosen, back) == number, seen(y, back), 0))
-    x = functools.reduce(lax.add, terms).reshape(
-        len(y), *(o * s for o, s in zip(places, strides, strict=True)), y.shape[-1]
+    x = rounded(functools.reduce(lax.add, terms), dtype).reshape(
+        y.shape[0], *(o * s for o, s in zip(places, strides, strict=True)), y.shape[-1]
     )
     crop = [(-lo, lo + w - have, 0) for (lo, _), w, have in zip(edges, size, x.shape[1:-1], strict=True)]
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *crop, (0, 0, 0)])
@@ -109,8 +118,8 @@ def _put_abstract(y: Any, chosen: Any, *, size: Ints, **params: Any) -> Any:
 def _batched(function: Primitive, args: Any, dims: Any, **params: Any) -> tuple[jax.Array, int]:
     size = next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
     front = [batching.bdim_at_front(a, d, size) for a, d in zip(args, dims, strict=True)]
-    out = function.bind(*(a.reshape(-1, *a.shape[2:]) for a in front), **params)
-    return out.reshape(size, -1, *out.shape[1:]), 0
+    out = function.bind(*(lax.collapse(a, 0, 2) for a in front), **params)
+    return out.reshape(size, front[0].shape[1], *out.shape[1:]), 0
 
 
 def _define(own: Primitive, transpose: Primitive, function: Any, abstract: Any) -> None:

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxcnn.ops.precision import rounded, spread, wide
+
 
 def batch_statistics(
     x: jax.Array, axes: Sequence[int], axis_name: str | Sequence[str] | None = None
@@ -31,14 +33,14 @@ def batch_statistics(
       mean, var (the biased one), and M, the number of values that each of them sums.
     """
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    wide = x.astype(dtype)
-    mean = wide.mean(axes, keepdims=True)
+    values = x.astype(dtype)
+    mean = values.mean(axes, keepdims=True)
     count = x.size // mean.size
     if axis_name is not None:
         mean = lax.pmean(mean, axis_name)
         count *= lax.axis_size(axis_name)
     centre = lax.stop_gradient(mean)
-    var = jnp.square(wide - centre).mean(axes)
+    var = jnp.square(values - centre).mean(axes)
     if axis_name is not None:
         var = lax.pmean(var, axis_name)
     mean = mean.reshape(var.shape)
@@ -59,7 +61,8 @@ def batch_normalize(
     shift = -mean.astype(dtype) * factor
     if bias is not None:
         shift = shift + bias.astype(dtype)
-    return (x.astype(dtype) * factor + shift).astype(x.dtype)
+    values = x.astype(dtype)
+    return (values * spread(factor, values) + spread(shift, values)).astype(x.dtype)
 
 
 def normalize(
@@ -76,16 +79,17 @@ def normalize(
     """
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     factor = _factor(var, scale, eps, dtype)
-    y = (x.astype(dtype) - mean.astype(dtype)) * factor
+    values = x.astype(dtype)
+    y = (values - spread(mean, values)) * spread(factor, values)
     if bias is not None:
-        y = y + bias.astype(dtype)
+        y = y + spread(bias, values)
     return y.astype(x.dtype)
 
 
 def _factor(var: jax.Array, scale: jax.Array | None, eps: float, dtype: Any) -> jax.Array:
     """scale / sqrt(var + eps)."""
     factor = lax.rsqrt(var.astype(dtype) + jnp.asarray(eps, dtype))
-    return factor if scale is None else factor * scale.astype(dtype)
+    return factor if scale is None else factor * spread(scale, factor)
 
 
 def local_response_norm(
@@ -99,7 +103,8 @@ def local_response_norm(
     Source: Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks (2012), section 3.3.
     """
     before = size // 2
-    squares = jnp.pad(jnp.square(x), [(0, 0)] * (x.ndim - 1) + [(before, size - 1 - before)])
+    values = wide(x)
+    squares = jnp.pad(jnp.square(values), [(0, 0)] * (x.ndim - 1) + [(before, size - 1 - before)])
     # Shifted sums instead of reduce_window: as in pooling, they fuse, and so do their gradients.
     total = sum(lax.slice_in_dim(squares, d, d + x.shape[-1], axis=-1) for d in range(size))
-    return x / (k + alpha * total) ** beta
+    return rounded(values / (k + alpha * total) ** beta, x.dtype)

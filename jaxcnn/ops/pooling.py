@@ -20,6 +20,7 @@ from jax import lax
 from jaxcnn.ops.backend import suits_cpu
 from jaxcnn.ops.geometry import Edges, Ints, Padding, Size, out_size, pads, per_dim
 from jaxcnn.ops.maximum import MOST, maximum
+from jaxcnn.ops.precision import rounded, wide
 
 _MAX_SLICES = 16  # wider windows go to reduce_window: the chain grows with the width
 
@@ -41,20 +42,22 @@ def max_pool(
     """
     window, strides, edges = _windows(x, size, stride, padding, ceil)
     floating = jnp.issubdtype(x.dtype, jnp.floating)
-    if floating and suits_cpu("maximum") and math.prod(window) <= MOST:
+    if floating and suits_cpu("maximum", x) and math.prod(window) <= MOST:
         return maximum(x, window, strides, edges)
-    lowest = np.asarray(-jnp.inf if floating else jnp.iinfo(x.dtype).min, x.dtype)
-    # A maximum of slices would share out the gradient among equals.
-    form = _by_window if floating else _pool
-    return form(x, window, strides, edges, lowest, lax.max)
+    if not floating:
+        return _pool(x, window, strides, edges, np.asarray(jnp.iinfo(x.dtype).min, x.dtype), lax.max)
+    # A maximum of slices would share out the gradient among equals; the gradients of overlapping windows are summed.
+    values = wide(x) if any(s < f for f, s in zip(window, strides, strict=True)) else x
+    lowest = np.asarray(-jnp.inf, values.dtype)
+    return rounded(_by_window(values, window, strides, edges, lowest, lax.max), x.dtype)
 
 
 def sum_pool(
     x: jax.Array, size: Size, stride: Size | None = None, padding: Padding = 0, ceil: bool = False
 ) -> jax.Array:
-    """The sum of each window; arguments and shapes as in `max_pool`."""
+    """The sum of each window, in at least float32; arguments, shapes and dtype as in `max_pool`."""
     window, strides, edges = _windows(x, size, stride, padding, ceil)
-    return _pool(x, window, strides, edges, np.zeros((), x.dtype), lax.add)
+    return rounded(_total(x, window, strides, edges), x.dtype)
 
 
 def avg_pool(
@@ -65,7 +68,7 @@ def avg_pool(
     ceil: bool = False,
     count_padding: bool = False,
 ) -> jax.Array:
-    """The mean of each window; arguments and shapes as in `max_pool`.
+    """The mean of each window, summed in at least float32; arguments, shapes and dtype as in `max_pool`.
 
     Args:
       count_padding: divide by all pixels of the window that lie on the padded image (PyTorch's and Flax's default),
@@ -73,13 +76,13 @@ def avg_pool(
     """
     window, strides, edges = _windows(x, size, stride, padding, ceil)
     _, _, declared = _windows(x, size, stride, padding, ceil=False)
-    total = _pool(x, window, strides, edges, np.zeros((), x.dtype), lax.add)
+    total = _total(x, window, strides, edges)
     counts = np.ones((), np.float64)
     for w, f, s, (lo, hi), (_, behind) in zip(x.shape[1:-1], window, strides, edges, declared, strict=True):
         start = np.arange((w + lo + hi - f) // s + 1) * s - lo
         first, last = (-lo, w + behind) if count_padding else (0, w)
         counts = counts[..., None] * (np.minimum(start + f, last) - np.maximum(start, first))
-    return total / np.maximum(counts, 1)[None, ..., None].astype(x.dtype)
+    return rounded(total / np.maximum(counts, 1)[None, ..., None].astype(total.dtype), x.dtype)
 
 
 def adaptive_avg_pool(x: jax.Array, size: Size) -> jax.Array:
@@ -101,16 +104,20 @@ def adaptive_avg_pool(x: jax.Array, size: Size) -> jax.Array:
     if not any(w % o for w, o in zip(x.shape[1:-1], places, strict=True)):
         return avg_pool(x, tuple(w // o for w, o in zip(x.shape[1:-1], places, strict=True)))
     # A window is a product of intervals, and so its mean is a mean of means.
+    means = wide(x)
     for axis, o in enumerate(places, 1):
         w = x.shape[axis]
         cuts = [(i * w // o, -(-(i + 1) * w // o)) for i in range(o)]
-        x = jnp.concatenate([lax.slice_in_dim(x, a, b, axis=axis).mean(axis, keepdims=True) for a, b in cuts], axis)
-    return x
+        means = jnp.concatenate(
+            [lax.slice_in_dim(means, a, b, axis=axis).mean(axis, keepdims=True) for a, b in cuts], axis
+        )
+    return rounded(means, x.dtype)
 
 
 def global_max_pool(x: jax.Array) -> jax.Array:
     """The maximum of each channel over the whole image: `(N, *spatial, C) -> (N, C)`."""
-    return x.max(axis=tuple(range(1, x.ndim - 1)))
+    # The gradient is shared among equals, whose number is a sum.
+    return rounded(wide(x).max(axis=tuple(range(1, x.ndim - 1))), x.dtype)
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:
@@ -137,12 +144,18 @@ def _windows(
     return window, strides, edges
 
 
+def _total(x: jax.Array, window: Ints, strides: Ints, edges: Edges) -> jax.Array:
+    """The sum of each window, in at least float32."""
+    x = wide(x)
+    return _pool(x, window, strides, edges, np.zeros((), x.dtype), lax.add)
+
+
 def _by_window(x: jax.Array, window: Ints, strides: Ints, edges: Edges, start: np.ndarray, combine: Any) -> jax.Array:
     return lax.reduce_window(x, start, combine, (1, *window, 1), (1, *strides, 1), ((0, 0), *edges, (0, 0)))
 
 
 def _pool(x: jax.Array, window: Ints, strides: Ints, edges: Edges, start: np.ndarray, combine: Any) -> jax.Array:
-    if not suits_cpu("slices") or sum(window) > _MAX_SLICES:
+    if not suits_cpu("slices", x) or sum(window) > _MAX_SLICES:
         return _by_window(x, window, strides, edges, start, combine)
     if any(any(edge) for edge in edges):
         x = lax.pad(x, jnp.asarray(start), [(0, 0, 0), *((lo, hi, 0) for lo, hi in edges), (0, 0, 0)])

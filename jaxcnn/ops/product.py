@@ -19,6 +19,6 @@ def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     dtype = jnp.result_type(x, kernel)
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     rows = x.size // max(x.shape[-1], 1)
-    if cpu.available() and dtype == jnp.float32 and kernel.size >= _LARGE and 0 < rows <= _ROWS:
+    if cpu.available(x) and dtype == jnp.float32 and kernel.size >= _LARGE and 0 < rows <= _ROWS:
         return cpu.product(x, kernel)
     return x @ kernel

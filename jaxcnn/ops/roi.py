@@ -18,6 +18,7 @@ import numpy as np
 from jaxcnn.errors import UserError
 from jaxcnn.ops.backend import stored
 from jaxcnn.ops.geometry import Size, per_dim
+from jaxcnn.ops.precision import rounded, wide, wide_dtype
 
 _FAR = 1 << 16  # pixels of the map; what lies farther off is as good as there, and its bounds fit in int32
 
@@ -35,7 +36,7 @@ def roi_max_pool(features: jax.Array, boxes: jax.Array, size: Size, scale: float
 
     Args:
       features: `(N, H, W, C)`, floating point.
-      boxes: `(N, R, 4)`, in pixels of the image.
+      boxes: `(N, R, 4)`, in pixels of the image. They are used in float32 whatever the dtype of the map is.
       size: P, bins along each dimension.
       scale: pixels of the map for each pixel of the image: 1/16 for a map of stride 16.
 
@@ -75,7 +76,7 @@ def _bounds(boxes: jax.Array, scale: float, pooled: tuple[int, ...], places: tup
 
     def of(first: jax.Array, last: jax.Array, bins: int, length: int) -> tuple[jax.Array, jax.Array]:
         count = jnp.maximum(last - first + 1, 1)[..., None]
-        i = jnp.arange(bins)
+        i = jax.lax.broadcast_to_rank(jnp.arange(bins), count.ndim)
         begin = first[..., None] + i * count // bins
         end = first[..., None] - (-(i + 1) * count // bins)
         return jnp.clip(begin, 0, length), jnp.clip(end, 0, length)
@@ -98,7 +99,9 @@ def _pool_jvp(levels: Levels, primals: Any, tangents: Any) -> tuple[jax.Array, j
     table = _table((jax.lax.stop_gradient(features), places), _better, levels)
     entries = [_four([entry[i] for entry in table], bounds, features.shape, levels) for i in range(2)]
     best, place = functools.reduce(_better, zip(*entries, strict=True))
-    taken = jnp.take(change.ravel(), jnp.where(_there(bounds), place, 0), mode="clip")
+    # Regions that overlap add up their gradients: in float32.
+    taken = jnp.take(wide(change).ravel(), jnp.where(_there(bounds), place, 0), mode="clip")
+    taken = rounded(taken, change.dtype)
     return jnp.where(_there(bounds), best, 0), jnp.where(_there(bounds), taken, 0)
 
 
@@ -135,9 +138,9 @@ def _halves(axis: int, step: int) -> list[tuple[slice, ...]]:
 
 def _four(table: list[jax.Array], bounds: Bounds, shape: tuple[int, ...], levels: Levels) -> list[jax.Array]:
     """The four entries of the table that cover each bin: each `(N, R, P, P, C)`."""
-    images, height, width, channels = shape
-    flat = jnp.concatenate([entry.reshape(-1, channels) for entry in table])
-    first = np.cumsum([0, *(entry.size // channels for entry in table[:-1])])
+    images, height, width, _ = shape
+    flat = jnp.concatenate([jax.lax.collapse(entry, 0, 3) for entry in table])
+    first = np.cumsum([0, *(entry.shape[1] * entry.shape[2] for entry in table[:-1])])  # for one image
 
     def two(begin: jax.Array, end: jax.Array, length: int, sizes: tuple[int, ...]) -> tuple[jax.Array, list[jax.Array]]:
         """The largest k with 2^k <= end - begin, and the places of the two entries of that level."""
@@ -147,7 +150,7 @@ def _four(table: list[jax.Array], bounds: Bounds, shape: tuple[int, ...], levels
 
     (tall, tops), (wide, lefts) = two(*bounds[0], height, levels[0]), two(*bounds[1], width, levels[1])
     tall, wide = tall[..., :, None], wide[..., None, :]
-    start = jnp.asarray(first, jnp.int32)[tall * len(levels[1]) + wide]
+    start = (jnp.asarray(first, jnp.int32) * images)[tall * len(levels[1]) + wide]
     rows, columns = height + 1 - (1 << tall), width + 1 - (1 << wide)
     start += jnp.arange(images)[:, None, None, None] * rows * columns
     return [
@@ -189,23 +192,25 @@ def roi_align(
     pooled = _checked(features, boxes, size)
     if samples < 1:
         raise UserError(f"samples={samples}: expected at least 1 along each dimension of a bin")
-    scaled = boxes.astype(features.dtype) * scale - (0.5 if aligned else 0.0)
+    dtype = wide_dtype(features.dtype)
+    scaled = boxes.astype(dtype) * scale - (0.5 if aligned else 0.0)
     x1, y1, x2, y2 = jnp.moveaxis(scaled, -1, 0)
 
     def weights(first: jax.Array, last: jax.Array, bins: int, length: int) -> jax.Array:
         """Of each pixel in each bin: `(N, R, P, length)`."""
         extent = last - first if aligned else jnp.maximum(last - first, 1)
-        at = (jnp.arange(bins * samples, dtype=features.dtype) + 0.5) / (bins * samples)
-        at = first[..., None] + at * extent[..., None]
-        near = jnp.clip(at, 0, length - 1)[..., None] - jnp.arange(length, dtype=features.dtype)
+        at = (jnp.arange(bins * samples, dtype=dtype) + 0.5) / (bins * samples)
+        at = first[..., None] + jax.lax.broadcast_to_rank(at, extent.ndim + 1) * extent[..., None]
+        pixels = jax.lax.broadcast_to_rank(jnp.arange(length, dtype=dtype), at.ndim + 1)
+        near = jnp.clip(at, 0, length - 1)[..., None] - pixels
         tent = jnp.maximum(1 - jnp.abs(near), 0)
         tent = jnp.where(((at >= -1) & (at <= length))[..., None], tent, 0)
         return tent.reshape(*first.shape, bins, samples, length).mean(-2)
 
     rows = weights(y1, y2, pooled[0], features.shape[1])
     columns = weights(x1, x2, pooled[1], features.shape[2])
-    tall = jnp.einsum("nrph,nhwc->nrpwc", rows, features)
-    return jnp.einsum("nrqw,nrpwc->nrpqc", columns, tall)
+    tall = jnp.einsum("nrph,nhwc->nrpwc", rows, wide(features))
+    return rounded(jnp.einsum("nrqw,nrpwc->nrpqc", columns, tall), features.dtype)
 
 
 def crop_regions(images: jax.Array, boxes: jax.Array, size: Size, context: int = 0) -> jax.Array:
@@ -216,7 +221,7 @@ def crop_regions(images: jax.Array, boxes: jax.Array, size: Size, context: int =
 
     Args:
       images: `(N, H, W, C)`, floating point.
-      boxes: `(N, R, 4)`, in pixels.
+      boxes: `(N, R, 4)`, in pixels, used in float32 whatever the dtype of the images is.
       size: (height, width) of the crops.
       context: pixels of the crop, on each side, that show what is around the box.
 
@@ -236,9 +241,10 @@ def crop_regions(images: jax.Array, boxes: jax.Array, size: Size, context: int =
     def along(first: jax.Array, last: jax.Array, count: int) -> jax.Array:
         """The places `(N, R, count)` to sample, in pixels, 0 being the centre of the first."""
         step = ((last - first) / (count - 2 * context))[..., None]
-        return first[..., None] + (jnp.arange(count) + 0.5 - context) * step - 0.5
+        place = jax.lax.broadcast_to_rank(jnp.arange(count), step.ndim)
+        return first[..., None] + (place + 0.5 - context) * step - 0.5
 
-    x1, y1, x2, y2 = jnp.moveaxis(boxes.astype(images.dtype), -1, 0)
+    x1, y1, x2, y2 = jnp.moveaxis(boxes.astype(wide_dtype(images.dtype)), -1, 0)
     y, x = along(y1, y2, lengths[0]), along(x1, x2, lengths[1])
 
     def two(at: jax.Array, length: int) -> list[tuple[jax.Array, jax.Array]]:
@@ -250,7 +256,7 @@ def crop_regions(images: jax.Array, boxes: jax.Array, size: Size, context: int =
         ]
 
     def crop(image: jax.Array, rows: Any, columns: Any) -> jax.Array:
-        flat = image.reshape(-1, image.shape[-1])
+        flat = jax.lax.collapse(image, 0, image.ndim - 1)
         parts = []
         for i, across in rows:
             for j, along in columns:
@@ -258,14 +264,14 @@ def crop_regions(images: jax.Array, boxes: jax.Array, size: Size, context: int =
                 parts.append(value * (across[:, :, None] * along[:, None, :])[..., None])
         return functools.reduce(jnp.add, parts)
 
-    return jax.vmap(crop)(images, two(y, height), two(x, width))
+    return rounded(jax.vmap(crop)(wide(images), two(y, height), two(x, width)), images.dtype)
 
 
 def _checked(features: jax.Array, boxes: jax.Array, size: Size) -> tuple[int, int]:
     if features.ndim != 4 or not jnp.issubdtype(features.dtype, jnp.floating):
         raise UserError(f"expected a floating point map (N, H, W, C), got {features.dtype} {features.shape}")
-    if boxes.ndim != 3 or boxes.shape[-1] != 4 or len(boxes) != len(features):
-        raise UserError(f"expected boxes ({len(features)}, R, 4) for {len(features)} images, got {boxes.shape}")
+    if boxes.ndim != 3 or boxes.shape[-1] != 4 or boxes.shape[0] != features.shape[0]:
+        raise UserError(f"expected boxes ({features.shape[0]}, R, 4) for {features.shape[0]} images, got {boxes.shape}")
     try:
         height, width = per_dim(size, 2, "size")
     except ValueError as error:

@@ -14,6 +14,7 @@ from PIL import Image
 from jaxcnn import boundaries
 from jaxcnn.data.dataset import Examples
 from jaxcnn.data.segmentation import load_segmentation
+from jaxcnn.format import printable
 from jaxcnn.losses import every_output
 from jaxcnn.segmentation import flip
 from jaxcnn.tasks.files import read, stems
@@ -59,7 +60,8 @@ def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
             "size": list(image.shape[:2]),
             "share": round(share, 6),
             "boundaries": str(drawn),
-            "text": f"{file}{note}: boundaries through {100 * share:.1f} % of the pixels -> {drawn}",
+            "text": f"{printable(file)}{note}: boundaries through {100 * share:.1f} % of the pixels -> "
+                    f"{printable(drawn)}",
         })  # fmt: skip
     return rows
 

@@ -18,6 +18,7 @@ from jaxcnn.data.proposals import cache_folder, selective_search, with_regions
 from jaxcnn.data.sources import data_root, is_path
 from jaxcnn.data.voc import voc
 from jaxcnn.errors import DataError, unknown
+from jaxcnn.format import printable
 from jaxcnn.ops.boxes import area
 from jaxcnn.tasks.files import stems
 from jaxcnn.tasks.task import Row, Task
@@ -90,7 +91,8 @@ def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
             "image": str(file),
             "objects": found,
             "picture": str(picture),
-            "text": f"{file}: {counts or 'nothing'} (of {searched} regions) -> {picture}",
+            "text": f"{printable(file)}: {printable(counts or 'nothing')} (of {searched} regions) -> "
+                    f"{printable(picture)}",
         })  # fmt: skip
     return rows
 
@@ -104,6 +106,7 @@ TASK = Task(
     predict=_predict,
     evaluate=_evaluate,
     figure="map",
+    chooses=False,  # it takes the detections in all of a set's images
     validation=True,
     batch_size=2,
     epochs=14,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,22 @@ from jaxcnn.data.images import read_image
 from jaxcnn.data.preprocess import Preprocess
 from jaxcnn.train.trained import Trained
 
+_LONGEST = 200  # bytes of a name: file systems take 255
 _LARGEST = 1500  # pixels of a side: the scores of a photo of 12 million pixels would take gigabytes
 
 
 def stems(given: Sequence[str]) -> list[str]:
-    """The name of each file without its folder and ending; where two are equal, with a number behind the later ones."""
+    """The name of each file without its folder and ending; where two are equal, with a number behind the later ones.
+
+    A name that leaves no room for an ending, as of `-boundaries.png`, is cut.
+    """
     names: list[str] = []
     for file in given:
-        name, number = Path(file).stem, 1
+        stem = os.fsdecode(os.fsencode(Path(file).stem)[:_LONGEST])
+        name, number = stem, 1
         while name in names:
             number += 1
-            name = f"{Path(file).stem}-{number}"
+            name = f"{stem}-{number}"
         names.append(name)
     return names
 

@@ -16,6 +16,7 @@ from jaxcnn.data.images import read_image
 from jaxcnn.data.preprocess import inputs_of
 from jaxcnn.data.segmentation import load_segmentation
 from jaxcnn.errors import UserError
+from jaxcnn.format import printable
 from jaxcnn.tasks.files import stems
 from jaxcnn.tasks.task import Row, Task
 from jaxcnn.train.trained import Trained
@@ -68,8 +69,9 @@ def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
             "largest": round(float(length.max()), 4),
             "picture": str(drawn),
             "flow": str(numbers),
-            "text": f"{file} to {other}: {length.mean():.2f} pixels on average, at most {length.max():.2f}; together "
-                    f"({mean[0]:+.2f}, {mean[1]:+.2f}) -> {drawn}, {numbers.name}",
+            "text": f"{printable(file)} to {printable(other)}: {length.mean():.2f} pixels on average, at most "
+                    f"{length.max():.2f}; together "
+                    f"({mean[0]:+.2f}, {mean[1]:+.2f}) -> {printable(drawn)}, {printable(numbers.name)}",
         })  # fmt: skip
     return rows
 

@@ -15,6 +15,7 @@ from jaxcnn import segmentation
 from jaxcnn.data.augment import colour, compose
 from jaxcnn.data.dataset import Examples
 from jaxcnn.data.segmentation import load_segmentation
+from jaxcnn.format import printable
 from jaxcnn.tasks.files import read, stems
 from jaxcnn.tasks.task import Row, Task
 from jaxcnn.train.evaluate import make_evaluate
@@ -73,7 +74,7 @@ def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
             "shares": {trained.classes[k]: round(float(shares[k]), 6) for k in order},
             "mask": str(picture),
             "labels": str(numbers),
-            "text": f"{file}{note}: {most} -> {picture}, {numbers.name}",
+            "text": f"{printable(file)}{note}: {printable(most)} -> {printable(picture)}, {printable(numbers.name)}",
         })  # fmt: skip
     return rows
 

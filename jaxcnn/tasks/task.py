@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxcnn.data.dataset import Dataset, Examples
+from jaxcnn.train.objective import LOSS, Primary
 from jaxcnn.train.trained import Trained
 
 Data = Dataset | Examples
@@ -31,8 +32,9 @@ class Task:
       settings: `data -> ` arguments of `fit` that the training data call for: loss, metrics, augment, preprocess.
       options: `data -> ` arguments of the model beside `classes`, a vocabulary's size for instance.
       validation: whether the data has a validation split of its own; else a share of the training split is held out.
-      figure: the measure that a result begins with.
+      figure: the figure that chooses the best epoch, and that a result begins with.
       better: whether a `high` or a `low` figure is good.
+      chooses: whether it is measured after each epoch; where only `evaluate` gives it, the loss chooses.
       evaluate: `(trained, data) -> ` figures that are no means over examples, the mean average precision for instance.
       predict: `(trained, given, out) -> ` a row for each file or sentence given: `text` for a reader, and what a
         program wants to know. Pictures are written to the folder `out`.
@@ -52,9 +54,20 @@ class Task:
     options: Callable[[Any], Mapping[str, Any]] = _nothing
     validation: bool = False
     better: Literal["high", "low"] = "high"
+    chooses: bool = True
     evaluate: Callable[[Trained, Any], Mapping[str, float]] | None = None
     adapt: Callable[[Any, Trained], Any] | None = None
     constrain: Callable[[Any], Any] | None = None
     what: str = "images"
     batch_size: int = 16
     epochs: int = 30
+
+    @property
+    def primary(self) -> Primary:
+        """The figure, and whether it is maximized."""
+        return Primary(self.figure, self.better == "high")
+
+    @property
+    def choice(self) -> Primary:
+        """The figure that chooses the best epoch."""
+        return self.primary if self.chooses else LOSS

@@ -16,6 +16,7 @@ from jaxcnn.data.dataset import Examples
 from jaxcnn.data.sources import parse_split
 from jaxcnn.data.text import UNKNOWN, Corpus, Vocabulary, drop_words, folds, load_text, recoded, tokenize
 from jaxcnn.errors import DataError, UserError
+from jaxcnn.format import printable
 from jaxcnn.tasks.task import Task
 from jaxcnn.train.max_norm import max_norm
 from jaxcnn.train.trained import Trained
@@ -91,7 +92,7 @@ def predict(trained: Trained, given: Sequence[str], out: Path, most: int = 3) ->
         strongest = sorted(weights.items(), key=lambda item: -item[1])[:most]
         ngrams = [{"words": said, "weight": weight} for said, weight in strongest if weight > 0]
         strange = [word for word, i in zip(words, coded[0], strict=True) if i == UNKNOWN]
-        line = f"{trained.classes[best]} ({100 * probabilities[best]:.1f} %): {text}"
+        line = f"{printable(trained.classes[best])} ({100 * probabilities[best]:.1f} %): {printable(text)}"
         if ngrams:
             line += "\n  because of: " + "; ".join(f"{n['words']} (+{n['weight']:.2f})" for n in ngrams)
         if strange:

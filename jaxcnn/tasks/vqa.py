@@ -15,8 +15,11 @@ from jaxcnn.data.dataset import Examples
 from jaxcnn.data.images import read_image
 from jaxcnn.data.sources import parse_split
 from jaxcnn.data.text import Vocabulary
+from jaxcnn.declared import per_example
 from jaxcnn.errors import DataError, UserError, unknown
-from jaxcnn.inspect.plots import Figure
+from jaxcnn.format import printable
+from jaxcnn.inspect.plots import Figure, plain
+from jaxcnn.tasks.files import stems
 from jaxcnn.tasks.task import Task
 from jaxcnn.train.trained import Trained
 
@@ -48,9 +51,9 @@ def right(outputs: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 METRICS = {
-    "accuracy": lambda outputs, labels: right(outputs, labels).mean(1),
-    "plain": lambda outputs, labels: right(outputs, labels)[:, : labels.shape[1] // 2].mean(1),
-    "relational": lambda outputs, labels: right(outputs, labels)[:, labels.shape[1] // 2 :].mean(1),
+    "accuracy": per_example(lambda outputs, labels: right(outputs, labels).mean(1)),
+    "plain": per_example(lambda outputs, labels: right(outputs, labels)[:, : labels.shape[1] // 2].mean(1)),
+    "relational": per_example(lambda outputs, labels: right(outputs, labels)[:, labels.shape[1] // 2 :].mean(1)),
 }
 """The share of right answers, to all questions and to either sort (`sort_of_clevr` has the plain ones first)."""
 
@@ -61,7 +64,7 @@ def picture(image: np.ndarray, lines: Sequence[str]) -> Figure:
     axes = figure.subplots()
     axes.imshow(image)
     axes.set(xticks=[], yticks=[])
-    axes.set_xlabel("\n".join(lines), fontsize=9)
+    axes.set_xlabel(plain("\n".join(lines)), fontsize=9)
     return figure
 
 
@@ -89,15 +92,15 @@ def predict(trained: Trained, given: Sequence[str], out: Path) -> list[dict[str,
         chances = np.asarray(jax.nn.softmax(trained.outputs((image[None], coded[None]))[0]))
         lines = []
         out.mkdir(parents=True, exist_ok=True)
-        stem = f"scene{name.removeprefix('scene:')}" if name.startswith("scene:") else Path(name).stem
+        stem = f"scene{name.removeprefix('scene:')}" if name.startswith("scene:") else stems([name])[0]
         file = out / f"{stem}{f'-{number}' if len(asked) > 1 else ''}.png"
         for question, chance in zip(questions, chances, strict=True):
             best = int(chance.argmax())
-            line = f"{question} {trained.classes[best]} ({100 * chance[best]:.0f} %)"
+            line = f"{printable(question)} {printable(trained.classes[best])} ({100 * chance[best]:.0f} %)"
             lines.append(line)
             rows.append({
-                "text": f"{name}: {line}", "image": name, "question": question, "answer": trained.classes[best],
-                "probability": float(chance[best]), "picture": str(file),
+                "text": f"{printable(name)}: {line}", "image": name, "question": question,
+                "answer": trained.classes[best], "probability": float(chance[best]), "picture": str(file),
             })  # fmt: skip
         picture(image, lines).savefig(file, dpi=120)
     return rows
@@ -107,7 +110,7 @@ def _image(name: str) -> np.ndarray:
     if not name.startswith("scene:"):
         return read_image(name, 3, (SIZE, SIZE))
     seed = name.removeprefix("scene:")
-    if not seed.isdecimal():
+    if not (seed.isdecimal() and len(seed) < 20):
         raise UserError(f"{name}: expected scene: and a number, the seed of a scene, scene:7")
     return draw(*scenes(1, [3, int(seed)]))[0]
 

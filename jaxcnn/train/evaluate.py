@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.core import Layer
@@ -14,10 +16,12 @@ from jaxcnn.data.batches import padded_batches
 from jaxcnn.data.dataset import Dataset, Examples
 from jaxcnn.data.preprocess import inputs_of, to_float
 from jaxcnn.data.stream import Stream
+from jaxcnn.declared import calls, is_per_example
 from jaxcnn.devices import OneDevice
 from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss
 from jaxcnn.metrics import Metric, Summed
+from jaxcnn.train.checks import check_inputs, check_labels
 from jaxcnn.train.step import measure
 
 _BATCH = 256
@@ -47,52 +51,97 @@ def make_evaluate(
 ) -> Callable[..., Evaluation]:
     """A function `evaluate(params, model_state, data, keep=True) -> Evaluation`, compiled once for all its calls.
 
-    Batches have one shape: the last one is filled up, and what fills it is not counted. Arguments as in `make_step`;
-    with `devices`, the variables are those that its `whole` returns, and each process has all results. With
-    `keep=False` the outputs are not kept: a score of each class for each pixel is more than the images are.
+    Batches have one shape: the last one is filled up, and what fills it is not counted. Where loss or metrics are not
+    known to look at each example alone (`losses.per_example`), the last batch is measured at its own size, which is
+    compiled too: what fills it would count among its neighbours. A figure is then the mean over all examples of what
+    each got in its batch of `batch_size`. The network is taken to look at each example alone.
+
+    Arguments as in `make_step`; with `devices`, the variables are those that its `whole` returns, and each process has
+    all results. With `keep=False` the outputs are not kept: a score of each class for each pixel is more than the
+    images are.
+
+    Raises:
+      UserError: when it is called: for labels that the loss refuses, for images whose values are not what a
+        `Preprocess` expects, and for a loss that gives one number for the whole batch.
     """
     on = devices or OneDevice()
-    batch_size = -(-batch_size // on.size) * on.size
+    shared = -(-batch_size // on.size) * on.size
+    alone = True  # whether loss and metrics look at each example alone, as far as they have been seen
+    checked: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def forward(
         params: Any, model_state: Any, images: Any, labels: Any, weights: Any
     ) -> tuple[Any, dict[str, Any], Any]:
+        nonlocal alone
         outputs, _ = model.apply(params, model_state, *inputs_of(preprocess, images))
-        return outputs, {"loss": loss(outputs, labels), **measure(metrics, outputs, labels)}, weights
+        with calls() as seen:
+            each = {"loss": loss(outputs, labels)}
+            each |= measure(metrics, outputs, labels, loss, seen)
+        if jnp.ndim(each["loss"]) == 0:
+            raise UserError("the loss gave one number for the batch, expected one for each example: leave out its mean")
+        given = each if metrics is not None else ["loss"]  # the accuracy that nobody asked for is ours
+        alone = alone and all(is_per_example(each[name], outputs, labels, seen) for name in given)
+        return outputs, each, weights
 
     compiled = on.results(forward)
+    gathered = on.results(lambda *batch: batch)
+
+    def batch_results(variables: tuple[Any, Any], whole: Any, own: Any, size: int) -> tuple[Any, dict[str, Any], Any]:
+        """Outputs, figures of each example, and which examples of the batch they are of."""
+        if size % on.size == 0:
+            out, each, weights = compiled(*variables, *on.split(own))
+            # Of a stream, an image that is damaged and may be skipped has weight 0; and so has what fills a batch up.
+            there = np.asarray(weights) > 0
+            if alone or there.all() or not there.any():
+                return out, jax.tree.map(lambda x: np.asarray(x)[there], each), there
+            whole = gathered(*on.split(own)) if whole is None else whole
+        there = np.asarray(whole[2]) > 0
+        part = jax.tree.map(lambda x: np.asarray(x)[there], whole)
+        exact, each, _ = compiled(*variables, *on.whole(part))
+        filled_up_only = there[: there.sum()].all()
+        return exact if filled_up_only else out, each, there
 
     def evaluate(params: Any, model_state: Any, data: Dataset | Examples | Stream, keep: bool = True) -> Evaluation:
         outputs: list[Any] = []
         sums: dict[str, Any] = {}
-        seen = 0
-        parts = _parts(data, batch_size, on.shard)
-        for first, own in zip(range(0, len(data), batch_size), parts, strict=True):
-            out, each, weights = compiled(params, model_state, *on.split(own))
-            count = min(batch_size, len(data) - first)
+        seen, total = 0, len(data)
+        if data not in checked:
+            check_inputs(preprocess, data)
+        size = shared
+        if shared != batch_size and not isinstance(data, Stream):
+            # What an example gets among others depends on how many they are: devices may not change that.
+            jax.eval_shape(forward, params, model_state, *next(padded_batches(data, shared)))
+            size = shared if alone else batch_size
+        for first, (whole, own) in zip(range(0, total, size), _parts(data, size, on.shard), strict=True):
+            out, each, there = batch_results((params, model_state), whole, own, size)
+            if data not in checked:
+                check_labels(loss, out, data)
+                checked.add(data)
+            count = min(size, total - first)
             if keep:
                 outputs.append(jax.tree.map(lambda x, count=count: np.asarray(x)[:count], out))
-            # Of a stream, an image that is damaged and may be skipped has weight 0; and so has what fills a batch up.
-            there = np.asarray(weights) > 0
-            found = jax.tree.map(lambda x, there=there: np.asarray(x, np.float64)[there].sum(0), each)
+            found = jax.tree.map(lambda x: np.asarray(x, np.float64).sum(0), each)
             sums = jax.tree.map(np.add, sums, found) if sums else found
             seen += int(there.sum())
         if not seen:
             raise UserError(f"{data.name}: no image of it can be read")
         figures: dict[str, float] = {}
-        for name, total in sums.items():
+        for name, summed in sums.items():
             metric = (metrics or {}).get(name)
-            named = metric.named(name, total) if isinstance(metric, Summed) else {name: total / seen}
+            named = metric.named(name, summed) if isinstance(metric, Summed) else {name: summed / seen}
             figures |= {name: float(value) for name, value in named.items()}
         return Evaluation(figures, jax.tree.map(lambda *parts: np.concatenate(parts), *outputs) if keep else None)
 
     return evaluate
 
 
-def _parts(data: Dataset | Examples | Stream, batch_size: int, shard: tuple[int, int]) -> Iterator[tuple[Any, ...]]:
-    """This process's part of each batch, `(inputs, labels, weights)`, the last one filled up."""
-    if isinstance(data, Stream):
-        return data.padded_batches(batch_size, shard)
+def _parts(data: Dataset | Examples | Stream, size: int, shard: tuple[int, int]) -> Iterator[tuple[Any, Any]]:
+    """Each batch `(inputs, labels, weights)`, the last one filled up: as a whole, and this process's part of it.
+
+    The whole is None of a stream that several processes read.
+    """
     index, count = shard
-    own = slice(index * batch_size // count, (index + 1) * batch_size // count)
-    return (jax.tree.map(lambda x: x[own], batch) for batch in padded_batches(data, batch_size))
+    if isinstance(data, Stream):
+        return ((batch if count == 1 else None, batch) for batch in data.padded_batches(size, shard))
+    own = slice(index * size // count, (index + 1) * size // count)
+    return ((batch, jax.tree.map(lambda x: x[own], batch)) for batch in padded_batches(data, size))

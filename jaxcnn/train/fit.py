@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +24,21 @@ from jaxcnn.data.dataset import Dataset, Examples
 from jaxcnn.data.preprocess import Preprocess, inputs_of, to_float
 from jaxcnn.data.stream import Stream, prefetch
 from jaxcnn.devices import OneDevice, first_process, from_first, same_everywhere
-from jaxcnn.errors import TrainingError, UserError
+from jaxcnn.errors import TrainingError, UserError, first_line
 from jaxcnn.losses import Loss, softmax_cross_entropy
 from jaxcnn.metrics import Metric, confusion_matrix
+from jaxcnn.train.checks import example_of, figures_of, outputs_of
 from jaxcnn.train.evaluate import Evaluation, make_evaluate
+from jaxcnn.train.objective import Primary, Record, began_by, primary_of
 from jaxcnn.train.optimizers import make_optimizer
 from jaxcnn.train.progress import Display
-from jaxcnn.train.run import Record, Run, best_of
+from jaxcnn.train.run import Run
 from jaxcnn.train.run import variables as of_state
-from jaxcnn.train.step import TrainState, create_state, make_step
+from jaxcnn.train.step import SKIPPED, LossScale, TrainState, create_state, make_step
 from jaxcnn.train.stopping import Stop, asked_to_stop
 from jaxcnn.train.watching import Metrics, Profile
 
+_SKIPPED = 50  # steps skipped in a row that end a training: 48 halvings lead from the largest scale to the smallest
 _REFRESH = 0.5  # seconds between two looks at the metrics: each waits for the steps under way
 
 
@@ -82,6 +87,8 @@ def fit(
     preprocess: Callable[[Any], Any] | None = None,
     augment: Augment | None = None,
     metrics: Mapping[str, Metric] | None = None,
+    primary: str | None = None,
+    higher_is_better: bool | None = None,
     penalty: Callable[[Any], jax.Array] | None = None,
     variables: tuple[Any, Any] | None = None,
     patience: int | None = None,
@@ -107,8 +114,7 @@ def fit(
       model: any Layer whose inputs are the data's.
       data: what it learns from: a `Dataset`, `Examples` of another form, or a `Stream` of images that do not fit in
         memory. Each epoch takes the whole batches of a new order.
-      validation: measured after each epoch, to choose the best by `accuracy`, `mean_iou`, `f` or else the loss; without
-        it the last epoch counts.
+      validation: measured after each epoch, to choose the best by `primary`; without it the last epoch counts.
       test: measured once, with the best variables.
       loss: `(outputs, labels) -> one number an example`.
       optimizer: an Optax transformation; Adam with half a cosine from 0.002 to 0 when not given.
@@ -116,8 +122,12 @@ def fit(
         variance of `data`, or of ImageNet when it is a stream; among several inputs, uint8 to 0 to 1.
       augment: `(inputs, key) -> inputs`, or a `Joint` with the labels, on training batches only.
       metrics, penalty: as in `make_step`.
+      primary: the figure that chooses the best epoch, `loss` or one of the metrics. When not given, `accuracy` where it
+        is measured, and the loss anywhere else. A value that is not finite is never the best, between equal ones the
+        lower loss decides, then the later epoch.
+      higher_is_better: whether `primary` is maximized; known of `loss` and `accuracy`, needed for any other.
       variables: `(params, state)` to begin with, from `weights.load` or an earlier training, instead of new ones.
-      patience: stop after so many epochs without a better validation.
+      patience: stop after so many epochs without a better validation; counted from the first finite one.
       accumulate: in how many parts each batch is computed, one after the other; see `make_step`.
       ema: the decay of a moving average of the parameters, 0.999; the average is then what is measured and kept.
       loss_scale: for a model in float16; see `mixed_precision`.
@@ -134,7 +144,8 @@ def fit(
 
     Raises:
       UserError: for settings or data that cannot be used.
-      TrainingError: when the loss is not finite, or the disk is full. Checkpoints of earlier epochs remain.
+      TrainingError: when the loss is not finite, when 50 steps one after the other, or all, were skipped in float16, or
+        when the disk is full. Checkpoints of earlier epochs remain.
       Stopped: a KeyboardInterrupt, after Ctrl-C or SIGTERM, when the state has been saved to `run`. Without a folder,
         and for a second Ctrl-C, it is Python's own.
     """
@@ -165,7 +176,7 @@ def fit(
     if preprocess is None:
         preprocess = _usual_preprocess(data)
     folder = _folder(run, resume, keep)
-    example = _example(data)
+    example = example_of(data, 1)
     state = create_state(
         model,
         optimizer,
@@ -176,9 +187,14 @@ def fit(
         ema=ema is not None,
         loss_scale=loss_scale,
     )
-    _check_outputs(model, state, preprocess, data, example)
+    outputs = outputs_of(model, loss, (state.params, state.model_state), preprocess, size, data, validation, test)
+    names = figures_of(loss, metrics, outputs, data, size, only_in_training=validation is None)
+    choice = primary_of(names, primary, higher_is_better)
+    if folder is not None and resume:
+        choice = began_by(from_first(lambda: folder.config), names, choice, primary is not None)
     if folder is not None and not resume:  # nothing is left behind by what cannot start
         settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+        settings |= dataclasses.asdict(choice)
         if isinstance(data, Examples):
             settings |= {"inputs": [list(x.shape[1:]) for x in jax.tree.leaves(example)], "extra": dict(data.extra)}
         else:
@@ -218,13 +234,14 @@ def fit(
         one = on.single(state)
         kept = int(one.step)
         if first_process():
-            own = bool(at.history) and best_of(at.history)["step"] == int(one.step)  # the best is what is saved
+            own = bool(at.history) and choice.best(at.history)["step"] == int(one.step)  # the best is what is saved
             folder.save(one, dataclasses.asdict(at), None if own or not at.history else best)
 
-    with Display(epochs, steps_per_epoch * size, show and first_process()) as display, asked_to_stop(folder) as stop:
+    shows = Display(epochs, steps_per_epoch * size, show and first_process(), primary=choice)
+    with shows as display, asked_to_stop(folder) as stop:
         try:
             for epoch in range(len(at.history) + 1, epochs + 1):
-                if _stop(at.history, patience):
+                if patience is not None and at.history and choice.stalled(at.history, patience):
                     display.line(f"stopped: no better validation for {patience} epochs")
                     break
                 state, means, rate = _epoch(
@@ -238,7 +255,7 @@ def fit(
                     record |= {f"validation_{name}": value for name, value in measured.items()}
                 record |= {"images_per_second": round(rate, 1), "seconds": spent + time.monotonic() - began}
                 at.next_epoch(record)
-                if best_of(at.history) is record:
+                if choice.best(at.history) is record:
                     best = jax.tree.map(jnp.copy, of_state(one))
                 if folder is not None:
                     save(state, wait=stop.asked(int(one.step)))
@@ -246,6 +263,9 @@ def fit(
                 board.add(record)
                 display.epoch(record)
                 stop.leave(int(one.step))
+            _check_skipped(at, at.history[-1]["step"], last=True)
+            if validation is not None and not any(choice.value(record) is not None for record in at.history):
+                display.line(f"the validation {choice.primary} was finite in no epoch: nothing says which one is best")
             if kept != at.history[-1]["step"]:
                 save(state, wait=True)
         finally:
@@ -255,7 +275,7 @@ def fit(
                 folder.checkpoints.wait()
 
     params, model_state = best
-    chosen = best_of(at.history)
+    chosen = choice.best(at.history)
     result: Record = {
         "model": (config or {}).get("model", repr(model)),
         "data": data.name,
@@ -275,7 +295,7 @@ def fit(
     result["seconds"] = round(spent + time.monotonic() - began, 3)
     if folder is not None and first_process():
         folder.write("result.json", result)
-        _pictures(folder, at.history, test, measured_test)
+        _pictures(folder, at.history, choice, test, measured_test)
         folder.checkpoints.close()
     return FitResult(params, model_state, on.single(state), at.history, result, measured_test, model, preprocess)
 
@@ -360,7 +380,8 @@ def _restored(folder: Run, like: TrainState) -> tuple[TrainState, tuple[Any, Any
     if progress is None:
         return None
     state, best = found or (like, of_state(like))
-    key = jax.random.wrap_key_data(same_everywhere(jax.random.key_data(state.key)))
+    data = same_everywhere(jax.random.key_data(state.key))
+    key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(state.key))
     state, best = same_everywhere((state.replace(key=None), best))
     return state.replace(key=key), best, progress
 
@@ -387,6 +408,7 @@ def _epoch(
                     "gradient (--clip 1, or optax.clip_by_global_norm)"
                 )
         pending.clear()
+        _check_skipped(at, done)
 
     def leave() -> None:
         look()
@@ -431,17 +453,34 @@ def _batches(data: Any, size: int, seed: int, epoch: int, start: int, on: OneDev
 
 
 def _means(rows: list[dict[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    # Skipped steps are counted from the first one of the run.
+    counts = {SKIPPED: rows[-1][SKIPPED]} if SKIPPED in rows[0] else {}
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} | counts
+
+
+def _check_skipped(at: _Place, done: int, last: bool = False) -> None:
+    """Raises when no step is taken any more, because no factor of the loss gives finite gradients."""
+    if SKIPPED not in (at.rows or at.history)[-1]:
+        return
+    counts = [(0, 0.0), *((r["step"], r.get(SKIPPED, 0.0)) for r in at.history)]
+    counts += [(done + k, row.get(SKIPPED, 0.0)) for k, row in enumerate(at.rows, 1)]
+    row = 0
+    for (before, fewer), (step, skipped) in zip(counts[-2::-1], counts[:0:-1], strict=True):
+        if skipped - fewer < step - before:
+            break
+        row += step - before
+    if row >= _SKIPPED or (last and 0 < row == counts[-1][0]):
+        raise TrainingError(
+            f"the last {row} steps, up to step {counts[-1][0]}, were skipped: their gradients are not finite in half "
+            f"precision, and the factor of the loss (smallest: {LossScale.SMALLEST:g}) does not help. Try bfloat16 "
+            "(--precision bfloat16), a smaller learning rate or loss, or float32; look for extreme values in the input"
+        )
 
 
 def _learned(record: Record) -> list[str]:
     """The names of the training metrics in a record: what is neither validation nor bookkeeping."""
     other = ("epoch", "step", "images_per_second", "seconds")
     return [name for name in record if name not in other and not name.startswith("validation_")]
-
-
-def _stop(history: list[Record], patience: int | None) -> bool:
-    return patience is not None and bool(history) and history[-1]["epoch"] - best_of(history)["epoch"] >= patience
 
 
 def _usual_preprocess(data: Any) -> Callable[[Any], Any]:
@@ -452,41 +491,25 @@ def _usual_preprocess(data: Any) -> Callable[[Any], Any]:
     return Preprocess.of(images) if isinstance(data, Dataset) or is_images else to_float
 
 
-def _example(data: Any) -> Any:
-    """The shapes and dtypes of a batch of one."""
-    if isinstance(data, Stream):
-        return jax.ShapeDtypeStruct((1, *data.image), jnp.uint8)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), data.inputs)
-
-
-def _check_outputs(model: Layer, state: TrainState, preprocess: Callable[[Any], Any], data: Any, example: Any) -> None:
-    """Raises where the labels do not fit the scores: inside `jit` nothing would."""
-
-    def outputs(inputs: Any) -> Any:
-        return model.apply(state.params, state.model_state, *inputs_of(preprocess, inputs))[0]
-
-    shape: tuple[int, ...] = getattr(jax.eval_shape(outputs, example), "shape", ())
-    if isinstance(data, Stream):
-        most, axes = len(data.classes) - 1, 1
-    elif isinstance(data.labels, np.ndarray) and np.issubdtype(data.labels.dtype, np.integer):
-        most, axes = int(data.labels.max()), data.labels.ndim
-    else:
-        return
-    if len(shape) == axes + 1 and 1 < shape[-1] <= most:
-        raise UserError(
-            f"the model has {shape[-1]} outputs and the labels of {data.name} go to {most}: "
-            f"make the model with classes={len(data.classes)}"
-        )
-
-
-def _pictures(folder: Run, history: list[Record], test: Any, measured: Evaluation | None) -> None:
+def _pictures(folder: Run, history: list[Record], choice: Primary, test: Any, measured: Evaluation | None) -> None:
     from jaxcnn.inspect import plots
 
-    plots.curves(history).savefig(folder.path / "curves.png")
+    _picture(folder.path / "curves.png", lambda: plots.curves(history, choice.primary, choice.higher_is_better))
     if not isinstance(test, Dataset) or measured is None or measured.outputs.ndim != 2 or measured.outputs.shape[1] < 2:
         return
     probabilities = np.asarray(jax.nn.softmax(measured.outputs))
-    predicted = probabilities.argmax(1)
-    matrix = confusion_matrix(predicted, test.labels, probabilities.shape[1])
-    plots.confusion(matrix, test.classes).savefig(folder.path / "confusion.png")
-    plots.mistakes(test, probabilities).savefig(folder.path / "mistakes.png")
+    matrix = confusion_matrix(probabilities.argmax(1), test.labels, probabilities.shape[1])
+    _picture(folder.path / "confusion.png", lambda: plots.confusion(matrix, test.classes))
+    _picture(folder.path / "mistakes.png", lambda: plots.mistakes(test, probabilities))
+
+
+def _picture(path: Path, draw: Callable[[], Any]) -> None:
+    """Draws a picture, as a whole or not at all. Where that fails, a warning says so: no training is lost for it."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        draw().savefig(part, format="png")
+        os.replace(part, path)
+    except Exception as error:  # of matplotlib, its fonts and its settings, or of the disk
+        warnings.warn(f"{path} was not drawn: {first_line(error)}", stacklevel=2)
+    finally:
+        part.unlink(missing_ok=True)

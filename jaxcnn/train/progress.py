@@ -9,13 +9,17 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from jaxcnn.metrics import SCORES, score_of
+from jaxcnn.metrics import name_of
+from jaxcnn.train.objective import ACCURACY, Primary
 
 
 class Display:
-    """Shows epoch, loss, accuracy, images a second and the time left. `show=False` shows nothing."""
+    """Shows epoch, loss, the primary figure, images a second and the time left. `show=False` shows nothing."""
 
-    def __init__(self, epochs: int, examples: int, show: bool = True, stream: TextIO | None = None):
+    def __init__(
+        self, epochs: int, examples: int, show: bool = True, stream: TextIO | None = None, primary: Primary = ACCURACY
+    ):
+        self.primary = primary
         self.epochs, self.examples, self.show = epochs, examples, show
         self.stream = stream or sys.stdout
         self.mark = time.monotonic()  # when the last epoch ended
@@ -42,7 +46,7 @@ class Display:
         """In the middle of an epoch: `seen` of its examples, at `rate` images a second."""
         if self._bar:
             left = ((self.epochs - epoch) * self.examples + self.examples - seen) / max(rate, 1e-9)
-            text = f"{_figures(metrics)}  {rate:,.0f} images/s  {_time(left)} left"
+            text = f"{self._figures(metrics)}  {rate:,.0f} images/s  {_time(left)} left"
             self._bar.update(self._task, completed=seen, description=f"epoch {epoch}/{self.epochs}", text=text)
 
     def epoch(self, record: dict) -> None:
@@ -51,9 +55,9 @@ class Display:
         left, self.mark = (now - self.mark) * (self.epochs - record["epoch"]), now
         if not self.show:
             return
-        parts = [f"epoch {record['epoch']:>{len(str(self.epochs))}}/{self.epochs}", _figures(record)]
+        parts = [f"epoch {record['epoch']:>{len(str(self.epochs))}}/{self.epochs}", self._figures(record)]
         if "validation_loss" in record:
-            parts.append("validation " + _figures(record, "validation_"))
+            parts.append("validation " + self._figures(record, "validation_"))
         parts += [f"{record['images_per_second']:,.0f} images/s", f"{_time(left)} left"]
         self.line("  ".join(parts))
 
@@ -65,12 +69,12 @@ class Display:
         else:
             print(text, file=self.stream, flush=True)
 
-
-def _figures(record: dict, prefix: str = "") -> str:
-    text = f"loss {record[prefix + 'loss']:.4f}"
-    if name := score_of(record, prefix):
-        text += f"  {SCORES[name]} {100 * record[prefix + name]:.2f} %"
-    return text
+    def _figures(self, record: dict, prefix: str = "") -> str:
+        text = f"loss {record[prefix + 'loss']:.4f}"
+        name = self.primary.primary
+        if name != "loss" and prefix + name in record:
+            text += f"  {name_of(name)} {self.primary.shown(record[prefix + name])}"
+        return text
 
 
 def _time(seconds: float) -> str:

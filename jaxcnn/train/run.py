@@ -21,11 +21,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.errors import UserError
-from jaxcnn.metrics import score_of
 from jaxcnn.train.checkpoint import Checkpoints, Progress, on_disk, read_like, read_some
+from jaxcnn.train.objective import Record
 from jaxcnn.train.step import TrainState
-
-Record = dict[str, Any]
 
 
 class Run:
@@ -150,9 +148,10 @@ class Run:
             wanted = _plain(like)
             if progress["best_apart"]:
                 wanted["best"] = {"params": _averaged(like), "model_state": like.model_state}
-            arrays = read_like(folder, wanted)
+            arrays = _read(folder, wanted)
             best = arrays.pop("best", None)
-            state = like.replace(**{**arrays, "key": jax.random.wrap_key_data(arrays["key"])})
+            key = jax.random.wrap_key_data(arrays["key"], impl=jax.random.key_impl(like.key))
+            state = like.replace(**{**arrays, "key": key})
             return state, (best["params"], best["model_state"]) if best else variables(state), progress
 
         return self.checkpoints.newest(read)
@@ -182,17 +181,6 @@ class Run:
         return found
 
 
-def score(record: Record) -> tuple[float, float, int]:
-    """What makes one epoch better than another: validation accuracy (or mean_iou, or f), loss, being the later one."""
-    name = score_of(record, "validation_")
-    return record[f"validation_{name}"] if name else 0.0, -record.get("validation_loss", 0.0), record["epoch"]
-
-
-def best_of(history: list[Record]) -> Record:
-    """The record of the best epoch."""
-    return max(history, key=score)
-
-
 def variables(state: TrainState) -> tuple[Any, Any]:
     """The parameters that are measured and kept, the averaged ones if there are such, and the model's state."""
     return _averaged(state), state.model_state
@@ -200,6 +188,18 @@ def variables(state: TrainState) -> tuple[Any, Any]:
 
 def _averaged(state: TrainState) -> Any:
     return state.params if state.ema is None else state.ema
+
+
+def _read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """The arrays of a checkpoint, also of one that was written before skipped steps were counted."""
+    try:
+        return read_like(folder, wanted)
+    except UserError:
+        if "scale" not in wanted:
+            raise
+        scale = wanted["scale"]
+        arrays = read_like(folder, {**wanted, "scale": {"value": scale.value, "taken": scale.taken}})
+        return {**arrays, "scale": scale.replace(**arrays["scale"])}
 
 
 def _plain(state: TrainState) -> dict[str, Any]:

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.errors import UserError, unknown
-from jaxcnn.metrics import score_of
+from jaxcnn.files import regular
+from jaxcnn.format import padded, printable, width
+from jaxcnn.train.objective import Primary, Record, primary_in
 from jaxcnn.train.progress import _time
-from jaxcnn.train.run import Record, best_of
 
 _SHOWN = {"model", "data", "epochs"}  # settings with a column of their own
 _FACTS = {"classes", "image", "preprocess", "version", "data_dir"}  # in config.json, and nobody's choice
+_FACTS |= {"primary", "higher_is_better", "tested"}
 _WIDEST = 40  # letters of a setting
 _RECENT, _EPOCHS = 60.0, 3  # seconds, and epochs, without a sign of life up to which a run may be running
 
@@ -56,16 +58,27 @@ class Listed:
         running = time.time() - self.changed < max(_RECENT, _EPOCHS * epoch)
         return "running?" if running else "interrupted"
 
+    @property
+    def primary(self) -> Primary:
+        """The figure that chose the best epoch."""
+        return primary_in(self.config, *self.history[:1])
+
+    @property
+    def measure(self) -> Primary:
+        """The figure that the run is compared by: the one that chose, unless the test data were given another one."""
+        tested = self.config.get("tested")
+        return primary_in(tested if isinstance(tested, dict) else self.config, *self.history[:1], self.result or {})
+
     def row(self) -> Record:
         """The figures of the run; None stands for what is not known.
 
         What was measured on the validation data is the best epoch's, on the test data the complete run's. `measure` is
-        the name of the score that `validation` and `test` give: `accuracy`; `mean_iou` where each pixel has a class.
+        the name of the figure that `validation` and `test` give: `accuracy`; `mean_iou` where each pixel has a class.
         """
-        best: Record = best_of(self.history) if self.history else {}
+        best: Record = self.primary.best(self.history) if self.history else {}
         last = self.history[-1] if self.history else {}
         result = self.result or {}
-        measure = score_of(best, "validation_") or score_of(result, "test_")
+        measure = self.measure.primary
         return {
             "run": str(self.path),
             "state": self.state,
@@ -136,7 +149,7 @@ def read(folder: Path) -> Listed | None:
 def _json(path: Path, trouble: list[str]) -> Any:
     """What a file holds, or None where it is not there or damaged."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(regular(path).read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -150,7 +163,7 @@ def _dict(value: Any) -> Record:
 
 def _records(path: Path, trouble: list[str]) -> list[Record]:
     try:
-        lines = path.read_text().splitlines()
+        lines = regular(path).read_text().splitlines()
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
@@ -184,24 +197,29 @@ def differing(found: Sequence[Listed]) -> list[str]:
 
 def _natural(text: Any) -> tuple[Any, ...]:
     """Orders text with numbers in it by the numbers: digits-2 before digits-10."""
-    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(text)))
+    return tuple(int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(text)))
+
+
+def _best_first(part: str) -> Callable[[Listed, Record], Any]:
+    """Orders by a figure, the best first; figures of one name stay together."""
+    return lambda run, row: None if row[part] is None else (row["measure"], run.measure.sort_key(row[part]))
 
 
 # What each key orders by, the smallest first.
-KEYS: dict[str, Callable[[Record], Any]] = {
-    "name": lambda row: _natural(row["run"]),
-    "model": lambda row: row["model"] and _natural(row["model"]),
-    "data": lambda row: row["data"] and _natural(row["data"]),
-    "state": lambda row: row["state"],
-    "epochs": lambda row: row["epochs"],
-    "validation": lambda row: row["validation"] and -row["validation"],
-    "test": lambda row: row["test"] and -row["test"],
-    "time": lambda row: row["seconds"],
+KEYS: dict[str, Callable[[Listed, Record], Any]] = {
+    "name": lambda run, row: _natural(row["run"]),
+    "model": lambda run, row: row["model"] and _natural(row["model"]),
+    "data": lambda run, row: row["data"] and _natural(row["data"]),
+    "state": lambda run, row: row["state"],
+    "epochs": lambda run, row: row["epochs"],
+    "validation": _best_first("validation"),
+    "test": _best_first("test"),
+    "time": lambda run, row: row["seconds"],
 }
 
 
 def ordered(found: Sequence[Listed], key: str = "name") -> list[Listed]:
-    """The runs by one of `KEYS`: accuracies from the best on, anything else upwards, what is not known last.
+    """The runs by one of `KEYS`: figures from the best on, anything else upwards, what is not known last.
 
     Raises:
       UserError: for another key.
@@ -211,7 +229,7 @@ def ordered(found: Sequence[Listed], key: str = "name") -> list[Listed]:
     by_name = sorted(found, key=lambda run: _natural(run.path))
 
     def order(run: Listed) -> tuple[bool, Any]:
-        value = KEYS[key](run.row())
+        value = KEYS[key](run, run.row())
         return value is None, 0 if value is None else value
 
     return sorted(by_name, key=order)
@@ -229,16 +247,16 @@ def table(found: Sequence[Listed]) -> str:
         lines.append([
             row["run"], _short(row["model"]).split("(\n")[0], _short(row["data"]), row["state"],
             f"{row['epochs']}/{_short(row['planned_epochs'])}", _short(row["best_epoch"]),
-            _percent(row["validation"]), _percent(row["test"]),
+            *("-" if row[part] is None else run.measure.shown(row[part]) for part in ("validation", "test")),
             "-" if row["seconds"] is None else _time(row["seconds"]),
             "; ".join(filter(None, [settings, *run.trouble])),
         ])  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines = [[printable(text) for text in line] for line in lines]
+    widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
     left = {"run", "model", "data", "state", last}
     pairs = [list(zip(heads, widths, line, strict=True)) for line in lines]
     return "\n".join(
-        "  ".join(text.ljust(width) if head in left else text.rjust(width) for head, width, text in line).rstrip()
-        for line in pairs
+        "  ".join(padded(text, columns, head not in left) for head, columns, text in line).rstrip() for line in pairs
     )
 
 
@@ -248,7 +266,3 @@ def _short(value: Any) -> str:
         return "-"
     text = value.rstrip("/").rpartition("/")[2] if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f} %"

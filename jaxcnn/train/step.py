@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -13,13 +13,17 @@ import optax
 from jaxcnn.core import Layer
 from jaxcnn.data.augment import Augment, augmented
 from jaxcnn.data.preprocess import inputs_of, to_float
+from jaxcnn.declared import Call, calls
 from jaxcnn.devices import OneDevice
 from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss
 from jaxcnn.metrics import Metric, Summed, accuracy
-from jaxcnn.wrappers import synchronized
+from jaxcnn.ops.precision import rounded, wide
+from jaxcnn.transforms import synchronized
 
 PyTree = Any
+SKIPPED = "skipped_steps"
+"""The metric of a training with a `LossScale`: how many steps were skipped so far."""
 Step = Callable[["TrainState", tuple[Any, Any]], tuple["TrainState", dict[str, jax.Array]]]
 
 
@@ -47,30 +51,37 @@ class TrainState(flax.struct.PyTreeNode):
 class LossScale(flax.struct.PyTreeNode):
     """The factor that keeps the gradients of float16 from underflowing; they are divided by it again in float32.
 
-    A step whose gradient is not finite is not taken, and the factor is halved; after 2000 steps that were taken one
-    after the other it is doubled.
+    A step whose gradient is not finite is skipped, and the factor is halved, down to `SMALLEST`; after 2000 steps that
+    were taken one after the other it is doubled, up to `LARGEST`.
 
     Attributes:
       value: the factor, float32.
       taken: the steps since it last changed, int32.
+      skipped: how many steps were skipped in all, int32.
 
     Source: Micikevicius et al., Mixed precision training (2018), section 3.2.
     """
 
+    SMALLEST = 2.0**-24
+    """Below 1 for gradients that are too large for float16 as they are. It is float16's smallest number above 0."""
+    LARGEST = 2.0**24
+
     value: jax.Array
     taken: jax.Array
+    skipped: jax.Array
 
     @staticmethod
     def start() -> LossScale:
         """2^15, before the first step."""
-        return LossScale(jnp.float32(1 << 15), jnp.int32(0))
+        return LossScale(jnp.float32(1 << 15), jnp.int32(0), jnp.int32(0))
 
     def after(self, finite: jax.Array) -> LossScale:
         """The factor after a step."""
         taken = jnp.where(finite, self.taken + 1, 0)
         grows = taken >= 2000
-        value = jnp.where(finite, jnp.where(grows, 2 * self.value, self.value), jnp.maximum(self.value / 2, 1))
-        return LossScale(value, jnp.where(grows, 0, taken))
+        grown = jnp.where(grows, jnp.minimum(2 * self.value, self.LARGEST), self.value)
+        value = jnp.where(finite, grown, jnp.maximum(self.value / 2, self.SMALLEST))
+        return LossScale(value, jnp.where(grows, 0, taken), self.skipped + ~finite)
 
 
 def create_state(
@@ -111,7 +122,7 @@ def create_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         model_state=model_state,
-        opt_state=jax.jit(optimizer.init)(params),  # one program: compiled array by array it takes seconds
+        opt_state=strong(jax.jit(optimizer.init)(params)),  # one program: compiled array by array it takes seconds
         key=step_key,
         ema=jax.tree.map(jnp.copy, params) if ema else None,
         scale=LossScale.start() if loss_scale else None,
@@ -184,11 +195,15 @@ def make_step(
 
     Args:
       loss: `(outputs, labels) -> one number an example`.
+      optimizer: an Optax transformation. One that takes extra arguments (`optax.GradientTransformationExtraArgs`, such
+        as `optax.contrib.reduce_on_plateau` and `optax.lbfgs`) is given `value`, the step's loss with the penalty;
+        `grad`, its gradient; and `value_fn`, the loss of this batch as a function of the parameters.
       preprocess: what is done to the inputs inside the step; uint8 images become float32 from 0 to 1 when not given.
       augment: `(images, key) -> images`, before `preprocess`; or a `Joint`, as `mixup`, which changes the labels too.
       metrics: measures beside `loss`, by name: `(outputs, labels) -> one number an example`, or `Summed` over the
-        batch. When not given, `accuracy`, if the outputs are scores of classes and the labels integers. Of several
-        outputs the first counts, and of mixed labels the larger part.
+        batch. When not given, `accuracy`, if the loss is one of classes (`softmax_cross_entropy`, `multiclass_hinge`,
+        `zero_one`, one that calls them with the outputs, or Optax's of integer labels) and the labels are integers. Of
+        several outputs the first counts, and of mixed labels the larger part.
       penalty: a function of the parameters that is added to the loss, for instance `lambda p: 1e-4 * l2_penalty(p)`.
       accumulate: in how many parts the batch is taken, one after the other: the gradient is the mean of theirs, and
         the memory that of one part. Batch normalization takes the statistics of each part.
@@ -202,12 +217,13 @@ def make_step(
 
     Returns:
       A jitted function of a `TrainState` and a batch `(inputs, labels)`; `inputs` may be a tuple for a network of
-      several inputs. Its metrics are scalars: `loss` (with the penalty) and the measures, means over the batch.
+      several inputs. Its metrics are scalars: `loss` (with the penalty) and the measures, means over the batch; with a
+      `LossScale` also `skipped_steps`, how many steps were skipped so far.
 
     Raises:
-      UserError: for what is no model, loss or optimizer; and, when the step is first called, for a loss that gives one
-        number for the whole batch, a state of another optimizer or without the average asked for, or a batch that
-        cannot be divided into the parts asked for.
+      UserError: for what is no model, loss or optimizer; and, when the step is first called, for an optimizer that
+        needs other arguments than those, a loss that gives one number for the whole batch, a state of another
+        optimizer or without the average asked for, or a batch that cannot be divided into the parts asked for.
     """
     _check_arguments(model, optimizer, loss)
     if devices is not None:
@@ -225,14 +241,15 @@ def make_step(
         scale: Any,
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
         outputs, model_state = model.apply(params, model_state, *inputs, train=True, key=key)
-        each = loss(outputs, labels)
+        with calls() as seen:
+            each = loss(outputs, labels)
         if jnp.ndim(each) == 0:
             raise UserError("the loss gave one number for the batch, expected one for each example: leave out its mean")
-        value = each.mean()
+        value = wide(each).mean()
         if penalty is not None:
             value = value + penalty(params)
         measured = {"loss": value}
-        measured |= of_batch(metrics, measure(metrics, outputs, classes))
+        measured |= of_batch(metrics, measure(metrics, outputs, classes, loss, seen))
         return value if scale is None else value * scale.value, (measured, model_state)
 
     def step(state: TrainState, batch: tuple[Any, Any]) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -247,34 +264,31 @@ def make_step(
             classes = labels.argmax(-1) if mixed else labels
         inputs = inputs_of(preprocess, inputs)
 
-        def gradient(model_state: PyTree, part: Any) -> tuple[PyTree, tuple[PyTree, dict[str, jax.Array]]]:
-            found, (measured, model_state) = jax.grad(objective, has_aux=True)(
-                state.params, model_state, *part, state.scale
-            )
-            return model_state, (found, measured)
-
-        if accumulate == 1:
-            model_state, found = gradient(state.model_state, (inputs, labels, classes, key))
-        else:
-            parts = (*_parts((inputs, labels, classes), accumulate), jax.random.split(key, accumulate))
-            model_state, found = _means_of(gradient, state.model_state, parts)
-        if axis_name is not None:
-            found = jax.lax.pmean(found, axis_name)
-        slope, measured = found
         scale = state.scale
-        if scale is not None:
-            slope = jax.tree.map(lambda g: g / scale.value, slope)
-        try:
-            updates, opt_state = optimizer.update(slope, state.opt_state, state.params)
-        except Exception as error:
-            made = jax.tree.structure(jax.eval_shape(optimizer.init, state.params))
-            if made == jax.tree.structure(state.opt_state):  # type: ignore[operator]
-                raise
-            raise UserError(
-                "the state was made for another optimizer: give create_state and make_step the same one"
-            ) from error
+
+        def differentiated(params: PyTree) -> tuple[PyTree, dict[str, jax.Array], PyTree]:
+            """Gradient, metrics and the model's new state at these parameters, for all parts of the batch."""
+
+            def gradient(model_state: PyTree, part: Any) -> tuple[PyTree, tuple[PyTree, dict[str, jax.Array]]]:
+                found, (measured, model_state) = jax.grad(objective, has_aux=True)(params, model_state, *part, scale)
+                return model_state, (found, measured)
+
+            if accumulate == 1:
+                model_state, found = gradient(state.model_state, (inputs, labels, classes, key))
+            else:
+                parts = (*_parts((inputs, labels, classes), accumulate), jax.random.split(key, accumulate))
+                model_state, found = _means_of(gradient, state.model_state, parts)
+            if axis_name is not None:
+                found = jax.lax.pmean(found, axis_name)
+            slope, measured = found
+            if scale is not None:
+                slope = jax.tree.map(lambda g: g / scale.value, slope)
+            return slope, measured, model_state
+
+        slope, measured, model_state = differentiated(state.params)
+        updates, opt_state = _updates(optimizer, state, slope, measured["loss"], _objective_of(differentiated))
         params = optax.apply_updates(state.params, updates)
-        new = state.replace(params=params, model_state=strong(model_state), opt_state=opt_state)
+        new = state.replace(params=params, model_state=strong(model_state), opt_state=strong(opt_state))
         if ema and state.ema is None:
             raise UserError(f"ema={ema}: the state keeps no average; make it by create_state(..., ema=True)")
         if state.ema is not None:
@@ -287,11 +301,51 @@ def make_step(
             finite = jnp.all(jnp.stack([jnp.isfinite(g).all() for g in jax.tree.leaves(slope)]))
             new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new.replace(key=None), state.replace(key=None))
             new = new.replace(key=state.key, scale=scale.after(finite))
+            measured = {**measured, SKIPPED: new.scale.skipped.astype(jnp.float32)}
         return new.replace(step=state.step + 1), measured
 
     if devices is None and axis_name is not None:
         return step
     return (devices or OneDevice()).compile(step)
+
+
+def _objective_of(differentiated: Callable[[PyTree], tuple[PyTree, dict[str, jax.Array], PyTree]]) -> Any:
+    """The loss as a function of the parameters whose gradient is that of the step, for line searches.
+
+    It is a mean over parts of a batch and over devices, of which the step takes the gradient itself: JAX's own gradient
+    would keep what each part computed, and would be another one on each device under `pmap`.
+    """
+
+    @jax.custom_jvp
+    def objective(params: PyTree) -> jax.Array:
+        return differentiated(params)[1]["loss"]
+
+    @objective.defjvp
+    def _(primals: tuple[PyTree], tangents: tuple[PyTree]) -> tuple[jax.Array, jax.Array]:
+        slope, measured, _ = differentiated(*primals)
+        return measured["loss"], optax.tree.vdot(slope, *tangents).astype(measured["loss"].dtype)
+
+    return objective
+
+
+def _updates(
+    optimizer: optax.GradientTransformation, state: TrainState, slope: PyTree, value: jax.Array, objective: Any
+) -> tuple[PyTree, PyTree]:
+    """What the optimizer adds to the parameters, and its new state."""
+    extra = {"value": value, "grad": slope, "value_fn": objective}
+    try:
+        return optax.with_extra_args_support(optimizer).update(slope, state.opt_state, state.params, **extra)
+    except Exception as error:
+        made = jax.tree.structure(jax.eval_shape(optimizer.init, state.params))
+        if made != jax.tree.structure(state.opt_state):  # type: ignore[operator]
+            raise UserError(
+                "the state was made for another optimizer: give create_state and make_step the same one"
+            ) from error
+        if isinstance(error, TypeError) and "required keyword-only argument" in str(error):
+            raise UserError(
+                f"the optimizer needs more than a training step gives it ({', '.join(extra)}): {error}"
+            ) from error
+        raise
 
 
 def _parts(batch: Any, count: int) -> Any:
@@ -320,8 +374,8 @@ def _means_of(gradient: Any, model_state: PyTree, parts: Any) -> tuple[PyTree, A
         model_state, found = gradient(model_state, part)
         return (model_state, jax.tree.map(jnp.add, total, found)), None
 
-    (model_state, total), _ = jax.lax.scan(add, (model_state, total), rest)
-    return model_state, jax.tree.map(lambda x: x / len(parts[-1]), total)
+    (model_state, sums), _ = jax.lax.scan(add, (model_state, jax.tree.map(wide, total)), rest)
+    return model_state, jax.tree.map(lambda x, one: rounded(x / len(parts[-1]), one.dtype), sums, total)
 
 
 def of_batch(metrics: Mapping[str, Metric] | None, measured: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -330,18 +384,27 @@ def of_batch(metrics: Mapping[str, Metric] | None, measured: Mapping[str, Any]) 
     for name, each in measured.items():
         metric = (metrics or {}).get(name)
         if isinstance(metric, Summed):
-            figures |= metric.named(name, jax.tree.map(lambda x: x.sum(0), each))
+            figures |= metric.named(name, jax.tree.map(lambda x: wide(x).sum(0), each))
         else:
-            figures[name] = each.mean()
+            figures[name] = wide(each).mean()
     return figures
 
 
-def measure(metrics: Mapping[str, Metric] | None, outputs: Any, labels: Any) -> dict[str, Any]:
-    """The metrics asked for, of each example; when none were, accuracy where it makes sense."""
+def measure(
+    metrics: Mapping[str, Metric] | None, outputs: Any, labels: Any, loss: Loss, seen: Sequence[Call]
+) -> dict[str, Any]:
+    """The metrics asked for, of each example; when none were, accuracy where it makes sense.
+
+    Args:
+      seen: the calls of declared losses inside `loss(outputs, labels)`: whether the outputs are scores of classes is
+        what the loss takes them for.
+    """
     if metrics is not None:
         return {name: metric(outputs, labels) for name, metric in metrics.items()}
     first = outputs[0] if isinstance(outputs, tuple) and outputs else outputs
     if not (hasattr(first, "shape") and hasattr(labels, "shape") and len(first.shape) > 1 and first.shape[-1] > 1):
         return {}
+    scores = any(c.of_classes and c.outputs is first for c in seen)
+    scores = scores or loss is optax.softmax_cross_entropy_with_integer_labels
     classes = jnp.issubdtype(labels.dtype, jnp.integer) and first.shape[:-1] == labels.shape
-    return {"accuracy": accuracy(first, labels)} if classes else {}
+    return {"accuracy": accuracy(first, labels)} if scores and classes else {}

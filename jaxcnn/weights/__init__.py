@@ -11,9 +11,9 @@ Nothing is downloaded, PyTorch is not needed, and no code in a file is run. Fine
 >>> cnn.weights.save(model, fitted.params, fitted.model_state, "flowers.safetensors")    # torchvision's names
 """
 
+from jaxcnn.transforms import adapt
 from jaxcnn.weights.files import read
 from jaxcnn.weights.presets import preprocess
 from jaxcnn.weights.transfer import load, save
-from jaxcnn.wrappers import adapt
 
 __all__ = ["adapt", "load", "preprocess", "read", "save"]

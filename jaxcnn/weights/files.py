@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,21 @@ from flax import serialization
 from safetensors.numpy import save_file
 
 from jaxcnn.errors import DataError, UserError, first_line
+from jaxcnn.files import regular
 from jaxcnn.weights import pth
 
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
 
-# What a training's checkpoint calls the network's weights; the first that is there is taken.
-_ENTRIES = ("state_dict", "model_state_dict", "model", "net", "module", "state_dict_ema", "model_ema", "ema")
-# What wrappers of PyTorch put before every name.
-_WRAPPERS = ("module.", "_orig_mod.")
+# What a training's checkpoint calls the network's weights; the first that is there is taken, averaged ones last.
+_ENTRIES = "state_dict model_state_dict model_state model net_state_dict net network module weights params"
+_ENTRIES += " state_dict_ema ema_state_dict model_ema ema_model ema params_ema swa_model averaged_model"
+_DEEPEST = 3  # entries within entries
+# What PyTorch's wrappers put before every name: DataParallel, DistributedDataParallel and AveragedModel.
+_WRAPPER = "module."
+# What others put before the names of the part that they wrap: torch.compile, FSDP, checkpoints of activations.
+_WRAPPED = re.compile(r"(^|\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# What AveragedModel counts beside the weights.
+_COUNTED = "n_averaged"
 
 
 @dataclass(frozen=True)
@@ -43,11 +51,12 @@ def read(path: str | Path, entry: str | None = None) -> dict[str, np.ndarray]:
       path: safetensors; PyTorch's `.pth`, `.pt` or `.bin` in either of its formats; Flax's msgpack; a folder with one
         of the first two as `model.safetensors` or `pytorch_model.bin`; or a checkpoint folder of Orbax.
       entry: which weights of a training's checkpoint that holds several, `"state_dict_ema"` for the averaged ones.
-        When not given: `state_dict`, `model_state_dict`, `model`, `net` or `module`, and averaged ones if it has no
-        others.
+        When not given: `state_dict`, `model_state_dict`, `model`, `net`, `module` or the like, and averaged ones if it
+        has no others.
 
     Returns:
-      A dict, in the file's order. PyTorch's names lose the `module.` and `_orig_mod.` of its wrappers; Flax's are
+      A dict, in the file's order. PyTorch's names lose what its wrappers add: `module.`, `_orig_mod.` and the like, and
+      the count `n_averaged` of an `AveragedModel`. Flax's are
       `params/...` and `batch_stats/...`. A `.pth` is mapped into memory: its arrays are read-only views of the file.
 
     Raises:
@@ -67,7 +76,7 @@ def content(path: str | Path, entry: str | None = None) -> Content:
         _only_one(path, entry)
         return Content(path, "flax", _flax(_orbax(path), path))
     try:
-        with open(path, "rb") as file:
+        with open(regular(path), "rb") as file:
             start = file.read(512)
         size = path.stat().st_size
     except FileNotFoundError:
@@ -125,8 +134,7 @@ def _state_dict(found: Any, path: Path, entry: str | None) -> dict[str, np.ndarr
             has = ", ".join(str(k)[:40] for k, v in list(found.items())[:20] if isinstance(v, dict)) if found else ""
             raise UserError(f"{path} has no entry {entry!r} that holds weights; it has {has or 'none'}")
         found = named
-    elif isinstance(found, dict):
-        found = next((found[name] for name in _ENTRIES if _tensors(found.get(name))), found)
+    found = _innermost(found)
     tensors = _tensors(found)
     if not tensors:
         has = ", ".join(str(k)[:40] for k in list(found)[:10]) if isinstance(found, dict) else type(found).__name__
@@ -137,6 +145,19 @@ def _state_dict(found: Any, path: Path, entry: str | None) -> dict[str, np.ndarr
         raise DataError(f"{path} is damaged: {error}") from None
 
 
+def _innermost(found: Any) -> Any:
+    """The first entry with weights in it, or what was given where no entry has any."""
+    for _ in range(_DEEPEST):
+        if not isinstance(found, dict):
+            break
+        inner = [found[name] for name in _ENTRIES.split() if isinstance(found.get(name), dict)]
+        with_weights = [entry for entry in inner if _tensors(entry)] or ([] if _tensors(found) else inner)
+        if not with_weights:
+            break
+        found = with_weights[0]
+    return found
+
+
 def _tensors(found: Any) -> dict[str, pth.Tensor]:
     if not isinstance(found, dict):
         return {}
@@ -144,9 +165,24 @@ def _tensors(found: Any) -> dict[str, pth.Tensor]:
 
 
 def _unwrapped(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    while arrays and (found := [w for w in _WRAPPERS if all(name.startswith(w) for name in arrays)]):
-        arrays = {name.removeprefix(found[0]): array for name, array in arrays.items()}
-    return arrays
+    """The arrays by the names that they have without wrappers around the network, or a part of it."""
+    names = {name: _WRAPPED.sub(r"\1", name) for name in arrays}
+    while True:
+        weights = {name: there for name, there in names.items() if there != _COUNTED or arrays[name].shape}
+        if not weights or not all(there.startswith(_WRAPPER) for there in weights.values()):
+            break
+        names = {name: there.removeprefix(_WRAPPER) for name, there in weights.items()}
+    if len(set(names.values())) < len(names):  # a name that was no wrapper's
+        return arrays
+    return {there: arrays[name] for name, there in names.items()}
+
+
+def without_first(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+    """The arrays without the first part of their names, `model.` for instance, when all have it in common."""
+    first = {name.partition(".")[0] if "." in name else None for name in arrays}
+    if len(first) != 1 or None in first:
+        return None
+    return {name.partition(".")[2]: array for name, array in arrays.items()}
 
 
 # --- Flax's ------------------------------------------------------------------------------------------------------

@@ -22,9 +22,7 @@ Flax's arrays are ours but for `nn.ConvTranspose`, whose kernel is flipped, and 
 
 from __future__ import annotations
 
-import inspect
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,82 +30,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn import core, models
-from jaxcnn.core import Layer
+from jaxcnn import core
+from jaxcnn.core import Layer, Path, get, leaves
 from jaxcnn.errors import UserError, unknown
-from jaxcnn.wrappers import Path, get, leaves, split, thawed
+from jaxcnn.models.blocks import counted_names
+from jaxcnn.transforms import is_frozen, split, synchronized
 
 Namer = Callable[[Path], str]
 """The path of a layer -> what the file calls it."""
 
 
-# --- families ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Family:
-    """Networks whose published weights have one way of naming.
-
-    Attributes:
-      makers: the names of the functions in `cnn.models` that make them.
-      torch: the layers' names in PyTorch's files.
-      heads: the layers that have a unit for each class.
-      training: beginnings of names that serve in training only, and are passed over by a model without them.
-    """
-
-    makers: tuple[str, ...]
-    torch: Callable[[Layer], Namer]
-    heads: tuple[str, ...]
-    training: tuple[str, ...] = ()
-
-
-def _resnet(model: Layer) -> Namer:
-    def name(path: Path) -> str:
-        there = "/".join(path).replace("shortcut/conv", "downsample/0").replace("shortcut/bn", "downsample/1")
-        return re.sub(r"block(\d+)", lambda m: str(int(m[1]) - 1), there).replace("/", ".")
-
-    return name
-
-
-def _googlenet(model: Layer) -> Namer:
-    order = {"reduce": 0, "conv": 1, "project": 1}
-
-    def name(path: Path) -> str:
-        module, *rest = path
-        # Of a branch of several layers; the first branch is one.
-        if len(rest) == 3 and rest[0].startswith("branch"):
-            rest[1] = str(order[rest[1]])
-        return ".".join([module, *rest])
-
-    return name
-
-
-def _counted(model: Layer) -> Namer:
-    """`features` and `classifier` of AlexNet and VGG: each layer by its place, those without variables included."""
-    layers = list(model.sublayers)
-    features, classifier = layers[: layers.index("avgpool")], layers[layers.index("flat") + 1 :]
-
-    def name(path: Path) -> str:
-        (layer,) = path
-        return f"features.{features.index(layer)}" if layer in features else f"classifier.{classifier.index(layer)}"
-
-    return name
-
-
-FAMILIES = {
-    "alexnet": Family(("alexnet",), _counted, ("fc8",)),
-    "vgg": Family(
-        ("vgg", *(f"vgg{depth}{bn}" for depth in (11, 13, 16, 19) for bn in ("", "_bn"))), _counted, ("fc8",)
-    ),
-    "googlenet": Family(("googlenet",), _googlenet, ("fc", "aux1/fc2", "aux2/fc2"), ("aux1.", "aux2.")),
-    "resnet": Family(("resnet", *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152))), _resnet, ("fc",)),
-}
-
-
 def timm_vgg(model: Layer) -> Namer:
     """timm's VGG, whose hidden dense layers are convolutions."""
     names = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2", "classifier.6": "head.fc"}
-    torch = _counted(model)
+    torch = counted_names(model)
     return lambda path: names.get(torch(path), torch(path))
 
 
@@ -130,31 +66,10 @@ def flax_resnet(model: Layer) -> Namer:
     return name
 
 
-def inside_wrappers(model: Layer) -> Layer:
-    """The network that `freeze`, or another wrapper that keeps the layers' names, was given."""
-    while model.source is not None and model.source.args and isinstance(model.source.args[0], Layer):
-        inner = model.source.args[0]
-        if not inner.sublayers or inner.sublayers.keys() != model.sublayers.keys():
-            break
-        model = inner
-    return model
-
-
-def family(model: Layer) -> Family | None:
-    """The family of a model made by `cnn.models`, wrapped or not."""
-    source = inside_wrappers(model).source
-    for found in FAMILIES.values():
-        for name in found.makers:
-            # The decorated function keeps the one that the source names.
-            if source is not None and source.maker is inspect.unwrap(getattr(models, name)):
-                return found
-    return None
-
-
 def option(model: Layer, name: str, default: Any) -> Any:
     """An option that the model was made with."""
-    source = inside_wrappers(model).source
-    return default if source is None else source.kwargs.get(name, default)
+    call = model.original.call
+    return default if call is None else call.kwargs.get(name, default)
 
 
 def by_user(names: Mapping[str, str] | Callable[[str], str], model: Layer, kind: str = "torch") -> Namer:
@@ -256,14 +171,17 @@ def variables(model: Layer, inputs: Sequence[Any], name: Namer, kind: str = "tor
       kind: whose file it is, `"torch"` or `"flax"`.
     """
     key = jax.random.key(0)
+    model = core.unwrap(model, synchronized)  # there is no mapped axis here
     params, state = jax.eval_shape(model.init, key, *inputs)
     maps = _Maps()
     with core.watch(maps):
+        # Of two images, since batch normalization takes no single value.
+        inputs = [jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype) if x.shape[:1] == (1,) else x for x in inputs]
         jax.eval_shape(lambda p, s, k, *xs: model.apply(p, s, *xs, train=True, key=k), params, state, key, *inputs)
     found = []
     for path, leaf in leaves(model):
         own = get(state, path) or {}
-        if thawed(leaf) is leaf:
+        if not is_frozen(leaf):
             homes: list[tuple[int, Path, Any]] = [(0, path, get(params, path) or {}), (1, path, own)]
         else:
             kept, own = split(own)
@@ -292,9 +210,9 @@ _TORCH = {"kernel": "weight", "scale": "weight", "slope": "weight", "mean": "run
 
 def _kind(leaf: Layer) -> str:
     """The name of the function in `jaxcnn.layers` that made the layer, or nothing."""
-    source = thawed(leaf).source
-    ours = source is not None and getattr(source.maker, "__module__", "").startswith("jaxcnn.layers.")
-    return source.name if source is not None and ours else ""
+    call = leaf.original.call
+    ours = call is not None and getattr(call.maker, "__module__", "").startswith("jaxcnn.layers.")
+    return call.name if call is not None and ours else ""
 
 
 def _suffix(inner: Path, kind: str, file: str) -> str:
@@ -318,7 +236,7 @@ class _Maps(core.Watcher):
         self._last: tuple[int, ...] = ()
 
     def called(self, layer: Layer, inputs: tuple[Any, ...], output: Any) -> None:
-        if layer._forward is not None or not inputs or not hasattr(inputs[0], "ndim") or not hasattr(output, "ndim"):
+        if not layer.is_leaf or not inputs or not hasattr(inputs[0], "ndim") or not hasattr(output, "ndim"):
             return
         x = inputs[0]
         if x.ndim > 2:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.core import Layer
-from jaxcnn.data.preprocess import IMAGENET, Preprocess
+from jaxcnn.data.preprocess import Preprocess
 from jaxcnn.errors import DataError, UserError
-from jaxcnn.weights.names import FAMILIES, family
-
-_MEAN, _STD = IMAGENET
+from jaxcnn.files import regular
+from jaxcnn.models.registry import families, published_weights
 
 
 def preprocess(source: Layer | str | Path) -> Preprocess:
@@ -35,15 +34,14 @@ def preprocess(source: Layer | str | Path) -> Preprocess:
     """
     if not isinstance(source, Layer):
         return _of_config(Path(source).expanduser())
-    found = family(source)
+    found = published_weights(source)
     if found is None:
-        name = source.source.name if source.source else repr(source)
+        name = source.kind or repr(source)
         raise UserError(
-            f"{name} is of no family with published weights ({', '.join(FAMILIES)}): "
+            f"{name} is of no family with published weights ({', '.join(families())}): "
             "cnn.data.Preprocess(size, mean, std) makes a preprocessing of your own"
         )
-    mean, std = ((0.5,) * 3, (0.5,) * 3) if found is FAMILIES["googlenet"] else (_MEAN, _STD)
-    return Preprocess((224, 224), mean, std, (256, "bilinear"))
+    return Preprocess((224, 224), found.mean, found.std, (256, "bilinear"))
 
 
 def _of_config(path: Path) -> Preprocess:
@@ -52,7 +50,7 @@ def _of_config(path: Path) -> Preprocess:
     elif path.suffix != ".json":
         path = path.parent / "config.json"
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(regular(path).read_text("utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file; preprocess(model) is for torchvision's weights") from None
     except (OSError, ValueError) as error:

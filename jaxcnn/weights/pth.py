@@ -34,6 +34,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxcnn.errors import DataError
+from jaxcnn.files import regular
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -62,19 +63,41 @@ _DTYPES: dict[str, np.dtype] = {
     "int8": np.dtype(np.int8),
     "uint8": np.dtype(np.uint8),
     "bool": np.dtype(np.bool_),
+    **{name: np.dtype(name) for name in ("uint16", "uint32", "uint64")},
+    **{name: np.dtype(getattr(ml_dtypes, name)) for name in ("float8_e4m3fn", "float8_e5m2")},
 }
-# Of a training's checkpoint, what lies beside the weights and is never looked at.
+# Of a training's checkpoint, what lies beside the weights and is never looked at: plain values, arguments, states of
+# random generators. A record is made of them, as of anything here; their own code is not run, nor even imported.
+_BUILTINS = "set frozenset list dict tuple int float complex bool str bytes bytearray range xrange slice object"
+_PATHS = "Path PurePath PosixPath PurePosixPath WindowsPath PureWindowsPath"
+_NUMPY = "scalar _reconstruct _frombuffer"
 _INERT = {
-    "argparse.Namespace",
-    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "list", "dict", "int", "float")),
-    "collections.Counter",
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in _BUILTINS.split()),
+    *(f"collections.{name}" for name in ("Counter", "deque")),
+    *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
+    *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in _PATHS.split()),
+    *(f"numpy.{core}.{module}.{name}" for core in ("core", "_core") for module in ("multiarray", "numeric")
+      for name in _NUMPY.split()),
+    *(f"numpy.{kind.__name__}" for kind in set(np.sctypeDict.values())),
+    *(f"numpy.dtypes.{type(np.dtype(kind)).__name__}" for kind in set(np.sctypeDict.values())),
+    *(f"numpy.random._pickle.__{name}_ctor" for name in ("bit_generator", "generator", "randomstate")),
     "numpy.dtype",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
+    "numpy.ndarray",
+    "argparse.Namespace",
+    "types.SimpleNamespace",
+    "fractions.Fraction",
+    "decimal.Decimal",
+    "uuid.UUID",
     "_codecs.encode",
     "torch.device",
     "torch.Size",
-}
+    "torch.Generator",
+    # Lightning's arguments of a network, under the names that it has had.
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "lightning.pytorch.utilities.parsing.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.fabric.utilities.data.AttributeDict",
+}  # fmt: skip
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
 
 
@@ -233,9 +256,10 @@ class _Machine:
 
     def extend(self, items: list[Any]) -> None:
         into = self.top()
-        if not isinstance(into, list):
+        if isinstance(into, list):
+            into.extend(items)
+        elif not isinstance(into, Inert):
             raise Damaged("its pickle appends to something that is no list")
-        into.extend(items)
 
     def do_additems(self, _: Any) -> None:
         self.since_mark()
@@ -300,12 +324,16 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
+_KEYS = (str, int, float, bytes, type(None), Inert)
+
+
 def _put(into: dict, items: list[Any]) -> dict:
     if len(items) % 2:
         raise Damaged("its pickle has a key without a value")
     for key, value in zip(items[::2], items[1::2], strict=True):
         # Of simple types only: a tuple's hash goes as deep as the tuple is nested, which may be too deep.
-        if not isinstance(key, (str, int, float, bytes, type(None))):
+        parts = key if isinstance(key, tuple) and key else (key,)
+        if not all(isinstance(part, _KEYS) for part in parts):
             raise Damaged(f"its pickle has a key that is a {type(key).__name__}")
         into[key] = value
     return into
@@ -428,7 +456,7 @@ def read(path: Path) -> Any:
       DataError: when it is damaged, or holds code or objects that are no data.
     """
     try:
-        with open(path, "rb") as file:
+        with open(regular(path), "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return _read_zip(mapped, path) if mapped[:2] == b"PK" else _read_stream(mapped, path)
     except Code as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
@@ -10,23 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core import Layer, Variables
+from jaxcnn.core import Layer, Variables, get, leaves, put
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.models import MODELS
+from jaxcnn.models.registry import Published, families, published_weights
+from jaxcnn.transforms import member, members
 from jaxcnn.weights import files
 from jaxcnn.weights.names import (
-    FAMILIES,
-    Family,
     Variable,
     by_user,
-    family,
     flax_resnet,
-    inside_wrappers,
     option,
     timm_vgg,
     variables,
 )
-from jaxcnn.wrappers import get, put
 
 Names = Mapping[str, str] | Callable[[str], str]
 
@@ -49,7 +47,8 @@ def load(
     example, for models made with `padding="same"`, which is how it pads; and any network whose `names` are given.
 
     Args:
-      model: a Layer, also one by `freeze`.
+      model: a Layer, also one by `freeze`, `mixed_precision`, `remat`, `synchronized` or `ensemble`. All members of an
+        ensemble get the file's weights; their fresh layers differ.
       path: see `read` for the kinds of files.
       input: (height, width, channels) of one image, or inputs as for `model.init`, where the model's own, 224x224x3,
         is not meant. Dense layers behind a flattened map depend on the size.
@@ -63,6 +62,9 @@ def load(
       dtype: of the parameters, whatever floating-point numbers the file has; None leaves them as they are there.
         Running statistics are float32 always.
       entry: which weights of a training's checkpoint; see `read`.
+
+    Names that all begin with the name of the part that the network is in another module (Lightning's `model.`,
+    `backbone.`) are taken without it.
 
     A file of GoogLeNet with auxiliary heads fits a model without them, where they are passed over.
 
@@ -82,11 +84,19 @@ def load(
       >>> names = {"conv1": "Conv_0", "out": "Dense_0"}    # of a Flax module with @nn.compact
       >>> params, state = cnn.weights.load(mine, "mine.msgpack", input=(28, 28, 1), names=names)
     """
+    if isinstance(model, Layer) and (count := members(model)) is not None:
+        options = {"input": input, "fresh": fresh, "names": names, "dtype": dtype, "entry": entry}
+        keys = jax.random.split(jax.random.key(0) if key is None else key, count)
+        single = member(model)
+        # Without fresh layers all members are the file's network.
+        read = [load(single, path, key=key, **options) for key in (keys if fresh else keys[:1])]
+        each = read if fresh else read * count
+        return jax.tree.map(lambda *arrays: jnp.stack(arrays), *each)
     inputs = _inputs(model, input, names)
     content = files.content(path, entry)
-    namer = _namer(model, content.kind, content.arrays, names, path)
+    namer, content = _named(model, content, names, path)
     wanted = variables(model, inputs, namer, content.kind)
-    found = family(model) if names is None else None
+    found = published_weights(model) if names is None else None
     anew = _fresh(model, wanted, (fresh,) if isinstance(fresh, str) else tuple(fresh), found)
 
     arrays, trouble = content.arrays, _Trouble(model, content, found)
@@ -150,6 +160,11 @@ def save(
         `names`, one with `padding="same"`, which PyTorch's network has not, or when the file cannot be written.
     """
     files.check_ending(path)
+    if isinstance(model, Layer) and (count := members(model)) is not None:
+        raise UserError(
+            f"an ensemble holds {count} networks, and a file one: save member k of a model `ensemble(net, {count})` by "
+            "save(net, *jax.tree.map(lambda v: v[k], (params, state)), path)"
+        )
     inputs = _inputs(model, input, names)
     arrays: dict[str, np.ndarray] = {}
     for variable in variables(model, inputs, _namer(model, "torch", {}, names, path)):
@@ -177,18 +192,18 @@ def save(
 def _inputs(model: Layer, given: Any, names: Names | None) -> tuple[Any, ...]:
     if not isinstance(model, Layer):
         raise UserError(f"expected a model, a Layer, first; got {type(model).__name__}")
-    found = family(model)
+    found = published_weights(model)
     if found is None and names is None:
         raise UserError(
-            f"{_call(model)} is of no family whose files are known ({', '.join(FAMILIES)}): pass names={{}} for "
+            f"{_call(model)} is of no family whose files are known ({', '.join(families())}): pass names={{}} for "
             'layers that the file calls as the code does, or a dict or a function from their paths ("block1/conv1") to '
             'the file\'s names ("blocks.0.conv1"); and input=(height, width, channels)'
         )
     if given is None:
         if found is None:
             raise UserError("pass input=(height, width, channels), the shape of one image of the network")
-        source = inside_wrappers(model).source
-        given = MODELS[source.name].input if source and source.name in MODELS else (224, 224, 3)
+        kind = model.original.kind
+        given = MODELS[kind].input if kind in MODELS else (224, 224, 3)
     if isinstance(given, (tuple, list)) and all(isinstance(n, (int, np.integer)) for n in given):
         return (jax.ShapeDtypeStruct((1, *given), jnp.float32),)
     return tuple(given) if isinstance(given, (tuple, list)) else (given,)
@@ -200,11 +215,11 @@ def _namer(
     """How the file names the model's layers, from whose file it is and the names in it."""
     if names is not None:
         return by_user(names, model, kind)
-    found = family(model)
+    found = published_weights(model)
     assert found is not None
     padding = option(model, "padding", "symmetric")
     if kind == "flax":
-        if found is not FAMILIES["resnet"]:
+        if found.family != "resnet":
             raise UserError(
                 f"{path} is a checkpoint of Flax, whose names are known for ResNets only; {_call(model)} is none: "
                 "pass names="
@@ -220,12 +235,33 @@ def _namer(
             f"{path} has PyTorch's names, and {_call(model)} pads otherwise than PyTorch's network: make the model "
             f"without padding={padding!r}, or it would compute something else"
         )
-    if found is FAMILIES["vgg"] and any(name.startswith("pre_logits.") for name in arrays):
+    if found.family == "vgg" and any(name.startswith("pre_logits.") for name in arrays):
         return timm_vgg(model)
     return found.torch(model)
 
 
-def _fresh(model: Layer, wanted: Sequence[Variable], prefixes: tuple[str, ...], found: Family | None) -> set[Variable]:
+def _named(
+    model: Layer, content: files.Content, names: Names | None, path: str | FilePath
+) -> tuple[Callable[[tuple[str, ...]], str], files.Content]:
+    """How a file names the model's layers, and what it holds, under these names.
+
+    A network that is a part of another module has that module's name for it in front of all its own: Lightning's
+    `model.`, or `backbone.`. It is taken off where without it, and not with it, a name is one of the model's.
+    """
+    arrays: dict[str, np.ndarray] | None = content.arrays
+    whole = _namer(model, content.kind, content.arrays, names, path)
+    while content.kind == "torch" and arrays:
+        namer = _namer(model, content.kind, arrays, names, path)
+        layers = {namer(at) for at, _ in leaves(model)}
+        if any(name.rpartition(".")[0] in layers for name in arrays):
+            return namer, dataclasses.replace(content, arrays=arrays)
+        arrays = files.without_first(arrays)
+    return whole, content
+
+
+def _fresh(
+    model: Layer, wanted: Sequence[Variable], prefixes: tuple[str, ...], found: Published | None
+) -> set[Variable]:
     """The variables under these paths."""
     chosen: set[Variable] = set()
     for prefix in prefixes:
@@ -290,7 +326,7 @@ def _call(model: Layer) -> str:
 class _Trouble:
     """Everything in which a file and a model differ, told at once."""
 
-    def __init__(self, model: Layer, content: files.Content, found: Family | None):
+    def __init__(self, model: Layer, content: files.Content, found: Published | None):
         self.model, self.content, self.family = model, content, found
         self.missing: list[Variable] = []
         self.extra: list[str] = []

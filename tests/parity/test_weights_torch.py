@@ -370,6 +370,25 @@ def test_checkpoints_of_a_training(form, small, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_averaged_models_and_modules_around_a_network(form, small, tmp_path):
+    """PyTorch's AveragedModel counts beside the weights; Lightning's module calls the network `model`."""
+    model, net, expected = small
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    averaged.update_parameters(model)
+    checkpoint = {
+        "state_dict": {f"model.{name}": value for name, value in model.state_dict().items()},
+        "ema": {"module": averaged.state_dict(), "decay": np.float64(0.99)},
+        "best": {"accuracy": np.float32(0.5), "curve": np.arange(3), np.int64(1): None},
+        "pytorch-lightning_version": "2.4.0", "numpy": np.random.RandomState(0).get_state(),
+    }  # fmt: skip
+    path = written(checkpoint, tmp_path, form)
+    same(cnn.weights.load(net, path), expected)
+    same(cnn.weights.load(net, path, entry="ema"), expected)
+    same(cnn.weights.load(net, written(averaged.state_dict(), tmp_path, form)), expected)
+    assert "conv1.weight" in cnn.weights.read(path)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy"])
 def test_parameters_views_and_shared_storages(form, small, tmp_path):
     model, net, expected = small
     state = dict(model.state_dict())

@@ -24,8 +24,10 @@ async function begin() {
   [state.given, state.frame] = [about.given, about.frame];
   const badge = (name, value) => $("badges").append(make("li", {}, make("b", { textContent: value }), ` ${name}`));
   const reached = about.result[`test_${about.measure}`];
-  if (typeof reached === "number")
-    badge(`test ${MEASURES[about.measure] || about.measure}`, `${(100 * reached).toFixed(2)} %`);
+  if (typeof reached === "number") {
+    const value = about.share ? `${(100 * reached).toFixed(2)} %` : show(reached);
+    badge(`test ${MEASURES[about.measure] || about.measure}`, value);
+  }
   if (about.result.params) badge("parameters", count(about.result.params));
   if (about.history.length) badge(about.history.length === 1 ? "epoch" : "epochs", String(about.history.length));
   badge("input", times(about.given));

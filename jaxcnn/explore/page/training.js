@@ -78,7 +78,7 @@ function chart(title, epochs, lines) {
 
 function showTraining() {
   const { about } = state,
-    { history, result, figures, measure } = about;
+    { history, result, figures, measure, share } = about;
   const epochs = history.map((r) => r.epoch);
   const series = (name, scale) =>
     [
@@ -91,12 +91,12 @@ function showTraining() {
         values: history.map((r) => (typeof r[field] === "number" ? scale(r[field]) : NaN)),
       }))
       .filter((l) => l.values.some(Number.isFinite));
-  for (const [title, name, scale] of [
-    ["loss", "loss", (v) => v],
-    about.measure === "accuracy"
-      ? ["error in %", "accuracy", (v) => 100 * (1 - v)]
-      : [`${MEASURES[about.measure] || about.measure} in %`, about.measure, (v) => 100 * v],
-  ]) {
+  const called = MEASURES[measure] || measure;
+  const charts = [["loss", "loss", (v) => v]];
+  if (measure === "accuracy") charts.push(["error in %", "accuracy", (v) => 100 * (1 - v)]);
+  else if (share) charts.push([`${called} in %`, measure, (v) => 100 * v]);
+  else if (measure !== "loss") charts.push([called, measure, (v) => v]);
+  for (const [title, name, scale] of charts) {
     const lines = series(name, scale);
     if (lines.length) $("curves").append(chart(title, epochs, lines));
   }
@@ -107,7 +107,7 @@ function showTraining() {
       ["validation", "validation"],
       ["train", "training"],
     ])
-      names[`${part}_${measure}`] = `${name} ${MEASURES[measure] || measure}`;
+      names[`${part}_${measure}`] = `${name} ${called}`;
   const shown = Object.keys(names).filter((k) => typeof result[k] === "number");
   $("result").append(
     ...shown.map((k) =>
@@ -117,7 +117,7 @@ function showTraining() {
         make("dt", { textContent: names[k] }),
         make("dd", {
           textContent:
-            /accuracy|top5/.test(k) || k.endsWith(`_${measure}`)
+            /accuracy|top5/.test(k) || (share && k.endsWith(`_${measure}`))
               ? `${(100 * result[k]).toFixed(2)} %`
               : k === "seconds"
                 ? result[k].toFixed(0)

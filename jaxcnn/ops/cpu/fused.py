@@ -12,24 +12,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
+from jax.interpreters import batching
 
-from jaxcnn.ops.backend import vary_alike
-from jaxcnn.ops.cpu.partition import divided, lowered
+from jaxcnn.ops.backend import compute, vary_alike
+from jaxcnn.ops.cpu.partition import divided
 from jaxcnn.ops.cpu.primitive import (
     LOOP,
     Ints,
-    available,
     call,
-    compute,
     conv,
-    exporting,
     padded,
     result,
     runs,
 )
 from jaxcnn.ops.geometry import Edges
+from jaxcnn.ops.precision import spread
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "": lambda x: x,
@@ -75,21 +74,15 @@ def conv_fused(
     return _bind(*operands, bias=bias is not None, residual=residual is not None, activation=activation, **window)
 
 
-def _bind(*operands: jax.Array, parts: Any = None, **params: Any) -> jax.Array:
+def _bind(*operands: jax.Array, **params: Any) -> jax.Array:
     return conv_fused_p.bind(
-        *vary_alike(*operands), parts=divided(_call(**params), operands, _images(params)), **params
+        *vary_alike(*operands), parts=divided(_with(**params), operands, _images(params)), **params
     )
 
 
 def _images(params: dict[str, Any]) -> list[bool]:
     """For each operand whether it is an image, with the batch in front."""
     return [True, False] + [False] * params["bias"] + [True] * params["residual"]
-
-
-@functools.lru_cache(maxsize=1024)
-def _call(**params: Any) -> functools.partial[jax.Array]:
-    after = {name: params[name] for name in ("bias", "residual", "activation")}
-    return functools.partial(call, **_settings(params), **after)
 
 
 def _settings(params: dict[str, Any]) -> dict[str, Any]:
@@ -103,49 +96,40 @@ def _abstract(x: Any, kernel: Any, *operands: Any, **params: Any) -> Any:
 
 
 def plain(
-    x: jax.Array,
-    kernel: jax.Array,
-    *operands: jax.Array,
-    bias: bool,
-    residual: bool,
-    activation: str,
-    parts: Any = None,
-    **window: Any,
+    x: jax.Array, kernel: jax.Array, *operands: jax.Array, bias: bool, residual: bool, activation: str, **window: Any
 ) -> jax.Array:
     """One step after another."""
-    return ACTIVATIONS[activation](sum(operands, conv(x, kernel, **window)))
+    y = conv(x, kernel, **window)
+    return ACTIVATIONS[activation](sum((spread(operand, y) for operand in operands), y))
 
 
-def _lower(ctx: Any, *operands: Any, parts: Any, **params: Any) -> Any:
-    function = _call(**params)
-    if exporting(ctx) or not available() or not runs(*ctx.avals_in[:2], **function.keywords):
-        function = functools.partial(plain, **params)
-    else:
-        function = lowered(ctx, parts, function)
-    return mlir.lower_fun(function, multiple_results=False)(ctx, *operands)
+def _onednn(*operands: jax.Array, **params: Any) -> jax.Array:
+    settings = _settings(params) | {name: params[name] for name in ("bias", "residual", "activation")}
+    return call(*operands, **settings) if runs(*operands[:2], **settings) else plain(*operands, **params)
 
 
-def _batched(operands: Any, dims: Any, **params: Any) -> tuple[jax.Array, int]:
+@functools.lru_cache(maxsize=1024)
+def _with(**params: Any) -> Any:
+    return functools.partial(_onednn, **params)
+
+
+def _batched(operands: Any, dims: Any, *, parts: Any, **params: Any) -> tuple[jax.Array, int]:
     size = next(a.shape[d] for a, d in zip(operands, dims, strict=True) if d is not None)
     first = [a if d is None else jnp.moveaxis(a, d, 0) for a, d in zip(operands, dims, strict=True)]
     images = _images(params)
     if all(image or d is None for image, d in zip(images, dims, strict=True)):  # the batches of all images are one
         joined = [
-            (jnp.broadcast_to(a, (size, *a.shape)) if d is None else a).reshape(-1, *a.shape[2 - (d is None) :])
-            if image
-            else a
+            lax.collapse(jnp.broadcast_to(a, (size, *a.shape)) if d is None else a, 0, 2) if image else a
             for a, d, image in zip(first, dims, images, strict=True)
         ]
         out = _bind(*joined, **params)
-        return out.reshape(size, -1, *out.shape[1:]), 0
+        return out.reshape(size, len(out) // size, *out.shape[1:]), 0
     if size <= LOOP:
         each = ([a if d is None else a[i] for a, d in zip(first, dims, strict=True)] for i in range(size))
         return jnp.stack([_bind(*one, **params) for one in each]), 0
     return jax.vmap(functools.partial(plain, **params), [None if d is None else 0 for d in dims])(*first), 0
 
 
-conv_fused_p.def_impl(functools.partial(compute, conv_fused_p))
 conv_fused_p.def_abstract_eval(_abstract)
 batching.primitive_batchers[conv_fused_p] = _batched
-mlir.register_lowering(conv_fused_p, mlir.lower_fun(plain, multiple_results=False))
-mlir.register_lowering(conv_fused_p, _lower, platform="cpu")
+compute(conv_fused_p, plain, cpu=_onednn)

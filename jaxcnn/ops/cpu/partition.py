@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr
 from jax.sharding import NamedSharding, PartitionSpec
 
 
@@ -41,14 +41,6 @@ def _traced(
     function: Callable[..., jax.Array], operands: Sequence[Any], batched: Sequence[bool], summed: bool, shardy: bool
 ) -> ClosedJaxpr:
     return jax.make_jaxpr(partitioned(function, batched, summed))(*operands)
-
-
-def lowered(ctx: Any, parts: ClosedJaxpr | None, function: Callable[..., jax.Array]) -> Callable[..., Any]:
-    """What a primitive is lowered to: `parts` where the program is for several devices, otherwise the plain call."""
-    # Inside shard_map each device has its own program: only that of jit has a list of devices.
-    if parts is None or getattr(ctx.module_context.axis_context, "device_assignment", None) is None:
-        return function
-    return lambda *operands: jaxpr_as_fun(parts)(*operands)[0]
 
 
 def partitioned(function: Callable[..., jax.Array], batched: Sequence[bool], summed: bool) -> Callable[..., jax.Array]:

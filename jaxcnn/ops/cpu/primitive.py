@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 
-from jaxcnn.ops.backend import stored, suits_cpu, vary_alike
+from jaxcnn.ops.backend import compute, stored, suits_cpu, vary_alike
 from jaxcnn.ops.cpu import library
-from jaxcnn.ops.cpu.partition import divided, lowered
+from jaxcnn.ops.cpu.partition import divided
 from jaxcnn.ops.geometry import Edges
 
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
@@ -34,9 +34,9 @@ Ints = tuple[int, ...]
 convolution_p = Primitive("jaxcnn_convolution")
 
 
-def available() -> bool:
-    """Whether convolutions are computed by oneDNN here."""
-    return suits_cpu("onednn") and library.unavailable() is None
+def available(*arrays: Any) -> bool:
+    """Whether convolutions, of these arrays, are computed by oneDNN here."""
+    return suits_cpu("onednn", *arrays) and library.unavailable() is None
 
 
 def conv(x: jax.Array, kernel: jax.Array, strides: Ints, pads: Edges, dilation: Ints, groups: int = 1) -> jax.Array:
@@ -102,10 +102,10 @@ def padded(x: jax.Array, kernel: Ints, strides: Ints, pads: Edges, dilation: Int
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*edge, 0) for edge in now), (0, 0, 0)]), left
 
 
-def _bind(a: jax.Array, b: jax.Array, *, swapped: bool = False, parts: Any = None, **params: Any) -> jax.Array:
+def _bind(a: jax.Array, b: jax.Array, *, swapped: bool = False, **params: Any) -> jax.Array:
     params["swapped"] = swapped
     gradient = params["kind"] == "kernel"  # a sum over the batch, which both operands have
-    parts = divided(_call(**params), (a, b), (True, gradient), summed=gradient)
+    parts = divided(_with(**params), (a, b), (True, gradient), summed=gradient)
     return convolution_p.bind(*vary_alike(a, b), parts=parts, **params)
 
 
@@ -145,7 +145,7 @@ def _abstract(a: Any, b: Any, *, parts: Any, **params: Any) -> Any:
 # --- how it is computed ------------------------------------------------------------------------------------------
 
 
-def plain(a: jax.Array, b: jax.Array, *, parts: Any = None, **params: Any) -> jax.Array:
+def plain(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
     """By XLA's own convolution."""
     kind, swapped = params["kind"], params["swapped"]
     names = shapes(a.shape, b.shape, **params)
@@ -172,7 +172,9 @@ def plain(a: jax.Array, b: jax.Array, *, parts: Any = None, **params: Any) -> ja
 
 
 def runs(a: Any, b: Any, bias: bool = False, residual: bool = False, activation: str = "", **params: Any) -> bool:
-    """Whether oneDNN has code for these shapes on this processor, other than its slow reference."""
+    """Whether oneDNN is called here, and has code for these shapes on this processor, not its slow reference."""
+    if not available(a):
+        return False
     settings = {name: value for name, value in params.items() if name not in ("kind", "sizes")}
     arrays = shapes(a.shape, b.shape, **params)
     code = library.implementation(
@@ -208,44 +210,19 @@ def call(
     )
 
 
-@functools.lru_cache(maxsize=1024)
-def _call(**params: Any) -> Any:
-    return functools.partial(call, **params)
-
-
-def exporting(ctx: Any) -> bool:
-    """Whether the program is lowered for `jax.export`, to run elsewhere."""
-    return getattr(ctx.module_context.lowering_parameters, "for_export", False)
-
-
-def _lower(ctx: Any, a: Any, b: Any, *, parts: Any, **params: Any) -> Any:
-    if exporting(ctx) or not available() or not runs(*ctx.avals_in, **params):
-        function = functools.partial(plain, **params)
-    else:
-        function = lowered(ctx, parts, _call(**params))
-    return mlir.lower_fun(function, multiple_results=False)(ctx, a, b)
+def _onednn(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
+    return (call if runs(a, b, **params) else plain)(a, b, **params)
 
 
 @functools.lru_cache(maxsize=1024)
-def _compiled(primitive: Primitive, **params: Any) -> Any:
-    def run(*operands: jax.Array) -> Any:
-        return primitive.bind(*operands, **params)
-
-    run.__name__ = run.__qualname__ = primitive.name
-    run._apply_primitive = True  # type: ignore[attr-defined]  # JAX then names a NaN instead of looking for it inside
-    return jax.jit(run)
-
-
-def compute(primitive: Primitive, *operands: jax.Array, **params: Any) -> Any:
-    """The primitive outside of `jit`: compiled, also where `jax.disable_jit` asks for one operation at a time."""
-    with jax.disable_jit(False):
-        return _compiled(primitive, **params)(*operands)
+def _with(**params: Any) -> Any:
+    return functools.partial(_onednn, **params)
 
 
 # --- rules -------------------------------------------------------------------------------------------------------
 
 
-def _first_gradient(ct: jax.Array, a: Any, b: jax.Array, **params: Any) -> jax.Array:
+def _first_gradient(ct: jax.Array, a: Any, b: jax.Array, *, parts: Any, **params: Any) -> jax.Array:
     ct, window = stored(ct), {**params, "sizes": ()}  # both gradients use it
     if params["kind"] == "output":
         return _bind(ct, b, **window | {"kind": "input", "sizes": a.aval.shape[1:-1]})
@@ -254,7 +231,7 @@ def _first_gradient(ct: jax.Array, a: Any, b: jax.Array, **params: Any) -> jax.A
     return _bind(b, ct, **window | {"kind": "input", "sizes": a.aval.shape[1:-1]})
 
 
-def _second_gradient(ct: jax.Array, a: jax.Array, b: Any, **params: Any) -> jax.Array:
+def _second_gradient(ct: jax.Array, a: jax.Array, b: Any, *, parts: Any, **params: Any) -> jax.Array:
     ct, window = stored(ct), {**params, "sizes": ()}
     if params["kind"] == "output":
         return _bind(a, ct, **window | {"kind": "kernel", "sizes": b.aval.shape[:-2]})
@@ -263,20 +240,19 @@ def _second_gradient(ct: jax.Array, a: jax.Array, b: Any, **params: Any) -> jax.
     return _bind(a, ct, **window | {"kind": "output"})
 
 
-def _batched(operands: Any, dims: Any, **params: Any) -> tuple[jax.Array, int]:
+def _batched(operands: Any, dims: Any, *, parts: Any, **params: Any) -> tuple[jax.Array, int]:
     (a, b), (first, second) = operands, dims
     if params["kind"] != "kernel" and second is None:  # the batches of all images are one
         a = jnp.moveaxis(a, first, 0)
-        out = _bind(a.reshape(-1, *a.shape[2:]), b, **params)
+        out = _bind(lax.collapse(a, 0, 2), b, **params)
         return out.reshape(*a.shape[:2], *out.shape[1:]), 0
     size = a.shape[first] if first is not None else b.shape[second]
     if params["kind"] == "output" and first is None and size > LOOP and params["groups"] == 1:
-        axis = -1 if params["swapped"] else -2  # so that all filters of all kernels are those of one
-        kernels = jnp.moveaxis(b, second, axis - 1 if params["swapped"] else axis)
-        shape = kernels.shape
-        joined = (*shape[:-3], shape[-3] * shape[-2], shape[-1]) if params["swapped"] else (*shape[:-2], -1)
-        out = _bind(a, kernels.reshape(joined), **params)
-        return out.reshape(*out.shape[:-1], size, -1), out.ndim - 1
+        # All filters of all kernels are those of one.
+        kernels = jnp.moveaxis(b, second, -3 if params["swapped"] else -2)
+        first_of_two = kernels.ndim - (3 if params["swapped"] else 2)
+        out = _bind(a, lax.collapse(kernels, first_of_two, first_of_two + 2), **params)
+        return out.reshape(*out.shape[:-1], size, out.shape[-1] // size), out.ndim - 1
     a = a if first is None else jnp.moveaxis(a, first, 0)
     b = b if second is None else jnp.moveaxis(b, second, 0)
     if size <= LOOP:
@@ -286,9 +262,7 @@ def _batched(operands: Any, dims: Any, **params: Any) -> tuple[jax.Array, int]:
     return lax.map(lambda pair: _bind(*pair, **params), (a, b)), 0
 
 
-convolution_p.def_impl(functools.partial(compute, convolution_p))
 convolution_p.def_abstract_eval(_abstract)
 ad.defbilinear(convolution_p, _first_gradient, _second_gradient)
 batching.primitive_batchers[convolution_p] = _batched
-mlir.register_lowering(convolution_p, mlir.lower_fun(plain, multiple_results=False))
-mlir.register_lowering(convolution_p, _lower, platform="cpu")
+compute(convolution_p, plain, cpu=_onednn)

@@ -19,9 +19,10 @@ from jaxcnn import core
 from jaxcnn.core import Layer, Variables
 from jaxcnn.errors import UserError
 from jaxcnn.layers import adaptive_avg_pool, avg_pool, conv, dense, flatten, global_avg_pool
+from jaxcnn.transforms.freeze import adapt
 
 
-def convolutional(
+def fully_convolutional(
     model: Layer, params: Variables, state: Variables, image: Sequence[int]
 ) -> tuple[Layer, Variables, Variables]:
     """A classifier turned into a network that gives a map of its answers: `(N, H, W, C) -> (N, h, w, classes)`.
@@ -45,14 +46,15 @@ def convolutional(
         this size, or layers behind the flattened map that are not `dense` and do not act on each pixel alone.
 
     Example:
-      >>> scanner, params, state = convolutional(lenet5(), params, state, (32, 32, 1))
+      >>> scanner, params, state = fully_convolutional(lenet5(), params, state, (32, 32, 1))
       >>> scores, _ = scanner.apply(params, state, jnp.zeros((1, 64, 96, 1)))  # (1, 9, 17, 10)
     """
     shape = tuple(int(n) for n in image)
     if len(shape) != 3 or min(shape) < 1:
         raise UserError(f"image={image!r}: expected (height, width, channels)")
     x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    layers, params, state, window = _converted(model, params, state, x, None)
+    params, state = adapt(model.original, params, state)
+    layers, params, state, window = _converted(model.original, params, state, x, None)
     if window is None:
         raise UserError("the model does not flatten its map, nor take its mean: it gives a map already")
     return layers, params, state
@@ -142,11 +144,11 @@ def _chain(model: Layer, params: Any, state: Any, x: Any, where: str) -> list[tu
 
 
 def _made_by(layer: Layer, maker: Any) -> bool:
-    return layer.source is not None and layer.source.maker is maker.__wrapped__
+    return layer.call is not None and layer.call.maker is maker
 
 
 def _is_function(layer: Layer, function: Any) -> bool:
-    return layer.source is not None and layer.source.args[:1] == (function,)
+    return layer.is_function and layer.call is not None and layer.call.args == (function,)
 
 
 def _check_pointwise(layer: Layer, params: Any, state: Any, features: int, window: tuple[int, ...], where: str) -> None:

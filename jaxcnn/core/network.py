@@ -1,0 +1,262 @@
+"""`network`: a layer of one ordinary function over named sublayers.
+
+`init` and `apply` both run that function, so they cannot drift apart. `init` computes nothing on images: the function
+is traced once, abstractly (`jax.eval_shape`). The trace writes down the shapes that each leaf layer gets. Afterwards
+the leaves make their variables, each with the key folded in from its own path. Nothing is traced twice however deep the
+nesting, and the weights of a layer depend on its name alone, not on its neighbours.
+"""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.core.cache import Leaf
+from jaxcnn.core.layer import Call, Layer, LayerError, PyTree, Variables, as_layer
+from jaxcnn.core.watch import watch, watcher
+
+_Plan = dict[tuple[str, ...], Leaf]
+
+
+class Net:
+    """What the function of a `network` gets as its first argument: the sublayers as functions of arrays.
+
+    Attributes:
+      train: True in a training pass.
+      key: the network's own random key, or None.
+
+    `net.conv1(x)` applies the sublayer `conv1` with its own variables; `net["conv1"](x)` is the same. A sublayer called
+    twice shares its parameters, carries its state from the first call to the second, and draws new random numbers.
+    """
+
+    def __init__(self, sublayers: Mapping[str, Layer], train: bool, key: jax.Array | None):
+        self._sublayers = sublayers
+        self._calls: dict[str, int] = {}
+        self.train = train
+        self.key = key
+
+    def __getattr__(self, name: str) -> Callable[..., PyTree]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self[name]
+
+    def __getitem__(self, name: str) -> Callable[..., PyTree]:
+        if name not in self._sublayers:
+            raise LayerError(f"the network has no sublayer `{name}`; it has {', '.join(self._sublayers) or 'none'}")
+        return functools.partial(self._call, name)
+
+    def _call(self, name: str, *inputs: PyTree) -> PyTree:
+        count = self._calls.get(name, 0)
+        self._calls[name] = count + 1
+        key = self._key(name, count)
+        seen = watcher()
+        if seen is not None:
+            seen.enter(name)
+        try:
+            output = self._run(name, self._sublayers[name], inputs, key)
+            if seen is not None:
+                output = seen.replaced(output)
+                seen.called(self._sublayers[name], inputs, output)
+        except LayerError as error:
+            raise error.under(name) from error.__cause__
+        except Exception as error:
+            _note(error, name)
+            raise
+        finally:
+            if seen is not None:
+                seen.exit()
+        return output
+
+    def _key(self, name: str, count: int) -> jax.Array | None:
+        """The key of a sublayer's call, when it was called `count` times before."""
+        if self.key is None:
+            return None
+        key = fold_in(self.key, name)
+        return jax.random.fold_in(key, count) if count else key
+
+    def _run(self, name: str, sublayer: Layer, inputs: tuple[PyTree, ...], key: jax.Array | None) -> PyTree:
+        raise NotImplementedError
+
+
+class _Applying(Net):
+    """Runs the sublayers with their variables and collects their new states."""
+
+    def __init__(self, sublayers: Mapping[str, Layer], params: Variables, state: Variables, train: bool, key: Any):
+        super().__init__(sublayers, train, key)
+        self._params, self._state, self._new_state = params, state, dict(state)
+
+    def _run(self, name: str, sublayer: Layer, inputs: tuple[PyTree, ...], key: Any) -> PyTree:
+        params, state = self._params.get(name, {}), self._new_state.get(name, {})
+        try:
+            with jax.named_scope(name):  # names in the HLO, and so in profiles
+                result = sublayer.apply(params, state, *inputs, train=self.train, key=key)
+            if not isinstance(result, tuple) or len(result) != 2:
+                raise LayerError(f"its apply should return (output, state), it returned {type(result).__name__}")
+            output, new_state = result
+        except KeyError as error:
+            if (name in self._params and name in self._state) or sublayer.is_function:
+                raise
+            raise LayerError(
+                f"variable {error} is missing. There are parameters for {_names(self._params)} and state for "
+                f"{_names(self._state)}; were they made by this network's own `init`?"
+            ) from error
+        if name in self._new_state:
+            self._new_state[name] = new_state
+        elif new_state:
+            raise LayerError(f"returned state {_names(new_state)}, but its `init` made none")
+        return output
+
+
+class _Planning(Net):
+    """Runs the sublayers abstractly and writes down, for each leaf, the shapes of its inputs."""
+
+    def __init__(self, sublayers: Mapping[str, Layer], key: Any, path: tuple[str, ...], plan: _Plan):
+        super().__init__(sublayers, train=True, key=key)
+        self._path, self._plan = path, plan
+
+    def _key(self, name: str, count: int) -> Any:
+        return self.key  # no number is drawn here, and folding one in takes a millisecond
+
+    def _run(self, name: str, sublayer: Layer, inputs: tuple[PyTree, ...], key: Any) -> PyTree:
+        path = (*self._path, name)
+        while sublayer.inner is not None and sublayer.init is sublayer.inner.init:
+            sublayer = sublayer.inner
+        if sublayer.forward is not None:
+            return sublayer.forward(_Planning(sublayer.sublayers, key, path, self._plan), *inputs)
+        if path not in self._plan:
+            self._plan[path] = Leaf.of(sublayer, structs_of(inputs), _struct(key))
+        params, state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self._plan[path].variables)
+        try:
+            return sublayer.apply(params, state, *inputs, train=True, key=key)[0]
+        except NameError:  # statistics shared over a mapped axis, which `init` is usually outside of
+            return sublayer.apply(params, state, *inputs, train=False, key=key)[0]
+
+
+def _check_key(key: Any) -> None:
+    dtype = getattr(key, "dtype", None)
+    raw = dtype == np.uint32 and key.shape[-1:] in ((2,), (4,))  # of threefry and of rbg, by jax.random.PRNGKey
+    if dtype is None or not (raw or jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)):
+        got = repr(key) if dtype is None else f"an array of {dtype} and shape {key.shape}"
+        raise LayerError(f"init takes a random key first, jax.random.key(0); got {got}")
+
+
+def network(forward: Callable[..., PyTree], /, **sublayers: Layer | Callable[..., PyTree]) -> Layer:
+    """A layer of one function over named sublayers.
+
+    Args:
+      forward: `(net, *inputs) -> output`, ordinary Python and jax.numpy, in which `net.NAME(x)` applies a sublayer.
+        Inputs and output are pytrees; several of either are fine. `net.train` says which pass it is.
+      **sublayers: Layers, or plain functions of arrays.
+
+    Returns:
+      A Layer whose `params` and `state` are dicts keyed by sublayer name; a sublayer without variables leaves no entry.
+
+    Example:
+      >>> def forward(net, x):
+      ...     return x + net.out(jax.nn.relu(net.hidden(x)))
+      >>> block = network(forward, hidden=dense(64), out=dense(8))
+    """
+    named: dict[str, Layer] = {}
+    for name, value in sublayers.items():
+        if name.startswith("_") or name in ("train", "key"):
+            raise LayerError(f"a sublayer cannot be named `{name}`: that is part of `net` itself", (name,))
+        try:
+            named[name] = as_layer(value)
+        except LayerError as error:
+            raise error.under(name) from None
+
+    def init(key: jax.Array, *inputs: PyTree) -> tuple[Variables, Variables]:
+        _check_key(key)
+        plan: _Plan = {}
+
+        def trace(key: jax.Array, *xs: PyTree) -> PyTree:
+            return forward(_Planning(made.sublayers, key, (), plan), *xs)
+
+        try:
+            with watch(None):
+                jax.eval_shape(trace, _struct(key), *structs_of(inputs))
+        except LayerError as error:
+            raise LayerError(error.message, error.path) from None  # without the frames of the trace
+        params: Variables = {}
+        state: Variables = {}
+        keys: dict[tuple[str, ...], jax.Array] = {(): key}
+
+        def key_of(path: tuple[str, ...]) -> jax.Array:
+            if path not in keys:
+                keys[path] = fold_in(key_of(path[:-1]), path[-1])
+            return keys[path]
+
+        for path, leaf in plan.items():
+            if jax.tree.leaves(leaf.variables):
+                made_params, made_state = leaf.make(key_of(path))
+                for tree, values in ((params, made_params), (state, made_state)):
+                    if values:
+                        _insert(tree, path, values)
+        return params, state
+
+    def apply(
+        params: Variables, state: Variables, *inputs: PyTree, train: bool = False, key: jax.Array | None = None
+    ) -> tuple[PyTree, Variables]:
+        for kind, tree in (("params", params), ("state", state)):
+            if not isinstance(tree, Mapping):
+                raise LayerError(f"{kind} should be a dict of variables by layer name, got {type(tree).__name__}")
+            if unknown := [name for name in tree if name not in made.sublayers]:
+                raise LayerError(
+                    f"{kind} has entries for {', '.join(unknown)}, which this network does not have "
+                    f"(it has {', '.join(made.sublayers)})"
+                )
+        net = _Applying(made.sublayers, params, state, train, key)
+        return forward(net, *inputs), net._new_state
+
+    made = Layer(init, apply, Call(network, (forward,), named), "network", named, forward)
+    return made
+
+
+# --- small tools -------------------------------------------------------------------------------------------------
+
+
+def fold_in(key: jax.Array, name: str) -> jax.Array:
+    """The random key of the thing called `name`: `jax.random.fold_in(key, crc32(name))`."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def _struct(x: Any) -> Any:
+    if not hasattr(x, "dtype"):
+        x = jnp.asarray(x)
+    # Without `jax_enable_x64`, NumPy's float64 is float32.
+    return jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype, allow_extended_dtype=True))
+
+
+def structs_of(inputs: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+    """The shapes and dtypes of inputs. uint8 stands for the float image that a training step makes of it."""
+
+    def one(x: Any) -> Any:
+        struct = _struct(x)
+        return jax.ShapeDtypeStruct(struct.shape, jnp.float32) if struct.dtype == jnp.uint8 else struct
+
+    return jax.tree.map(one, inputs)
+
+
+def _insert(tree: Variables, path: tuple[str, ...], values: Variables) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = values
+
+
+def _names(tree: Mapping[str, Any]) -> str:
+    return ", ".join(tree) or "nothing"
+
+
+def _note(error: Exception, name: str) -> None:
+    """Adds the layer's path to an error that is not ours, once, growing from the inside out."""
+    notes = getattr(error, "__notes__", [])
+    if notes and notes[-1].startswith("in layer "):
+        notes[-1] = f"in layer {name}/{notes[-1].removeprefix('in layer ')}"
+    else:
+        error.add_note(f"in layer {name}")

@@ -1,0 +1,154 @@
+"""A network as a tree of layers, and its variables as nested dicts: paths, and transformations of the leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jaxcnn.core.layer import Call, Layer, LayerError, Variables
+from jaxcnn.core.network import network
+from jaxcnn.errors import UserError, unknown
+
+Path = tuple[str, ...]
+
+
+def leaves(model: Layer, at: Path = ()) -> Iterator[tuple[Path, Layer]]:
+    """The leaves of a network with their paths, in the order of the code."""
+    if model.inner is not None:
+        yield from leaves(model.inner, at)
+    elif model.forward is None:
+        yield at, model
+    else:
+        for name, inner in model.sublayers.items():
+            yield from leaves(inner, (*at, name))
+
+
+def sublayer(model: Layer, path: str) -> Layer:
+    """The layer at a path, `"layer1/block2"`.
+
+    Raises:
+      UserError: when there is none, with the nearest that there are.
+    """
+    done: list[str] = []
+    for name in path.split("/"):
+        if done and not model.sublayers:
+            raise UserError(f"unknown layer {path!r}: {'/'.join(done)} is in one piece")
+        if name not in model.sublayers:
+            raise unknown("layer", path, ["/".join([*done, n]) for n in model.sublayers])
+        model = model.sublayers[name]
+        done.append(name)
+    return model
+
+
+def map_leaves(
+    model: Layer, change: Callable[[str, Layer], Layer], *, call: Callable[[Layer], Call] | None = None
+) -> Layer:
+    """The network with each leaf replaced: `change(path, leaf) -> leaf`, the path as in `"layer1/block2/conv1"`.
+
+    Names and paths stay, so that variables are found where they were if the new leaves have the same ones. Networks in
+    which nothing changes are the same objects.
+
+    Args:
+      model: a Layer; one that is a leaf itself has the path `""`.
+      change: returns the leaf itself where nothing should change.
+      call: what `repr` shows of a network that was changed; `map_leaves(model, change)` by default.
+
+    Example:
+      >>> def slower(path, leaf):  # every ReLU a leaky one
+      ...     return as_layer(jax.nn.leaky_relu) if leaf.kind == "relu" else leaf
+      >>> leaky = map_leaves(model, slower)
+    """
+    called = call or (lambda changed: Call(map_leaves, (changed, change)))
+
+    def mapped(layer: Layer, path: str) -> Layer:
+        if layer.inner is not None and layer.wrap is not None:
+            inner = mapped(layer.inner, path)
+            return layer if inner is layer.inner else _of(layer.wrap(inner), layer, called)
+        if layer.forward is None:
+            return change(path, layer)
+        sublayers = {name: mapped(inner, f"{path}/{name}".lstrip("/")) for name, inner in layer.sublayers.items()}
+        if all(sublayers[name] is inner for name, inner in layer.sublayers.items()):
+            return layer
+        return _of(network(layer.forward, **sublayers), layer, called)
+
+    if not isinstance(model, Layer):
+        raise LayerError(f"map_leaves takes a Layer first, got {model!r}")
+    return mapped(model, "")
+
+
+def map_at(
+    model: Layer, paths: tuple[str, ...], change: Callable[[Layer], Layer], maker: Callable[..., Layer]
+) -> Layer:
+    """The network with the layers at these paths replaced: `change(layer) -> layer`.
+
+    Args:
+      maker: the public function that does it, `maker(model, *paths)`; named in `repr` and in errors.
+
+    Raises:
+      LayerError: for what is no network or no path. UserError: for a path that does not exist.
+    """
+    name = maker.__name__
+    if not isinstance(model, Layer):
+        raise LayerError(f"{name} takes a Layer first, got {model!r}")
+    for path in paths:
+        if not isinstance(path, str):
+            raise LayerError(f"{name} takes paths of layers after the model, got {path!r}")
+        sublayer(model, path)
+
+    def mapped(layer: Layer, below: tuple[str, ...]) -> Layer:
+        if layer.inner is not None and layer.wrap is not None:
+            made = layer.wrap(mapped(layer.inner, below))
+        elif layer.forward is not None:
+            made = network(layer.forward, **{n: at(inner, n, below) for n, inner in layer.sublayers.items()})
+        else:
+            raise LayerError(f"{layer!r} has no layers inside: {name} can take it as a whole only")
+        return _of(made, layer, lambda layer: Call(maker, (layer, *below)))
+
+    def at(inner: Layer, name: str, paths: tuple[str, ...]) -> Layer:
+        below = tuple(p.removeprefix(f"{name}/") for p in paths if p.startswith(f"{name}/"))
+        return change(inner) if name in paths else mapped(inner, below) if below else inner
+
+    return mapped(model, paths)
+
+
+def unwrap(model: Layer, maker: Callable[..., Layer]) -> Layer:
+    """The network without the wrappers that a function put around its layers, `unwrap(model, synchronized)`."""
+    if model.inner is not None and model.wrap is not None:
+        inner = unwrap(model.inner, maker)
+        if getattr(model.wrap, "func", model.wrap) is maker:
+            return inner
+        return model if inner is model.inner else model.wrap(inner).replace(base=model.base)
+    sublayers = {name: unwrap(inner, maker) for name, inner in model.sublayers.items()}
+    if model.forward is None or all(sublayers[name] is inner for name, inner in model.sublayers.items()):
+        return model
+    return network(model.forward, **sublayers).replace(base=model.base)
+
+
+def _of(made: Layer, base: Layer, call: Callable[[Layer], Call]) -> Layer:
+    """The layer as another form of `base`."""
+    called = call(base)
+    return made.replace(call=called, kind=called.name, base=base)
+
+
+# --- variables ---------------------------------------------------------------------------------------------------
+
+
+def get(tree: Any, path: Path) -> Any:
+    """What is at a path of nested dicts, or None."""
+    for name in path:
+        if not isinstance(tree, dict) or name not in tree:
+            return None
+        tree = tree[name]
+    return tree
+
+
+def put(tree: Variables, path: Path, value: Any) -> None:
+    """Puts a value at a path of nested dicts; an empty dict leaves no entry."""
+    if isinstance(value, dict) and not value:
+        return
+    if not path:
+        tree.update(value)
+        return
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = value

@@ -1,0 +1,177 @@
+"""The list of models. `@model(...)` over a builder puts it there, with what the library knows of the architecture."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.core import Layer, layer
+from jaxcnn.core import Path as LayerPath
+from jaxcnn.errors import UserError, unknown
+
+P = ParamSpec("P")
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Published:
+    """Published weights of a family of models: how the files name what is here.
+
+    Attributes:
+      family: its name.
+      torch: `model -> (path of a layer -> its name in torchvision's and timm's files)`.
+      heads: paths of the layers that have a unit for each class.
+      training: beginnings of names that serve in training only; a model without these layers passes over them.
+      mean, std: what images from 0 to 1 are normalized by, channel by channel.
+    """
+
+    family: str
+    torch: Callable[[Layer], Callable[[LayerPath], str]]
+    heads: tuple[str, ...]
+    training: tuple[str, ...] = ()
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # ImageNet's
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model that has a name.
+
+    Attributes:
+      make: `(classes=...) -> Layer`.
+      about: what it is.
+      input: the shape of the input it was designed for: (height, width, channels) of an image, (words,) of a sentence.
+      fixed_size: whether it needs that size.
+      task: what it does, a name of `jaxcnn.tasks`.
+      designed_for: how many classes; when None, ImageNet's 1000 for large images and 10 for small ones.
+      more: the shapes and dtypes of one example's other inputs, after the first.
+      published: its published weights.
+    """
+
+    make: Callable[..., Layer]
+    about: str
+    input: Shape
+    fixed_size: bool = False
+    task: str = "classify"
+    designed_for: int | None = None
+    more: tuple[tuple[Shape, str], ...] = ()
+    published: Published | None = None
+
+    @property
+    def classes(self) -> int:
+        """How many classes it was designed for."""
+        return self.designed_for or (1000 if self.input[0] > 200 else 10)
+
+    def example(self, shape: Shape | None = None) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """The inputs of a batch of one; `shape` replaces the shape of the first."""
+        first = self.input if shape is None else shape
+        kinds = [(first, "float32" if len(first) == 3 else "int32"), *self.more]
+        return tuple(jax.ShapeDtypeStruct((1, *shape), jnp.dtype(dtype)) for shape, dtype in kinds)
+
+
+MODELS: dict[str, Entry] = {}
+"""All models by name, in the order in which `jaxcnn.models` imports them."""
+
+_PUBLISHED: dict[Callable[..., Layer], Published] = {}
+
+
+def model(
+    about: str,
+    input: Shape,
+    *,
+    fixed_size: bool = False,
+    task: str = "classify",
+    classes: int | None = None,
+    more: tuple[tuple[Shape, str], ...] = (),
+    published: Published | None = None,
+) -> Callable[[Callable[P, Layer]], Callable[P, Layer]]:
+    """Decorates the builder of a named model, as `jaxcnn.layer` does, and puts it into `MODELS`.
+
+    Args:
+      classes: how many it was designed for. about, input, fixed_size, task, more, published: as in `Entry`.
+    """
+
+    def decorate(make: Callable[P, Layer]) -> Callable[P, Layer]:
+        made = layer(make)
+        entry = Entry(made, about, input, fixed_size, task, classes, more, published)
+        MODELS[make.__name__] = entry
+        return with_weights(published)(made) if published else made
+
+    return decorate
+
+
+def with_weights(published: Published) -> Callable[[Callable[P, Layer]], Callable[P, Layer]]:
+    """Decorates a general builder, `resnet(blocks)`, whose models can take the published weights of their family."""
+
+    def decorate(made: Callable[P, Layer]) -> Callable[P, Layer]:
+        _PUBLISHED[made] = published
+        return made
+
+    return decorate
+
+
+def published_weights(model: Layer) -> Published | None:
+    """The published weights of a model's family, for a model transformed or not; None where there are none."""
+    call = model.original.call
+    return None if call is None else _PUBLISHED.get(call.maker)
+
+
+def families() -> dict[str, Published]:
+    """The families that have published weights, by name."""
+    return {published.family: published for published in _PUBLISHED.values()}
+
+
+def make(name: str, classes: int = 10, **options: Any) -> Layer:
+    """The model called `name`, as `cnn.models.NAME(classes=classes, **options)`; without classes, where it has none.
+
+    Args:
+      name: a name in `MODELS`, or `path/to/file.py:function` for a user's own model: a function of `classes` that
+        returns a Layer.
+
+    Raises:
+      UserError: for an unknown name (with the nearest ones), an option that the model does not have, or a file or
+        function that is not there.
+    """
+    function = _from_file(name) if ":" in name else MODELS[name].make if name in MODELS else None
+    if function is None:
+        raise unknown_model(name)
+    takes = inspect.signature(function).parameters
+    if "classes" in takes or any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+        options["classes"] = classes
+    try:
+        made = function(**options)
+    except TypeError as error:
+        raise UserError(f"{name}: {error}") from error
+    if not isinstance(made, Layer):
+        raise UserError(f"{name} should return a Layer, it returned {type(made).__name__}")
+    return made
+
+
+def unknown_model(name: str) -> UserError:
+    """An error for a name that is not in `MODELS`."""
+    if name.endswith(".py"):
+        return UserError(f"{name}: expected file.py:function, the function that returns the network")
+    return unknown("model", name, MODELS)
+
+
+def _from_file(name: str) -> Callable[..., Layer]:
+    file, _, function = name.rpartition(":")
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise UserError(f"{name}: there is no file {path}; expected a name, or file.py:function")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{name}: {path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, function, None)):
+        made = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", None) == path.stem]
+        raise UserError(f"{name}: {path} has no function {function}; it has {', '.join(made) or 'none'}")
+    return getattr(module, function)

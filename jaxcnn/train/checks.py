@@ -1,0 +1,127 @@
+"""What can be seen of data, loss and metrics before anything is trained: figures by name, labels, values of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxcnn.core import Layer
+from jaxcnn.data.dataset import Dataset, Examples
+from jaxcnn.data.preprocess import Preprocess, inputs_of
+from jaxcnn.data.stream import Stream
+from jaxcnn.declared import calls
+from jaxcnn.errors import UserError
+from jaxcnn.losses import Loss, check_classes
+from jaxcnn.metrics import Metric
+from jaxcnn.train.step import measure, of_batch
+
+PyTree = Any
+
+
+def example_of(data: Any, size: int) -> PyTree:
+    """The shapes and dtypes of a batch of so many inputs."""
+    if isinstance(data, Stream):
+        return jax.ShapeDtypeStruct((size, *data.image), jnp.uint8)
+    return _batch(data.inputs, size)
+
+
+def _batch(tree: PyTree, size: int) -> PyTree:
+    """The shapes and dtypes of `size` examples of arrays, or of a batch of another size."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype)), tree
+    )
+
+
+def outputs_of(
+    model: Layer, loss: Loss, variables: Any, preprocess: Callable[[Any], Any], size: int, *sets: Any
+) -> PyTree:
+    """The shapes of what a network gives in an evaluation for a batch of the first of some sets, which are checked.
+
+    Raises:
+      UserError: for a set whose labels the loss refuses, or whose images are not what `preprocess` expects.
+    """
+
+    def outputs(inputs: Any) -> Any:
+        return model.apply(*variables, *inputs_of(preprocess, inputs))[0]
+
+    found: list[tuple[Any, Any]] = []
+    for data in sets:
+        if isinstance(data, (Dataset, Examples, Stream)):
+            check_inputs(preprocess, data)
+            example = example_of(data, size)
+            if not found or found[-1][0] != example:  # a network takes a while to trace
+                found.append((example, jax.eval_shape(outputs, example)))
+            check_labels(loss, found[-1][1], data)
+    return found[0][1]
+
+
+def figures_of(
+    loss: Loss, metrics: Mapping[str, Metric] | None, outputs: PyTree, data: Any, size: int, only_in_training: bool
+) -> list[str]:
+    """The names of what is measured on `data`, `loss` first.
+
+    Args:
+      outputs: the shapes of the network's outputs for a batch of `size`.
+      only_in_training: whether loss and metrics need not be able to measure what a network gives in an evaluation.
+    """
+
+    def figures(outputs: Any, labels: Any) -> dict[str, Any]:
+        with calls() as seen:
+            each = {"loss": loss(outputs, labels)}
+        return of_batch(metrics, each | measure(metrics, outputs, labels, loss, seen))
+
+    labels = jax.ShapeDtypeStruct((size,), jnp.int32) if isinstance(data, Stream) else _batch(data.labels, size)
+    try:
+        return list(jax.eval_shape(figures, outputs, labels))
+    except Exception:
+        if not only_in_training:
+            raise
+        return ["loss", *(metrics or {})]
+
+
+def check_inputs(preprocess: Callable[[Any], Any], data: Any) -> None:
+    """Raises for images whose values are not what a `Preprocess` expects."""
+    if isinstance(preprocess, Preprocess) and not isinstance(data, Stream):
+        try:
+            preprocess.check(data.inputs)
+        except UserError as error:
+            raise UserError(f"{data.name}: {error}") from None
+
+
+def check_labels(loss: Loss, outputs: PyTree, data: Any) -> None:
+    """Raises for labels that the loss refuses: inside `jit`, where it sees no values, nothing would be said.
+
+    Args:
+      outputs: the shapes of a batch of the network's outputs.
+    """
+    labels = np.arange(len(data.classes), dtype=np.int32) if isinstance(data, Stream) else data.labels
+    count = len(jax.tree.leaves(labels)[0])
+    known, all_outputs = jax.tree.map(jnp.asarray, labels), _batch(outputs, count)
+    try:
+        if loss is optax.softmax_cross_entropy_with_integer_labels:
+            check_classes(all_outputs, known)
+        else:
+            jax.eval_shape(lambda outputs: loss(outputs, known), all_outputs)  # it sees the values that it closes over
+    except UserError as error:
+        raise UserError(_with_classes(data, labels, all_outputs) or f"{data.name}: {error}") from None
+    except Exception:  # of a loss that is not made for so many examples at once; a step says what is wrong with others
+        return
+
+
+def _with_classes(data: Any, labels: Any, outputs: Any) -> str:
+    """What to do about a network with fewer outputs than there are classes; empty for any other mistake."""
+    shape: tuple[int, ...] = getattr(outputs, "shape", ())
+    if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer) or len(shape) < 2:
+        return ""
+    most = int(labels.max())
+    if len(shape) != labels.ndim + 1 or not 1 < shape[-1] <= most or most >= len(data.classes):
+        return ""
+    return (
+        f"the model has {shape[-1]} outputs and the labels of {data.name} go to {most}: "
+        f"make the model with classes={len(data.classes)}"
+    )

@@ -1,0 +1,26 @@
+"""Transformations: they take a network and give the same one, used in another way.
+
+`freeze`, `mixed_precision`, `remat`, `synchronized` and `ensemble` can be combined in any order. Layers keep their
+names and paths, so `weights.load`, `inspect.summary` and further transformations work on the result.
+"""
+
+from jaxcnn.transforms.ensemble import ensemble, member, members
+from jaxcnn.transforms.freeze import adapt, freeze, is_frozen, split
+from jaxcnn.transforms.fully_convolutional import fully_convolutional
+from jaxcnn.transforms.precision import mixed_precision
+from jaxcnn.transforms.remat import remat
+from jaxcnn.transforms.synchronized import synchronized
+
+__all__ = [
+    "adapt",
+    "ensemble",
+    "freeze",
+    "fully_convolutional",
+    "is_frozen",
+    "member",
+    "members",
+    "mixed_precision",
+    "remat",
+    "split",
+    "synchronized",
+]
