@@ -1,4 +1,4 @@
-"""In inference, what follows a convolution is done inside it: bias, batch normalization, residual sum and ReLU.
+"""In inference, what follows a convolution is done inside it: bias, batch normalization, residual sum and activation.
 
 By themselves they read the whole image from memory and write it back; inside oneDNN's convolution
 (`jaxcnn.ops.cpu`) they are done on each piece of the result while the processor has it at hand. The code of a
@@ -20,8 +20,10 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 from jaxcnn.ops import cpu
 from jaxcnn.ops.backend import stored_p
+from jaxcnn.ops.cpu.fused import ACTIVATIONS
 from jaxcnn.ops.precision import spread
 
+_WRAPPED = ("relu6", "silu", "hard_swish")  # activations that JAX's programs have as one step, a call
 _FOLD = 3  # numbers of the output that there must be for each of the kernel, for the kernel to be multiplied
 
 P = ParamSpec("P")
@@ -31,10 +33,12 @@ T = TypeVar("T")
 def fuse(function: Callable[P, T]) -> Callable[P, T]:
     """The same function, with convolutions taking in what follows them.
 
-    A chain  conv -> * and + of `(K,)` vectors -> + residual -> ReLU,  any part of which may be missing, becomes one
-    convolution where nothing else uses the values in between:
+    A chain  conv -> * and + of `(K,)` vectors -> + residual -> activation,  any part of which may be missing, becomes
+    one convolution where nothing else uses the values in between:
 
     relu((conv(x, kernel) + b) f + s + r) = relu(conv(x, kernel f) + (b f + s) + r)
+
+    The activation is ReLU, `jax.nn.relu6`, `silu` or `hard_swish`.
 
     The product kernel f is computed in each call; where the kernel is large for its image, it would cost more than it
     saves, and the chain is left as it is.
@@ -75,14 +79,14 @@ class _Chain:
       steps: where it and what follows stand in the program; the last one's result is the chain's.
       affine: `("mul" | "add" | "sub", vector)` in their order.
       residual: the value that is added, or None.
-      relu: whether a ReLU ends it.
+      activation: the name of what ends it, a key of `jaxcnn.ops.cpu.fused.ACTIVATIONS`.
     """
 
     conv: JaxprEqn
     steps: list[int]
     affine: list[tuple[str, Any]] = field(default_factory=list)
     residual: Any = None
-    relu: bool = False
+    activation: str = ""
 
     @property
     def scaled(self) -> bool:
@@ -114,7 +118,7 @@ def _chains(jaxpr: Jaxpr) -> list[_Chain]:
         if _can_be_one(eqn):
             chain = _Chain(eqn, [i])
             value = eqn.outvars[0]
-            while not chain.relu and len(at := uses.get(value, [])) == 1:
+            while not chain.activation and len(at := uses.get(value, [])) == 1:
                 if at[0] in taken or at[0] == len(jaxpr.eqns) or not _takes_in(chain, jaxpr.eqns[at[0]], value, made):
                     break
                 chain.steps += at
@@ -128,8 +132,8 @@ def _chains(jaxpr: Jaxpr) -> list[_Chain]:
 def _takes_in(chain: _Chain, eqn: JaxprEqn, value: Var, made: dict[Any, JaxprEqn]) -> bool:
     """Adds to the chain the step that uses its value, if it can be."""
     name = eqn.primitive.name
-    if is_relu(eqn):
-        chain.relu = True
+    if activation := _activation(eqn):
+        chain.activation = activation
         return True
     if name not in ("add", "sub", "mul") or (name == "sub" and eqn.invars[0] is not value):
         return False
@@ -156,6 +160,39 @@ def _vector(value: Any, shape: tuple[int, ...], made: dict[Any, JaxprEqn]) -> An
     (source,), dims = eqn.invars, eqn.params["broadcast_dimensions"]
     features = all(n == 1 or d == len(shape) - 1 for n, d in zip(_shape(source), dims, strict=True))
     return source if features else None
+
+
+def _activation(eqn: JaxprEqn) -> str:
+    """The name of the activation that a step computes, one of `_WRAPPED` or ReLU; empty where it is none."""
+    if is_relu(eqn):
+        return "relu"
+    while len(eqn.invars) == 1 and (body := _body(eqn)) is not None:
+        aval, text = eqn.invars[0].aval, str(body)
+        if found := [name for name in _WRAPPED if text in _texts(name, aval.shape, aval.dtype)]:
+            return found[0]
+        if len(body.eqns) != 1 or body.jaxpr.outvars != body.eqns[0].outvars:
+            break
+        (eqn,) = body.eqns
+    return ""
+
+
+@functools.lru_cache(maxsize=1024)
+def _texts(name: str, shape: tuple[int, ...], dtype: Any) -> tuple[str, ...]:
+    """An activation's program, from the outermost of the functions that JAX wraps it in to the innermost."""
+    (eqn,) = jax.make_jaxpr(ACTIVATIONS[name])(jax.ShapeDtypeStruct(shape, dtype)).eqns
+    texts = []
+    while (body := _body(eqn)) is not None:
+        texts.append(str(body))
+        eqn = body.eqns[0]
+        if len(body.eqns) > 1:
+            break
+    return tuple(texts)
+
+
+def _body(eqn: JaxprEqn) -> Any:
+    """What a call of a function calls, or None."""
+    name = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr"}.get(eqn.primitive.name)
+    return None if name is None else eqn.params[name]
 
 
 def is_relu(eqn: JaxprEqn) -> bool:
@@ -233,5 +270,5 @@ def _compute(chain: _Chain, read: Callable[[Any], Any]) -> jax.Array:
     if chain.scaled:
         kernel = kernel * spread(factor, kernel)
     residual = None if chain.residual is None else read(chain.residual)
-    activation = "relu" if chain.relu else ""
-    return cpu.conv_fused(x, kernel, shift, residual, activation=activation, **_window(chain.conv))
+    window = _window(chain.conv)
+    return cpu.conv_fused(x, kernel, shift, residual, activation=chain.activation, **window)
