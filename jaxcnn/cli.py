@@ -25,6 +25,7 @@ import tyro
 from jaxcnn import __version__
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.format import padded, printable, width
+from jaxcnn.ops import cpu
 
 _STEPS = 8000
 _LONGEST = 80  # letters of a model or data in the name of a run
@@ -253,7 +254,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # letters that the terminal's encoding lacks are written as escapes
             stream.reconfigure(errors="backslashreplace")
     if args in (["--version"], ["-V"]):
-        print(f"jaxcnn {__version__}")
+        print(f"jaxcnn {__version__}\n{cpu.about()}")
         return
     command = _parse(args)
     shows, warnings.showwarning = warnings.showwarning, _warned

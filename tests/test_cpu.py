@@ -24,7 +24,7 @@ from helpers import close, normal, same
 from jax import lax
 
 import jaxcnn as cnn
-from jaxcnn import ops
+from jaxcnn import data, ops
 from jaxcnn.ops import cpu
 from jaxcnn.ops.cpu import build, fused, library, primitive
 
@@ -433,6 +433,24 @@ def test_why_it_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
     monkeypatch.setattr(ctypes, "CDLL", no_openmp)
     assert "install libgomp1" in load()
+
+
+def test_the_first_training_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Once in a process, and nowhere where oneDNN is used."""
+    if jax.default_backend() != "cpu":
+        pytest.skip("on an accelerator it does not matter")
+    images = data.Dataset(np.zeros((4, 8, 8, 1), np.uint8), np.zeros(4, np.int32), ("a", "b"))
+
+    def said() -> int:
+        cnn.train.fit(cnn.serial(cnn.conv(2, 3), cnn.global_avg_pool, cnn.dense(2)), images, epochs=1, batch_size=4)
+        captured = capsys.readouterr()
+        return (captured.out + captured.err).count("XLA's, several times slower than oneDNN's: install this")
+
+    monkeypatch.setattr(library, "_noticed", [])
+    if cpu.available():
+        assert said() == 0
+    monkeypatch.setattr(library, "_loaded", lambda: "install this")
+    assert [said(), said()] == [1, 0]
 
 
 @needs_engine

@@ -167,7 +167,8 @@ def _activation(eqn: JaxprEqn) -> str:
     if is_relu(eqn):
         return "relu"
     while len(eqn.invars) == 1 and (body := _body(eqn)) is not None:
-        aval, text = eqn.invars[0].aval, str(body)
+        aval: Any = eqn.invars[0].aval
+        text = str(body)
         if found := [name for name in _WRAPPED if text in _texts(name, aval.shape, aval.dtype)]:
             return found[0]
         if len(body.eqns) != 1 or body.jaxpr.outvars != body.eqns[0].outvars:

@@ -27,6 +27,7 @@ from jaxcnn.devices import OneDevice, first_process, from_first, same_everywhere
 from jaxcnn.errors import TrainingError, UserError, first_line
 from jaxcnn.losses import Loss, softmax_cross_entropy
 from jaxcnn.metrics import Metric, confusion_matrix
+from jaxcnn.ops import cpu
 from jaxcnn.train.checks import example_of, figures_of, outputs_of
 from jaxcnn.train.evaluate import Evaluation, make_evaluate
 from jaxcnn.train.objective import Primary, Record, began_by, primary_of
@@ -239,6 +240,8 @@ def fit(
 
     shows = Display(epochs, steps_per_epoch * size, show and first_process(), primary=choice)
     with shows as display, asked_to_stop(folder) as stop:
+        if line := cpu.notice():
+            display.line(line)
         try:
             for epoch in range(len(at.history) + 1, epochs + 1):
                 if patience is not None and at.history and choice.stalled(at.history, patience):

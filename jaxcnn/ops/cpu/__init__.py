@@ -20,7 +20,7 @@ compilation cache. Primitives of oneDNN are kept by shape, 1024 of them.
 """
 
 from jaxcnn.ops.cpu.fused import conv_fused, conv_fused_p
-from jaxcnn.ops.cpu.library import unavailable
+from jaxcnn.ops.cpu.library import about, notice, unavailable
 from jaxcnn.ops.cpu.primitive import (
     available,
     conv,
@@ -33,12 +33,14 @@ from jaxcnn.ops.cpu.primitive import (
 from jaxcnn.ops.cpu.product import product, product_p
 
 __all__ = [
+    "about",
     "available",
     "conv",
     "conv_fused",
     "conv_fused_p",
     "conv_transpose",
     "convolution_p",
+    "notice",
     "product",
     "product_p",
     "shapes",

@@ -103,9 +103,11 @@ def plain(
     return ACTIVATIONS[activation](sum((spread(operand, y) for operand in operands), y))
 
 
-def _onednn(*operands: jax.Array, **params: Any) -> jax.Array:
+def _onednn(x: jax.Array, kernel: jax.Array, *operands: jax.Array, **params: Any) -> jax.Array:
     settings = _settings(params) | {name: params[name] for name in ("bias", "residual", "activation")}
-    return call(*operands, **settings) if runs(*operands[:2], **settings) else plain(*operands, **params)
+    if not runs(x, kernel, **settings):
+        return plain(x, kernel, *operands, **params)
+    return call(x, kernel, *operands, **settings)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -15,11 +15,14 @@ from typing import Any
 
 import jax
 
+from jaxcnn.ops.backend import suits_cpu
 from jaxcnn.ops.cpu.build import LIBRARY, ONEDNN, RUNTIME, fingerprint, supported
 
 CONVOLUTION, PRODUCT = "jaxcnn_convolution", "jaxcnn_product"  # what the program calls
 KINDS = ("output", "input", "kernel")  # in the order of the C++ enumeration
 TYPES = ("float32", "bfloat16")
+
+_noticed: list[str] = []  # what `notice` has said in this process
 
 # How long a thread of OpenMP that has nothing to do asks for work before it sleeps, in steps of some nanoseconds. Its
 # default, milliseconds, takes a core from XLA after each call.
@@ -30,6 +33,22 @@ def unavailable() -> str | None:
     """Why oneDNN is not called here, in a sentence without a full stop; None where it is called."""
     found = _loaded()
     return found if isinstance(found, str) else None
+
+
+def about() -> str:
+    """Which code computes convolutions on a CPU here, in one line that says what to do where it is the slow one."""
+    reason = unavailable()
+    if reason is None:
+        return f"convolutions on a CPU: oneDNN's, {threads()} thread{'s' * (threads() > 1)}"
+    return f"convolutions on a CPU: XLA's, several times slower than oneDNN's: {reason}"
+
+
+def notice() -> str | None:
+    """`about`, for the first training of a process, where it computes by XLA for want of oneDNN; otherwise None."""
+    if _noticed or unavailable() is None or not suits_cpu("onednn"):
+        return None
+    _noticed.append(about())
+    return _noticed[0]
 
 
 def threads() -> int:
