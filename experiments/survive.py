@@ -2,9 +2,10 @@
 
 A small residual network with batch normalization, dropout and augmentation learns CIFAR-10, once without a disturbance.
 Then, again and again, the same run is killed (SIGKILL: nothing of it can react) somewhere between its start and its
-end, and goes on with `resume=True`; or a file in one of its checkpoints is cut short, changed in a bit or removed. Each
-has to end with the figures of the undisturbed run, to the last digit, but for the times; a damaged checkpoint may also
-be refused with one clear error. Anything else counts as lost, and the command ends with an error.
+end, and goes on with `resume=True`; every third time while it writes a file: its result, a picture, a checkpoint. Or a
+file in one of its checkpoints is cut short, changed in a bit or removed. Each has to end with the figures of the
+undisturbed run, to the last digit, but for the times, with all its pictures whole and no other file; a damaged
+checkpoint may also be refused with one clear error. Anything else counts as lost, and the command ends with an error.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,12 +24,16 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
+from PIL import Image
 
 import jaxcnn as cnn
 from experiments.common import machine, main
 from jaxcnn.errors import UserError
 
 TIMES = ("seconds", "images_per_second")
+FILES = {"config.json", "metrics.jsonl", "result.json", "confusion.png", "mistakes.png", "curves.png"}
+WRITTEN = (*sorted(FILES), "progress.json", "manifest.json")
+KILL_AT = "JAXCNN_SURVIVE_KILL_AT"  # the file, and whether before or after it has its name
 
 
 def network() -> cnn.Layer:
@@ -48,6 +54,8 @@ def network() -> cnn.Layer:
 
 def train(folder: Path) -> None:
     """One process: begins the run in the folder, or goes on with it."""
+    if wanted := os.environ.get(KILL_AT):
+        kill_at(*wanted.split())
     with np.load(folder.parent / "data.npz") as arrays:
         images, labels = arrays["images"], arrays["labels"]
     found = cnn.data.Dataset(images, labels, tuple(map(str, range(10))), "cifar10")
@@ -59,9 +67,33 @@ def train(folder: Path) -> None:
     )  # fmt: skip
 
 
-def start(folder: Path) -> subprocess.Popen:
+def kill_at(name: str, when: str) -> None:
+    """This process is killed when it writes a file of this name, before it has its name or after."""
+    replace = os.replace
+
+    def killing(part: Any, path: Any) -> None:
+        own = Path(path).name == name
+        if own and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(part, path)
+        if own:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = killing  # type: ignore[assignment]
+
+
+def start(folder: Path, at: str = "") -> subprocess.Popen:
     command = [sys.executable, "-m", "experiments.survive", "--worker", str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, KILL_AT: at}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def whole(folder: Path) -> bool:
+    """Whether all files of a run are there, and no others, and its pictures can be read."""
+    for path in folder.glob("*.png"):
+        with Image.open(path) as picture:
+            picture.load()
+    return {path.name for path in folder.iterdir()} == FILES | {"checkpoints"}
 
 
 def figures(folder: Path) -> Any:
@@ -83,7 +115,7 @@ def finish(folder: Path) -> tuple[int, str]:
 
 def damage(folder: Path, rng: random.Random) -> str:
     """Cuts, changes or removes a file of a checkpoint; what was done."""
-    steps = sorted((int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdecimal()), reverse=True)
+    steps = cnn.train.Run(folder).checkpoints.steps()[::-1]
     step = steps[0] if rng.random() < 0.8 else rng.choice(steps)
     files = sorted(p for p in (folder / "checkpoints" / str(step)).rglob("*") if p.is_file())
     path, how = rng.choice(files), rng.choice(["cut", "bit", "removed"])
@@ -121,27 +153,30 @@ def survive(
     lost = []
     with tempfile.TemporaryDirectory() as top:
         np.savez(Path(top) / "data.npz", allow_pickle=False, images=found.images, labels=found.labels)
-        whole = Path(top) / "whole"
+        undisturbed = Path(top) / "whole"
         began = time.monotonic()
-        status, said = finish(whole)
+        status, said = finish(undisturbed)
         seconds = time.monotonic() - began
         if status:
             raise UserError(f"the run does not end well even undisturbed: {said}")
-        expected = figures(whole)
+        expected = figures(undisturbed)
         print(f"undisturbed: {expected[-1]['steps']} steps in {seconds:.1f} s, "
               f"test accuracy {expected[-1]['test_accuracy']:.2%}", flush=True)  # fmt: skip
 
         for k in range(kills):
-            folder, when = Path(top) / f"killed-{k}", rng.uniform(0, seconds)
-            process = start(folder)
-            time.sleep(when)
-            process.kill()
+            folder, after = Path(top) / f"killed-{k}", rng.uniform(0, seconds)
+            at = f"{WRITTEN[k // 3 % len(WRITTEN)]} {rng.choice(['before', 'after'])}" if k % 3 == 2 else ""
+            process = start(folder, at)
+            if not at:
+                time.sleep(after)
+                process.kill()
             process.communicate()
             there = [p.name for p in (folder / "checkpoints").glob("[0-9]*")]
             ended = (folder / "result.json").exists()
             status, said = finish(folder)
-            same = status == 0 and figures(folder) == expected
-            print(f"killed after {when:5.2f} s, {'at its end' if ended else f'checkpoints of steps {there}'}: "
+            same = status == 0 and figures(folder) == expected and whole(folder)
+            moment = f"{at.replace(' ', ', ')} its name" if at else f"after {after:5.2f} s"
+            print(f"killed at {moment}, {'at its end' if ended else f'checkpoints of steps {there}'}: "
                   f"{'the same figures' if same else f'LOST ({said})'}", flush=True)  # fmt: skip
             lost += [] if same else [f"kill {k}"]
             shutil.rmtree(folder)

@@ -11,9 +11,9 @@ import json
 import os
 import re
 import shlex
-import signal
 import sys
 import time
+import typing
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxcnn import __version__
-from jaxcnn.errors import UserError, unknown
+from jaxcnn.errors import Stopped, UserError, unknown
 from jaxcnn.format import padded, printable, width
-from jaxcnn.ops import cpu
+from jaxcnn.signals import status_of, stopped_by_sigterm
 
 _STEPS = 8000
 _LONGEST = 80  # letters of a model or data in the name of a run
@@ -124,6 +124,9 @@ class Train:
     """The folder to write. runs/MODEL-DATA-1, -2, ... when not given."""
     resume: bool = False
     """Go on with the run in --run, from its last checkpoint and with its settings."""
+    trust: bool = False
+    """Execute the code of a network of your own even where it lies outside the current folder, came with the run, or is
+    not what the run was trained with."""
 
 
 @dataclass
@@ -138,6 +141,9 @@ class Evaluate:
     """Where prepared datasets lie. JAXCNN_DATA_DIR when not given."""
     split: str = "test"
     """The part of the dataset."""
+    trust: bool = False
+    """Execute the code of a network of your own even where it lies outside the current folder, came with the run, or is
+    not what the run was trained with."""
     json: bool = False
     """Print one JSON object."""
 
@@ -155,6 +161,9 @@ class Predict:
     """The folder for the pictures that other tasks than classes write; RUN/predictions when not given."""
     invert: bool = False
     """Exchange black and white first: for dark digits on white paper, where the run learned light ones on black."""
+    trust: bool = False
+    """Execute the code of a network of your own even where it lies outside the current folder, came with the run, or is
+    not what the run was trained with."""
     json: bool = False
     """Print one JSON list."""
 
@@ -188,6 +197,9 @@ class Explore:
     """Write the page with some examples to this .html file, which needs no server, instead of serving it."""
     no_browser: bool = False
     """Print the address only."""
+    trust: bool = False
+    """Execute the code of a network of your own even where it lies outside the current folder, came with the run, or is
+    not what the run was trained with."""
 
 
 @dataclass
@@ -198,6 +210,9 @@ class Export:
     """The folder of a run."""
     out: Path | None = None
     """The folder to write; export in the run's folder when not given."""
+    trust: bool = False
+    """Execute the code of a network of your own even where it lies outside the current folder, came with the run, or is
+    not what the run was trained with."""
     json: bool = False
     """Print one JSON object."""
 
@@ -254,20 +269,44 @@ def main(args: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # letters that the terminal's encoding lacks are written as escapes
             stream.reconfigure(errors="backslashreplace")
     if args in (["--version"], ["-V"]):
+        from jaxcnn.ops import cpu
+
         print(f"jaxcnn {__version__}\n{cpu.about()}")
         return
-    command = _parse(args)
+    with stopped_by_sigterm():
+        if status := _run(args):
+            if "jaxcnn.devices" in sys.modules and sys.modules["jaxcnn.devices"].joined():
+                sys.modules["jaxcnn.devices"].leave(status)
+            sys.exit(status)
+
+
+def _run(args: list[str]) -> int:
+    """Does what a command line asks for; its exit status."""
     shows, warnings.showwarning = warnings.showwarning, _warned
     try:
+        command = _parse(args)
         _DO[type(command)](command)
     except UserError as error:
-        sys.exit(_fail(str(error)))
-    except KeyboardInterrupt:
-        sys.exit(_fail("interrupted", 130))
+        return _fail(str(error))
+    except KeyboardInterrupt as stop:
+        return _fail(str(stop) or "interrupted", status_of(stop))
     except BrokenPipeError:
         sys.stderr.close()  # somebody's `| head` has seen enough
+    except Exception as error:
+        if (lost := _lost(error)) is None:
+            raise
+        return _fail(lost)
     finally:
         warnings.showwarning = shows
+    return 0
+
+
+def _lost(error: Exception) -> str | None:
+    """What to say when an error of JAX's means that another process is gone."""
+    from jaxcnn import devices
+
+    found = devices.lost(error)
+    return None if found is None else str(found)
 
 
 def _warned(message: Any, *_: Any, **__: Any) -> None:
@@ -295,7 +334,7 @@ def _parse(args: list[str]) -> Any:
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(union, prog="jaxcnn", args=args, description=_ABOUT)
+            command = tyro.cli(union, prog="jaxcnn", args=args, description=_ABOUT)
     except SystemExit as end:
         if not end.code:
             raise
@@ -310,6 +349,11 @@ def _parse(args: list[str]) -> Any:
             given = [arg.split("=")[0].replace("_", "-") for arg in args if arg.startswith("--")]
             message = next((str(unknown("option", name, known)) for name in given if name not in known), message)
         sys.exit(_fail(f"{message}; see {named}", 2))
+    # An option may be given with the value that it has by default: for --resume that is not the same as not at all.
+    if isinstance(command, Train):
+        options = {arg[2:].split("=")[0].replace("-", "_") for arg in args if arg.startswith("--")}
+        command.named = frozenset(options | ({"model"} if command.model in args[1:] else set()))  # type: ignore[attr-defined]
+    return command
 
 
 def _is_rule(line: str) -> bool:
@@ -354,14 +398,14 @@ def _train(given: Train) -> None:
     import jax
 
     from jaxcnn import devices, models, tasks, train
+    from jaxcnn.train import identity
     from jaxcnn.train.trained import computed
 
     began = time.monotonic()
-    # A stop from outside leaves as Ctrl-C does, until `fit` knows what to save.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     several = given.distributed or given.coordinator is not None
     if several:
         devices.join(given.coordinator, given.processes, given.process)
+        devices.agree(_told(given))
     elif given.processes is not None or given.process is not None:
         raise UserError("--processes and --process belong to --coordinator HOST:PORT")
     options, folder = (_resumed if given.resume else _fresh)(given)
@@ -373,8 +417,8 @@ def _train(given: Train) -> None:
     options.data = options.data or (task.data if task else "digits")
     if options.batch_size is None:
         options.batch_size = task.batch_size if task else 128
-    if options.resume and (result := devices.from_first(lambda: folder.result)) is not None:
-        _say(f"{folder.path} is complete: {_outcome(result, task)}")
+    if options.resume and (outcome := devices.from_first(lambda: _complete(folder, task))) is not None:
+        _say(f"{folder.path} is complete: {outcome}")
         return
     if options.ensemble and (options.weights or options.ensemble < 0):
         raise UserError("--ensemble is a number of networks that start at different weights, and takes no --weights")
@@ -385,7 +429,7 @@ def _train(given: Train) -> None:
     # Before the data is read, and the number of steps is known.
     train.make_optimizer(options.optimizer, options.lr, options.schedule, 1, clip=options.clip)
     spread = None
-    if several or options.devices is not None or jax.device_count() > 1:
+    if several or options.devices is not None or jax.device_count() > 1 or options.parallel == "pmap":
         spread = devices.DataParallel(options.devices, options.parallel)
 
     work = _classification(options, entry) if task is None else _other(options, task)
@@ -393,7 +437,7 @@ def _train(given: Train) -> None:
     epochs = options.epochs or (task.epochs if task else min(60, max(15, -(-_STEPS // steps_per_epoch))))
     name = _name(options)
     if folder is None:
-        folder = train.Run(devices.from_first(lambda: str(train.Run.new(_next(name)).path)))
+        folder = train.Run.numbered(Path("runs") / name)
     if devices.first_process():
         on = f" on {spread.size} devices" if spread else ""
         parts = f"{len(work.learn):,} {work.what} to learn from, {len(work.held or []):,} to validate"
@@ -402,6 +446,7 @@ def _train(given: Train) -> None:
     config = {
         **{k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(_absolute(options)).items()},
         "model_options": work.model_options,
+        "code_sha256": identity.of_code(options.model),
         "epochs": epochs,
         "version": __version__,
     }
@@ -442,21 +487,17 @@ def _train(given: Train) -> None:
             tensorboard=given.tensorboard,
             profile=given.profile,
             config=config,
+            test_metrics=task.evaluate if task is not None else None,
             **work.settings,
         )
     except KeyboardInterrupt as stop:
         there = f"go on with: jaxcnn train --run {shlex.quote(_shown(folder.path))} --resume"
         if not folder.checkpoints.steps():
             there = f"nothing was saved yet to go on with in {_shown(folder.path)}"
-        sys.exit(_fail(f"{str(stop) or 'interrupted'}; {there}", 128 + getattr(stop, "signal", signal.SIGINT)))
+        raise Stopped(f"{str(stop) or 'interrupted'}; {there}", status_of(stop) - 128) from None
     if not devices.first_process():
         return
-    result = fitted.result
-    if task is not None and task.evaluate is not None:
-        figures = task.evaluate(train.Trained.load(folder.path, fitted.model), work.test)
-        result |= {f"test_{name}": value for name, value in figures.items()}
-        folder.write("result.json", result)
-    _say(_outcome(result, task) + f" ({time.monotonic() - began:.0f} s)")
+    _say(_outcome(fitted.result, task) + f" ({time.monotonic() - began:.0f} s)")
     pictures = [name for name in ("curves.png", "confusion.png", "mistakes.png") if (folder.path / name).exists()]
     _say(f"{_shown(folder.path)}: {', '.join(pictures)}, result.json, checkpoints")
 
@@ -469,7 +510,7 @@ def _classification(options: Train, entry: Any) -> _Work:
     from jaxcnn.train.trained import rebuilt
 
     if options.augment == "auto":
-        options.augment = {"digits": "affine", "mnist": "affine", "cifar10": "flip,crop"}.get(str(options.data), "none")
+        options.augment = _usual_augment(options.data)
     for augmentation in _words(options.augment):
         if augmentation not in _AUGMENT:
             raise unknown("augmentation", augmentation, _AUGMENT)
@@ -564,7 +605,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
 def _numbers(text: str, count: int) -> tuple[int, ...] | None:
     """So many numbers above 0, with commas or an x between them; None for anything else."""
     parts = re.split(r"[,x]", text.strip("()[] "))
-    if len(parts) != count or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
+    if len(parts) != count or not all(re.fullmatch("[0-9]{1,9}", p.strip()) and int(p) > 0 for p in parts):
         return None
     return tuple(int(p) for p in parts)
 
@@ -582,30 +623,99 @@ def _fresh(given: Train) -> tuple[Train, Any]:
 def _resumed(given: Train) -> tuple[Train, Any]:
     """The run's own settings; what was given beside them has to agree."""
     from jaxcnn.devices import from_first
-    from jaxcnn.train import Run
+    from jaxcnn.train import Run, lock
+    from jaxcnn.train.identity import check_code
 
     if given.run is None:
         raise UserError("--resume goes on with a run: say which, --run FOLDER")
     path = given.run
-    config = from_first(lambda: Run.open(path).config)
+
+    def read() -> dict[str, Any]:
+        found = Run.open(path)
+        config = found.config
+        lock.refuse(found.path / lock.NAME)  # before the data are read
+        found.check()
+        _check_types(found.path, config)
+        return config
+
+    config = from_first(read)
     folder = Run(path)
     options = dataclasses.replace(given)
+    named: frozenset[str] = getattr(given, "named", frozenset())
     for f in dataclasses.fields(Train):
         if f.name in _OF_THE_PROCESS or f.name not in config:
             continue
         asked, was = getattr(_absolute(given), f.name), config[f.name]
-        if asked != f.default and str(asked) != str(was) and f.name != "data_dir":
+        is_asked = f.name in named or asked != f.default
+        if f.name == "augment" and asked == "auto" and was == _usual_augment(config.get("data")):
+            asked = was
+        if is_asked and str(asked) != str(was) and f.name != "data_dir":
             option = "--" + f.name.replace("_", "-") if f.name != "model" else "model"
             raise UserError(f"{given.run} was made with {option} {was}, not {asked}; start another run for that")
         if f.name != "data_dir" or asked is None:
             setattr(options, f.name, Path(was) if f.name in ("data_dir", "weights") and was else was)
+    options.devices = _devices(given, config)
+    trusted = given.trust or given.model != Train.model  # who names the file knows what it is
+    from_first(lambda: check_code(folder.path, config, trusted))
     return options, folder
 
 
+def _devices(given: Train, config: dict[str, Any]) -> int | None:
+    """How many devices a run goes on with: as many as it had, where they are there and no other number is asked for.
+    `fit` says what another number changes."""
+    import jax
+
+    was = config.get("devices")
+    if given.devices is not None or was is None or jax.process_count() > 1 or was > jax.device_count():
+        return given.devices
+    return was
+
+
+def _check_types(run: Path, config: dict[str, Any]) -> None:
+    """Whether the settings in a config.json have the types of their options.
+
+    Raises:
+      UserError: for the first one that has not.
+    """
+    from jaxcnn.train.record import named
+
+    for name, expected in typing.get_type_hints(Train).items():
+        kinds = (str if kind is Path else kind for kind in typing.get_args(expected) or (expected,))
+        if name in config and not any(_has_type(config[name], kind) for kind in kinds):
+            said = re.sub(r"<class '(\w+)'>|typing\.|pathlib\.", r"\1", str(expected))
+            raise UserError(f"{run / 'config.json'}: {name} is {named(config[name])}, expected {said}")
+    if "model" not in config:
+        raise UserError(f"{run / 'config.json'} does not say 'model': the run cannot go on")
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+    """Whether a JSON value is of a type, or one of a Literal's words."""
+    if not isinstance(kind, type):
+        return value == kind
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
+
+
 # What a run that goes on may do in another way: it says how its process works, not what is computed.
-_NAMES = "run resume devices parallel distributed coordinator processes process save_every keep tensorboard"
-_NAMES += " profile workers"
+_NAMES = "run resume devices distributed coordinator processes process save_every keep tensorboard"
+_NAMES += " profile workers trust"
 _OF_THE_PROCESS = frozenset(_NAMES.split())
+
+
+def _told(given: Train) -> dict[str, Any]:
+    """What has to be the same in all processes before they do anything together: the options and the code."""
+    import jax
+
+    from jaxcnn import devices
+
+    # Paths may differ between hosts; what is read from them is compared later.
+    own = _OF_THE_PROCESS - {"resume", "devices"} | {"data_dir", "weights", "model", "data"}
+    options = {"--" + f.name.replace("_", "-"): getattr(given, f.name) for f in dataclasses.fields(given)
+               if f.name not in own}  # fmt: skip
+    names = {name: Path(str(getattr(given, name))).name for name in ("model", "data")}
+    versions = {"the version of jaxcnn": __version__, "the version of JAX": jax.__version__}
+    return {**versions, "the code of jaxcnn": devices.code_hash(), **names, **options}
 
 
 def _absolute(options: Train) -> Train:
@@ -628,15 +738,17 @@ def _name(options: Train) -> str:
     return f"{short(options.model)}-{short(str(options.data))}"
 
 
-def _next(name: str) -> Path:
-    number = 1
-    while (path := Path("runs") / f"{name}-{number}").exists():
-        number += 1
-    return path
-
-
 def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _complete(folder: Any, task: Any) -> str | None:
+    """What came of a run that is complete; None for one that is to go on, for its pictures alone or for a result that
+    is damaged, too."""
+    with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
+        if folder.pictured and folder.result is not None:
+            return _outcome(folder.result, task)
+    return None
 
 
 def _outcome(result: dict[str, Any], task: Any) -> str:
@@ -661,6 +773,11 @@ _AUGMENT: dict[str, Callable[[Any, int, int], Any]] = {
 }
 
 
+def _usual_augment(name: str | None) -> str:
+    """What `--augment auto` is for images with a class each."""
+    return {"digits": "affine", "mnist": "affine", "cifar10": "flip,crop"}.get(str(name), "none")
+
+
 def _augmentation(names: str, image: Sequence[int], classes: int) -> Any:
     """The augmentations of these names, for images of this size."""
     from jaxcnn import data
@@ -683,7 +800,7 @@ def _evaluate(given: Evaluate) -> None:
     from jaxcnn import tasks, train
     from jaxcnn.metrics import name_of, shown
 
-    trained = train.Trained.load(given.run)
+    trained = train.Trained.load(given.run, trust=given.trust)
     name = given.data or trained.config["data"]
     where = given.data_dir or trained.config.get("data_dir")
     task = tasks.find(trained.config.get("task", tasks.CLASSIFY))
@@ -751,7 +868,7 @@ def _predict(given: Predict) -> None:
 
     if not given.images:
         raise UserError("predict needs at least one image file")
-    trained = train.Trained.load(given.run)
+    trained = train.Trained.load(given.run, trust=given.trust)
     task = tasks.find(trained.config.get("task", tasks.CLASSIFY))
     if task is not None:
         if given.invert:
@@ -795,6 +912,7 @@ def _runs(given: Runs) -> None:
         check_suffix(given.draw)
     found = runs.ordered(runs.find(given.paths), given.sort)
     if given.draw is not None:
+        from jaxcnn.atomic import put
         from jaxcnn.inspect import plots
 
         histories = {str(run.path): run.history for run in found if run.history}
@@ -802,10 +920,8 @@ def _runs(given: Runs) -> None:
         primary = dataclasses.asdict(chosen.pop()) if len(chosen) == 1 else {}
         if not histories:
             raise UserError("none of these runs has come to the end of an epoch: there are no curves to draw")
-        try:
-            plots.compare(histories, **primary).savefig(given.draw, dpi=150)
-        except OSError as error:
-            raise UserError(f"{given.draw} cannot be written: {error.strerror or error}") from None
+        drawn = plots.compare(histories, **primary)
+        put(given.draw, functools.partial(drawn.savefig, format=given.draw.suffix[1:].lower(), dpi=150))
     names = runs.differing(found)
     rows = [{**run.row(), "settings": {name: run.config.get(name) for name in names}} for run in found]
     _say(json.dumps(rows) if given.json else runs.table(found))
@@ -814,7 +930,7 @@ def _runs(given: Runs) -> None:
 def _explore(given: Explore) -> None:
     from jaxcnn.explore import explore
 
-    explore(given.run, given.image, given.port, given.export, not given.no_browser)
+    explore(given.run, given.image, given.port, given.export, not given.no_browser, trust=given.trust)
 
 
 def _export(given: Export) -> None:
@@ -822,7 +938,7 @@ def _export(given: Export) -> None:
 
     out = given.out or given.run / "export"
     export.check_new(out)
-    trained = train.Trained.load(given.run)
+    trained = train.Trained.load(given.run, trust=given.trust)
     task = trained.config.get("task", tasks.CLASSIFY)
     if task != tasks.CLASSIFY:
         raise UserError(

@@ -13,11 +13,20 @@ or by the environment; see `join`. Each reads its part of every batch; the first
 
 from __future__ import annotations
 
-import functools
+import atexit
+import contextlib
+import ctypes
+import hashlib
+import importlib
 import json
 import os
-from collections.abc import Callable
-from typing import Any, Literal
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +34,17 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from jaxcnn.errors import UserError, first_line
+from jaxcnn.errors import TrainingError, UserError, first_line
 
 PyTree = Any
 Form = Literal["jit", "pmap"]
 AXIS = "data"
+_PATIENCE = 300  # seconds to wait for the other processes to come
+_HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead
+_LOST = (
+    "another process of this run has ended, or cannot be reached: see what it says; go on from the last checkpoint "
+    "with --resume in all processes"
+)
 
 
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
@@ -57,8 +72,12 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
     if processes is not None and process is not None and not 0 <= process < processes:
         raise UserError(f"process {process} of {processes}: expected 0 to {processes - 1}")
+    _say_what_aborts()
+    _phase[:] = ["joining"]
     try:
-        jax.distributed.initialize(coordinator, processes, process)
+        jax.distributed.initialize(
+            coordinator, processes, process, initialization_timeout=_PATIENCE, heartbeat_timeout_seconds=_HEARTBEAT
+        )
     except (ValueError, RuntimeError) as error:
         first = first_line(error)
         raise UserError(
@@ -66,6 +85,130 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
             "--process I, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or start them by Slurm, "
             "Kubernetes or Open MPI"
         ) from error
+    finally:
+        _phase[:] = ["running"]
+    atexit.register(_end)
+
+
+def _end() -> None:
+    """Before JAX's own end: a program that an error has ended does not wait for the other processes."""
+    _phase[:] = ["ending"]
+    if isinstance(getattr(sys, "last_value", None), Exception):
+        leave(1)
+
+
+def _say_what_aborts() -> None:
+    """One sentence and exit status 1 when JAX ends this process because another one is gone.
+
+    A thread of JAX's learns that a process sends no heartbeats, or that the first one is gone, whatever this process
+    waits for, and calls abort(). Its Python callback for that case cannot be used: jaxlib 0.10 has no conversion for
+    the callback's argument. So the answer is a handler of SIGABRT in C, which runs in that very thread.
+    """
+    if os.name != "posix":
+        return
+    libc = ctypes.CDLL(None)
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
+    libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
+
+    def aborted(number: int) -> None:
+        own = threading.get_native_id() in {thread.native_id for thread in threading.enumerate()}
+        if own and _phase == ["running"]:
+            libc.signal(number, None)  # in a thread of Python's it has another reason, and goes on
+            return
+        if not _said:
+            text = f"not all processes came within {_PATIENCE} seconds" if _phase == ["joining"] else _LOST
+            print(f"jaxcnn: {text}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    global _handler
+    _handler = kind(aborted)
+    libc.signal(signal.SIGABRT, _handler)
+
+
+_handler: Any = None  # what C calls has to stay in memory
+_said: list[str] = []  # that another process is gone
+_phase = ["running"]
+
+
+def lost(error: BaseException) -> TrainingError | None:
+    """The error to raise instead of one of JAX's when another process is gone; None for any other error."""
+    signs = ("Gloo", "NCCL", "oordination", "heartbeat", "onnection reset", "onnection closed", "ocket closed")
+    # What it says comes as a ValueError from an argument, and else as a RuntimeError.
+    if not joined() or isinstance(error, UserError) or not isinstance(error, (ValueError, RuntimeError)):
+        return None
+    if not any(sign in str(error) for sign in signs):
+        return None
+    _said.append(_LOST)
+    return TrainingError(_LOST)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Raises a TrainingError where JAX says in its own way that another process is gone."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        if (found := lost(error)) is None:
+            raise
+        raise found from error
+
+
+def joined() -> bool:
+    """Whether `join` has been called."""
+    return jax.distributed.is_initialized()
+
+
+def leave(status: int) -> NoReturn:
+    """Ends one of several processes that failed.
+
+    The usual end of Python waits for minutes until all processes end, and they may be waiting for this one. Those that
+    fail for the same reason are waited for a moment, so that each can say it.
+    """
+    with contextlib.suppress(Exception):  # the others do something else, or are gone
+        state = importlib.import_module("jax._src.distributed").global_state  # JAX has no public name for it
+        state.client.wait_at_barrier("jaxcnn/failed", 3000)
+        time.sleep(0.5 if first_process() else 0)  # the others abort when the first one, their coordinator, is gone
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def agree(facts: Mapping[str, Any]) -> None:
+    """Compares facts, JSON, among all processes.
+
+    Raises:
+      UserError: in all processes, when they are not the same; it names the first difference.
+    """
+    if jax.process_count() == 1:
+        return
+    everyone = [json.loads(text) for text in _gathered(json.dumps(facts))]
+    first = everyone[0]
+    for name in dict.fromkeys(name for one in everyone for name in one):
+        for process, one in enumerate(everyone):
+            if one.get(name) != first.get(name):
+                values = " and ".join(json.dumps(each.get(name))[:80] for each in (first, one))
+                raise UserError(
+                    f"processes 0 and {process} differ in {name}: {values}; all processes of a run need the same "
+                    "command, code and data"
+                )
+
+
+def _gathered(text: str) -> list[str]:
+    """The texts of all processes."""
+    own = np.frombuffer(text.encode(), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(np.int32(len(own)))).reshape(-1)
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: len(own)] = own
+    rows = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(sizes), -1)
+    return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+def code_hash() -> str:
+    """The first digits of the SHA-256 of this package's Python files."""
+    found, root = hashlib.sha256(), Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        found.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return found.hexdigest()[:16]
 
 
 def first_process() -> bool:
@@ -102,9 +245,10 @@ class OneDevice:
     """A step on one device: what `DataParallel` does, without anything to be done.
 
     Attributes:
-      size, shard, axis_name: as in `DataParallel`.
+      form, size, shard, axis_name: as in `DataParallel`.
     """
 
+    form: Form = "jit"
     size = 1
     shard = 0, 1
     axis_name: str | None = None
@@ -141,6 +285,7 @@ class DataParallel(OneDevice):
       form: see above.
 
     Attributes:
+      form: see above.
       size: how many there are.
       shard: (which part of each batch this process reads, of how many).
       axis_name: of the mapped axis, in the `pmap` form; None in the other.
@@ -180,8 +325,7 @@ class DataParallel(OneDevice):
     def replicate(self, state: PyTree) -> PyTree:
         """A state of one device, on all of them. It is copied: a step may use up the result."""
         if self.form == "pmap":
-            spread = functools.partial(jnp.stack, axis=0)
-            stacked = jax.tree.map(lambda x: spread([x] * len(self._own)), state)
+            stacked = jax.tree.map(lambda x: jnp.stack([_uncommitted(x)] * len(self._own)), state)
             return jax.pmap(lambda x: x, AXIS, devices=self._all())(stacked)
         return self._put(jax.tree.map(jnp.copy, state), self._whole)
 
@@ -220,6 +364,7 @@ class DataParallel(OneDevice):
                 state, measured = mapped(state, batch)
                 return state, {name: value.addressable_data(0)[0] for name, value in measured.items()}
 
+            run.lower = mapped.lower  # type: ignore[attr-defined]
             return run
         if self.size == 1:
             return jax.jit(step, donate_argnums=0)
@@ -245,6 +390,13 @@ class DataParallel(OneDevice):
             return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
         return jax.tree.map(one, tree)
+
+
+def _uncommitted(x: Any) -> Any:
+    """An array that belongs to no device yet; one of a checkpoint belongs to the first, and `pmap` refuses it."""
+    if jnp.issubdtype(getattr(x, "dtype", np.float32), jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jnp.asarray(np.asarray(jax.random.key_data(x))), impl=jax.random.key_impl(x))
+    return np.asarray(x)
 
 
 def stop_together(step: int) -> bool:

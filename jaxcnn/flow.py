@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.atomic import put
 from jaxcnn.data.augment import Joint
 from jaxcnn.data.dataset import Examples
 from jaxcnn.declared import per_example
@@ -181,7 +182,7 @@ def _targets(flow: Array) -> Array:
     """x + flow(x), as (column, row)."""
     height, width = flow.shape[1:3]
     places = jnp.stack(jnp.broadcast_arrays(jnp.arange(width)[None, :], jnp.arange(height)[:, None]), -1)
-    return flow + places[None]
+    return flow + places[None].astype(flow.dtype)
 
 
 def moved(second: Array | np.ndarray, flow: Array | np.ndarray) -> tuple[Array, Array]:
@@ -198,7 +199,8 @@ def moved(second: Array | np.ndarray, flow: Array | np.ndarray) -> tuple[Array, 
     second, flow = jnp.asarray(second), jnp.asarray(flow, jnp.float32)
     first = warp(second, flow)
     to = _targets(flow)
-    inside = ((to >= 0) & (to <= jnp.array([flow.shape[2] - 1, flow.shape[1] - 1]))).all(-1, keepdims=True)
+    last = jnp.array([flow.shape[2] - 1, flow.shape[1] - 1], to.dtype).reshape(1, 1, 1, 2)
+    inside = ((to >= 0) & (to <= last)).all(-1, keepdims=True)
     if second.dtype == jnp.uint8:
         first = jnp.round(first).astype(jnp.uint8)
     return first, jnp.where(inside, flow, jnp.nan)
@@ -322,7 +324,7 @@ def write_flo(path: str | Path, flow: np.ndarray | Array) -> None:
         raise UserError(f"a .flo file holds one flow (H, W, 2), got {flow.shape}")
     known = np.isfinite(flow).all(-1, keepdims=True)
     header = _MAGIC.astype("<f4").tobytes() + np.array([flow.shape[1], flow.shape[0]], "<i4").tobytes()
-    Path(path).write_bytes(header + np.where(known, flow, _UNKNOWN).astype("<f4").tobytes())
+    put(path, header + np.where(known, flow, _UNKNOWN).astype("<f4").tobytes())
 
 
 def read_flo(path: str | Path) -> np.ndarray:

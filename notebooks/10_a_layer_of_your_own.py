@@ -515,10 +515,10 @@ command(
 
 # %% [markdown]
 # The run's folder knows the file and the options, so `jaxcnn evaluate`, `predict` and `explore` can make the network
-# again, and so can Python:
+# again, and so can Python. Its code lies outside of this notebook's folder, so we say that we trust it:
 
 # %%
-trained = cnn.train.Trained.load(Path(folder.name) / "runs" / "mine")
+trained = cnn.train.Trained.load(Path(folder.name) / "runs" / "mine", trust=True)
 digits = cnn.data.load("digits", "test")
 accuracy = (trained.probabilities(digits.images).argmax(1) == digits.labels).mean()
 print(f"{trained.model.sublayers['conv1']} ... {trained.model.sublayers['pool']}: {100 * accuracy:.1f} %")

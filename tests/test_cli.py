@@ -1,5 +1,6 @@
 """The command line: what each command prints and writes, and one line on stderr for whatever cannot be used."""
 
+import dataclasses
 import json
 import os
 import re
@@ -18,6 +19,8 @@ import jaxcnn
 from jaxcnn import cli, data, models, tasks, train
 from jaxcnn.inspect import summary
 from jaxcnn.ops import cpu
+from jaxcnn.signals import stopped_by_sigterm
+from jaxcnn.train.stopping import asked_to_stop
 
 OWN = """
 import jaxcnn as cnn
@@ -214,6 +217,7 @@ def test_train_says_what_it_does_and_finds_a_name_for_the_run(run, columns, tmp_
 
 
 def test_resume_goes_on_as_if_nothing_had_happened(run, columns, tmp_path, monkeypatch):
+    monkeypatch.chdir(columns)  # code is executed where it lies below the current folder
     assert run(*train_columns(columns, tmp_path / "whole"))[0] == 0
     whole = train.fit.__globals__["batches"]
 
@@ -339,7 +343,8 @@ def test_predict_dark_on_light(digits, run, pages, tmp_path):
     assert rows[0]["probabilities"] == rows[1]["probabilities"] != rows[2]["probabilities"]
 
 
-def test_a_run_of_ones_own_model_can_be_asked(run, columns, tmp_path):
+def test_a_run_of_ones_own_model_can_be_asked(run, columns, tmp_path, monkeypatch):
+    monkeypatch.chdir(columns)
     assert run(*train_columns(columns, tmp_path / "run"))[0] == 0
     found = json.loads(run("evaluate", tmp_path / "run", "--json")[1])
     assert (found["accuracy"], found["examples"]) == (1, 12)
@@ -453,6 +458,64 @@ def test_training_that_diverges_says_at_which_step(run, columns, tmp_path):
     assert not (tmp_path / "run/result.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--parallel", "jit"), ("--seed", "0"), ("--optimizer", "adam"), ("--precision", "float32"),
+        ("--accumulate", "1"), ("--augment", "auto"), ("--validation", "0.1"), ("--schedule", "cosine"),
+        ("--batch-size", "16"), ("--ema", "0.5"), ("--weight-decay", "0"), ("--warmup", "0"), ("--ensemble", "0"),
+    ],
+)  # fmt: skip
+def test_resume_refuses_another_value_even_the_default(option, value, run, changed, monkeypatch):
+    """What decides the figures is the run's; the value that an option has by default may be asked for, too."""
+    monkeypatch.setattr(train, "fit", None)
+    name = option[2:].replace("-", "_")
+    was = json.loads((changed / "config.json").read_text())[name]
+    said = f"jaxcnn: {changed} was made with {option} {was}, not"
+    for given in ([option, value], [f"{option}={value}"]):
+        status, _, err = run("train", "--resume", "--run", changed, *given)
+        assert status == 1
+        assert err.startswith(said)
+    assert run("train", "lenet5", "--resume", "--run", changed)[0] == 1
+
+
+def test_the_same_command_with_resume_is_no_other_one(run, digits):
+    """What `auto` stood for is in config.json."""
+    assert json.loads((digits / "config.json").read_text())["augment"] == "affine"
+    same = ["train", "mlp", "--epochs", "3", "--augment", "auto", "--seed", "0", "--run", digits, "--resume"]
+    assert run(*same)[0] == 0
+
+
+@pytest.fixture(scope="module")
+def changed(columns, tmp_path_factory):
+    """A run that was stopped, none of whose options are those by default."""
+    path = tmp_path_factory.mktemp("changed") / "run"
+    config = {
+        "model": f"{columns}/mine.py:tiny", "parallel": "pmap", "seed": 1, "optimizer": "sgd", "precision": "bfloat16",
+        "accumulate": 2, "augment": "affine", "validation": 0.2, "schedule": "constant", "batch_size": 8, "ema": 0.9,
+        "weight_decay": 0.1, "warmup": 1.0, "ensemble": 2, "devices": 2,
+    }  # fmt: skip
+    train.Run(path).make()
+    train.Run(path).write("config.json", config)
+    return path
+
+
+def test_what_is_in_config_json_decides_the_figures_and_nothing_else(run, columns, tmp_path):
+    """Every option is in it, and restored, or is one of the process; each new one has to be put in one of the two."""
+    assert run(*train_columns(columns, tmp_path / "run"))[0] == 0
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    free = {"run", "resume", "distributed", "coordinator", "processes", "process", "save_every", "keep", "tensorboard",
+            "profile", "workers"}  # fmt: skip
+    options = {field.name for field in dataclasses.fields(cli.Train)}
+    assert options - config.keys() == free
+    assert (config["parallel"], config["devices"], config["platform"]) == ("jit", 1, jax.default_backend())
+
+
+@pytest.mark.parametrize("size", ["²,3", "4,³", "٣,x"])
+def test_digits_that_are_no_numbers(size, run):
+    assert run("train", "mlp", "--size", size)[0] == 1
+
+
 # --- as a process ------------------------------------------------------------------------------------------------
 
 
@@ -475,6 +538,66 @@ def test_a_process_that_is_stopped_leaves_a_run_to_go_on_with(columns, tmp_path)
 
 
 @pytest.mark.parametrize(
+    ("number", "expected", "said"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "stopped by SIGTERM")]
+)
+@pytest.mark.parametrize("where", ["data", "state", "evaluation", "pictures"])
+def test_a_signal_outside_of_the_loop(number, expected, said, where, run, columns, tmp_path, monkeypatch):
+    """While data is read, the network is made, the test set is measured, or the pictures are drawn."""
+
+    def stopped(*_, **__):
+        signal.raise_signal(getattr(signal, number))
+
+    if where == "data":
+        monkeypatch.setattr(data, "load", stopped)
+    else:
+        name = {"state": "create_state", "evaluation": "FitResult", "pictures": "_pictures"}[where]
+        monkeypatch.setitem(train.fit.__globals__, name, stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    status, _, err = run(*train_columns(columns, tmp_path / "run"))
+    assert status == expected
+    assert err.startswith(f"jaxcnn: {said}")
+    assert err.count("\n") == 1
+    assert signal.getsignal(signal.SIGTERM) is before
+    if where == "evaluation":
+        assert json.loads(run("runs", tmp_path / "run", "--json")[1])[0]["state"] == "stopped"
+
+
+@pytest.mark.parametrize("args", [("evaluate", "{run}"), ("predict", "{run}", "{run}/curves.png"), ("export", "{run}")])
+def test_sigterm_ends_every_command_with_143(args, run, digits, monkeypatch):
+    monkeypatch.setattr(train.Trained, "load", lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert run(*(arg.format(run=digits) for arg in args)) == (143, "", "jaxcnn: stopped by SIGTERM\n")
+
+
+def test_a_run_that_was_stopped_says_so_until_it_goes_on(run, columns, tmp_path, monkeypatch):
+    args = train_columns(columns, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        whole = data.batches
+        patch.setitem(
+            train.fit.__globals__, "batches",
+            lambda *given: signal.raise_signal(signal.SIGTERM) or whole(*given) if given[3] == 2 else whole(*given),
+        )  # fmt: skip
+        status, _, err = run(*args)
+    assert (status, "which is saved; go on with" in err) == (143, True)
+    assert json.loads(run("runs", tmp_path / "run", "--json")[1])[0]["state"] == "stopped"
+    assert run("train", "--resume", "--run", tmp_path / "run")[0] == 0
+    assert json.loads(run("runs", tmp_path / "run", "--json")[1])[0]["state"] == "complete"
+
+
+def test_signals_that_are_ignored_stay_ignored(monkeypatch):
+    """As a shell's background job ignores Ctrl-C; and what was not set by Python cannot be set again."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with asked_to_stop(train.Run("unused")) as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.signal is None
+        monkeypatch.setattr(signal, "getsignal", lambda number: None)
+        with asked_to_stop(train.Run("unused")), stopped_by_sigterm():
+            pass
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
     ("args", "says"),
     [
         (["train", "lenet"], "unknown model 'lenet'"),
@@ -484,7 +607,7 @@ def test_a_process_that_is_stopped_leaves_a_run_to_go_on_with(columns, tmp_path)
 def test_a_process_that_fails_writes_one_line(args, says, digits, tmp_path):
     """Nothing else: no warnings of libraries, no traces of threads."""
     shutil.copytree(digits, tmp_path / "damaged")
-    for path in (tmp_path / "damaged/checkpoints").glob("*/arrays/**/d/*"):
+    for path in (tmp_path / "damaged/checkpoints").glob("*/arrays.safetensors"):
         os.truncate(path, 100)
     process = command(*args, cwd=tmp_path)
     out, err = process.communicate(timeout=60)
@@ -511,6 +634,7 @@ def test_train_an_ensemble_with_augmentations_and_go_on_with_it(run, tmp_path):
 
 def test_train_from_weights_with_frozen_layers_and_another_head(run, tmp_path, monkeypatch):
     """A small ResNet's weights for 7 classes begin a network for 10 whose first stage stays as it was."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "nets.py").write_text(
         "import jaxcnn as cnn\n\n"
         "def net(classes):\n"

@@ -1,5 +1,6 @@
 """One device or eight, one process or four: the same losses, the same run."""
 
+import contextlib
 import json
 import os
 import re
@@ -31,12 +32,19 @@ def start(requests, devices=1, **environment):
 
 
 def start_together(count, requests, devices=1):
-    """Several processes that know of each other by the environment, as those of a cluster."""
+    """Several processes that know of each other by the environment, as those of a cluster; with requests of their own
+    where these are a tuple."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     return [
-        start(requests, devices, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=str(count), JAX_PROCESS_ID=str(i))
+        start(
+            requests[i] if isinstance(requests, tuple) else requests,
+            devices,
+            JAX_COORDINATOR_ADDRESS=address,
+            JAX_NUM_PROCESSES=str(count),
+            JAX_PROCESS_ID=str(i),
+        )
         for i in range(count)
     ]
 
@@ -119,12 +127,131 @@ def test_processes_that_are_stopped_go_on_together(tmp_path):
     assert re.fullmatch(r"stopped: stopped after step \d+, which is saved", first[0])
     assert not (runs[1] / "result.json").exists()
     again = answers(start_together(2, [{**request, "run": str(runs[1]), "resume": True}]))
+    assert untimed(again[0][0]) == untimed(again[1][0]) == untimed(whole[0][0])
 
-    def untimed(answer):
-        history, result = answer[0]
-        return [{k: v for k, v in r.items() if k not in ("seconds", "images_per_second")} for r in (*history, result)]
 
-    assert untimed(again[0]) == untimed(again[1]) == untimed(whole[0])
+def untimed(answer):
+    history, result = answer
+    return [{k: v for k, v in r.items() if k not in ("seconds", "images_per_second")} for r in (*history, result)]
+
+
+def test_a_run_goes_on_with_its_devices_and_its_form(tmp_path):
+    """With pmap, to the last digit. Another form or, with pmap, another number would give other figures: refused."""
+    request = {"do": "fit", "batch": 48, "epochs": 3, "form": "pmap", "count": 2, "augment": True}
+    paths = [str(tmp_path / name) for name in ("whole", "stopped", "jit", "one")]
+    again = {**request, "run": paths[1], "resume": True}
+    other = {"do": "fit", "batch": 48, "epochs": 3, "form": "jit", "count": 2, "stop": 4, "run": paths[2]}
+    requests = [
+        {**request, "run": paths[0]}, {**request, "run": paths[1], "stop": 4}, {**again, "form": "jit"},
+        {**again, "count": 1}, again, other, {**other, "count": 1, "stop": -1, "resume": True},
+    ]  # fmt: skip
+    process = start(requests, 2)
+    out, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors[-3000:]
+    whole, stopped, form, count, resumed, first, fewer = json.loads(re.search("^answers (.*)$", out, re.MULTILINE)[1])
+    assert stopped == first == "stopped: stopped after step 15, which is saved"
+    assert form == f'{paths[1]} was made with parallel="pmap", not "jit"; start another run for that'
+    assert re.search("was made with pmap on 2 devices, each with its own random numbers; .* as many, not 1", count)
+    assert untimed(resumed) == untimed(whole)
+    # With jit, another number of devices changes the order of sums alone, which is said.
+    assert fewer[1]["epochs"] == 3
+    (warned,) = json.loads(re.search("^warnings (.*)$", out, re.MULTILINE)[1])
+    assert "was made on 2 devices (cpu) and goes on with 1 (cpu)" in warned
+
+
+def test_processes_that_were_started_differently_refuse(tmp_path):
+    """Each would train something else; together they would train none of it."""
+    fit = {"do": "fit", "batch": 48, "epochs": 1, "form": "jit", "run": str(tmp_path / "run")}
+    changes = {"seed": (3, 4), "epochs": (1, 2), "batch": (48, 24), "lr": (3e-3, 1e-3), "pixel": (0, 1)}
+    changes["augment"] = (True, False)
+    requests = tuple([{**fit, name: values[i]} for name, values in changes.items()] for i in range(2))
+    found = answers(start_together(2, requests))
+    assert found[0] == found[1]
+    names = ["seed: 3 and 4", "epochs: 1 and 2", "batch_size: 48 and 24", "the program of a step", "the training data"]
+    for said, name in zip(found[0], [*names, "the program of a step"], strict=True):
+        assert said.startswith(f"processes 0 and 1 differ in {name}")
+        assert said.endswith("all processes of a run need the same command, code and data")
+    assert not (tmp_path / "run").exists()
+
+
+@contextlib.contextmanager
+def commands(tmp_path, *more):
+    """Two processes of `jaxcnn train`, each with options of its own; gone at the end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    own = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "jaxcnn", "train", "mlp", "--epochs", "100000", "--run", str(tmp_path / "run"),
+             "--coordinator", address, "--processes", "2", "--process", str(i), *(more[i] if more else ())],
+            cwd=ROOT, text=True, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.__exit__(None, None, None)
+
+
+def ended(process, seconds):
+    _, errors = process.communicate(timeout=seconds)
+    return process.returncode, [line for line in errors.splitlines() if line.startswith("jaxcnn: ")], errors
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ((["--seed", "0"], ["--seed", "1"]), "processes 0 and 1 differ in --seed: 0 and 1; all processes"),
+        (([], ["--resume"]), "processes 0 and 1 differ in --resume: false and true; all processes"),
+    ],
+)
+def test_commands_that_differ_refuse(more, says, tmp_path):
+    with commands(tmp_path, *more) as processes:
+        for process in processes:
+            status, lines, errors = ended(process, 120)
+            assert (status, len(lines)) == (1, 1), errors
+            assert says in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+def wait_for_an_epoch(run):
+    deadline = time.monotonic() + 180
+    while not (run / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("gone", "number"),
+    [(0, signal.SIGKILL), (1, signal.SIGKILL), pytest.param(1, signal.SIGSTOP, marks=pytest.mark.slow)],
+)
+def test_when_a_process_is_gone_the_other_says_so(gone, number, tmp_path):
+    """In one sentence and within a minute, whether it was the first one, which the others meet at, or another.
+
+    A process that is only stopped keeps its connections: the other waits for it inside of a sum.
+    """
+    with commands(tmp_path) as processes:
+        wait_for_an_epoch(tmp_path / "run")
+        processes[gone].send_signal(number)
+        status, lines, errors = ended(processes[1 - gone], 60)
+    assert status == 1, errors
+    assert len(lines) == 1, errors
+    assert lines[0].startswith("jaxcnn: another process of this run has ended, or cannot be reached: ")
+    assert "Traceback" not in errors
+
+
+def test_a_process_that_fails_alone_does_not_keep_the_others(tmp_path, data_dir):
+    (tmp_path / "empty").mkdir()
+    mnist = ["--data", "mnist", "--data-dir"]
+    with commands(tmp_path, [*mnist, str(data_dir)], [*mnist, str(tmp_path / "empty")]) as processes:
+        first, second = ended(processes[1], 120), ended(processes[0], 60)
+    assert (first[0], second[0]) == (1, 1), second[2]
+    assert "the dataset mnist is not prepared" in first[1][0]
+    assert [len(first[1]), len(second[1])] == [1, 1], second[2]
+    assert "Traceback" not in second[2]
 
 
 def test_batches_that_the_devices_cannot_share(monkeypatch):

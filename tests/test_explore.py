@@ -10,8 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -539,6 +541,70 @@ def test_broken_requests_get_a_message(server: Server) -> None:
         raw.sendall(b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n")
         assert b"Traceback" not in raw.recv(10_000)
     assert ask(server, "about")[0] == 200
+
+
+# Not a number that a query may have: text, signs, other digits, too large, none, bytes that are no UTF-8, a null byte.
+NO_NUMBERS = ("--5", "+5", "-", "", "abc", "1.5", "1e3", "nan", "inf", "0x10", "1_0", "%201", "%C2%B2", "%D9%A3",
+              "9" * 10, "9" * 5000, "-" + "9" * 5000, "%ff", "%00", "1%00", "%F0%9F%98%80", "None", "[1]")  # fmt: skip
+FIELDS = {"examples": ("label", "first", "count"), "filters": ("layer", "first", "count", "channel")}
+
+
+@pytest.mark.parametrize("route", FIELDS)
+def test_malformed_queries_are_refused(server: Server, route: str) -> None:
+    """With a status from 400 to 499 and one sentence, whatever a field is."""
+    start = f"{route}?layer=conv1&" if route == "filters" else f"{route}?"
+    queries = [f"{field}={value}" for field in FIELDS[route] if field != "layer" for value in NO_NUMBERS]
+    queries += [f"{field}={value}" for field in FIELDS[route] for value in ("-99", "999999999")]
+    queries += ["first=0&first=1", "&".join(f"f{i}=1" for i in range(50)), "&".join(["a=1"] * 5000), "%ff=1", "first"]
+    bad = [start + query for query in queries]
+    bad += [f"{route}?layer={value}" for value in NO_NUMBERS if route == "filters"]
+    for path in bad:
+        status, _, body = ask(server, path)
+        assert 400 <= status < 500, path[:80]
+        error = json.loads(body)["error"]
+        assert 0 < len(error) < 1200
+        assert "\n" not in error
+
+
+def test_hostile_values_are_refused_by_every_route(server: Server) -> None:
+    number = look(server, {"source": "example", "index": 0})[1]["look"]
+    hostile: list[Any] = [
+        None, True, -1, 10**9, 10**400, 1.5, float("nan"), float("inf"), -0.0, "", "--5", "\u00b2", "\0", "\ud800",
+        "x" * 100_000, [], [[]], [None] * 100, {}, {"a": {}},
+    ]  # fmt: skip
+    good: dict[str, dict[str, Any]] = {
+        "unit": {"look": number, "layer": "conv1", "place": [0, 0, 0]},
+        "overlay": {"look": number, "kind": "saliency", "layer": "conv1", "unit": 0, "pixel": [0, 0]},
+        "look": {"source": "example", "index": 0, "layers": [{"name": "conv1", "first": 0, "count": 1, "side": 8}]},
+    }
+    for path, record in good.items():
+        assert ask(server, path, "POST", pack(record))[0] == 200
+        inside = record["layers"][0] if path == "look" else {}
+        changed = [{**record, name: value} for name in record for value in hostile]
+        changed += [{**record, "layers": [{**inside, name: value}]} for name in inside for value in hostile]
+        for asked in changed:
+            # NaN and infinity are JSON to Python; `pack` would send null.
+            head = json.dumps(asked).encode()
+            status, _, body = ask(server, path, "POST", len(head).to_bytes(4, "little") + head)
+            assert status == 200 or 400 <= status < 500, (path, str(asked)[:200], body[:300])
+    for path in ("about", "layers", "figure/x", "no", "a/" * 2000, "%00", "?" + "a=1&" * 50, "//[", "about?%ff"):
+        assert ask(server, path)[0] < 500, path[:80]
+    for target in ("http://[/about", "http://127.0.0.1:x/", "*", "//[", "/" + "x" * 70_000):
+        with socket.create_connection(("127.0.0.1", server.server_port), 10) as raw:
+            raw.sendall(f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\n\r\n".encode())
+            assert raw.recv(100).startswith(b"HTTP/1.1 4"), target[:80]
+
+
+def test_two_hundred_requests_at_once(network: Network) -> None:
+    """All are answered: nobody's connection is reset since the queue is full."""
+    with serve(network) as server, ThreadPoolExecutor(200) as pool:
+        barrier = threading.Barrier(200)
+
+        def one(_: int) -> int:
+            barrier.wait(60)
+            return ask(server, "about")[0]
+
+        assert list(pool.map(one, range(200))) == [200] * 200
 
 
 def test_units_that_are_not_there(server: Server) -> None:

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def net(classes):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Two epochs of a network of one's own on some of the digits."""
     folder = tmp_path_factory.mktemp("served")
     (folder / "mine.py").write_text(NET)
@@ -157,7 +158,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     name = f"{folder}/mine.py:net"
     train.fit(models.make(name), digits, test=test, epochs=2, batch_size=32, run=folder / "run", show=False,
               config={"model": name, "data": "digits"})  # fmt: skip
-    return folder / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # code is executed where it lies below the current folder
+        yield folder / "run"
 
 
 @pytest.fixture(scope="module")

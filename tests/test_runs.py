@@ -94,7 +94,8 @@ def test_json_has_the_same_and_more(folder: Path, command: Any) -> None:
     rows = json.loads(command("--json")[1])
     assert [row["run"] for row in rows] == ["runs/mlp-9", "runs/mlp-10", "runs/sweep/cifar"]
     assert rows[1] == {
-        "run": "runs/mlp-10", "state": "complete", "model": "mlp", "data": "digits", "epochs": 3, "planned_epochs": 3,
+        "run": "runs/mlp-10", "state": "complete", "process": None, "host": None,
+        "model": "mlp", "data": "digits", "epochs": 3, "planned_epochs": 3,
         "best_epoch": 2, "validation_accuracy": 0.9, "validation_loss": pytest.approx(0.1), "test_accuracy": 0.875,
         "test_loss": 0.5, "measure": "accuracy", "validation": 0.9, "test": 0.875,
         "seconds": 61.5, "trouble": None, "settings": {"lr": None, "seed": 0, "freeze": None},
@@ -127,16 +128,6 @@ def test_several_paths_and_no_run_twice(folder: Path, command: Any) -> None:
     assert [row["run"] for row in rows] == [str(folder / "sweep/cifar"), "runs/mlp-10"]
 
 
-def test_a_run_that_was_written_to_a_moment_ago_may_be_running(folder: Path) -> None:
-    (run,) = runs.find([folder / "mlp-9"])
-    assert run.state == "interrupted"
-    (folder / "mlp-9/metrics.jsonl").touch()
-    (run,) = runs.find([folder / "mlp-9"])
-    assert run.state == "running?"
-    slow = write(folder / "slow", history(0.5, seconds=1500.0))  # the second epoch may take this long
-    assert runs.find([slow])[0].state == "running?"
-
-
 @pytest.mark.parametrize(
     ("file", "content", "says"),
     [
@@ -146,6 +137,11 @@ def test_a_run_that_was_written_to_a_moment_ago_may_be_running(folder: Path) -> 
         ("result.json", "[1]", "result.json is no object"),
         ("metrics.jsonl", '{"epoch": 1, "loss": 2.0}\n{"epo', "line 2 of metrics.jsonl cannot be read"),
         ("metrics.jsonl", '7\n{"epoch": "one"}\n{"loss": 1}', "line 1 of metrics.jsonl .*line 2 .*line 3 "),
+        ("metrics.jsonl", '{"epoch": 1, "loss": 1' + "0" * 400 + "}", "line 1 of metrics.jsonl cannot be read"),
+        ("metrics.jsonl", '{"epoch": 1, "loss": ' + "[" * 20000, "line 1 of metrics.jsonl cannot be read"),
+        ("config.json", "[" * 20000, "config.json cannot be read: it is nested too deeply"),
+        ("config.json", '{"a": 1' + "0" * 9999 + "}", "config.json cannot be read: Exceeds the limit"),
+        ("result.json", "null", "result.json is no object"),
         ("metrics.jsonl", b"\xff\xfe\x00", "metrics.jsonl cannot be read: .*decode"),
     ],
 )

@@ -583,7 +583,8 @@ def test_a_part_can_be_held_out(folder):
             streamed(folder).hold_out(share)
 
 
-def test_the_command_line_streams(folder, tmp_path, capsys):
+def test_the_command_line_streams(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(
         "import jaxcnn as cnn\ndef net(classes): return cnn.serial(cnn.avg_pool(16), cnn.flatten, cnn.dense(classes))"
     )

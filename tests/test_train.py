@@ -1,5 +1,6 @@
 """The step, the loop, evaluation, and a run's folder: what is learned, what is kept, and what is said when it fails."""
 
+import dataclasses
 import io
 import json
 import math
@@ -21,7 +22,10 @@ from PIL import Image
 
 import jaxcnn as cnn
 from jaxcnn import data, losses, metrics, train
+from jaxcnn.data.preprocess import to_float
+from jaxcnn.devices import OneDevice
 from jaxcnn.errors import Stopped, TrainingError, UserError
+from jaxcnn.train import agreement, identity
 from jaxcnn.train.checkpoint import Checkpoints
 from jaxcnn.train.progress import Display
 
@@ -766,6 +770,54 @@ def terminated():
     signal.raise_signal(signal.SIGTERM)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"batch_size": 20}, "batch_size=12, not 20"), ({"seed": 1}, "seed=0, not 1"),
+        ({"epochs": 9}, "epochs=2, not 9"),
+        ({"accumulate": 2}, "accumulate=1, not 2"), ({"ema": 0.9}, "ema=null, not 0.9"),
+        ({"preprocess": to_float}, "preprocess=|other preprocess"),
+        ({"loss_scale": True}, "loss_scale=false, not true"),
+    ],
+)  # fmt: skip
+def test_a_run_goes_on_with_its_settings_only(change, says, begun):
+    """Figures would be neither the ones of the old settings nor of the new ones."""
+    settings = {"epochs": 2, "batch_size": 12, "run": begun, "resume": True, "show": False}
+    with pytest.raises(UserError, match=f"was made with ({says}).*start another run for that"):
+        train.fit(linear(), DATA, **{**settings, **change})
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    path = tmp_path_factory.mktemp("begun") / "run"
+    train.fit(linear(), DATA, epochs=2, batch_size=12, run=path, show=False)
+    return path
+
+
+def test_devices_and_platform_of_a_run(begun):
+    config = train.Run(begun).config
+    assert agreement.check_devices(config, OneDevice(), "run") is None
+    assert agreement.check_devices({}, OneDevice(), "run") is None  # of an earlier version
+    said = agreement.check_devices({**config, "devices": 4, "platform": "gpu"}, OneDevice(), "run")
+    assert said is not None
+    assert said.startswith("run was made on 4 devices (gpu) and goes on with 1 (cpu)")
+
+
+def test_the_hash_of_data_is_of_all_its_bytes():
+    images = np.arange(2 * 6 * 6, dtype=np.uint8).reshape(2, 6, 6, 1)
+    found = data.Dataset(images, np.array([0, 1]), ("a", "b"))
+    first = identity.of_data(found)
+    assert first == identity.of_data(data.Dataset(images.copy(), np.array([0, 1]), ("a", "b"), "other"))
+    images[1, 5, 5, 0] += 1
+    others = [
+        found, found.take([1, 0]), found.take([0]), dataclasses.replace(found, classes=("b", "a")),
+        data.Examples(images, {"x": found.labels}), data.Examples(np.asfortranarray(images), found.labels),
+    ]  # fmt: skip
+    hashes = [identity.of_data(one)["sha256"] for one in others]
+    assert len({first["sha256"], *hashes[:5]}) == 6
+    assert first["count"] == 2
+
+
 @pytest.mark.parametrize(("epoch", "step"), [(1, 3), (3, 0), (3, 4)])
 @pytest.mark.parametrize("interrupt", [killed, ctrl_c, terminated])
 def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(
@@ -952,7 +1004,9 @@ def test_a_folder_that_is_not_empty_is_left_alone(tmp_path):
         (None, "the run folder .* is not there"),
         ({}, "is no run of jaxcnn: it has no config.json"),
         ({"config.json": "{"}, "config.json cannot be read"),
-        ({"config.json": "{}"}, "config.json does not say 'preprocess': the network cannot be rebuilt from it"),
+        ({"config.json": "[1]"}, r"config.json should hold a JSON object, it holds \[1\]"),
+        ({"config.json": "[" * 20000}, "config.json cannot be read: it is nested too deeply"),
+        ({"config.json": "{}"}, "has no weights yet"),
     ],
 )
 def test_a_folder_that_is_no_run(tmp_path, files, says):
@@ -988,7 +1042,7 @@ def unfinished(tmp_path_factory):
 
 
 @pytest.mark.parametrize("how", ["cut", "empty", "gone", "flipped"])
-@pytest.mark.parametrize("which", ["arrays/**/d/*", "arrays/_METADATA", "progress.json", "manifest.json"])
+@pytest.mark.parametrize("which", ["arrays.safetensors", "progress.json", "manifest.json"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(undisturbed, unfinished, tmp_path, which, how):
     fitted, _ = undisturbed
     run = tmp_path / "run"
@@ -1022,7 +1076,9 @@ def test_a_run_whose_settings_were_changed_does_not_go_on(unfinished, tmp_path):
     config = (tmp_path / "run/config.json").read_text()
     (tmp_path / "run/config.json").write_text(config.replace('"seed": 0', '"seed": 1'))
     with pytest.raises(UserError, match=r"config.json is not what it was when the run began"):
-        train.fit(small(), DATA, resume=True, run=tmp_path / "run", **LONG)
+        train.fit(small(), DATA, resume=True, run=tmp_path / "run", **{**LONG, "seed": 1})
+    with pytest.raises(UserError, match="was made with seed=1, not 0"):
+        train.fit(small(), DATA, resume=True, run=tmp_path / "run", **{**LONG, "seed": 0})
 
 
 def test_when_all_checkpoints_are_damaged_it_says_so(undisturbed, tmp_path):
@@ -1032,7 +1088,7 @@ def test_when_all_checkpoints_are_damaged_it_says_so(undisturbed, tmp_path):
         damaged(path, "cut")
     for use in (
         lambda: train.Trained.load(run, small()),
-        lambda: train.fit(small(), DATA, epochs=9, run=run, resume=True, **SETTINGS),
+        lambda: train.fit(small(), DATA, epochs=4, run=run, resume=True, **SETTINGS),
     ):
         with pytest.raises(UserError, match=r"step 20 is damaged \(progress.json is not what was written\).*start"):
             use()
@@ -1042,7 +1098,7 @@ def test_when_all_checkpoints_are_damaged_it_says_so(undisturbed, tmp_path):
 def test_a_checkpoint_of_another_network_is_refused(undisturbed, tmp_path):
     shutil.copytree(undisturbed[1], tmp_path / "run")
     with pytest.raises(UserError, match="of another network"):
-        train.fit(linear(), DATA, epochs=9, run=tmp_path / "run", resume=True, **SETTINGS)
+        train.fit(linear(), DATA, epochs=4, run=tmp_path / "run", resume=True, **SETTINGS)
 
 
 @pytest.fixture
@@ -1087,8 +1143,7 @@ def test_a_full_disk_while_writing_a_json_file(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    for name in ("write_text", "open"):
-        monkeypatch.setattr(Path, name, full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(TrainingError, match=r"result.json cannot be written: the disk is full"):
         run.write("result.json", {"a": 2})
     monkeypatch.undo()

@@ -33,7 +33,8 @@ def load(
     Args:
       name: `digits` (with the package), `mnist`, `cifar10`, another image classification set of tensorflow-datasets,
         or the path of a folder: `folder/CLASS/IMAGE`, or `folder/train/CLASS/IMAGE` beside `test`, `validation` or
-        `val`; or of a prepared set's folder, the one with `dataset_info.json`.
+        `val`; or of a prepared set's folder, the one with `dataset_info.json`. Hidden files and folders are left out,
+        links to folders below a class's, too, with a warning; class names are in Unicode's normal form C.
       split: `train` or `test`, or another one the set has; with a slice as in `train[:1000]` or `train[90%:]`. A set
         with one split only is divided, every fifth example of a class being the test's. A set without `test` gives
         its `validation` or `val`.

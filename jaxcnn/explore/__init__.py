@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxcnn.core import Layer
 from jaxcnn.data.dataset import Dataset
+from jaxcnn.errors import Stopped
 from jaxcnn.explore import subject
 from jaxcnn.explore.network import Network
 from jaxcnn.explore.server import Answers, Server
@@ -40,6 +41,7 @@ def explore(
     state: Any = None,
     preprocess: Callable[[Any], Any] | None = None,
     data: Dataset | None = None,
+    trust: bool = False,
 ) -> None:
     """Serves the page of a network on this machine until Ctrl-C, or writes it as one file.
 
@@ -52,6 +54,7 @@ def explore(
       params, state: the variables of a Layer.
       preprocess: what makes its input of uint8 images; 0 to 1 when not given.
       data: the images to choose from, and the names of the classes; the run's test data when not given.
+      trust: as in `Trained.load`, for the folder of a run.
 
     Raises:
       UserError: for no run, a network that is given more than an image or says nothing of it that can be shown, an
@@ -61,18 +64,23 @@ def explore(
         from jaxcnn.explore import frozen
 
         frozen.check(export)
-    chosen, first = _chosen(run, image, params, state, preprocess, data)
+    chosen, first = _chosen(run, image, params, state, preprocess, data, trust)
     network = Network(chosen)
     if export is not None:
         size = frozen.write(network, export, first, Path(image).name if image is not None else "")
         print(f"{printable(export)}: {size / 1e6:.1f} MB; it opens in a browser without a server", flush=True)
         return
     name = Path(image).name if image is not None else ""
-    with contextlib.suppress(KeyboardInterrupt), serve(network, port, first, name) as server:
-        print(f"{printable(chosen.title)}: {server.url}  (Ctrl-C ends it)", flush=True)
-        if open_browser and (sys.platform in ("darwin", "win32") or _display()):
-            threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
-        threading.Event().wait()
+    try:
+        with serve(network, port, first, name) as server:
+            print(f"{printable(chosen.title)}: {server.url}  (Ctrl-C ends it)", flush=True)
+            if open_browser and (sys.platform in ("darwin", "win32") or _display()):
+                threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
+            threading.Event().wait()
+    except Stopped:  # SIGTERM, which the command says
+        raise
+    except KeyboardInterrupt:
+        pass
 
 
 @contextlib.contextmanager
@@ -107,14 +115,20 @@ def _warm(network: Network) -> None:
 
 
 def _chosen(
-    run: str | Path | Trained | Layer, image: str | Path | None, params: Any, state: Any, preprocess: Any, data: Any
+    run: str | Path | Trained | Layer,
+    image: str | Path | None,
+    params: Any,
+    state: Any,
+    preprocess: Any,
+    data: Any,
+    trust: bool,
 ) -> tuple[subject.Subject, np.ndarray | None]:
     if isinstance(run, Layer):
         chosen = subject.of_layer(run, params, state, preprocess, data)
     elif isinstance(run, Trained):
         chosen = subject.of_trained(run, data)
     else:
-        chosen = subject.of_run(run)
+        chosen = subject.of_run(run, trust)
     return chosen, None if image is None else chosen.read(image)
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxcnn import __version__
+from jaxcnn.atomic import put
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.explore import server
 from jaxcnn.explore.network import Look, Network, packed, stacked
@@ -56,14 +56,7 @@ def write(network: Network, path: str | Path, first: np.ndarray | None = None, n
     """
     file = check(path)
     text = page(network, first, name).encode()
-    part = file.with_name(f".{file.name}.part")
-    try:
-        part.write_bytes(text)
-        os.replace(part, file)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
+    put(file, text)
     return len(text)
 
 
@@ -179,11 +172,11 @@ def _filters(network: Network, records: list[dict[str, Any]], most: int) -> dict
 def _figures(network: Network, about: dict[str, Any]) -> dict[str, str]:
     kept: dict[str, str] = {}
     for name in FIGURES:
-        folder = network.subject.folder
-        if folder is None or not (folder / name).is_file():
+        try:
+            picture = network.subject.figure(name)
+        except DataError:  # the page has a note of it
             continue
-        picture = (folder / name).read_bytes()
-        if len(picture) <= _FIGURE:
+        if picture is not None and len(picture) <= _FIGURE:
             kept[name] = f"data:image/png;base64,{_text(picture)}"
     about["figures"] = list(kept)
     return kept

@@ -413,7 +413,7 @@ class Network:
     def _covering(self) -> Any:
         def run(params: Any, state: Any, given: jax.Array, corners: jax.Array, index: Any, size: Any) -> jax.Array:
             link = self.subject.answer.probability or link_of(Program(self.model, params, state, (given,)))
-            y, x = (jnp.arange(n) - corners[:, axis, None] for axis, n in enumerate(self.shape[:2]))
+            y, x = (jnp.arange(n)[None] - corners[:, axis, None] for axis, n in enumerate(self.shape[:2]))
             inside = ((y >= 0) & (y < size))[:, :, None] & ((x >= 0) & (x < size))[:, None, :]
             covered = jnp.where(inside[..., None], jnp.zeros((), given.dtype), given)
             outputs = link(fuse(lambda *args: self.model.apply(*args)[0])(params, state, covered))

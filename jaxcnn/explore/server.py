@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import re
 import secrets
 import socket
 import struct
@@ -46,6 +47,7 @@ SIDE, MOST_MAPS = 112, 64
 SECONDS = 0.7  # of an occlusion that is not done: the page shows what there is, and asks again
 _MOST_BYTES = 32 << 20  # of an image file
 _MOST_JSON = 1 << 20
+_MOST_FIELDS = 20  # of a query
 
 
 class Refused(UserError):
@@ -115,7 +117,28 @@ def integer(record: Mapping[str, Any], name: str, low: int, high: int, default: 
     return value
 
 
+def numbers(asked: Mapping[str, str], *names: str) -> dict[str, int]:
+    """The integers of a query that it gives under these names, each of at most nine digits."""
+    for name in names:
+        if not re.fullmatch("-?[0-9]{1,9}", asked.get(name, "0")):
+            raise Refused(f"{name}: expected an integer, got {asked[name][:40]!r}")
+    return {name: int(asked[name]) for name in names if name in asked}
+
+
+def query(sent: str) -> dict[str, str]:
+    """The fields of a query, each given once."""
+    try:
+        pairs = parse_qsl(sent, keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict")
+    except ValueError:  # a UnicodeDecodeError too
+        raise Refused(f"the query has more than {_MOST_FIELDS} fields, or is no UTF-8") from None
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise Refused("the query gives one field more than once")
+    return fields
+
+
 def text(record: Mapping[str, Any], name: str) -> str:
+    """A name in a request."""
     value = record.get(name)
     if not isinstance(value, str) or len(value) > 1000:
         raise Refused(f"{name}: expected a name")
@@ -149,7 +172,7 @@ class Answers:
         """The images of a page of examples, of one class or of all, and their labels, where they are classes."""
         found = self._data()
         classes = found.labels if np.ndim(found.labels) == 1 else np.full(len(found), -1)
-        given = {name: int(value) for name, value in asked.items() if value.lstrip("-").isdigit() and len(value) < 10}
+        given = numbers(asked, "label", "first", "count")
         label = integer(given, "label", -1, len(self.subject.answer.names) - 1, -1)
         index = np.arange(len(found)) if label < 0 else np.flatnonzero(classes == label)
         first, count = integer(given, "first", 0, len(found), 0), integer(given, "count", 1, 100, 20)
@@ -239,8 +262,8 @@ class Answers:
 
     def filters(self, asked: Mapping[str, str]) -> bytes:
         """The filters of a convolution: of one input channel, or, of three, as colours."""
-        found = self.network.filters(asked.get("layer", ""))
-        given = {name: int(value) for name, value in asked.items() if value.isdigit() and len(value) < 10}
+        found = self.network.filters(text(asked, "layer"))
+        given = numbers(asked, "first", "count", "channel")
         first = integer(given, "first", 0, found.shape[-1] - 1, 0)
         count = integer(given, "count", 1, MOST_MAPS, MOST_MAPS)
         if "channel" in given:
@@ -263,10 +286,10 @@ class Answers:
 
     def figure(self, name: str) -> bytes:
         """One of the pictures in the run's folder."""
-        folder = self.subject.folder
-        if name not in FIGURES or folder is None or not (folder / name).is_file():
+        picture = self.subject.figure(name) if name in FIGURES else None
+        if picture is None:
             raise Refused("there is no such page", 404)
-        return (folder / name).read_bytes()
+        return picture
 
 
 def layers(network: Network) -> dict[str, Any]:
@@ -344,6 +367,7 @@ class Server(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 1024  # connections that wait to be accepted; the system may set a lower limit
 
     def __init__(self, answers: Answers, port: int = 0):
         if not 0 <= port <= 65535:
@@ -408,7 +432,10 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refused("this server answers to 127.0.0.1 and localhost only", 403)
         if origin is not None and origin.lower() != f"http://{host[0].lower()}":
             raise Refused("requests of other pages are refused", 403)
-        parts = urlsplit(self.path)
+        try:
+            parts = urlsplit(self.path)
+        except ValueError:
+            raise Refused("the address cannot be read") from None
         token, slash, path = parts.path.removeprefix("/").partition("/")
         if not slash or not secrets.compare_digest(token.encode(), self.server.token.encode()):
             raise Refused("there is no such page: use the whole address that was printed", 404)
@@ -416,7 +443,7 @@ class _Handler(BaseHTTPRequestHandler):
         followed = path == "" and self.headers.get("Sec-Fetch-Mode") == "navigate"
         if self.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none") and not followed:
             raise Refused("requests of other pages are refused", 403)
-        return path, dict(parse_qsl(parts.query, max_num_fields=20))
+        return path, query(parts.query)
 
     def _get(self, path: str, asked: Mapping[str, str]) -> tuple[str, bytes]:
         if path in ASSETS:
@@ -442,7 +469,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")
-        if self.headers.get("Transfer-Encoding") or not length.isdecimal() or len(length) > 18:
+        if self.headers.get("Transfer-Encoding") or not re.fullmatch("[0-9]+", length) or len(length) > 18:
             raise Refused("the request has to say how long it is", 411)
         if int(length) > _MOST_BYTES:
             raise Refused(f"the file is {int(length) / 1e6:,.0f} MB, the most is {_MOST_BYTES / 1e6:.0f} MB", 413)

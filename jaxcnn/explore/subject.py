@@ -77,8 +77,28 @@ class Subject:
         if self.folder is not None and (run := listed.read(self.folder)) is not None:
             record |= {"history": run.history, "result": run.result or {}}
             record["notes"] += [printable(each) for each in run.trouble]
-            record["figures"] = [name for name in FIGURES if (self.folder / name).is_file()]
+            for name in FIGURES:
+                try:
+                    record["figures"] += [name] if self.figure(name) is not None else []
+                except DataError as error:
+                    record["notes"].append(str(error))
         return record
+
+    def figure(self, name: str) -> bytes | None:
+        """One of the pictures in the run's folder, a PNG file; None where there is none.
+
+        Raises:
+          DataError: when it cannot be read.
+        """
+        if self.folder is None:
+            return None
+        try:
+            content = (self.folder / name).read_bytes() if (self.folder / name).is_file() else None
+        except OSError as error:
+            raise DataError(f"{name} cannot be read: {error.strerror or error}") from None
+        if content is not None:
+            read_image(content, name=name)
+        return content
 
     def read(self, source: str | Path | bytes, name: str = "the file") -> np.ndarray:
         """An image file as the run's data would have it, `(H, W, C)`, uint8, as `jaxcnn predict` reads it.
@@ -95,8 +115,8 @@ class Subject:
         return read_image(source, channels, (height, width), where)
 
 
-def of_run(path: str | Path) -> Subject:
-    """The network of a run.
+def of_run(path: str | Path, trust: bool = False) -> Subject:
+    """The network of a run; `trust` as in `Trained.load`.
 
     Raises:
       UserError: for a folder that is no run, a run of a task whose networks take something else than one image, or one
@@ -104,6 +124,7 @@ def of_run(path: str | Path) -> Subject:
     """
     run = Run.open(path)
     config = run.config
+    run.check(weights=True)
     task = tasks.find(config.get("task", tasks.CLASSIFY))
     inputs = config.get("inputs")
     if task is not None and (inputs is None or len(inputs) != 1 or len(inputs[0]) != 3):
@@ -111,7 +132,7 @@ def of_run(path: str | Path) -> Subject:
             f"explore looks into networks that are given one image and nothing else; {path} is one of the task "
             f"{task.name}: {task.about}"
         )
-    trained = Trained.load(path)
+    trained = Trained.load(path, trust=trust)
     if len(trained.image) != 3:
         raise UserError(f"explore looks into networks of images (height, width, channels); {path} has none")
     notes: list[str] = []

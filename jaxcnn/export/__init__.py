@@ -13,6 +13,15 @@ run such a file for six months of its later versions.
 >>> cnn.export.save(model, params, model_state, (32, 32, 1), "lenet5", preprocess=preprocess)
 >>> served = jax.export.deserialize(bytearray(open("lenet5/model.jax", "rb").read()))    # without jaxcnn
 >>> logits = jax.jit(served.call)(images)
+
+`jax.export` itself takes any layer's `apply`, too, with a symbolic batch and for several platforms. Convolutions and
+products are then XLA's own, with nothing that another machine may not have. On a CPU, the other operations of a batch
+of fixed size keep the forms of `jaxcnn.ops.backend`: they run anywhere, and `general_form` around the export makes them
+those that an accelerator is quick at.
+
+>>> batch = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("n"), 32, 32, 1), jnp.float32)
+>>> predict = jax.jit(lambda params, state, x: model.apply(params, state, x)[0])
+>>> exported = jax.export.export(predict, platforms=("cpu", "cuda"))(params, state, batch)
 """
 
 from __future__ import annotations
@@ -163,7 +172,11 @@ def save(
 def check_new(path: str | Path) -> None:
     """Raises UserError for a path where something is that is no empty folder."""
     folder = Path(path).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    try:
+        empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    except OSError as error:
+        raise UserError(f"the folder {path} cannot be written: {error.strerror or error}") from None
+    if not empty:
         raise UserError(f"{path} is there and not empty; choose another folder for the export, or remove it")
 
 

@@ -15,6 +15,7 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon
 from matplotlib.path import Path as Outline
 from matplotlib.textpath import TextPath
 
+from jaxcnn.atomic import put
 from jaxcnn.errors import UserError
 from jaxcnn.inspect.plots import Figure, plain
 from jaxcnn.inspect.receptive_field import inner_jaxprs
@@ -86,7 +88,8 @@ def draw(trace: Trace, total: Row, depth: int | None, path: str | Path | None) -
     _place(graph, columns=True)
     figure = _paint(graph, f"{total.layer}: {total.params:,} parameters, {total.macs:,} MACs")
     if path is not None:
-        figure.savefig(path, dpi=min(150, _MOST_PIXELS / max(figure.get_size_inches())))
+        dpi = min(150, _MOST_PIXELS / max(figure.get_size_inches()))
+        put(path, partial(figure.savefig, format=Path(path).suffix[1:].lower(), dpi=dpi))
     return figure
 
 

@@ -296,7 +296,7 @@ def _occlusion(
     chunk = min(batch_size, places)
     count = -(-places // chunk)
     number = jnp.minimum(jnp.arange(count * chunk), places - 1).reshape(count, chunk)
-    y, x = jnp.arange(height), jnp.arange(width)
+    y, x = jnp.arange(height)[None], jnp.arange(width)[None]
 
     def one(example: Any) -> jax.Array:
         own, where = example

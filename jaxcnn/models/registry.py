@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
 import inspect
 from collections.abc import Callable
@@ -161,12 +162,19 @@ def unknown_model(name: str) -> UserError:
     return unknown("model", name, MODELS)
 
 
+class _Source(importlib.machinery.SourceFileLoader):
+    """Executes the file itself: what lies in `__pycache__` beside it may be something else."""
+
+    def get_code(self, fullname: str) -> Any:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _from_file(name: str) -> Callable[..., Layer]:
     file, _, function = name.rpartition(":")
     path = Path(file).expanduser()
     if not path.is_file():
         raise UserError(f"{name}: there is no file {path}; expected a name, or file.py:function")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(path.stem, path, loader=_Source(path.stem, str(path)))
     if spec is None or spec.loader is None:
         raise UserError(f"{name}: {path} is no Python file")
     module = importlib.util.module_from_spec(spec)

@@ -73,7 +73,7 @@ def text_cnn(
         if words.ndim != 2:
             raise core.LayerError(f"expected sentences (N, L) of words as integers, got {words.shape}")
         x = jnp.where((words != 0)[..., None], net.embed(words), 0)
-        length = jnp.max(jnp.where(words != 0, jnp.arange(1, words.shape[1] + 1), 0), axis=1)
+        length = jnp.max(jnp.where(words != 0, jnp.arange(1, words.shape[1] + 1)[None], 0), axis=1)
         # A filter of width h has length + h - 1 windows with a word in them; without a word there is none at all.
         windows = [jnp.where(length > 0, length + width - 1, 0) for width in widths]
         # max relu(c) = relu(max c): one place a filter to look at instead of all.

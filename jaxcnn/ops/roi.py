@@ -144,7 +144,7 @@ def _four(table: list[jax.Array], bounds: Bounds, shape: tuple[int, ...], levels
 
     def two(begin: jax.Array, end: jax.Array, length: int, sizes: tuple[int, ...]) -> tuple[jax.Array, list[jax.Array]]:
         """The largest k with 2^k <= end - begin, and the places of the two entries of that level."""
-        reached = [end - begin >= size for size in sizes[1:]]
+        reached = [(end - begin >= size).astype(jnp.int32) for size in sizes[1:]]
         level = functools.reduce(jnp.add, reached, jnp.zeros(begin.shape, jnp.int32))
         return level, [jnp.minimum(begin, length - (1 << level)), jnp.maximum(end - (1 << level), 0)]
 
@@ -241,7 +241,7 @@ def crop_regions(images: jax.Array, boxes: jax.Array, size: Size, context: int =
     def along(first: jax.Array, last: jax.Array, count: int) -> jax.Array:
         """The places `(N, R, count)` to sample, in pixels, 0 being the centre of the first."""
         step = ((last - first) / (count - 2 * context))[..., None]
-        place = jax.lax.broadcast_to_rank(jnp.arange(count), step.ndim)
+        place = jax.lax.broadcast_to_rank(jnp.arange(count, dtype=step.dtype), step.ndim)
         return first[..., None] + (place + 0.5 - context) * step - 0.5
 
     x1, y1, x2, y2 = jnp.moveaxis(boxes.astype(wide_dtype(images.dtype)), -1, 0)

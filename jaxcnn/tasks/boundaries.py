@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 from PIL import Image
 
 from jaxcnn import boundaries
+from jaxcnn.atomic import put
 from jaxcnn.data.dataset import Examples
 from jaxcnn.data.segmentation import load_segmentation
 from jaxcnn.format import printable
@@ -41,7 +43,6 @@ def _options(data: Examples) -> Mapping[str, Any]:
 
 def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
     """For each image `NAME-boundaries.png`: the darker a pixel, the likelier a boundary runs through it."""
-    out.mkdir(parents=True, exist_ok=True)
 
     @functools.partial(jax.jit, static_argnums=2)
     def scores_of(params: Any, images: Any, preprocess: Any) -> Any:
@@ -54,7 +55,7 @@ def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
         scores = scores_of(trained.params, image[None], preprocess)
         share = float((boundaries.thin(scores) >= 0.5).mean())
         drawn = out / f"{name}-boundaries.png"
-        Image.fromarray(boundaries.picture(scores[0])).save(drawn)
+        put(drawn, partial(Image.fromarray(boundaries.picture(scores[0])).save, format="png"))
         rows.append({
             "image": str(file),
             "size": list(image.shape[:2]),

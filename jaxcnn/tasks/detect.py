@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcnn import detection
+from jaxcnn.atomic import put
 from jaxcnn.data.augment import compose
 from jaxcnn.data.dataset import Examples
 from jaxcnn.data.images import read_image
@@ -63,7 +65,6 @@ def _evaluate(trained: Trained, data: Examples) -> Mapping[str, float]:
 
 def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
     """For each image `NAME-boxes.png`. Images are brought to the size of those that the network learned from."""
-    out.mkdir(parents=True, exist_ok=True)
     detect = detection.make_detect(trained.model, trained.preprocess, batch_size=1)
     height, width, channels = trained.config["inputs"][0]
     rows = []
@@ -78,7 +79,8 @@ def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
         boxes, scores, classes = boxes[sure] * scale, scores[sure], classes[sure]
         picture = out / f"{name}-boxes.png"
         zoom = max(1, round(640 / whole.shape[1]))
-        Image.fromarray(detection.draw_boxes(whole, boxes, classes, trained.classes, scores, zoom)).save(picture)
+        drawn = detection.draw_boxes(whole, boxes, classes, trained.classes, scores, zoom)
+        put(picture, partial(Image.fromarray(drawn).save, format="png"))
         found = [
             {"class": trained.classes[k], "score": round(float(s), 4), "box": [round(float(v), 1) for v in b]}
             for k, s, b in zip(classes, scores, boxes, strict=True)

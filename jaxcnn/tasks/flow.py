@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcnn import flow
+from jaxcnn.atomic import put
 from jaxcnn.data.dataset import Examples
 from jaxcnn.data.images import read_image
 from jaxcnn.data.preprocess import inputs_of
@@ -42,7 +44,6 @@ def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
     """For each pair of images `NAME-flow.png`, in Middlebury's colours, and `NAME.flo`, NAME being the first's."""
     if not given or len(given) % 2:
         raise UserError(f"flow is between two images: expected pairs of files, FIRST SECOND ..., got {len(given)}")
-    out.mkdir(parents=True, exist_ok=True)
 
     @jax.jit
     def flow_of(params: Any, images: Any) -> Any:
@@ -57,7 +58,7 @@ def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
         found = np.asarray(flow_of(trained.params, (first[None], second[None])))[0]
         length = np.hypot(found[..., 0], found[..., 1])
         drawn, numbers = out / f"{name}-flow.png", out / f"{name}.flo"
-        Image.fromarray(flow.picture(found)).save(drawn)
+        put(drawn, partial(Image.fromarray(flow.picture(found)).save, format="png"))
         flow.write_flo(numbers, found)
         mean = found.mean((0, 1))
         rows.append({

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcnn import segmentation
+from jaxcnn.atomic import put
 from jaxcnn.data.augment import colour, compose
 from jaxcnn.data.dataset import Examples
 from jaxcnn.data.segmentation import load_segmentation
@@ -51,7 +53,6 @@ def _evaluate(trained: Trained, data: Examples) -> Mapping[str, float]:
 
 def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
     """For each image `NAME-mask.png`, the classes' colours beside the image, and `NAME-labels.png`, their numbers."""
-    out.mkdir(parents=True, exist_ok=True)
 
     @functools.partial(jax.jit, static_argnums=2)
     def labels_of(params: Any, images: Any, preprocess: Any) -> Any:
@@ -63,8 +64,9 @@ def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
         labels = np.asarray(labels_of(trained.params, image[None], preprocess))[0]
         picture, numbers = out / f"{name}-mask.png", out / f"{name}-labels.png"
         masks = {"image": image[None], "classes": labels[None]}
-        segmentation.figure(masks, trained.classes, image[None], 0.6).savefig(picture, dpi=120)
-        Image.fromarray(labels.astype(np.uint8)).save(numbers)
+        drawn = segmentation.figure(masks, trained.classes, image[None], 0.6)
+        put(picture, partial(drawn.savefig, format="png", dpi=120))
+        put(numbers, partial(Image.fromarray(labels.astype(np.uint8)).save, format="png"))
         shares = np.bincount(labels.ravel(), minlength=len(trained.classes)) / labels.size
         order = [k for k in np.argsort(-shares, kind="stable") if shares[k] > 0]
         most = ", ".join(f"{trained.classes[k]} {100 * shares[k]:.1f} %" for k in order[:5])

@@ -65,7 +65,8 @@ def evidence(params: Mapping[str, Any], words: np.ndarray) -> list[tuple[int, in
     first = 0
     for name in sorted((n for n in params if n.startswith("conv")), key=lambda n: int(n.removeprefix("conv"))):
         width, _, features = params[name]["kernel"].shape
-        y = ops.conv(x, params[name]["kernel"], 1, ((width - 1, width - 1),))[0] + params[name]["bias"]
+        y = ops.conv(x, params[name]["kernel"], 1, ((width - 1, width - 1),))[0]
+        y = y + ops.spread(params[name]["bias"], y)
         place, best = np.asarray(y.argmax(0)), np.maximum(np.asarray(y.max(0)), 0)
         for f in np.flatnonzero(best > 0):
             key = int(place[f]) - width + 1, width

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.atomic import put
 from jaxcnn.data.clevr import SIZE, draw, encode_questions, scenes, sort_of_clevr
 from jaxcnn.data.dataset import Examples
 from jaxcnn.data.images import read_image
@@ -91,7 +93,6 @@ def predict(trained: Trained, given: Sequence[str], out: Path) -> list[dict[str,
         coded = encode_questions(questions, words)
         chances = np.asarray(jax.nn.softmax(trained.outputs((image[None], coded[None]))[0]))
         lines = []
-        out.mkdir(parents=True, exist_ok=True)
         stem = f"scene{name.removeprefix('scene:')}" if name.startswith("scene:") else stems([name])[0]
         file = out / f"{stem}{f'-{number}' if len(asked) > 1 else ''}.png"
         for question, chance in zip(questions, chances, strict=True):
@@ -102,7 +103,7 @@ def predict(trained: Trained, given: Sequence[str], out: Path) -> list[dict[str,
                 "text": f"{printable(name)}: {line}", "image": name, "question": question,
                 "answer": trained.classes[best], "probability": float(chance[best]), "picture": str(file),
             })  # fmt: skip
-        picture(image, lines).savefig(file, dpi=120)
+        put(file, partial(picture(image, lines).savefig, format="png", dpi=120))
     return rows
 
 

@@ -1,16 +1,20 @@
 """Checkpoints that are whole, or are not used.
 
 checkpoints/STEP/
-  arrays/        the training state and, where they are others, the best epoch's variables, by Orbax
-  progress.json  how far the run is: the epoch, its batches that are done, and all that was measured
-  manifest.json  the SHA-256 of each file above
+  arrays.safetensors  the training state and, where they are others, the best epoch's variables, by
+                      `jaxcnn.train.arrays`
+  progress.json       how far the run is: the epoch, its batches that are done, all that was measured; and which run and
+                      which config.json it belongs to
+  manifest.json       the SHA-256 of each file above
 
-A checkpoint is written under another name, the manifest last, and then renamed: one that a kill cut short never has its
-name. One whose files are not those of its manifest, whatever happened to them on the disk, is passed over for the one
-before it. Each is complete in itself, the best epoch's variables included, so which one a run goes on from changes
-nothing but how much of it is computed again.
+A checkpoint is written under another name, the manifest last, its arrays' names and sizes are read back, and then it is
+renamed: one that a kill cut short never has its name. One whose files are not those of its manifest, whatever happened
+to them on the disk, is passed over for the one before it. Each is complete in itself, the best epoch's variables
+included, so which one a run goes on from changes nothing but how much of it is computed again.
 
 All of it goes on in a thread: a step waits for a copy of the state in memory, not for the disk.
+
+Checkpoints of earlier versions have a folder `arrays`, written by Orbax; see `jaxcnn.train.orbax`.
 """
 
 from __future__ import annotations
@@ -19,26 +23,25 @@ import contextlib
 import errno
 import hashlib
 import json
-import logging
 import os
+import re
 import shutil
-import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import orbax.checkpoint as ocp
-
-from jaxcnn.errors import TrainingError, UserError, first_line
+from jaxcnn.atomic import on_disk, write_whole
+from jaxcnn.errors import UserError, first_line
+from jaxcnn.train import arrays as files
+from jaxcnn.train.record import parsed, reason, text_of
 
 PyTree = Any
 Progress = dict[str, Any]
-_SPARE = 1 << 20  # bytes beside the arrays: Orbax's indices, and the run's other files
+_ARRAYS, _PROGRESS, _MANIFEST = "arrays.safetensors", "progress.json", "manifest.json"
+_STEP = re.compile("0|[1-9][0-9]{0,17}")  # int() would read 0038, and other scripts' digits, too
+_SPARE = 1 << 20  # bytes beside the arrays: their header, and the run's other files
 
 
 class Checkpoints:
@@ -56,10 +59,21 @@ class Checkpoints:
         self._writing: Future[None] | None = None
 
     def steps(self) -> list[int]:
-        """The steps after which there is a checkpoint, whole or not."""
-        if not self.path.is_dir():
+        """The steps after which there is a checkpoint, whole or not.
+
+        Raises:
+          UserError: when the folder cannot be read.
+        """
+        return sorted(int(name) for name in self._names() if _STEP.fullmatch(name))
+
+    def _names(self) -> list[str]:
+        """The names of the folders in the folder, but for unfinished ones, and of whatever is called like one."""
+        try:
+            return [p.name for p in self.path.iterdir() if not p.name.startswith(".") and _may_be_one(p)]
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(int(p.name) for p in self.path.iterdir() if p.name.isdecimal() and p.is_dir())
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read: {reason(error)}") from None
 
     # --- writing
 
@@ -76,12 +90,12 @@ class Checkpoints:
         """
         self.wait()
         with on_disk(f"the checkpoint of step {step} cannot be written to {self.path}"):
-            # Orbax's threads fail one by one and noisily when the disk fills under them.
-            needed = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) + _SPARE
+            found = files.flat(arrays)
+            needed = sum(leaf.nbytes for leaf in found.arrays.values()) + _SPARE
             if shutil.disk_usage(_there(self.path)).free < needed:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        copies = jax.tree.map(jnp.copy, arrays)
-        text = json.dumps(progress)  # now: the run's history grows while this is written
+        copies = found.copied()
+        text = json.dumps({**progress, "step": step})  # now: the run's history grows while this is written
         if self._writer is None:
             self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing = self._writer.submit(self._write, step, copies, text)
@@ -106,17 +120,17 @@ class Checkpoints:
                 self._writer.shutdown()
                 self._writer = None
 
-    def _write(self, step: int, arrays: PyTree, progress: str) -> None:
+    def _write(self, step: int, arrays: files.Flat, progress: str) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         for left in self.path.glob(".*"):  # by a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
+            _delete(left)
         part, done = self.path / f".{step}", self.path / str(step)
         part.mkdir()
-        with _orbax() as orbax:
-            orbax.save(part / "arrays", args=ocp.args.StandardSave(jax.device_get(arrays)))
-        (part / "progress.json").write_text(progress)
-        (part / "manifest.json").write_text(json.dumps(_hashes(part), indent=1))
-        if done.exists():  # a damaged one, from which the run did not go on
+        files.write(part / _ARRAYS, arrays)
+        files.check(part / _ARRAYS, arrays)
+        write_whole(part / _PROGRESS, progress)
+        write_whole(part / _MANIFEST, json.dumps(_hashes(part), indent=1))
+        if os.path.lexists(done):  # a damaged one, from which the run did not go on
             self._remove(done)
         part.rename(done)
         steps = self.steps()
@@ -127,7 +141,7 @@ class Checkpoints:
     def _remove(self, folder: Path) -> None:
         # Under another name first: what is half removed has to look like nothing.
         gone = folder.rename(folder.with_name(f".gone-{folder.name}"))
-        shutil.rmtree(gone, ignore_errors=True)
+        _delete(gone)
 
     # --- reading
 
@@ -139,15 +153,20 @@ class Checkpoints:
         Raises:
           UserError: when there are checkpoints and all of them are damaged.
         """
-        wrong = []
+        wrong = [
+            f"{name} is no name of a checkpoint, which is its step"
+            for name in sorted(self._names())
+            if not _STEP.fullmatch(name)
+        ]
         for step in reversed(self.steps()):
             folder = self.path / str(step)
-            if problem := _damage(folder):
+            problem, progress = _examined(folder, step)
+            if problem:
                 wrong.append(f"the checkpoint of step {step} is damaged ({problem})")
                 continue
             for text in wrong:
                 warnings.warn(f"{self.path}: {text}; that of step {step} is used", stacklevel=3)
-            return read(folder, json.loads((folder / "progress.json").read_text()))
+            return read(folder, progress)
         if wrong:
             raise UserError(f"{self.path}: {'; '.join(wrong)}: there is nothing to go on from, start another run")
         return None
@@ -159,95 +178,85 @@ def read_like(folder: Path, like: PyTree) -> PyTree:
     Raises:
       UserError: when they have other shapes, or others are there.
     """
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
     try:
-        with _orbax() as orbax:
-            return orbax.restore(folder / "arrays", args=ocp.args.StandardRestore(wanted))
+        if (folder / _ARRAYS).exists():
+            return files.read_like(folder / _ARRAYS, like)
+        from jaxcnn.train import orbax
+
+        return orbax.read_like(folder / "arrays", like)
+    except UserError:
+        raise
     except Exception as error:  # its files are what they were: so they are another network's
         first = first_line(error)[:200]
         raise UserError(f"the checkpoint {folder} is of another network or optimizer ({first})") from error
 
 
 def read_some(folder: Path, names: tuple[str, ...]) -> dict[str, PyTree]:
-    """Those arrays of a checkpoint whose first name is one of these, as NumPy has them."""
-    _silence()
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
-        metadata = orbax.metadata(folder / "arrays")
-        tree = getattr(metadata, "item_metadata", metadata)
-        tree = {name: value for name, value in getattr(tree, "tree", tree).items() if name in names}
-        wanted = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        return orbax.restore(
-            folder / "arrays", args=ocp.args.PyTreeRestore(item=tree, restore_args=wanted, partial_restore=True)
-        )
+    """Those arrays of a checkpoint whose first name is one of these, as NumPy has them.
+
+    Raises:
+      UserError: when they cannot be read.
+    """
+    try:
+        if (folder / _ARRAYS).exists():
+            return files.read_some(folder / _ARRAYS, names)
+        from jaxcnn.train import orbax
+
+        return orbax.read_some(folder / "arrays", names)
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"the checkpoint {folder} cannot be read: {reason(error)}") from error
 
 
 def _hashes(folder: Path) -> dict[str, str]:
     """The SHA-256 of each file in a checkpoint, but for the manifest."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    there = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _MANIFEST)
+    return {str(path.relative_to(folder)): sha256(path) for path in there}
 
 
-def _damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, if anything is."""
+def sha256(path: Path) -> str:
+    """Of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _examined(folder: Path, step: int) -> tuple[str | None, Progress]:
+    """What is wrong with a checkpoint, if anything is; and its progress."""
     try:
-        expected, found = json.loads((folder / "manifest.json").read_text()), _hashes(folder)
+        expected = parsed(text_of(folder / _MANIFEST))
+        found = _hashes(folder)
     except (OSError, ValueError) as error:
-        return f"its manifest cannot be read: {getattr(error, 'strerror', None) or type(error).__name__}"
-    if not isinstance(expected, dict) or "progress.json" not in expected:
-        return "its manifest is of another form"
+        return f"its manifest cannot be read: {reason(error)}", {}
+    if not isinstance(expected, dict) or _PROGRESS not in expected:
+        return "its manifest is of another form", {}
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
-            return f"{name} is not there"
+            return f"{name} is not there", {}
         if expected.get(name) != found[name]:
-            return f"{name} is not what was written"
-    return None
+            return f"{name} is not what was written", {}
+    try:
+        progress = parsed(text_of(folder / _PROGRESS))
+    except (OSError, ValueError) as error:
+        return f"{_PROGRESS} cannot be read: {reason(error)}", {}
+    if not isinstance(progress, dict) or progress.get("step", step) != step:
+        return "it is another step's", {}
+    return None, progress
+
+
+def _may_be_one(path: Path) -> bool:
+    return bool(_STEP.fullmatch(path.name)) or path.is_dir()
+
+
+def _delete(path: Path) -> None:
+    """Removes a folder, a link or a file; what cannot be removed stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _there(path: Path) -> Path:
     """The folder, or the nearest one above it that is there."""
     return next(p for p in (path, *path.parents) if p.exists())
-
-
-# --- Orbax -------------------------------------------------------------------------------------------------------
-
-
-def _orbax() -> ocp.Checkpointer:
-    """Orbax in this process alone: the processes of a run agree on what to do in `jaxcnn.devices`."""
-    _silence()
-    own = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own}, barrier_sync_key_prefix="own")
-    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
-
-
-def _silence() -> None:
-    """Without what Orbax logs, and what its threads print when it has given up: what is wrong is said once, by us."""
-    sys.unraisablehook = _unraisable
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-
-
-_report = sys.unraisablehook
-
-
-def _unraisable(lost: Any) -> None:
-    """Python's hook, but for what TensorStore's threads write when Orbax has given up on a bad file or a full disk."""
-    if str(lost.exc_value) != "Event loop is closed":
-        _report(lost)
-
-
-@contextlib.contextmanager
-def on_disk(what: str) -> Iterator[None]:
-    """Turns an error of the file system, Orbax's and TensorStore's included, into one sentence."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        text = " ".join(str(error).split())
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text
-        if full:
-            raise TrainingError(f"{what}: the disk is full. Make room and go on with --resume") from error
-        if isinstance(error, OSError):
-            raise TrainingError(f"{what}: {error.strerror or error}") from error
-        raise TrainingError(f"{what}: {text[:200]}") from error

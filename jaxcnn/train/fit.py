@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import io
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -23,23 +24,27 @@ from jaxcnn.data.batches import batches
 from jaxcnn.data.dataset import Dataset, Examples
 from jaxcnn.data.preprocess import Preprocess, inputs_of, to_float
 from jaxcnn.data.stream import Stream, prefetch
-from jaxcnn.devices import OneDevice, first_process, from_first, same_everywhere
+from jaxcnn.devices import OneDevice, agree, first_process, from_first, same_everywhere, together
 from jaxcnn.errors import TrainingError, UserError, first_line
 from jaxcnn.losses import Loss, softmax_cross_entropy
 from jaxcnn.metrics import Metric, confusion_matrix
 from jaxcnn.ops import cpu
+from jaxcnn.train import agreement, identity
 from jaxcnn.train.checks import example_of, figures_of, outputs_of
 from jaxcnn.train.evaluate import Evaluation, make_evaluate
-from jaxcnn.train.objective import Primary, Record, began_by, primary_of
+from jaxcnn.train.objective import Primary, began_by, primary_of
 from jaxcnn.train.optimizers import make_optimizer
 from jaxcnn.train.progress import Display
-from jaxcnn.train.run import Run
+from jaxcnn.train.record import Record
+from jaxcnn.train.run import LAST, Run
 from jaxcnn.train.run import variables as of_state
 from jaxcnn.train.step import SKIPPED, LossScale, TrainState, create_state, make_step
 from jaxcnn.train.stopping import Stop, asked_to_stop
+from jaxcnn.train.trained import Trained
 from jaxcnn.train.watching import Metrics, Profile
 
 _SKIPPED = 50  # steps skipped in a row that end a training: 48 halvings lead from the largest scale to the smallest
+P = ParamSpec("P")
 _REFRESH = 0.5  # seconds between two looks at the metrics: each waits for the steps under way
 
 
@@ -74,6 +79,24 @@ class FitResult:
         return np.asarray(jax.nn.softmax(self.outputs(images)))
 
 
+def _has_its_folder(train: Callable[P, FitResult]) -> Callable[P, FitResult]:
+    """The function, whose run's folder belongs to this process while it works, and no longer."""
+
+    @functools.wraps(train)
+    def working(*args: P.args, **settings: P.kwargs) -> FitResult:
+        asked: dict[str, Any] = settings
+        folder = _folder(asked.get("run"), asked.get("resume", False), asked.get("keep", 2))
+        try:
+            asked["run"] = folder
+            return train(*args, **settings)
+        finally:
+            if folder is not None:
+                folder.release()
+
+    return working
+
+
+@_has_its_folder
 def fit(
     model: Layer,
     data: Dataset | Examples | Stream,
@@ -104,6 +127,7 @@ def fit(
     tensorboard: bool = False,
     profile: int = 0,
     config: Mapping[str, Any] | None = None,
+    test_metrics: Callable[[Trained, Any], Mapping[str, float]] | None = None,
     show: bool = True,
 ) -> FitResult:
     """Trains a model: shuffled epochs, validation after each, the best epoch's variables kept, the test set last.
@@ -134,13 +158,16 @@ def fit(
       loss_scale: for a model in float16; see `mixed_precision`.
       devices: what to train on, `DataParallel()` for all devices of all processes; one device when not given.
       run: a new folder, for config.json, metrics.jsonl, result.json, pictures and checkpoints. Nothing is written
-        when not given. Of several processes the first one writes.
-      resume: go on from the newest checkpoint in `run`, at the batch that comes next.
+        when not given. Of several processes the first one writes. One training at a time has a folder.
+      resume: go on from the newest checkpoint in `run`, at the batch that comes next. The data have to be those that
+        the run began with.
       save_every: the seconds after which a checkpoint is written inside an epoch, too.
       keep: how many checkpoints stay.
       tensorboard: write the metrics for TensorBoard, too, to `run/tensorboard`.
       profile: write a profile of so many steps to `run/profile`, for TensorBoard or Perfetto.
       config: what to write in config.json beside the settings known here.
+      test_metrics: `(trained, test) -> ` figures of the test set that are no means over its examples, mAP for instance,
+        with the best variables; by name, for result.json. Of several processes the first one computes them.
       show: whether to show progress.
 
     Raises:
@@ -172,11 +199,17 @@ def fit(
     if run is None and (tensorboard or profile):
         raise UserError("what is written for TensorBoard, and a profile, need the folder of a run: run=")
     steps_per_epoch = len(data) // size
+    scheduled = optimizer is None
     if optimizer is None:
         optimizer = make_optimizer("adam", schedule="cosine", steps=epochs * steps_per_epoch)
     if preprocess is None:
         preprocess = _usual_preprocess(data)
     folder = _folder(run, resume, keep)
+    own = {"train": data, "validation": validation, "test": test}
+    examples = {name: identity.of_data(part) for name, part in own.items()} if folder is not None else {}
+    if folder is not None and resume:
+        from_first(folder.take)
+        identity.compare(from_first(lambda: folder.config.get("examples")), examples)
     example = example_of(data, 1)
     state = create_state(
         model,
@@ -193,23 +226,36 @@ def fit(
     choice = primary_of(names, primary, higher_is_better)
     if folder is not None and resume:
         choice = began_by(from_first(lambda: folder.config), names, choice, primary is not None)
-    if folder is not None and not resume:  # nothing is left behind by what cannot start
-        settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
-        settings |= dataclasses.asdict(choice)
-        if isinstance(data, Examples):
-            settings |= {"inputs": [list(x.shape[1:]) for x in jax.tree.leaves(example)], "extra": dict(data.extra)}
-        else:
-            settings["image"] = list(data.image)
-        if isinstance(preprocess, Preprocess):
-            settings["preprocess"] = dataclasses.asdict(preprocess)
-        elif preprocess is to_float:
-            settings["preprocess"] = None
-        named = {"model": repr(model), "data": data.name, "classes": list(data.classes)}
-        _begin(folder, {**named, **settings, **(config or {})})
+    settings: dict[str, Any] = {
+        "epochs": epochs, "batch_size": batch_size, "seed": seed, "patience": patience, "accumulate": accumulate,
+        "ema": ema, "loss_scale": loss_scale, "parallel": on.form, "devices": on.size,
+        "platform": jax.default_backend(), **dataclasses.asdict(choice),
+    }  # fmt: skip
+    if isinstance(data, Examples):
+        settings |= {"inputs": [list(x.shape[1:]) for x in jax.tree.leaves(example)], "extra": dict(data.extra)}
+    else:
+        settings["image"] = list(data.image)
+    if isinstance(preprocess, Preprocess):
+        settings["preprocess"] = dataclasses.asdict(preprocess)
+    elif preprocess is to_float:
+        settings["preprocess"] = None
+    named = {"model": repr(model), "data": data.name, "classes": list(data.classes)}
+    asked = {**named, **settings, **(config or {}), "examples": examples}
     step = make_step(
         model, loss, optimizer, preprocess=preprocess, augment=augment, metrics=metrics, penalty=penalty,
         accumulate=accumulate, ema=ema, devices=on,
     )  # fmt: skip
+    if jax.process_count() > 1:
+        facts = agreement.shared_facts(asked, training=data, validation=validation, test=test)
+        agree({**facts, "the program of a step": agreement.program(step, state, size, data, on)})
+    if folder is not None and resume:
+        was = from_first(lambda: folder.config)
+        # How many epochs there are matters to our own learning rate; another optimizer's may be the same for more.
+        agreement.check_unchanged(was, asked if scheduled else {**asked, "epochs": was.get("epochs")}, folder.path)
+        if (differs := agreement.check_devices(was, on, folder.path)) and first_process():
+            warnings.warn(differs, stacklevel=2)
+    elif folder is not None:  # nothing is left behind by what cannot start
+        _begin(folder, asked)
     # Labelled images are looked at by hundreds; what each pixel of an image gets takes as much memory as in training.
     most = {"batch_size": size} if isinstance(data, Examples) else {}
     evaluate = make_evaluate(model, loss, preprocess=preprocess, metrics=metrics, devices=on, **most)
@@ -238,8 +284,11 @@ def fit(
             own = bool(at.history) and choice.best(at.history)["step"] == int(one.step)  # the best is what is saved
             folder.save(one, dataclasses.asdict(at), None if own or not at.history else best)
 
-    shows = Display(epochs, steps_per_epoch * size, show and first_process(), primary=choice)
-    with shows as display, asked_to_stop(folder) as stop:
+    with (
+        Display(epochs, steps_per_epoch * size, show and first_process(), primary=choice) as display,
+        asked_to_stop(folder) as stop,
+        together(),
+    ):
         if line := cpu.notice():
             display.line(line)
         try:
@@ -281,7 +330,7 @@ def fit(
     chosen = choice.best(at.history)
     result: Record = {
         "model": (config or {}).get("model", repr(model)),
-        "data": data.name,
+        "data": (config or {}).get("data", data.name),  # the same, from wherever it goes on
         "seed": seed,
         "epochs": at.history[-1]["epoch"],
         "best_epoch": chosen["epoch"],
@@ -292,9 +341,15 @@ def fit(
     }
     measured_test = None
     if test is not None:
-        everywhere, state_everywhere = on.whole((params, model_state))
-        measured_test = evaluate(everywhere, state_everywhere, test)
+        with together():
+            measured_test = evaluate(*on.whole((params, model_state)), test)
         result |= {f"test_{name}": value for name, value in measured_test.metrics.items()}
+    if test is not None and test_metrics is not None and first_process():
+        about = folder.config if folder is not None else dict(config or {})
+        shapes = [tuple(x.shape[1:]) for x in jax.tree.leaves(example)]
+        image = shapes[0] if len(shapes) == 1 else ()
+        trained = Trained(model, params, model_state, preprocess, image, data.classes, about)
+        result |= {f"test_{name}": value for name, value in test_metrics(trained, test).items()}
     result["seconds"] = round(spent + time.monotonic() - began, 3)
     if folder is not None and first_process():
         folder.write("result.json", result)
@@ -356,11 +411,11 @@ def _folder(run: str | Path | Run | None, resume: bool, keep: int) -> Run | None
 
 
 def _begin(folder: Run, config: Mapping[str, Any]) -> None:
-    def begin() -> None:
-        folder.make()
-        folder.write("config.json", config)
+    def begin() -> str:
+        folder.begin(config)
+        return str(folder.path)
 
-    from_first(begin)
+    folder.move(from_first(begin))
 
 
 def _write(folder: Run, history: list[Record]) -> None:
@@ -495,24 +550,24 @@ def _usual_preprocess(data: Any) -> Callable[[Any], Any]:
 
 
 def _pictures(folder: Run, history: list[Record], choice: Primary, test: Any, measured: Evaluation | None) -> None:
+    """Draws what came of it. The curves come last: where they are, all pictures are."""
     from jaxcnn.inspect import plots
 
-    _picture(folder.path / "curves.png", lambda: plots.curves(history, choice.primary, choice.higher_is_better))
-    if not isinstance(test, Dataset) or measured is None or measured.outputs.ndim != 2 or measured.outputs.shape[1] < 2:
-        return
-    probabilities = np.asarray(jax.nn.softmax(measured.outputs))
-    matrix = confusion_matrix(probabilities.argmax(1), test.labels, probabilities.shape[1])
-    _picture(folder.path / "confusion.png", lambda: plots.confusion(matrix, test.classes))
-    _picture(folder.path / "mistakes.png", lambda: plots.mistakes(test, probabilities))
+    if isinstance(test, Dataset) and measured is not None and measured.outputs.ndim == 2:
+        probabilities = np.asarray(jax.nn.softmax(measured.outputs))
+        if (classes := probabilities.shape[1]) > 1:
+            matrix = confusion_matrix(probabilities.argmax(1), test.labels, classes)
+            _picture(folder, "confusion.png", lambda: plots.confusion(matrix, test.classes))
+            _picture(folder, "mistakes.png", lambda: plots.mistakes(test, probabilities))
+    _picture(folder, LAST, lambda: plots.curves(history, choice.primary, choice.higher_is_better))
 
 
-def _picture(path: Path, draw: Callable[[], Any]) -> None:
+def _picture(folder: Run, name: str, draw: Callable[[], Any]) -> None:
     """Draws a picture, as a whole or not at all. Where that fails, a warning says so: no training is lost for it."""
-    part = path.with_name(f".{path.name}.part")
     try:
-        draw().savefig(part, format="png")
-        os.replace(part, path)
-    except Exception as error:  # of matplotlib, its fonts and its settings, or of the disk
-        warnings.warn(f"{path} was not drawn: {first_line(error)}", stacklevel=2)
-    finally:
-        part.unlink(missing_ok=True)
+        content = io.BytesIO()
+        draw().savefig(content, format="png")
+    except Exception as error:  # of matplotlib, its fonts and its settings
+        warnings.warn(f"{folder.path / name} was not drawn: {first_line(error)}", stacklevel=2)
+    else:
+        folder.put(name, content.getvalue())

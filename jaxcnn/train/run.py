@@ -1,18 +1,21 @@
 """The folder of a run: what was asked, what was measured, and the weights.
 
-config.json    what was asked; `jaxcnn evaluate` and `predict` rebuild the network from it
+config.json    what was asked, and of which data; `jaxcnn evaluate` and `predict` rebuild the network from it
 metrics.jsonl  a line an epoch
 result.json    what came of it
-curves.png, confusion.png, mistakes.png
+confusion.png, mistakes.png, curves.png
 checkpoints/   the newest states, with the best epoch's weights; see `jaxcnn.train.checkpoint`
+lock           while it is trained: by which process; see `jaxcnn.train.lock`
+
+Each file is written as a whole or not at all, in this order; curves.png is the last one.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import itertools
 import json
-import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,52 +23,98 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.atomic import PART, Content, on_disk, write_whole
 from jaxcnn.errors import UserError
-from jaxcnn.train.checkpoint import Checkpoints, Progress, on_disk, read_like, read_some
-from jaxcnn.train.objective import Record
+from jaxcnn.train import lock
+from jaxcnn.train.checkpoint import Checkpoints, Progress, read_like, read_some, sha256
+from jaxcnn.train.record import Record, read_object, reason
 from jaxcnn.train.step import TrainState
+
+LAST = "curves.png"
+"""The file that is written last."""
 
 
 class Run:
     """A run's folder.
 
-    Use `Run.new` for a new one and `Run.open` for one that is there.
+    Use `Run.new` for a new one, `Run.numbered` for one that finds its own name, and `Run.open` for one that is there.
 
     Attributes:
+      path: absolute.
       checkpoints: those in it.
     """
 
     def __init__(self, path: str | Path):
-        # Orbax takes absolute paths only.
-        self.path = Path(path).expanduser().absolute()
-        self.checkpoints = Checkpoints(self.path / "checkpoints")
+        self.checkpoints = Checkpoints(Path())
+        self.move(path)
+        self._numbered: Path | None = None
+        self._lock: lock.Lock | None = None
+        self._belongs: str | None = None  # the hash of config.json when this process began
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+    def move(self, path: str | Path) -> None:
+        """Gives the folder, which is not there yet, its name."""
+        self.path = Path(path).expanduser().absolute()
+        self.checkpoints.path = self.path / "checkpoints"
 
     @staticmethod
     def new(path: str | Path) -> Run:
         """A folder for `make` to make; an empty one that is there is taken.
 
         Raises:
-          UserError: when it is there and not empty.
+          UserError: when it is there and not empty, or cannot be looked into.
         """
         run = Run(path)
-        # A part of a file is what a process left that was killed before its run began.
-        if run.path.exists() and (not run.path.is_dir() or any(p.suffix != ".part" for p in run.path.iterdir())):
+        run._check_empty(path)
+        return run
+
+    @staticmethod
+    def numbered(path: str | Path) -> Run:
+        """A folder PATH-1, PATH-2, ... for `make` to choose and make: the first one that is not there."""
+        run = Run(path)
+        run._numbered = run.path
+        return run
+
+    def _check_empty(self, path: str | Path) -> None:
+        try:
+            there = self.path.exists()
+            # A part of a file, and a lock, are what a process left that was killed before its run began.
+            empty = not there or (self.path.is_dir() and all(map(_is_left, self.path.iterdir())))
+        except OSError as error:
+            raise UserError(f"the run folder {path} cannot be used: {reason(error)}") from None
+        if not empty:
             raise UserError(
                 f"the run folder {path} is there and not empty; choose another --run, or go on with --resume"
             )
-        return run
 
     def make(self) -> None:
-        """Makes the folder.
+        """Makes the folder, and takes it for this process.
 
         Raises:
           TrainingError: when it cannot be made.
+          UserError: when another process was quicker.
         """
         with on_disk(f"the run folder {self.path} cannot be made"):
-            self.path.mkdir(parents=True, exist_ok=True)
+            if self._numbered is None:
+                self.path.mkdir(parents=True, exist_ok=True)
+            else:
+                base = self._numbered
+                base.parent.mkdir(parents=True, exist_ok=True)
+                for number in itertools.count(1):
+                    self.move(base.with_name(f"{base.name}-{number}"))
+                    try:
+                        self.path.mkdir()  # of several processes, one makes it
+                        break
+                    except FileExistsError:
+                        continue
+        self.take()
+        try:
+            self._check_empty(self.path)
+        except UserError:
+            self.release()
+            raise
 
     @staticmethod
     def open(path: str | Path) -> Run:
@@ -75,44 +124,75 @@ class Run:
           UserError: when it is not there, or is no run.
         """
         run = Run(path)
-        if not run.path.is_dir():
+        try:
+            there, begun = run.path.is_dir(), (run.path / "config.json").is_file()
+        except OSError as error:
+            raise UserError(f"the run folder {path} cannot be read: {reason(error)}") from None
+        if not there:
             raise UserError(f"the run folder {path} is not there")
-        if not (run.path / "config.json").is_file():
+        if not begun:
             raise UserError(f"{path} is no run of jaxcnn: it has no config.json")
         return run
+
+    # --- one process at a time
+
+    def take(self) -> None:
+        """Takes the folder for this process, until `release`.
+
+        Raises:
+          UserError: when another process has it.
+          TrainingError: when that cannot be written.
+        """
+        if self._lock is None:
+            with on_disk(f"the run folder {self.path} cannot be locked"):
+                self._lock = lock.acquire(self.path / lock.NAME)
+            for part in self.path.iterdir():
+                if part.name.startswith(".") and part.suffix == PART:  # of a process that was killed
+                    part.unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Gives the folder back."""
+        taken, self._lock = self._lock, None
+        if taken is not None:
+            taken.release()
 
     # --- files
 
     @property
     def config(self) -> Record:
-        return self._read("config.json")
+        return read_object(self.path / "config.json")
 
     @property
     def result(self) -> Record | None:
-        return self._read("result.json") if (self.path / "result.json").is_file() else None
+        return read_object(self.path / "result.json") if (self.path / "result.json").is_file() else None
+
+    @property
+    def pictured(self) -> bool:
+        """Whether its pictures were made, which come after its result."""
+        return (self.path / LAST).is_file()
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Makes the folder, with config.json."""
+        self.make()
+        self.write("config.json", {**config, "id": uuid.uuid4().hex})
+        self._belongs = self._asked()
 
     def write(self, name: str, value: Mapping[str, Any]) -> None:
         """Writes a JSON file as a whole or not at all."""
-        self._replace(name, json.dumps(value, indent=2) + "\n")
+        self.put(name, json.dumps(value, indent=2) + "\n")
 
     def write_metrics(self, history: list[Record]) -> None:
         """Writes metrics.jsonl anew."""
-        self._replace("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history))
+        self.put("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history))
 
-    def _replace(self, name: str, text: str) -> None:
-        part = self.path / f".{name}.part"
+    def put(self, name: str, content: Content) -> None:
+        """Writes a file as a whole or not at all.
+
+        Raises:
+          TrainingError: when it cannot be written.
+        """
         with on_disk(f"{self.path / name} cannot be written"):
-            try:
-                part.write_text(text)
-                os.replace(part, self.path / name)
-            finally:
-                part.unlink(missing_ok=True)
-
-    def _read(self, name: str) -> Record:
-        try:
-            return json.loads((self.path / name).read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.path / name} cannot be read: {error}") from None
+            write_whole(self.path / name, content)
 
     # --- checkpoints
 
@@ -126,7 +206,8 @@ class Run:
         arrays = _plain(state)
         if best is not None:
             arrays["best"] = {"params": best[0], "model_state": best[1]}
-        apart = {"best_apart": best is not None, "config": self._asked()}
+        self._belongs = self._belongs or self._asked()
+        apart = {"best_apart": best is not None, "config": self._belongs}
         self.checkpoints.save(int(state.step), arrays, {**progress, **apart})
 
     def restore(self, like: TrainState) -> tuple[TrainState, tuple[Any, Any], Progress] | None:
@@ -140,35 +221,59 @@ class Run:
         """
 
         def read(folder: Path, progress: Progress) -> tuple[TrainState, tuple[Any, Any], Progress]:
-            if progress["config"] != self._asked():
-                raise UserError(
-                    f"{self.path / 'config.json'} is not what it was when the run began: it cannot go on as it would "
-                    "have. Start another run for other settings"
-                )
+            self._check_config(progress)
             wanted = _plain(like)
             if progress["best_apart"]:
                 wanted["best"] = {"params": _averaged(like), "model_state": like.model_state}
             arrays = _read(folder, wanted)
             best = arrays.pop("best", None)
-            key = jax.random.wrap_key_data(arrays["key"], impl=jax.random.key_impl(like.key))
-            state = like.replace(**{**arrays, "key": key})
+            state = like.replace(**arrays)
             return state, (best["params"], best["model_state"]) if best else variables(state), progress
 
         return self.checkpoints.newest(read)
 
+    def check(self, weights: bool = False) -> None:
+        """Whether config.json is that of the newest checkpoint, where there is one.
+
+        Args:
+          weights: whether there has to be one, of an epoch that has ended.
+
+        Raises:
+          UserError: when it is not, or all checkpoints are damaged.
+        """
+
+        def read(folder: Path, progress: Progress) -> bool:
+            self._check_config(progress)
+            return bool(progress["history"])
+
+        if not self.checkpoints.newest(read) and weights:
+            raise self._without_weights()
+
+    def _without_weights(self) -> UserError:
+        return UserError(f"{self.path} has no weights yet: the run has not come to the end of its first epoch")
+
+    def _check_config(self, progress: Progress) -> None:
+        if progress.get("config") not in (None, self._asked()):
+            raise UserError(
+                f"{self.path / 'config.json'} is not what it was when the run began, or the checkpoints are another "
+                "run's: what they hold belongs to other settings. Bring the file back, or start another run"
+            )
+
     def _asked(self) -> str | None:
         """The SHA-256 of config.json."""
         path = self.path / "config.json"
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        return sha256(path) if path.is_file() else None
 
     def restore_best(self) -> tuple[Any, Any]:
         """The parameters and the model's state after the best epoch, whatever the optimizer was.
 
         Raises:
-          UserError: when there is no checkpoint, all are damaged, or the first epoch has not ended.
+          UserError: when there is no checkpoint, all are damaged, the first epoch has not ended, or config.json is not
+            what it was.
         """
 
         def read(folder: Path, progress: Progress) -> tuple[Any, Any] | None:
+            self._check_config(progress)
             if not progress["history"]:
                 return None
             arrays = read_some(folder, ("best",) if progress["best_apart"] else ("params", "model_state", "ema"))
@@ -177,8 +282,12 @@ class Run:
 
         found = self.checkpoints.newest(read)
         if found is None:
-            raise UserError(f"{self.path} has no weights yet: the run has not come to the end of its first epoch")
+            raise self._without_weights()
         return found
+
+
+def _is_left(path: Path) -> bool:
+    return path.suffix == PART or path.name == lock.NAME
 
 
 def variables(state: TrainState) -> tuple[Any, Any]:
@@ -203,7 +312,6 @@ def _read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(state: TrainState) -> dict[str, Any]:
-    """The state as arrays: random keys as their data; without what it does not have."""
+    """The state as a dict, without what it does not have."""
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    arrays = {name: value for name, value in fields.items() if value is not None}
-    return {**arrays, "key": jax.random.key_data(state.key)}
+    return {name: value for name, value in fields.items() if value is not None}

@@ -10,23 +10,25 @@ import json
 import math
 import os
 import re
-import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jaxcnn.errors import UserError, unknown
-from jaxcnn.files import regular
 from jaxcnn.format import padded, printable, width
-from jaxcnn.train.objective import Primary, Record, primary_in
+from jaxcnn.train import lock
+from jaxcnn.train.objective import Primary, primary_in
 from jaxcnn.train.progress import _time
+from jaxcnn.train.record import Record, parsed, reason, text_of
 
 _SHOWN = {"model", "data", "epochs"}  # settings with a column of their own
-_FACTS = {"classes", "image", "preprocess", "version", "data_dir"}  # in config.json, and nobody's choice
+# In config.json, and nobody's choice.
+_FACTS = {"classes", "image", "preprocess", "version", "data_dir", "id", "examples", "code_sha256"}
 _FACTS |= {"primary", "higher_is_better", "tested"}
 _WIDEST = 40  # letters of a setting
-_RECENT, _EPOCHS = 60.0, 3  # seconds, and epochs, without a sign of life up to which a run may be running
+_LARGEST = 1e300  # of a figure: JSON has integers that no float can hold
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,25 +40,38 @@ class Listed:
       config: config.json; empty where it is damaged.
       history: the records of metrics.jsonl that can be read.
       result: result.json, empty where it is damaged; None when the run is not complete.
-      changed: when something was last written, in seconds since 1970.
       trouble: what cannot be read.
+      locked, owner: what its lock says; see `jaxcnn.train.lock`.
     """
 
     path: Path
     config: Record
     history: list[Record]
     result: Record | None
-    changed: float
     trouble: tuple[str, ...] = ()
+    locked: lock.State = "free"
+    owner: lock.Owner | None = None
 
     @property
     def state(self) -> str:
-        """`"complete"`, `"interrupted"` or, where something was written not long ago, `"running?"`."""
+        """What has become of it.
+
+        `"running"`; `"complete"`; `"stopped"`, by Ctrl-C, SIGTERM or an error that it said; `"killed"`, without a word.
+        `"running?"` is said of a process on another machine, of which nothing can be known; `"interrupted"` of a run by
+        an earlier version of jaxcnn, which left no sign.
+        """
+        if self.locked in ("held", "unknown"):
+            return "running" if self.locked == "held" else "running?"
         if self.result is not None:
             return "complete"
-        epoch = self.history[-1].get("seconds", 0.0) / len(self.history) if self.history else 0.0
-        running = time.time() - self.changed < max(_RECENT, _EPOCHS * epoch)
-        return "running?" if running else "interrupted"
+        if self.locked == "stale":
+            return "killed"
+        return "stopped" if "id" in self.config else "interrupted"
+
+    @property
+    def process(self) -> lock.Owner | None:
+        """The process that trains it, where one does."""
+        return self.owner if self.locked in ("held", "unknown") else None
 
     @property
     def primary(self) -> Primary:
@@ -82,6 +97,8 @@ class Listed:
         return {
             "run": str(self.path),
             "state": self.state,
+            "process": self.process and self.process.process,
+            "host": self.process and self.process.host,
             "model": self.config.get("model"),
             "data": self.config.get("data"),
             "epochs": last.get("epoch", 0),
@@ -99,8 +116,13 @@ class Listed:
 
 def _number(values: Record, name: str) -> float | None:
     """A figure, or None where it is missing, no number, or not finite, which JSON has no word for."""
-    value = values.get(name)
-    return value if isinstance(value, (int, float)) and math.isfinite(value) else None
+    value: Any = values.get(name)
+    return value if _is_figure(value) and math.isfinite(value) else None
+
+
+def _is_figure(value: Any) -> bool:
+    """Whether a JSON value is a number that a float can hold, NaN and infinity included."""
+    return isinstance(value, (int, float)) and (not isinstance(value, int) or abs(value) < _LARGEST)
 
 
 def find(paths: Iterable[str | Path]) -> list[Listed]:
@@ -112,8 +134,12 @@ def find(paths: Iterable[str | Path]) -> list[Listed]:
     found: dict[Path, Listed] = {}
     for given in paths:
         path = Path(given).expanduser()
-        if not path.is_dir():
-            raise UserError(f"the folder {given} is not there; expected a run, or a folder of runs")
+        try:
+            if not path.is_dir():
+                raise UserError(f"the folder {given} is not there; expected a run, or a folder of runs")
+            os.scandir(path).close()
+        except OSError as error:
+            raise UserError(f"the folder {given} cannot be read: {reason(error)}") from None
         here = [run for folder in _candidates(path) if (run := read(folder)) is not None]
         if not here:
             raise UserError(f"{given} has no run in it; `jaxcnn train` makes them, below the folder runs")
@@ -122,10 +148,15 @@ def find(paths: Iterable[str | Path]) -> list[Listed]:
 
 
 def _candidates(path: Path) -> Iterable[Path]:
-    """The folders that have a config.json; none inside another one."""
-    for folder, inside, files in os.walk(path):
-        inside[:] = [] if "config.json" in files else sorted(name for name in inside if not name.startswith("."))
-        if "config.json" in files:
+    """The folders that have a config.json; none inside another one. A warning names those that cannot be read."""
+
+    def unread(error: OSError) -> None:
+        warnings.warn(f"the folder {error.filename} cannot be read: {reason(error)}", stacklevel=2)
+
+    for folder, inside, files in os.walk(path, onerror=unread):
+        begun = "config.json" in files or "config.json" in inside  # a folder of that name is damage, too
+        inside[:] = [] if begun else sorted(name for name in inside if not name.startswith("."))
+        if begun:
             yield Path(folder)
 
 
@@ -133,50 +164,45 @@ def read(folder: Path) -> Listed | None:
     """The run in a folder, or None for a config.json of something else."""
     trouble: list[str] = []
     config = _json(folder / "config.json", trouble)
-    if not trouble and not (isinstance(config, dict) and "model" in config):
+    if config is None or (not trouble and "model" not in config):
         return None
     history = _records(folder / "metrics.jsonl", trouble)
     result = _json(folder / "result.json", trouble)
-    for name, value in (("config.json", config), ("result.json", result)):
-        if not isinstance(value, dict) and value is not None:
-            trouble.append(f"{name} is no object")
-    signs = [folder / name for name in ("config.json", "metrics.jsonl", "checkpoints")]
-    changed = max(path.stat().st_mtime for path in signs if path.exists())
-    ended = (folder / "result.json").exists()
-    return Listed(folder, _dict(config), history, _dict(result) if ended else None, changed, tuple(trouble))
+    locked, owner = lock.look(folder / lock.NAME)
+    return Listed(folder, config, history, result, tuple(trouble), locked, owner)
 
 
-def _json(path: Path, trouble: list[str]) -> Any:
-    """What a file holds, or None where it is not there or damaged."""
+def _json(path: Path, trouble: list[str]) -> Record | None:
+    """The object in a file; None where there is no file, and an empty one where it is damaged."""
     try:
-        return json.loads(regular(path).read_text())
+        value = parsed(text_of(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        trouble.append(f"{path.name} cannot be read: {getattr(error, 'strerror', None) or error}")
-        return None
-
-
-def _dict(value: Any) -> Record:
-    return value if isinstance(value, dict) else {}
+        trouble.append(f"{path.name} cannot be read: {reason(error)}")
+        return {}
+    if not isinstance(value, dict):
+        trouble.append(f"{path.name} is no object")
+        return {}
+    return value
 
 
 def _records(path: Path, trouble: list[str]) -> list[Record]:
     try:
-        lines = regular(path).read_text().splitlines()
+        lines = text_of(path).splitlines()
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
-        trouble.append(f"{path.name} cannot be read: {getattr(error, 'strerror', None) or error}")
+        trouble.append(f"{path.name} cannot be read: {reason(error)}")
         return []
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
+            record = parsed(line)
         except ValueError:
             record = None
-        figures = isinstance(record, dict) and all(isinstance(value, (int, float)) for value in record.values())
-        if not figures or "epoch" not in record:
+        figures = isinstance(record, dict) and all(map(_is_figure, record.values()))
+        if not figures or type(record.get("epoch")) is not int:
             trouble.append(f"line {number} of {path.name} cannot be read")
         else:
             records.append(record)
@@ -197,7 +223,8 @@ def differing(found: Sequence[Listed]) -> list[str]:
 
 def _natural(text: Any) -> tuple[Any, ...]:
     """Orders text with numbers in it by the numbers: digits-2 before digits-10."""
-    return tuple(int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(text)))
+    parts = re.split(r"([0-9]{1,18})", str(text))
+    return tuple(int(part) if i % 2 else part for i, part in enumerate(parts))
 
 
 def _best_first(part: str) -> Callable[[Listed, Record], Any]:
@@ -208,8 +235,8 @@ def _best_first(part: str) -> Callable[[Listed, Record], Any]:
 # What each key orders by, the smallest first.
 KEYS: dict[str, Callable[[Listed, Record], Any]] = {
     "name": lambda run, row: _natural(row["run"]),
-    "model": lambda run, row: row["model"] and _natural(row["model"]),
-    "data": lambda run, row: row["data"] and _natural(row["data"]),
+    "model": lambda run, row: None if row["model"] is None else _natural(row["model"]),
+    "data": lambda run, row: None if row["data"] is None else _natural(row["data"]),
     "state": lambda run, row: row["state"],
     "epochs": lambda run, row: row["epochs"],
     "validation": _best_first("validation"),
@@ -245,7 +272,7 @@ def table(found: Sequence[Listed]) -> str:
         row = run.row()
         settings = " ".join(f"{name}={_short(run.config.get(name))}" for name in names if name in run.config)
         lines.append([
-            row["run"], _short(row["model"]).split("(\n")[0], _short(row["data"]), row["state"],
+            row["run"], _short(row["model"]).split("(\n")[0], _short(row["data"]), _state(row),
             f"{row['epochs']}/{_short(row['planned_epochs'])}", _short(row["best_epoch"]),
             *("-" if row[part] is None else run.measure.shown(row[part]) for part in ("validation", "test")),
             "-" if row["seconds"] is None else _time(row["seconds"]),
@@ -258,6 +285,13 @@ def table(found: Sequence[Listed]) -> str:
     return "\n".join(
         "  ".join(padded(text, columns, head not in left) for head, columns, text in line).rstrip() for line in pairs
     )
+
+
+def _state(row: Record) -> str:
+    if row["process"] is None:
+        return row["state"]
+    where = f" on {row['host']}" if row["state"] == "running?" else ""
+    return f"{row['state']} (process {row['process']}{where})"
 
 
 def _short(value: Any) -> str:

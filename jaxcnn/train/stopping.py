@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +11,7 @@ import jax
 
 from jaxcnn.devices import stop_together
 from jaxcnn.errors import Stopped
+from jaxcnn.signals import replaceable
 from jaxcnn.train.run import Run
 
 
@@ -45,8 +45,8 @@ def asked_to_stop(folder: Run | None) -> Iterator[Stop]:
     """Ctrl-C and SIGTERM ask for a stop after the step under way; what comes a second time has its usual effect."""
     stop = Stop(folder)
     # Of several processes, JAX's own handler tells the others of a SIGTERM.
-    own = folder is not None and jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)} if own else {}
+    own = (signal.SIGINT, signal.SIGTERM) if folder is not None and jax.process_count() == 1 else ()
+    before = {name: handler for name in own if (handler := replaceable(name)) is not None}
 
     def restore() -> None:
         for name, handler in before.items():

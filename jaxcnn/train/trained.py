@@ -15,6 +15,7 @@ from jaxcnn import ensemble, freeze, mixed_precision, models, remat
 from jaxcnn.core import Layer
 from jaxcnn.data.preprocess import Preprocess, inputs_of, to_float
 from jaxcnn.errors import UserError
+from jaxcnn.train.identity import check_code
 from jaxcnn.train.run import Run
 
 
@@ -55,18 +56,26 @@ class Trained:
     config: dict[str, Any]
 
     @staticmethod
-    def load(run: str | Path, model: Layer | None = None) -> Trained:
+    def load(run: str | Path, model: Layer | None = None, trust: bool = False) -> Trained:
         """The network of a run.
+
+        A network of `file.py:function` is rebuilt by executing that file: of itself only where the file lies below the
+        current folder, not in the run's own, and is the one that the run was trained with.
 
         Args:
           run: the folder.
           model: the Layer that was trained, for a run of `fit` whose model has no name.
+          trust: execute the file in any case.
 
         Raises:
-          UserError: when the folder is no run, has no checkpoint, a damaged one, or a model that cannot be rebuilt.
+          UserError: when the folder is no run, has no checkpoint, a damaged one, one of another run, a model that
+            cannot be rebuilt, or one whose code would have to be trusted.
         """
         folder = Run.open(run)
         config = folder.config
+        params, model_state = folder.restore_best()
+        if model is None:
+            check_code(folder.path, config, trust)
         try:
             given = config["preprocess"]
             preprocess = to_float if given is None else Preprocess(**{k: tuple(v) for k, v in given.items()})
@@ -80,11 +89,10 @@ class Trained:
                 )
             if model is None:
                 model = computed(rebuilt(config, len(classes)), config)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{folder.path / 'config.json'} does not say {error}: the network cannot be rebuilt from it"
             ) from None
-        params, model_state = folder.restore_best()
         return Trained(model, params, model_state, preprocess, image, classes, config)
 
     def outputs(self, inputs: Any) -> Any:

@@ -199,7 +199,10 @@ def _msgpack(path: Path) -> Any:
 
 def _orbax(path: Path) -> Any:
     """The tree of an Orbax checkpoint, or of the last step of a folder of them, as NumPy arrays."""
-    import orbax.checkpoint as ocp  # it takes a second to import
+    try:
+        import orbax.checkpoint as ocp  # it takes a second to import
+    except ImportError:
+        raise UserError(f"{path} is a folder of Orbax, which is not installed: pip install orbax-checkpoint") from None
 
     folder = _checkpoint(path)
     if folder is None:

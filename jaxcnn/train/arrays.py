@@ -1,0 +1,259 @@
+"""A tree of arrays as one safetensors file.
+
+Each array is named by its path in the tree, `params/conv1/kernel`, with `/` and `~` inside a name written as `~1` and
+`~0`. The file's metadata has, under `jaxcnn`, what safetensors does not know: the tree's dicts, lists and tuples,
+random keys (`jax.random.key`, whose data is stored), and the dtypes that are stored as bytes. Any program that reads
+safetensors reads the arrays.
+
+Source: https://github.com/huggingface/safetensors, section Format; RFC 6901 for the escapes.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.atomic import to_disk
+
+PyTree = Any
+_KINDS = {
+    "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32", "int32": "I32",
+    "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64",
+}  # fmt: skip
+_DTYPES = {kind: name for name, kind in _KINDS.items()}
+_MOST_HEADER = 100_000_000  # bytes; safetensors' own limit
+
+
+@dataclass(frozen=True)
+class Flat:
+    """The arrays of a tree by name, random keys as their data.
+
+    Attributes:
+      arrays: by name, in JAX's order of the tree's leaves.
+      keys: of the random keys, the kind: `threefry2x32`.
+      tree: the tree's structure; JSON.
+    """
+
+    arrays: dict[str, Any]
+    keys: dict[str, str]
+    tree: Any
+
+    def copied(self) -> Flat:
+        """With copies, which stay when the arrays are donated."""
+        copies = {name: jnp.copy(x) if isinstance(x, jax.Array) else np.array(x) for name, x in self.arrays.items()}
+        return Flat(copies, self.keys, self.tree)
+
+
+def flat(tree: PyTree) -> Flat:
+    """The arrays of a tree with their names.
+
+    Raises:
+      ValueError: when two of them would have the same name.
+    """
+    arrays: dict[str, Any] = {}
+    keys: dict[str, str] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = _name(path)
+        if name in arrays:
+            raise ValueError(f"two arrays are called {name}")
+        if is_key(leaf):
+            keys[name] = str(jax.random.key_impl(leaf))
+            leaf = jax.random.key_data(leaf)
+        arrays[name] = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+    return Flat(arrays, keys, _structure(tree, ()))
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf holds random keys of `jax.random.key`."""
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _name(path: Any) -> str:
+    labels = (jax.tree_util.keystr((entry,), simple=True) for entry in path)
+    escaped = "/".join(label.replace("~", "~0").replace("/", "~1") for label in labels)
+    return escaped.encode("utf-8", "backslashreplace").decode()  # JSON in UTF-8 has no lone surrogates
+
+
+def _structure(tree: PyTree, path: Any) -> Any:
+    """A leaf as its name, None as itself, and of a node what kind it is, with its children."""
+    if tree is None:
+        return None
+    if jax.tree_util.all_leaves([tree]):
+        return _name(path)
+    inner = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is not tree)[0]
+    children = [(place[0], _structure(child, (*path, *place))) for place, child in inner]
+    if type(tree) in (list, tuple):
+        return {type(tree).__name__: [child for _, child in children]}
+    return {"dict": [[_key(place), child] for place, child in children]}
+
+
+def _key(place: Any) -> str | int:
+    key = getattr(place, "key", None)
+    return key if isinstance(key, (str, int)) else jax.tree_util.keystr((place,), simple=True)
+
+
+# --- writing -----------------------------------------------------------------------------------------------------
+
+
+def write(file: Path, found: Flat) -> None:
+    """Writes the arrays, and waits until they are on the disk."""
+    header: dict[str, Any] = {}
+    raw: dict[str, tuple[str, list[int]]] = {}
+    arrays, at = [], 0
+    for name, array in found.arrays.items():
+        array = _little(np.asarray(jax.device_get(array)))
+        dtype = array.dtype.name
+        kind, shape = _KINDS.get(dtype), list(array.shape)
+        if kind is None:
+            raw[name] = dtype, shape
+            kind, shape = "U8", [array.nbytes]
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [at, at + array.nbytes]}
+        at += array.nbytes
+        arrays.append(array)
+    about = {"tree": found.tree, "keys": found.keys, "raw": raw}
+    header["__metadata__"] = {"jaxcnn": json.dumps(about)}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(file, "wb") as out:
+        out.write(struct.pack("<Q", len(text)) + text)
+        for array in arrays:
+            out.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        out.flush()
+        to_disk(out)
+
+
+def _little(array: np.ndarray) -> np.ndarray:
+    """The numbers as safetensors has them, the lowest byte first, or back again."""
+    native = array.astype(array.dtype.newbyteorder("="), copy=False) if array.dtype.byteorder in "<>" else array
+    return native if sys.byteorder == "little" else native.byteswap()
+
+
+def check(file: Path, found: Flat) -> None:
+    """Reads back the names and sizes of what was written.
+
+    Raises:
+      OSError: when they are not those of `found`.
+    """
+    with Reader(file) as reader:
+        there = {name: reader.bytes(name) for name in reader.names}
+        size = file.stat().st_size
+    expected = {name: int(x.nbytes) for name, x in found.arrays.items()}
+    if there != expected or size != reader.start + sum(expected.values()):
+        raise OSError(f"{file.name} holds {len(there)} arrays in {size:,} bytes, not what was written")
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+class Reader:
+    """The arrays in a file, one by one.
+
+    Attributes:
+      names: of all of them.
+      tree: the structure.
+
+    Raises:
+      ValueError: for a file that `write` did not write.
+    """
+
+    def __init__(self, file: Path):
+        self._file: IO[bytes] = open(file, "rb")  # noqa: SIM115 - closed by `__exit__`
+        try:
+            length = self._file.read(8)
+            if len(length) < 8 or (size := struct.unpack("<Q", length)[0]) > _MOST_HEADER:
+                raise ValueError("the file has no header")
+            header = json.loads(self._file.read(size))
+            about = json.loads(header.pop("__metadata__")["jaxcnn"])
+            self.start = 8 + size
+            self._header: dict[str, Any] = header
+            self.tree, self._keys, self._raw = about["tree"], about["keys"], about["raw"]
+            self.names = list(header)
+        except (KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
+            self._file.close()
+            raise ValueError(f"the file's header is of another form: {error}") from None
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def bytes(self, name: str) -> int:
+        """The size of an array."""
+        first, end = self._header[name]["data_offsets"]
+        return end - first
+
+    def form(self, name: str) -> tuple[tuple[int, ...], str]:
+        """An array's shape, and the name of its dtype or of its kind of random key."""
+        entry = self._header[name]
+        dtype, shape = self._raw.get(name) or (_DTYPES[entry["dtype"]], entry["shape"])
+        return tuple(shape), self._keys.get(name, dtype)
+
+    def array(self, name: str) -> np.ndarray:
+        """An array; of random keys their data."""
+        entry = self._header[name]
+        dtype, shape = self._raw.get(name) or (_DTYPES[entry["dtype"]], entry["shape"])
+        self._file.seek(self.start + entry["data_offsets"][0])
+        found = np.fromfile(self._file, np.uint8, self.bytes(name))
+        return _little(found.view(jnp.dtype(dtype)).reshape(shape))  # NumPy's own dtype does not know bfloat16
+
+    def leaf(self, name: str, array: Any = np.asarray) -> Any:
+        """An array as `array` makes it of NumPy's, or random keys."""
+        found = array(self.array(name))
+        return jax.random.wrap_key_data(found, impl=self._keys[name]) if name in self._keys else found
+
+
+def read_like(file: Path, like: PyTree) -> PyTree:
+    """The tree of a file, with the structure, shapes and dtypes of `like`, on this process's first device.
+
+    Raises:
+      ValueError: when they are others.
+    """
+    device = jax.local_devices()[0]
+    wanted = flat(like)
+    with Reader(file) as reader:
+        if differing := sorted(wanted.arrays.keys() ^ reader.names):
+            where = "only in the checkpoint" if differing[0] in reader.names else "not in the checkpoint"
+            raise ValueError(f"{differing[0]} is {where}")
+        for name, leaf in wanted.arrays.items():
+            shape, kind = reader.form(name)
+            expected = wanted.keys.get(name, np.dtype(leaf.dtype).name)
+            if (shape, kind) != (leaf.shape, expected):
+                raise ValueError(f"{name} is {kind} {shape}, expected {expected} {tuple(leaf.shape)}")
+
+        def one(path: Any, leaf: Any) -> Any:
+            if not isinstance(leaf, jax.Array):
+                return reader.leaf(_name(path))  # JAX would make float32 of NumPy's float64
+            # A copy of JAX's own, which a step may use up.
+            return reader.leaf(_name(path), lambda x: jax.device_put(jnp.array(x), device))
+
+        return jax.tree_util.tree_map_with_path(one, like)
+
+
+def read_some(file: Path, names: tuple[str, ...]) -> dict[str, PyTree]:
+    """Those parts of the dict in a file that have these names: dicts, lists and tuples of NumPy arrays.
+
+    A node of another class, a NamedTuple for instance, comes as the dict of its children.
+    """
+    with Reader(file) as reader:
+
+        def built(node: Any) -> Any:
+            if node is None or isinstance(node, str):
+                return None if node is None else reader.leaf(node)
+            ((kind, inner),) = node.items()
+            if kind == "dict":
+                return {key: built(value) for key, value in inner}
+            return (list if kind == "list" else tuple)(map(built, inner))
+
+        return {name: built(node) for name, node in reader.tree["dict"] if name in names}
