@@ -14,8 +14,8 @@ the order of what it brings:
   inference, bias, normalization, residual sum and activation (`jaxcnn.ops.fusion`) are calls of oneDNN, over XLA's
   public foreign function interface (`jaxcnn.ops.cpu`, where what it needs is said).
 - `stored`: what several operations use is computed once. XLA has no barrier on a CPU (`optimization_barrier` is gone
-  before fusion); what it does not repeat is an operation on two whole images, and so a ReLU, and the gradient at a
-  convolution, end with a select between x and NaN by x == x.
+  before fusion); what it does not repeat is an operation on two whole images, and so a ReLU ends with a select between
+  x and NaN by x == x.
 - `maximum`: max pooling writes down which tap had the maximum, and its gradient asks for it (`jaxcnn.ops.maximum`).
 - `products`, `slices`, `stuffed`: convolutions of few pixels with a large kernel as matrix products, sums over windows
   as strided slices, and, without oneDNN, the zeros of a transposed convolution put in beforehand.

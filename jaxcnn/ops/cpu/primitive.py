@@ -21,7 +21,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
-from jaxcnn.ops.backend import compute, stored, suits_cpu, vary_alike
+from jaxcnn.ops.backend import compute, suits_cpu, vary_alike
 from jaxcnn.ops.cpu import library
 from jaxcnn.ops.cpu.partition import divided
 from jaxcnn.ops.geometry import Edges
@@ -223,7 +223,7 @@ def _with(**params: Any) -> Any:
 
 
 def _first_gradient(ct: jax.Array, a: Any, b: jax.Array, *, parts: Any, **params: Any) -> jax.Array:
-    ct, window = stored(ct), {**params, "sizes": ()}  # both gradients use it
+    window = {**params, "sizes": ()}
     if params["kind"] == "output":
         return _bind(ct, b, **window | {"kind": "input", "sizes": a.aval.shape[1:-1]})
     if params["kind"] == "input":
@@ -232,7 +232,7 @@ def _first_gradient(ct: jax.Array, a: Any, b: jax.Array, *, parts: Any, **params
 
 
 def _second_gradient(ct: jax.Array, a: jax.Array, b: Any, *, parts: Any, **params: Any) -> jax.Array:
-    ct, window = stored(ct), {**params, "sizes": ()}
+    window = {**params, "sizes": ()}
     if params["kind"] == "output":
         return _bind(a, ct, **window | {"kind": "kernel", "sizes": b.aval.shape[:-2]})
     if params["kind"] == "input":
