@@ -15,9 +15,9 @@ import jax
 import jaxcnn as cnn
 from experiments.common import machine, main, percent, save, table
 from jaxcnn import detection
+from jaxcnn.data.datasets.voc import voc
 from jaxcnn.data.proposals import cache_folder, selective_search, with_regions
 from jaxcnn.data.sources import data_root
-from jaxcnn.data.voc import voc
 from jaxcnn.errors import DataError
 from jaxcnn.inspect.plots import Figure
 from jaxcnn.models.fast_rcnn import fast_rcnn, small_backbone

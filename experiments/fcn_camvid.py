@@ -12,8 +12,8 @@ import numpy as np
 import jaxcnn as cnn
 from experiments.common import machine, main, percent, save, table
 from jaxcnn import segmentation
+from jaxcnn.data.datasets.camvid import load_segmentation
 from jaxcnn.data.preprocess import to_float
-from jaxcnn.data.segmentation import load_segmentation
 from jaxcnn.models.fcn import fcn
 
 

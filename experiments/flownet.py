@@ -13,7 +13,7 @@ import numpy as np
 import jaxcnn as cnn
 from experiments.common import machine, main, save, table
 from jaxcnn import flow
-from jaxcnn.data.segmentation import load_segmentation
+from jaxcnn.data.datasets.camvid import load_segmentation
 from jaxcnn.inspect.plots import Figure
 from jaxcnn.models.flownet import flownet_c, flownet_s
 

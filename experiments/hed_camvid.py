@@ -13,10 +13,10 @@ import numpy as np
 import jaxcnn as cnn
 from experiments.common import machine, main, save, table
 from jaxcnn import boundaries
-from jaxcnn.data.segmentation import load_segmentation
+from jaxcnn.data.datasets.camvid import load_segmentation
 from jaxcnn.inspect.plots import Figure
 from jaxcnn.models.hed import hed
-from jaxcnn.segmentation import flip
+from jaxcnn.tasks.segmentation.objective import flip
 
 _FINE = boundaries.spaced(999)  # thresholds for Sobel's filter, most of whose values are small
 _FEW = {"Sobel": np.arange(1, 25) / 100, "HED": boundaries.spaced(19)}  # and where they are dear

@@ -17,7 +17,7 @@ from experiments.common import machine, main, percent, save, table
 from jaxcnn.data.text import Corpus, Vocabulary, by_length, drop_words, folds, load_text
 from jaxcnn.inspect.plots import Figure, plain
 from jaxcnn.models.text_cnn import text_cnn
-from jaxcnn.tasks.text import evidence
+from jaxcnn.tasks.text.task import evidence
 from jaxcnn.train.max_norm import max_norm
 
 KIM = 0.761  # CNN-rand on MR, table 2

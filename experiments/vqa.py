@@ -12,13 +12,13 @@ import numpy as np
 
 import jaxcnn as cnn
 from experiments.common import machine, main, save, table
-from jaxcnn.data.clevr import ANSWERS, PLAIN, RELATIONAL, kinds_of, sort_of_clevr
 from jaxcnn.data.dataset import Examples
+from jaxcnn.data.datasets.clevr import ANSWERS, PLAIN, RELATIONAL, kinds_of, sort_of_clevr
 from jaxcnn.data.preprocess import to_float
 from jaxcnn.data.text import Vocabulary
 from jaxcnn.inspect.plots import Figure
 from jaxcnn.models.vqa import vqa_cnn, vqa_relation
-from jaxcnn.tasks.vqa import METRICS
+from jaxcnn.tasks.vqa.task import METRICS
 
 
 def vqa(

@@ -44,29 +44,40 @@ from jaxcnn.transforms import ensemble, freeze, mixed_precision, remat, synchron
 
 if TYPE_CHECKING:
     from jaxcnn import (
-        boundaries,
         data,
-        detection,
         devices,
         export,
-        flow,
         inspect,
         losses,
         metrics,
         models,
         ops,
-        segmentation,
+        runs,
         tasks,
         train,
+        transforms,
         weights,
     )
+    from jaxcnn.tasks.detection import objective as detection
+    from jaxcnn.tasks.edges import objective as boundaries
+    from jaxcnn.tasks.flow import objective as flow
+    from jaxcnn.tasks.segmentation import objective as segmentation
 
 __version__ = "0.1.0"
 
-_ROOMS = (
-    "boundaries", "data", "detection", "devices", "export", "flow", "inspect", "losses", "metrics", "models",
-    "ops", "segmentation", "tasks", "train", "weights",
-)  # fmt: skip
+_ROOMS = {
+    **{
+        name: name
+        for name in (
+            "data", "devices", "export", "inspect", "losses", "metrics", "models", "ops", "runs", "tasks", "train",
+            "transforms", "weights",
+        )
+    },
+    "boundaries": "tasks.edges.objective",
+    "detection": "tasks.detection.objective",
+    "flow": "tasks.flow.objective",
+    "segmentation": "tasks.segmentation.objective",
+}  # fmt: skip
 
 __all__ = [
     "Layer",
@@ -112,6 +123,7 @@ __all__ = [
     "relu",
     "remat",
     "residual",
+    "runs",
     "segmentation",
     "serial",
     "sigmoid",
@@ -121,6 +133,7 @@ __all__ = [
     "tanh",
     "tasks",
     "train",
+    "transforms",
     "weights",
 ]
 
@@ -128,7 +141,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # The rooms are opened on first use: `import jaxcnn` costs what JAX costs.
     if name in _ROOMS:
-        return import_module(f"jaxcnn.{name}")
+        return import_module(f"jaxcnn.{_ROOMS[name]}")
     raise AttributeError(f"module 'jaxcnn' has no attribute {name!r}")
 
 

@@ -1,4 +1,4 @@
-"""Text for a reader: names from outside, which may hold any character, made safe for a terminal, a table and a font."""
+"""Text and numbers for a reader. Names from outside may hold any character: they are made safe for a terminal."""
 
 from __future__ import annotations
 
@@ -52,3 +52,13 @@ def padded(text: str, columns: int, right: bool = False) -> str:
     """The text with spaces behind it, or in front of it, up to a width on the terminal."""
     space = " " * (columns - width(text))
     return space + text if right else text + space
+
+
+def duration(seconds: float) -> str:
+    """A time in at most two units: `42s`, `3m07s`, `1h20m`."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02}m"

@@ -521,5 +521,5 @@ assert close(six.apply(params, state, maps)[0], x)
 #
 # ## What next
 #
-# - `jaxcnn/core.py` is the whole idea in one file: `Layer`, `network`, `serial`.
+# - `jaxcnn/core/` is the whole idea in six short files: `Layer`, `network`, `serial`, the tree of layers.
 # - `experiments/lenet_flax.py` trains both LeNet-5s on MNIST from eight seeds each, and times them in turn.

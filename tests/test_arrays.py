@@ -15,7 +15,7 @@ import optax
 import pytest
 import safetensors
 
-from jaxcnn.train import arrays
+from jaxcnn.runs import arrays
 
 Pair = collections.namedtuple("Pair", "mean spread")
 NAMES = ["float32", "float16", "bfloat16", "int8", "uint8", "int16", "uint16", "int32", "uint32", "bool", "complex64",

@@ -12,7 +12,7 @@ from jaxcnn import boundaries
 from jaxcnn.core import as_layer
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.models.hed import hed
-from jaxcnn.tasks.boundaries import TASK
+from jaxcnn.tasks.edges.task import TASK
 
 LABELS = np.random.default_rng(0).integers(-1, 3, (2, 6, 7)).astype(np.int32)
 

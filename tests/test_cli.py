@@ -117,7 +117,7 @@ def test_help_of_a_command_gives_every_option_and_its_default(run, name):
     status, out, err = run(name, "--help")
     assert (status, err) == (0, "")
     text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", out).split())
-    for field in cli._COMMANDS[name].__dataclass_fields__.values():
+    for field in cli.COMMANDS[name][0].__dataclass_fields__.values():
         if "Positional" not in str(field.type):
             assert f"--{field.name.replace('_', '-')}" in text
             assert f"(default: {field.default})" in text

@@ -19,9 +19,9 @@ from PIL import Image
 
 from jaxcnn import data
 from jaxcnn.data import images as image_files
+from jaxcnn.data.datasets.camvid import _labels as label_numbers
 from jaxcnn.data.images import read_part
 from jaxcnn.data.load import read_idx
-from jaxcnn.data.segmentation import _labels as label_numbers
 from jaxcnn.errors import DataError
 from jaxcnn.export import predict as export_predict
 

@@ -16,15 +16,15 @@ import jaxcnn as cnn
 from jaxcnn import detection
 from jaxcnn.core import LayerError
 from jaxcnn.data import proposals
-from jaxcnn.data.voc import voc
+from jaxcnn.data.datasets.voc import voc
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.models.fast_rcnn import Regions, fast_rcnn, small_backbone, vgg_backbone
 from jaxcnn.models.rcnn import rcnn
 from jaxcnn.ops import boxes as box
 from jaxcnn.ops import roi
 from jaxcnn.ops.nms import nms
-from jaxcnn.tasks.detect import TASK
-from jaxcnn.train.trained import Trained
+from jaxcnn.runs.trained import Trained
+from jaxcnn.tasks.detection.task import TASK
 
 
 def random_boxes(seed, *shape, size=(20, 30), least=0.0):

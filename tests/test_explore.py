@@ -34,8 +34,8 @@ from jaxcnn.explore.network import Network, packed, stacked
 from jaxcnn.explore.server import SCRIPTS, Server, pack, unpack
 from jaxcnn.explore.subject import Subject, of_layer, of_run, of_trained
 from jaxcnn.inspect.saliency import grad_cam
-from jaxcnn.train.run import Run
-from jaxcnn.train.trained import Trained
+from jaxcnn.runs.folder import Run
+from jaxcnn.runs.trained import Trained
 
 CLASSES = ("cross", "disc", "bars")
 

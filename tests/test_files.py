@@ -17,7 +17,7 @@ from jaxcnn.data.text import load_text, read_lines
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.export import predict
 from jaxcnn.files import located, read_text, regular
-from jaxcnn.train import runs
+from jaxcnn.runs import table as runs
 from jaxcnn.weights import preprocess, pth
 
 

@@ -13,7 +13,7 @@ from jaxcnn.core import LayerError, as_layer
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.models.flownet import flownet_c, flownet_s
 from jaxcnn.ops.correlation import correlation
-from jaxcnn.tasks.flow import TASK
+from jaxcnn.tasks.flow.task import TASK
 
 # --- correlation -------------------------------------------------------------------------------------------------
 

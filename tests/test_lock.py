@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from jaxcnn.errors import UserError
-from jaxcnn.train import Run, lock
+from jaxcnn.runs import lock
+from jaxcnn.train import Run
 
 
 @pytest.fixture(params=["flock", "no flock", "neither flock nor links"])
@@ -139,7 +140,7 @@ def test_a_damaged_lock_is_nobodys(content: str, tmp_path: Path) -> None:
 HOLDER = r"""
 import os, sys, time
 from pathlib import Path
-from jaxcnn.train import lock
+from jaxcnn.runs import lock
 mine = lock.acquire(Path(sys.argv[1]))
 if sys.argv[2] == "forked" and os.fork() == 0:
     os.write(1, b"%d\n" % os.getpid())

@@ -19,8 +19,8 @@ from jaxcnn import cli, losses, metrics, tasks, train
 from jaxcnn.data import Examples
 from jaxcnn.errors import UserError
 from jaxcnn.inspect import plots
-from jaxcnn.train import runs
-from jaxcnn.train.objective import LOSS, Primary, primary_in, primary_of
+from jaxcnn.runs import table as runs
+from jaxcnn.runs.primary import LOSS, Primary, primary_in, primary_of
 
 NAN, INF = float("nan"), float("inf")
 RNG = np.random.default_rng(0)

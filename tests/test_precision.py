@@ -18,12 +18,12 @@ from helpers import close, normal, same
 
 import jaxcnn as cnn
 from jaxcnn import losses, ops
-from jaxcnn.boundaries import class_balanced_cross_entropy
-from jaxcnn.flow import end_point_error
 from jaxcnn.models.text_cnn import max_over_time
 from jaxcnn.ops import convolution
 from jaxcnn.ops.backend import general_form
-from jaxcnn.segmentation import cross_entropy as pixel_cross_entropy
+from jaxcnn.tasks.edges.objective import class_balanced_cross_entropy
+from jaxcnn.tasks.flow.objective import end_point_error
+from jaxcnn.tasks.segmentation.objective import cross_entropy as pixel_cross_entropy
 
 HALF = {"bfloat16": 2**-8, "float16": 2**-11}
 half = pytest.mark.parametrize("dtype", HALF)

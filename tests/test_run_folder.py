@@ -26,7 +26,8 @@ from jaxcnn import cli, data, train
 from jaxcnn.atomic import write_whole
 from jaxcnn.errors import TrainingError, UserError
 from jaxcnn.inspect import plots
-from jaxcnn.train import lock, runs
+from jaxcnn.runs import checkpoint, identity, lock, table
+from jaxcnn.runs import folder as folder_module
 
 NET = """
 import jaxcnn as cnn
@@ -60,8 +61,12 @@ def untimed(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in ("seconds", "images_per_second")}
 
 
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing catches it."""
+
+
 def killed(*_: Any, **__: Any) -> Any:
-    raise MemoryError
+    raise Killed
 
 
 def killed_after(epochs: int, run: Path, **changes: Any) -> None:
@@ -80,7 +85,7 @@ def killed_after(epochs: int, run: Path, **changes: Any) -> None:
             folder.checkpoints.wait()
 
         patch.setattr(train.Run, "save", at_once)
-        with pytest.raises(MemoryError):
+        with pytest.raises(Killed):
             fit(run, **changes)
 
 
@@ -124,7 +129,7 @@ def test_a_folder_of_any_name(name: str, tmp_path: Path) -> None:
     run.save(state, {"history": [{"epoch": 1}]})
     run.checkpoints.close()
     run.put("curves.png", b"picture")
-    assert runs.find([tmp_path])[0].state == "running"
+    assert table.find([tmp_path])[0].state == "running"
     run.release()
     again = train.Run.open(tmp_path / name)
     assert (again.checkpoints.steps(), again.pictured) == ([0], True)
@@ -132,7 +137,7 @@ def test_a_folder_of_any_name(name: str, tmp_path: Path) -> None:
     assert restored is not None
     same(*(jax.device_get(x.replace(key=jax.random.key_data(x.key))) for x in (restored[0], state)))
     same(jax.device_get(again.restore_best()[0]), jax.device_get(state.params))
-    (found,) = runs.find([tmp_path])
+    (found,) = table.find([tmp_path])
     assert (found.path, found.state, found.trouble) == (tmp_path / name, "stopped", ())
 
 
@@ -158,9 +163,9 @@ def test_a_folder_is_held_while_it_is_trained(tmp_path: Path) -> None:
     seen = []
 
     def look(*_: Any) -> dict[str, float]:
-        (found,) = runs.find([tmp_path])
+        (found,) = table.find([tmp_path])
         seen.append((found.state, found.process and found.process.process))
-        assert f"running (process {os.getpid()})" in runs.table([found])
+        assert f"running (process {os.getpid()})" in table.table([found])
         for other in ({"resume": True}, {}):
             with pytest.raises(UserError, match=f"being trained by process {os.getpid()} on|is there and not empty"):
                 fit(tmp_path / "run", **other)
@@ -168,7 +173,7 @@ def test_a_folder_is_held_while_it_is_trained(tmp_path: Path) -> None:
 
     fit(tmp_path / "run", test_metrics=look)
     assert seen == [("running", os.getpid())]
-    assert runs.find([tmp_path])[0].state == "complete"
+    assert table.find([tmp_path])[0].state == "complete"
 
 
 def test_the_command_does_not_go_on_with_a_run_that_is_trained(tmp_path: Path, command: Any, undisturbed: Any) -> None:
@@ -183,17 +188,17 @@ def test_the_command_does_not_go_on_with_a_run_that_is_trained(tmp_path: Path, c
 
 def test_what_has_become_of_a_run_is_known(tmp_path: Path) -> None:
     killed_after(2, tmp_path / "run")  # an exception: what a clean stop leaves
-    (found,) = runs.find([tmp_path])
+    (found,) = table.find([tmp_path])
     assert (found.state, found.row()["process"]) == ("stopped", None)
     shutil.copytree(tmp_path / "run", tmp_path / "b")
     owner = {"process": 2**22 + 1, "host": "here", "boot": lock._boot(), "space": lock._space(), "flock": True}
     (tmp_path / "b/lock").write_text(json.dumps(owner))
     shutil.copytree(tmp_path / "b", tmp_path / "c")
     (tmp_path / "c/lock").write_text(json.dumps({**owner, "host": "node7", "boot": "its"}))
-    assert [run.state for run in runs.ordered(runs.find([tmp_path]))] == ["killed", "running?", "stopped"]
-    assert "running? (process 4194305 on node7)" in runs.table(runs.find([tmp_path / "c"]))
+    assert [run.state for run in table.ordered(table.find([tmp_path]))] == ["killed", "running?", "stopped"]
+    assert "running? (process 4194305 on node7)" in table.table(table.find([tmp_path / "c"]))
     fit(tmp_path / "b", resume=True)
-    assert runs.find([tmp_path / "b"])[0].state == "complete"
+    assert table.find([tmp_path / "b"])[0].state == "complete"
 
 
 @pytest.mark.slow
@@ -205,7 +210,7 @@ def test_three_trainings_at_once_have_a_folder_each(tmp_path: Path) -> None:
     ]
     assert [process.communicate()[1] for process in started] == ["", "", ""]
     assert [process.returncode for process in started] == [0, 0, 0]
-    found = runs.find([tmp_path / "runs"])
+    found = table.find([tmp_path / "runs"])
     assert sorted(run.path.name for run in found) == [f"logistic-digits-{n}" for n in (1, 2, 3)]
     assert sorted(run.config["seed"] for run in found) == [0, 1, 2]
     assert [run.state for run in found] == ["complete"] * 3
@@ -221,7 +226,7 @@ def test_three_trainings_at_once_have_a_folder_each(tmp_path: Path) -> None:
 def test_a_run_killed_in_its_pictures_gets_them(where: str, tmp_path: Path, undisturbed: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, where, killed)
-        with pytest.raises(MemoryError):
+        with pytest.raises(Killed):
             fit(tmp_path / "run")
     run = train.Run.open(tmp_path / "run")
     assert run.result is not None
@@ -239,7 +244,7 @@ def test_the_command_makes_the_pictures_too(tmp_path: Path, command: Any, monkey
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(plots, "curves", killed)
-        with pytest.raises(MemoryError):
+        with pytest.raises(Killed):
             cli.main(["train", "logistic", "--epochs", "1", "--run", "run"])
     for _ in range(2):
         status, out, err = command("train", "--resume", "--run", "run")
@@ -255,7 +260,7 @@ def test_the_command_makes_the_pictures_too(tmp_path: Path, command: Any, monkey
 
 def test_figures_of_the_test_set_are_in_the_result_or_there_is_none(tmp_path: Path, undisturbed: Any) -> None:
     """A detector's mean average precision takes minutes: a run that is killed meanwhile is not complete."""
-    with pytest.raises(MemoryError):
+    with pytest.raises(Killed):
         fit(tmp_path / "run", test_metrics=killed)
     assert not (tmp_path / "run/result.json").exists()
 
@@ -364,10 +369,10 @@ def as_by_orbax(run: Path) -> None:
     example = jax.ShapeDtypeStruct((1, 6, 6, 1), np.uint8)
     like = train.create_state(net(), optimizer, jax.random.key(0), example, ema=True)
     for folder in (run / "checkpoints").iterdir():
-        tree = train.run._plain(like)
-        if train.checkpoint.read_some(folder, ("best",)):
+        tree = folder_module._plain(like)
+        if checkpoint.read_some(folder, ("best",)):
             tree["best"] = {"params": like.params, "model_state": like.model_state}
-        tree = train.checkpoint.read_like(folder, tree)
+        tree = checkpoint.read_like(folder, tree)
         tree["key"] = jax.random.key_data(tree["key"])
         (folder / "arrays.safetensors").unlink()
         alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="own")
@@ -378,7 +383,7 @@ def as_by_orbax(run: Path) -> None:
         del progress["step"]
         (folder / "progress.json").write_text(json.dumps({**progress, "config": asked}))
         (folder / "manifest.json").unlink()
-        (folder / "manifest.json").write_text(json.dumps(train.checkpoint._hashes(folder)))
+        (folder / "manifest.json").write_text(json.dumps(checkpoint._hashes(folder)))
 
 
 @pytest.fixture(scope="module")
@@ -402,7 +407,7 @@ def test_a_run_by_orbax_goes_on_and_is_asked(by_orbax: Path, tmp_path: Path) -> 
     assert untimed(again.result) == untimed(whole.result)
     same(jax.device_get(again.state.opt_state), jax.device_get(whole.state.opt_state))
     assert (run / "checkpoints/9/arrays.safetensors").is_file()
-    assert runs.find([by_orbax])[0].state == "interrupted"
+    assert table.find([by_orbax])[0].state == "interrupted"
 
 
 def test_without_orbax_it_is_said_what_to_install(by_orbax: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -459,7 +464,7 @@ def test_a_stream_goes_on_with_its_own_files_alone(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(train.fit.__globals__, "_write", killed)
-        with pytest.raises(MemoryError):
+        with pytest.raises(Killed):
             fit(tmp_path / "run", **streamed())
     gone, second = tmp_path / "images/1/0.png", tmp_path / "images/1/1.png"
     content, seconds = gone.read_bytes(), second.read_bytes()
@@ -476,11 +481,11 @@ def test_a_stream_goes_on_with_its_own_files_alone(tmp_path: Path) -> None:
 
 
 def test_large_arrays_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train.identity, "_MOST", 100)
-    monkeypatch.setattr(train.identity, "_SAMPLE", 10)
-    one = train.identity.of_data(DATA)
-    assert one == train.identity.of_data(changed("nothing"))
-    assert one != train.identity.of_data(changed("order"))
+    monkeypatch.setattr(identity, "_MOST", 100)
+    monkeypatch.setattr(identity, "_SAMPLE", 10)
+    one = identity.of_data(DATA)
+    assert one == identity.of_data(changed("nothing"))
+    assert one != identity.of_data(changed("order"))
 
 
 # --- whose code --------------------------------------------------------------------------------------------------
@@ -568,7 +573,7 @@ def belongs_to_its_config(run: Path) -> None:
         progress["config"] = hashlib.sha256((run / "config.json").read_bytes()).hexdigest()
         (folder / "progress.json").write_text(json.dumps(progress))
         (folder / "manifest.json").unlink()
-        (folder / "manifest.json").write_text(json.dumps(train.checkpoint._hashes(folder)))
+        (folder / "manifest.json").write_text(json.dumps(checkpoint._hashes(folder)))
 
 
 def test_a_changed_config_is_seen_before_its_code_is_executed(own: Path, command: Any) -> None:
@@ -616,7 +621,7 @@ def test_a_run_that_may_not_be_read_does_not_stop_the_others(as_nobody: Path, mo
         assert "config.json cannot be read: Permission denied" in out
     else:
         with pytest.warns(UserWarning, match="cannot be read: Permission denied"):
-            runs.find([as_nobody])
+            table.find([as_nobody])
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             status, out, err = command("runs", as_nobody)

@@ -16,7 +16,7 @@ import jaxcnn as cnn
 from jaxcnn import cli, data, train
 from jaxcnn.errors import UserError
 from jaxcnn.inspect import plots
-from jaxcnn.train import runs
+from jaxcnn.runs import table as runs
 
 CONFIG = {"model": "mlp", "data": "digits", "epochs": 3, "classes": ["0", "1"], "lr": None, "seed": 0, "freeze": None}
 

@@ -14,12 +14,12 @@ from PIL import Image
 
 import jaxcnn as cnn
 from jaxcnn import inspect, segmentation
-from jaxcnn.data.segmentation import CAMVID, load_segmentation
+from jaxcnn.data.datasets.camvid import CAMVID, load_segmentation
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.models import convolutional
 from jaxcnn.models.fcn import BACKBONES, fcn, fcn8s, fcn16s, fcn32s
 from jaxcnn.ops.bilinear import bilinear, upsample
-from jaxcnn.tasks.segment import TASK
+from jaxcnn.tasks.segmentation.task import TASK
 
 KEY = jax.random.key(0)
 LOGITS = 2 * normal(0, 3, 4, 5, 6, dtype=np.float64)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jaxcnn.errors import TrainingError, UserError
-from jaxcnn.train.tensorboard import Board
+from jaxcnn.runs.tensorboard import Board
 
 
 def events(folder: Path) -> dict[str, list[tuple[int, float]]]:

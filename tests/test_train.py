@@ -25,8 +25,9 @@ from jaxcnn import data, losses, metrics, train
 from jaxcnn.data.preprocess import to_float
 from jaxcnn.devices import OneDevice
 from jaxcnn.errors import Stopped, TrainingError, UserError
-from jaxcnn.train import agreement, identity
-from jaxcnn.train.checkpoint import Checkpoints
+from jaxcnn.runs import identity
+from jaxcnn.runs.checkpoint import Checkpoints
+from jaxcnn.train import agreement
 from jaxcnn.train.progress import Display
 
 KEY = jax.random.key(0)

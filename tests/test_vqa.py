@@ -11,11 +11,20 @@ from PIL import Image
 import jaxcnn as cnn
 from jaxcnn.core import LayerError
 from jaxcnn.data import clevr
-from jaxcnn.data.clevr import ANSWERS, COLOURS, LENGTH, PHRASES, PLAIN, RELATIONAL, encode_questions, sort_of_clevr
+from jaxcnn.data.datasets.clevr import (
+    ANSWERS,
+    COLOURS,
+    LENGTH,
+    PHRASES,
+    PLAIN,
+    RELATIONAL,
+    encode_questions,
+    sort_of_clevr,
+)
 from jaxcnn.data.text import Vocabulary
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.models.vqa import objects, question_encoder, vqa_cnn, vqa_relation
-from jaxcnn.tasks.vqa import METRICS, TASK, load, predict
+from jaxcnn.tasks.vqa.task import METRICS, TASK, load, predict
 
 WORDS = clevr.vocabulary()
 DATA = sort_of_clevr(60, seed=5, each=18)
@@ -317,7 +326,7 @@ def test_what_cannot_be_answered(trained, tmp_path, given, says):
 
 
 def test_loading(monkeypatch):
-    monkeypatch.setattr("jaxcnn.tasks.vqa.SPLITS", {"train": (0, 30), "test": (2, 4)})
+    monkeypatch.setattr("jaxcnn.tasks.vqa.task.SPLITS", {"train": (0, 30), "test": (2, 4)})
     train, test = load("sort-of-clevr", "train"), load("sort-of-clevr", "test")
     assert (len(train), len(test)) == (30, 4)
     assert TASK.options(train) == {"vocabulary": len(WORDS)}

@@ -20,16 +20,16 @@ from jaxcnn.data.augment import (
     translate,
 )
 from jaxcnn.data.batches import batches, padded_batches
-from jaxcnn.data.clevr import sort_of_clevr
 from jaxcnn.data.dataset import Dataset, Examples
+from jaxcnn.data.datasets.camvid import load_segmentation
+from jaxcnn.data.datasets.clevr import sort_of_clevr
+from jaxcnn.data.datasets.voc import voc
 from jaxcnn.data.images import read_image
 from jaxcnn.data.load import DATASETS, load
 from jaxcnn.data.preprocess import Preprocess, to_float
 from jaxcnn.data.proposals import selective_search, sliding_windows
-from jaxcnn.data.segmentation import load_segmentation
 from jaxcnn.data.stream import Stream, prefetch, read_middle, stream
 from jaxcnn.data.text import Corpus, Vocabulary, load_text, movie_reviews, tokenize
-from jaxcnn.data.voc import voc
 
 __all__ = [
     "DATASETS",

@@ -25,7 +25,7 @@ from jaxcnn.explore import subject
 from jaxcnn.explore.network import Network
 from jaxcnn.explore.server import Answers, Server
 from jaxcnn.format import printable
-from jaxcnn.train.trained import Trained
+from jaxcnn.runs.trained import Trained
 
 __all__ = ["explore", "serve"]
 

@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn import boundaries, segmentation
 from jaxcnn.errors import UserError
 from jaxcnn.inspect.seeing import Unit
+from jaxcnn.tasks.edges import objective as boundaries
+from jaxcnn.tasks.segmentation import objective as segmentation
 
 Pixel = tuple[int, int]
 VOID = 255

@@ -22,10 +22,10 @@ from jaxcnn.errors import DataError, UserError
 from jaxcnn.explore import answer
 from jaxcnn.explore.answer import Answer
 from jaxcnn.format import printable
+from jaxcnn.runs import table as listed
+from jaxcnn.runs.primary import ACCURACY, Primary, primary_in
+from jaxcnn.runs.trained import rebuilt
 from jaxcnn.train import Run, Trained
-from jaxcnn.train import runs as listed
-from jaxcnn.train.objective import ACCURACY, Primary, primary_in
-from jaxcnn.train.trained import rebuilt
 
 FIGURES = ("confusion.png", "mistakes.png")
 _EXAMPLES = 400

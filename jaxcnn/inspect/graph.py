@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,11 +31,9 @@ from jaxcnn.atomic import put
 from jaxcnn.errors import UserError
 from jaxcnn.inspect.plots import Figure, plain
 from jaxcnn.inspect.receptive_field import inner_jaxprs
+from jaxcnn.inspect.rows import Row
 from jaxcnn.inspect.trace import Call, Op, Trace
 from jaxcnn.ops import cpu
-
-if TYPE_CHECKING:
-    from jaxcnn.inspect.summary import Row
 
 SUFFIXES = (".png", ".svg", ".pdf")
 

@@ -23,12 +23,9 @@ def counted_names(model: Layer) -> Callable[[Path], str]:
     """`features.N` and `classifier.N` of torchvision's AlexNet and VGG, which count layers without variables, too."""
     layers = list(model.sublayers)
     features, classifier = layers[: layers.index("avgpool")], layers[layers.index("flat") + 1 :]
-
-    def name(path: Path) -> str:
-        (layer,) = path
-        return f"features.{features.index(layer)}" if layer in features else f"classifier.{classifier.index(layer)}"
-
-    return name
+    names = {layer: f"features.{i}" for i, layer in enumerate(features)}
+    names |= {layer: f"classifier.{i}" for i, layer in enumerate(classifier)}
+    return lambda path: names.get(path[0], path[0])
 
 
 def conv_norm_act(

@@ -26,7 +26,7 @@ class Regions(NamedTuple):
     Attributes:
       logits: `(N, R, K + 1)`, a score for each class, and for background as the last.
       deltas: `(N, R, K, 4)`, for each class what turns the region into the box of its object (`ops.boxes.encode`),
-        in units of `jaxcnn.detection.DEVIATION`.
+        in units of `jaxcnn.tasks.detection.objective.DEVIATION`.
       boxes: `(N, R, 4)`, the regions themselves. A region of zero size is no region: it fills a place.
     """
 

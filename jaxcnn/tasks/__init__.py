@@ -14,7 +14,9 @@ from jaxcnn.tasks.task import Task
 __all__ = ["CLASSIFY", "DATASETS", "NAMES", "Task", "find"]
 
 CLASSIFY = "classify"
-NAMES = (CLASSIFY, "segment", "detect", "boundaries", "flow", "text", "vqa")
+_FOLDERS = {"segment": "segmentation", "detect": "detection", "boundaries": "edges", "flow": "flow"}
+_FOLDERS |= {"text": "text", "vqa": "vqa"}
+NAMES = (CLASSIFY, *_FOLDERS)
 
 DATASETS = {
     "camvid": "701 road scenes, each pixel with a class, 240x180 (Brostow et al. 2009): for segment, boundaries, flow",
@@ -33,4 +35,4 @@ def find(name: str) -> Task | None:
     """
     if name not in NAMES:
         raise unknown("task", name, NAMES)
-    return None if name == CLASSIFY else import_module(f"jaxcnn.tasks.{name}").TASK
+    return None if name == CLASSIFY else import_module(f"jaxcnn.tasks.{_FOLDERS[name]}.task").TASK

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxcnn.data.images import read_image
 from jaxcnn.data.preprocess import Preprocess
-from jaxcnn.train.trained import Trained
+from jaxcnn.runs.trained import Trained
 
 _LONGEST = 200  # bytes of a name: file systems take 255
 _LARGEST = 1500  # pixels of a side: the scores of a photo of 12 million pixels would take gigabytes

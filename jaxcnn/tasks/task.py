@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxcnn.data.dataset import Dataset, Examples
-from jaxcnn.train.objective import LOSS, Primary
-from jaxcnn.train.trained import Trained
+from jaxcnn.runs.primary import LOSS, Primary
+from jaxcnn.runs.trained import Trained
 
 Data = Dataset | Examples
 Row = dict[str, Any]

@@ -14,7 +14,7 @@ import numpy as np
 from jaxcnn.data.stream import Stream
 from jaxcnn.devices import OneDevice
 from jaxcnn.errors import UserError
-from jaxcnn.train import identity
+from jaxcnn.runs import identity
 
 PyTree = Any
 # Of config.json; what else is in it says where things lie, or follows from these.

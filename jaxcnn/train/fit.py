@@ -29,19 +29,20 @@ from jaxcnn.errors import TrainingError, UserError, first_line
 from jaxcnn.losses import Loss, softmax_cross_entropy
 from jaxcnn.metrics import Metric, confusion_matrix
 from jaxcnn.ops import cpu
-from jaxcnn.train import agreement, identity
+from jaxcnn.runs import identity
+from jaxcnn.runs.folder import LAST, Run
+from jaxcnn.runs.folder import variables as of_state
+from jaxcnn.runs.monitor import Metrics, Profile
+from jaxcnn.runs.primary import Primary, began_by, primary_of
+from jaxcnn.runs.record import Record
+from jaxcnn.runs.trained import Trained
+from jaxcnn.train import agreement
 from jaxcnn.train.checks import example_of, figures_of, outputs_of
 from jaxcnn.train.evaluate import Evaluation, make_evaluate
-from jaxcnn.train.objective import Primary, began_by, primary_of
 from jaxcnn.train.optimizers import make_optimizer
 from jaxcnn.train.progress import Display
-from jaxcnn.train.record import Record
-from jaxcnn.train.run import LAST, Run
-from jaxcnn.train.run import variables as of_state
 from jaxcnn.train.step import SKIPPED, LossScale, TrainState, create_state, make_step
 from jaxcnn.train.stopping import Stop, asked_to_stop
-from jaxcnn.train.trained import Trained
-from jaxcnn.train.watching import Metrics, Profile
 
 _SKIPPED = 50  # steps skipped in a row that end a training: 48 halvings lead from the largest scale to the smallest
 P = ParamSpec("P")
@@ -209,6 +210,7 @@ def fit(
     examples = {name: identity.of_data(part) for name, part in own.items()} if folder is not None else {}
     if folder is not None and resume:
         from_first(folder.take)
+        from_first(folder.check)
         identity.compare(from_first(lambda: folder.config.get("examples")), examples)
     example = example_of(data, 1)
     state = create_state(

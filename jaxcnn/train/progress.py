@@ -9,8 +9,9 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from jaxcnn.format import duration
 from jaxcnn.metrics import name_of
-from jaxcnn.train.objective import ACCURACY, Primary
+from jaxcnn.runs.primary import ACCURACY, Primary
 
 
 class Display:
@@ -46,7 +47,7 @@ class Display:
         """In the middle of an epoch: `seen` of its examples, at `rate` images a second."""
         if self._bar:
             left = ((self.epochs - epoch) * self.examples + self.examples - seen) / max(rate, 1e-9)
-            text = f"{self._figures(metrics)}  {rate:,.0f} images/s  {_time(left)} left"
+            text = f"{self._figures(metrics)}  {rate:,.0f} images/s  {duration(left)} left"
             self._bar.update(self._task, completed=seen, description=f"epoch {epoch}/{self.epochs}", text=text)
 
     def epoch(self, record: dict) -> None:
@@ -58,7 +59,7 @@ class Display:
         parts = [f"epoch {record['epoch']:>{len(str(self.epochs))}}/{self.epochs}", self._figures(record)]
         if "validation_loss" in record:
             parts.append("validation " + self._figures(record, "validation_"))
-        parts += [f"{record['images_per_second']:,.0f} images/s", f"{_time(left)} left"]
+        parts += [f"{record['images_per_second']:,.0f} images/s", f"{duration(left)} left"]
         self.line("  ".join(parts))
 
     def line(self, text: str) -> None:
@@ -75,12 +76,3 @@ class Display:
         if name != "loss" and prefix + name in record:
             text += f"  {name_of(name)} {self.primary.shown(record[prefix + name])}"
         return text
-
-
-def _time(seconds: float) -> str:
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds}s"
-    if seconds < 3600:
-        return f"{seconds // 60}m{seconds % 60:02}s"
-    return f"{seconds // 3600}h{seconds % 3600 // 60:02}m"

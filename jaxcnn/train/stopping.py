@@ -11,8 +11,8 @@ import jax
 
 from jaxcnn.devices import stop_together
 from jaxcnn.errors import Stopped
+from jaxcnn.runs.folder import Run
 from jaxcnn.signals import replaceable
-from jaxcnn.train.run import Run
 
 
 class Stop:

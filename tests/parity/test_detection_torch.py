@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from helpers import close, normal
 
-from jaxcnn.detection import multi_task
 from jaxcnn.models.fast_rcnn import Regions
 from jaxcnn.ops.boxes import encode
 from jaxcnn.ops.roi import crop_regions, roi_align, roi_max_pool
+from jaxcnn.tasks.detection.objective import multi_task
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn import ensemble, freeze, mixed_precision, models, remat
+from jaxcnn import models
 from jaxcnn.core import Layer
 from jaxcnn.data.preprocess import Preprocess, inputs_of, to_float
 from jaxcnn.errors import UserError
-from jaxcnn.train.identity import check_code
-from jaxcnn.train.run import Run
+from jaxcnn.runs.identity import check_code
+from jaxcnn.runs.folder import Run
+from jaxcnn.transforms import ensemble, freeze, mixed_precision, remat
 
 
 def rebuilt(config: Mapping[str, Any], classes: int) -> Layer:

@@ -2,7 +2,7 @@
 
 checkpoints/STEP/
   arrays.safetensors  the training state and, where they are others, the best epoch's variables, by
-                      `jaxcnn.train.arrays`
+                      `jaxcnn.runs.arrays`
   progress.json       how far the run is: the epoch, its batches that are done, all that was measured; and which run and
                       which config.json it belongs to
   manifest.json       the SHA-256 of each file above
@@ -14,7 +14,7 @@ included, so which one a run goes on from changes nothing but how much of it is 
 
 All of it goes on in a thread: a step waits for a copy of the state in memory, not for the disk.
 
-Checkpoints of earlier versions have a folder `arrays`, written by Orbax; see `jaxcnn.train.orbax`.
+Checkpoints of earlier versions have a folder `arrays`, written by Orbax; see `jaxcnn.runs.orbax`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from typing import Any
 
 from jaxcnn.atomic import on_disk, write_whole
 from jaxcnn.errors import UserError, first_line
-from jaxcnn.train import arrays as files
-from jaxcnn.train.record import parsed, reason, text_of
+from jaxcnn.runs import arrays as files
+from jaxcnn.runs.record import parsed, reason, text_of
 
 PyTree = Any
 Progress = dict[str, Any]
@@ -181,7 +181,7 @@ def read_like(folder: Path, like: PyTree) -> PyTree:
     try:
         if (folder / _ARRAYS).exists():
             return files.read_like(folder / _ARRAYS, like)
-        from jaxcnn.train import orbax
+        from jaxcnn.runs import orbax
 
         return orbax.read_like(folder / "arrays", like)
     except UserError:
@@ -200,7 +200,7 @@ def read_some(folder: Path, names: tuple[str, ...]) -> dict[str, PyTree]:
     try:
         if (folder / _ARRAYS).exists():
             return files.read_some(folder / _ARRAYS, names)
-        from jaxcnn.train import orbax
+        from jaxcnn.runs import orbax
 
         return orbax.read_some(folder / "arrays", names)
     except (OSError, ValueError) as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.metrics import is_share, shown
-from jaxcnn.train.record import Record
+from jaxcnn.runs.record import Record
 
 # How `fit` chose before config.json said it: by the first of these that was measured, the higher the better.
 _BEFORE = ("accuracy", "mean_iou", "f", "map")

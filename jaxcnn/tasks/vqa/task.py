@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.atomic import put
-from jaxcnn.data.clevr import SIZE, draw, encode_questions, scenes, sort_of_clevr
 from jaxcnn.data.dataset import Examples
+from jaxcnn.data.datasets.clevr import SIZE, draw, encode_questions, scenes, sort_of_clevr
 from jaxcnn.data.images import read_image
 from jaxcnn.data.sources import parse_split
 from jaxcnn.data.text import Vocabulary
@@ -21,9 +21,9 @@ from jaxcnn.declared import per_example
 from jaxcnn.errors import DataError, UserError, unknown
 from jaxcnn.format import printable
 from jaxcnn.inspect.plots import Figure, plain
+from jaxcnn.runs.trained import Trained
 from jaxcnn.tasks.files import stems
 from jaxcnn.tasks.task import Task
-from jaxcnn.train.trained import Trained
 
 SPLITS = {"train": (0, 10_000), "validation": (1, 500), "test": (2, 1_000)}
 """The seed of each split's scenes, and how many there are. Each has 20 questions."""

@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxcnn import detection
 from jaxcnn.atomic import put
 from jaxcnn.data.augment import compose
 from jaxcnn.data.dataset import Examples
+from jaxcnn.data.datasets.voc import voc
 from jaxcnn.data.images import read_image
 from jaxcnn.data.proposals import cache_folder, selective_search, with_regions
 from jaxcnn.data.sources import data_root, is_path
-from jaxcnn.data.voc import voc
 from jaxcnn.errors import DataError, unknown
 from jaxcnn.format import printable
 from jaxcnn.ops.boxes import area
+from jaxcnn.runs.trained import Trained
+from jaxcnn.tasks.detection import objective as detection
 from jaxcnn.tasks.files import stems
 from jaxcnn.tasks.task import Row, Task
-from jaxcnn.train.trained import Trained
 
 _KNOWN = {"bccd": (240, 320)}
 """Sets that have a name, and the size that their images are brought to."""

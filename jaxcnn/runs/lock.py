@@ -23,7 +23,7 @@ from typing import Literal
 
 from jaxcnn.atomic import PART
 from jaxcnn.errors import UserError
-from jaxcnn.train.record import parsed, text_of
+from jaxcnn.runs.record import parsed, text_of
 
 try:
     import fcntl

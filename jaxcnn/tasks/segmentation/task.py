@@ -12,16 +12,16 @@ import jax
 import numpy as np
 from PIL import Image
 
-from jaxcnn import segmentation
 from jaxcnn.atomic import put
 from jaxcnn.data.augment import colour, compose
 from jaxcnn.data.dataset import Examples
-from jaxcnn.data.segmentation import load_segmentation
+from jaxcnn.data.datasets.camvid import load_segmentation
 from jaxcnn.format import printable
+from jaxcnn.runs.trained import Trained
 from jaxcnn.tasks.files import read, stems
+from jaxcnn.tasks.segmentation import objective as segmentation
 from jaxcnn.tasks.task import Row, Task
 from jaxcnn.train.evaluate import make_evaluate
-from jaxcnn.train.trained import Trained
 
 
 def _settings(data: Examples) -> Mapping[str, Any]:

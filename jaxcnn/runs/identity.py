@@ -18,7 +18,7 @@ from jaxcnn.data.dataset import Dataset, Examples
 from jaxcnn.data.sources import Files
 from jaxcnn.data.stream import Stream
 from jaxcnn.errors import UserError
-from jaxcnn.train.checkpoint import sha256
+from jaxcnn.runs.checkpoint import sha256
 
 _MOST, _SAMPLE = 1 << 28, 4096  # bytes of an array up to which all of it is hashed; else so many of its examples
 _PIECE = 1 << 24

@@ -4,8 +4,8 @@ config.json    what was asked, and of which data; `jaxcnn evaluate` and `predict
 metrics.jsonl  a line an epoch
 result.json    what came of it
 confusion.png, mistakes.png, curves.png
-checkpoints/   the newest states, with the best epoch's weights; see `jaxcnn.train.checkpoint`
-lock           while it is trained: by which process; see `jaxcnn.train.lock`
+checkpoints/   the newest states, with the best epoch's weights; see `jaxcnn.runs.checkpoint`
+lock           while it is trained: by which process; see `jaxcnn.runs.lock`
 
 Each file is written as a whole or not at all, in this order; curves.png is the last one.
 """
@@ -25,11 +25,12 @@ import jax.numpy as jnp
 
 from jaxcnn.atomic import PART, Content, on_disk, write_whole
 from jaxcnn.errors import UserError
-from jaxcnn.train import lock
-from jaxcnn.train.checkpoint import Checkpoints, Progress, read_like, read_some, sha256
-from jaxcnn.train.record import Record, read_object, reason
-from jaxcnn.train.step import TrainState
+from jaxcnn.runs import lock
+from jaxcnn.runs.checkpoint import Checkpoints, Progress, read_like, read_some, sha256
+from jaxcnn.runs.record import Record, read_object, reason
 
+State = Any
+"""A training's state, a dataclass: at least `step`, `params`, `model_state`, `ema` and `replace`."""
 LAST = "curves.png"
 """The file that is written last."""
 
@@ -196,7 +197,7 @@ class Run:
 
     # --- checkpoints
 
-    def save(self, state: TrainState, progress: Progress, best: tuple[Any, Any] | None = None) -> None:
+    def save(self, state: State, progress: Progress, best: tuple[Any, Any] | None = None) -> None:
         """Writes a checkpoint in the background.
 
         Args:
@@ -210,7 +211,7 @@ class Run:
         apart = {"best_apart": best is not None, "config": self._belongs}
         self.checkpoints.save(int(state.step), arrays, {**progress, **apart})
 
-    def restore(self, like: TrainState) -> tuple[TrainState, tuple[Any, Any], Progress] | None:
+    def restore(self, like: State) -> tuple[State, tuple[Any, Any], Progress] | None:
         """State, best variables and progress of the newest checkpoint; None where there is none yet.
 
         Args:
@@ -220,7 +221,7 @@ class Run:
           UserError: when all checkpoints are damaged, or of another network, or config.json is not what it was.
         """
 
-        def read(folder: Path, progress: Progress) -> tuple[TrainState, tuple[Any, Any], Progress]:
+        def read(folder: Path, progress: Progress) -> tuple[State, tuple[Any, Any], Progress]:
             self._check_config(progress)
             wanted = _plain(like)
             if progress["best_apart"]:
@@ -290,12 +291,12 @@ def _is_left(path: Path) -> bool:
     return path.suffix == PART or path.name == lock.NAME
 
 
-def variables(state: TrainState) -> tuple[Any, Any]:
+def variables(state: State) -> tuple[Any, Any]:
     """The parameters that are measured and kept, the averaged ones if there are such, and the model's state."""
     return _averaged(state), state.model_state
 
 
-def _averaged(state: TrainState) -> Any:
+def _averaged(state: State) -> Any:
     return state.params if state.ema is None else state.ema
 
 
@@ -311,7 +312,7 @@ def _read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
         return {**arrays, "scale": scale.replace(**arrays["scale"])}
 
 
-def _plain(state: TrainState) -> dict[str, Any]:
+def _plain(state: State) -> dict[str, Any]:
     """The state as a dict, without what it does not have."""
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     return {name: value for name, value in fields.items() if value is not None}

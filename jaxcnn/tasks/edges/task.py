@@ -12,16 +12,16 @@ from typing import Any
 import jax
 from PIL import Image
 
-from jaxcnn import boundaries
 from jaxcnn.atomic import put
 from jaxcnn.data.dataset import Examples
-from jaxcnn.data.segmentation import load_segmentation
+from jaxcnn.data.datasets.camvid import load_segmentation
 from jaxcnn.format import printable
 from jaxcnn.losses import every_output
-from jaxcnn.segmentation import flip
+from jaxcnn.runs.trained import Trained
+from jaxcnn.tasks.edges import objective as boundaries
 from jaxcnn.tasks.files import read, stems
+from jaxcnn.tasks.segmentation.objective import flip
 from jaxcnn.tasks.task import Row, Task
-from jaxcnn.train.trained import Trained
 
 
 def _load(name: str, split: str, data_dir: Path | None, size: tuple[int, int] | None) -> Examples:

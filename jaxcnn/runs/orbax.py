@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxcnn.errors import UserError
-from jaxcnn.train.arrays import is_key
+from jaxcnn.runs.arrays import is_key
 
 PyTree = Any
 

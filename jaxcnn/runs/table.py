@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.errors import UserError, unknown
-from jaxcnn.format import padded, printable, width
-from jaxcnn.train import lock
-from jaxcnn.train.objective import Primary, primary_in
-from jaxcnn.train.progress import _time
-from jaxcnn.train.record import Record, parsed, reason, text_of
+from jaxcnn.format import duration, padded, printable, width
+from jaxcnn.runs import lock
+from jaxcnn.runs.primary import Primary, primary_in
+from jaxcnn.runs.record import Record, parsed, reason, text_of
 
 _SHOWN = {"model", "data", "epochs"}  # settings with a column of their own
 # In config.json, and nobody's choice.
@@ -41,7 +40,7 @@ class Listed:
       history: the records of metrics.jsonl that can be read.
       result: result.json, empty where it is damaged; None when the run is not complete.
       trouble: what cannot be read.
-      locked, owner: what its lock says; see `jaxcnn.train.lock`.
+      locked, owner: what its lock says; see `jaxcnn.runs.lock`.
     """
 
     path: Path
@@ -275,7 +274,7 @@ def table(found: Sequence[Listed]) -> str:
             row["run"], _short(row["model"]).split("(\n")[0], _short(row["data"]), _state(row),
             f"{row['epochs']}/{_short(row['planned_epochs'])}", _short(row["best_epoch"]),
             *("-" if row[part] is None else run.measure.shown(row[part]) for part in ("validation", "test")),
-            "-" if row["seconds"] is None else _time(row["seconds"]),
+            "-" if row["seconds"] is None else duration(row["seconds"]),
             "; ".join(filter(None, [settings, *run.trouble])),
         ])  # fmt: skip
     lines = [[printable(text) for text in line] for line in lines]

@@ -17,7 +17,7 @@ class Metrics:
     def __init__(self, folder: Path | None, history: Sequence[Mapping[str, Any]]):
         self._board: Any = None
         if folder is not None:
-            from jaxcnn.train.tensorboard import Board
+            from jaxcnn.runs.tensorboard import Board
 
             self._board = Board(folder / "tensorboard")
             for record in history:

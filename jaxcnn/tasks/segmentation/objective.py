@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from jaxcnn.data.augment import Joint
-from jaxcnn.data.segmentation import CAMVID
+from jaxcnn.data.datasets.camvid import CAMVID
 from jaxcnn.declared import per_example
 from jaxcnn.errors import UserError
 from jaxcnn.metrics import Summed

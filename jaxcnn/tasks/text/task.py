@@ -17,9 +17,9 @@ from jaxcnn.data.sources import parse_split
 from jaxcnn.data.text import UNKNOWN, Corpus, Vocabulary, drop_words, folds, load_text, recoded, tokenize
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.format import printable
+from jaxcnn.runs.trained import Trained
 from jaxcnn.tasks.task import Task
 from jaxcnn.train.max_norm import max_norm
-from jaxcnn.train.trained import Trained
 
 
 def load(name: str, split: str, data_dir: Path | None = None, size: tuple[int, int] | None = None) -> Examples:

@@ -11,17 +11,17 @@ import jax
 import numpy as np
 from PIL import Image
 
-from jaxcnn import flow
 from jaxcnn.atomic import put
 from jaxcnn.data.dataset import Examples
+from jaxcnn.data.datasets.camvid import load_segmentation
 from jaxcnn.data.images import read_image
 from jaxcnn.data.preprocess import inputs_of
-from jaxcnn.data.segmentation import load_segmentation
 from jaxcnn.errors import UserError
 from jaxcnn.format import printable
+from jaxcnn.runs.trained import Trained
 from jaxcnn.tasks.files import stems
+from jaxcnn.tasks.flow import objective as flow
 from jaxcnn.tasks.task import Row, Task
-from jaxcnn.train.trained import Trained
 
 _SEEDS = {"train": 0, "validation": 1_000_000, "test": 2_000_000}
 

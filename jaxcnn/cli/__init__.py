@@ -1,0 +1,141 @@
+"""The command `jaxcnn`. Each command is a dataclass in a file of its own; its fields are its options."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import tyro
+
+from jaxcnn import __version__
+from jaxcnn.cli.common import fail
+from jaxcnn.cli.evaluate import Evaluate, run_evaluate
+from jaxcnn.cli.explore import Explore, run_explore
+from jaxcnn.cli.export import Export, run_export
+from jaxcnn.cli.lists import Datasets, Models, run_datasets, run_models
+from jaxcnn.cli.options import Train
+from jaxcnn.cli.predict import Predict, run_predict
+from jaxcnn.cli.runs import Runs, run_runs
+from jaxcnn.cli.summary import Summary, run_summary
+from jaxcnn.cli.train import run_train
+from jaxcnn.errors import UserError, unknown
+from jaxcnn.signals import status_of, stopped_by_sigterm
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "train": (Train, run_train),
+    "evaluate": (Evaluate, run_evaluate),
+    "predict": (Predict, run_predict),
+    "runs": (Runs, run_runs),
+    "explore": (Explore, run_explore),
+    "export": (Export, run_export),
+    "summary": (Summary, run_summary),
+    "models": (Models, run_models),
+    "datasets": (Datasets, run_datasets),
+}
+"""The commands: their options, and what does them."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The command line. Exits with 0; with 1 and one line on stderr when something is wrong, 2 for a bad option."""
+    args = list(sys.argv[1:] if args is None else args)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # letters that the terminal's encoding lacks are written as escapes
+            stream.reconfigure(errors="backslashreplace")
+    if args in (["--version"], ["-V"]):
+        from jaxcnn.ops import cpu
+
+        print(f"jaxcnn {__version__}\n{cpu.about()}")
+        return
+    with stopped_by_sigterm():
+        if status := _run(args):
+            if "jaxcnn.devices" in sys.modules and sys.modules["jaxcnn.devices"].joined():
+                sys.modules["jaxcnn.devices"].leave(status)
+            sys.exit(status)
+
+
+def _run(args: list[str]) -> int:
+    """Does what a command line asks for; its exit status."""
+    shows, warnings.showwarning = warnings.showwarning, _warned
+    try:
+        command = _parse(args)
+        next(do for options, do in COMMANDS.values() if type(command) is options)(command)
+    except UserError as error:
+        return fail(str(error))
+    except KeyboardInterrupt as stop:
+        return fail(str(stop) or "interrupted", status_of(stop))
+    except BrokenPipeError:
+        sys.stderr.close()  # somebody's `| head` has seen enough
+    except Exception as error:
+        if (lost := _lost(error)) is None:
+            raise
+        return fail(lost)
+    finally:
+        warnings.showwarning = shows
+    return 0
+
+
+def _lost(error: Exception) -> str | None:
+    """What to say when an error of JAX's means that another process is gone."""
+    from jaxcnn import devices
+
+    found = devices.lost(error)
+    return None if found is None else str(found)
+
+
+def _warned(message: Any, *_: Any, **__: Any) -> None:
+    """A warning as a line."""
+    fail(f"warning: {message}")
+
+
+def _parse(args: list[str]) -> Any:
+    """The command with its options. What the parser prints of a bad option is a box; it becomes one line."""
+    union: Any = Annotated[_union(), tyro.conf.FlagCreatePairsOff]
+    args = args or ["--help"]
+    first = args[0]
+    if not first.startswith("-") and first not in COMMANDS:
+        sys.exit(fail(str(unknown("command", first, COMMANDS)), 2))
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            command = tyro.cli(union, prog="jaxcnn", args=args, description=_ABOUT)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        box = re.sub(r"\x1b\[[0-9;]*m", "", errors.getvalue())
+        # A title, then what is wrong up to the next rule; without UTF-8 a rule is below the title, too, and of hyphens.
+        lines = itertools.dropwhile(_is_rule, [line.strip("│ ") for line in box.strip().splitlines()][1:])
+        named = f"jaxcnn {first} --help" if first in COMMANDS else "jaxcnn --help"
+        message = " ".join(itertools.takewhile(lambda line: not _is_rule(line), lines)) or "the options cannot be read"
+        if first in COMMANDS and message.startswith("Unrecognized"):
+            fields = [f for f in dataclasses.fields(COMMANDS[first][0]) if "Positional" not in str(f.type)]
+            known = ["--help", *("--" + f.name.replace("_", "-") for f in fields)]
+            given = [arg.split("=")[0].replace("_", "-") for arg in args if arg.startswith("--")]
+            message = next((str(unknown("option", name, known)) for name in given if name not in known), message)
+        sys.exit(fail(f"{message}; see {named}", 2))
+    # An option may be given with the value that it has by default: for --resume that is not the same as not at all.
+    if isinstance(command, Train):
+        options = {arg[2:].split("=")[0].replace("-", "_") for arg in args if arg.startswith("--")}
+        command.named = frozenset(options | ({"model"} if command.model in args[1:] else set()))  # type: ignore[attr-defined]
+    return command
+
+
+def _is_rule(line: str) -> bool:
+    return set(line) <= set("─-")
+
+
+_ABOUT = "Convolutional networks in JAX. `jaxcnn train` trains LeNet-5 on handwritten digits."
+
+
+def _union() -> Any:
+    result: Any = None
+    for name, command in COMMANDS.items():
+        one: Any = Annotated[command, tyro.conf.subcommand(name, description=command.__doc__)]
+        result = one if result is None else result | one
+    return result

@@ -1,0 +1,5 @@
+"""`python -m jaxcnn.cli`."""
+
+from jaxcnn.cli import main
+
+main()

@@ -1,0 +1,34 @@
+"""`jaxcnn explore`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass
+class Explore:
+    """Look into a run's network in the browser: the maps of every layer for an input that you draw or choose, and what
+    made each unit."""
+
+    run: tyro.conf.Positional[Path]
+    """The folder of a run."""
+    image: Path | None = None
+    """An image file to begin with."""
+    port: int = 0
+    """Where to listen, on this machine only; at any port that is free when not given."""
+    export: Path | None = None
+    """Write the page with some examples to this .html file, which needs no server, instead of serving it."""
+    no_browser: bool = False
+    """Print the address only."""
+    trust: bool = False
+    """Execute the code of a network of your own even where it lies outside the current folder, came with the run, or is
+    not what the run was trained with."""
+
+
+def run_explore(given: Explore) -> None:
+    from jaxcnn.explore import explore
+
+    explore(given.run, given.image, given.port, given.export, not given.no_browser, trust=given.trust)

@@ -1,0 +1,51 @@
+"""`jaxcnn runs`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from jaxcnn.cli.common import say
+from jaxcnn.errors import UserError
+
+
+@dataclass
+class Runs:
+    """List runs and compare them: figures, state, and the settings in which they differ."""
+
+    paths: tyro.conf.Positional[tuple[Path, ...]] = (Path("runs"),)
+    """Runs, or folders with runs in them."""
+    sort: str = "name"
+    """name, model, data, state, epochs, validation, test or time; accuracies from the best on."""
+    draw: Path | None = None
+    """Draw the curves of all of them to this file, .png, .svg or .pdf, too."""
+    json: bool = False
+    """Print one JSON list."""
+
+
+def run_runs(given: Runs) -> None:
+    from jaxcnn.inspect.graph import check_suffix
+    from jaxcnn.runs import table as runs
+
+    if given.draw is not None:
+        check_suffix(given.draw)
+    found = runs.ordered(runs.find(given.paths), given.sort)
+    if given.draw is not None:
+        from jaxcnn.atomic import put
+        from jaxcnn.inspect import plots
+
+        histories = {str(run.path): run.history for run in found if run.history}
+        chosen = {run.primary for run in found if run.history}
+        primary = dataclasses.asdict(chosen.pop()) if len(chosen) == 1 else {}
+        if not histories:
+            raise UserError("none of these runs has come to the end of an epoch: there are no curves to draw")
+        drawn = plots.compare(histories, **primary)
+        put(given.draw, functools.partial(drawn.savefig, format=given.draw.suffix[1:].lower(), dpi=150))
+    names = runs.differing(found)
+    rows = [{**run.row(), "settings": {name: run.config.get(name) for name in names}} for run in found]
+    say(json.dumps(rows) if given.json else runs.table(found))

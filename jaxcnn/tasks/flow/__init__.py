@@ -1,0 +1,1 @@
+"""The motion of each pixel between two images."""
