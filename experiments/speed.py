@@ -35,6 +35,7 @@ from matplotlib.figure import Figure
 from experiments.common import machine, main, save, table
 from experiments.peers import ON_GPU, OURS, OURS_FLOAT32, PEERS, QUICK, TASKS, Peer, Task
 from jaxcnn.errors import UserError, unknown
+from jaxcnn.ops import cpu
 from jaxcnn.ops.backend import FORMS
 
 Mode = Literal["train", "infer"]
@@ -363,6 +364,8 @@ def speed(
         "machine": machine(), "versions": _versions(), "dtype": dtype, "seconds": seconds, "left_out": left_out,
         "results": [],
     }  # fmt: skip
+    if device == "cpu":
+        print(cpu.about())
     wrong = []
     for model in models:
         task = (QUICK if quick else TASKS)[model]

@@ -16,7 +16,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
-import functools
 import hashlib
 import importlib
 import json
@@ -36,7 +35,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from jaxcnn.errors import TrainingError, UserError, first_line
-from jaxcnn.ops.backend import general_form
 
 PyTree = Any
 Form = Literal["jit", "pmap"]
@@ -371,25 +369,11 @@ class DataParallel(OneDevice):
         if self.size == 1:
             return jax.jit(step, donate_argnums=0)
         # A batch that nobody has divided would be copied to all devices, and computed by each of them.
-        own = self.spread(step)
-        return jax.jit(own, donate_argnums=0, in_shardings=(None, self._split), out_shardings=self._whole)
-
-    def spread(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, for `jit` over the mesh: in a form that XLA can divide."""
-        # On several CPU devices a call of oneDNN would be given the whole batch.
-        if self.size == 1 or self.mesh.devices.flat[0].platform != "cpu":
-            return function
-
-        @functools.wraps(function)
-        def general(*args: Any) -> Any:
-            with general_form():
-                return function(*args)
-
-        return general
+        return jax.jit(step, donate_argnums=0, in_shardings=(None, self._split), out_shardings=self._whole)
 
     def results(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, compiled for split arrays; what it returns is whole in every process."""
-        return jax.jit(self.spread(function), out_shardings=self._whole if self.size > 1 else None)
+        return jax.jit(function, out_shardings=self._whole if self.size > 1 else None)
 
     def _all(self) -> list[Any] | None:
         # pmap takes the global list only where it is not the usual one.

@@ -38,7 +38,7 @@ import numpy as np
 from jax import lax
 
 import jaxcnn as cnn
-from jaxcnn.ops import onednn
+from jaxcnn.ops import cpu
 from jaxcnn.ops.backend import FORMS
 
 jax.config.update("jax_platforms", "cpu")  # also where there is a GPU
@@ -60,7 +60,7 @@ def close(a, b, tolerance=1e-5):
 
 for name, what in FORMS.items():
     print(f"{name:9} {what}")
-print("oneDNN is called here:", onednn.available())
+print(cpu.about())
 
 # %% [markdown]
 # Each form has a name, and `JAXCNN_PLAIN` in the environment switches off those that it lists, or `all`. It is read
@@ -175,104 +175,77 @@ assert operations(plain)["convolution"] == 2
 #
 # ## 3. oneDNN
 #
-# jaxlib's x86-64 builds carry oneDNN, a library of convolutions for CPUs, without using it. The runtime of the call is
-# there, and `cnn.ops.conv` emits it: a primitive of its own in the jaxpr, a custom call in the program.
+# oneDNN is a library of convolutions for CPUs, and a Python package: `onednn-cpu-gomp`. XLA lets a program call
+# functions of other libraries, by its foreign function interface (`jax.ffi`), and `jaxcnn/ops/cpu` makes oneDNN's
+# convolution such a function. `cnn.ops.conv` is a primitive of its own in the jaxpr, and a custom call in the program.
+# What is computed stands in its attributes.
 
 # %%
 print(jax.make_jaxpr(ours)(x, kernel))
 print(dict(operations(program(ours, x, kernel))))
 
 # %% [markdown]
-# It is not a public interface, and what oneDNN does not take ends the process. So it is called only with versions of
-# jaxlib for which that was tested, and for arrays that are known to suit; all others go to XLA. Elsewhere in this
-# notebook nothing has to be written differently: where oneDNN is not available, the same assertions hold for XLA's own.
+# oneDNN has many programs for a convolution and chooses one by the shapes and by the processor. When a program is
+# lowered it is asked which: where it has none, or only its slow reference, XLA's own is taken. Where oneDNN cannot be
+# called at all, nothing in this notebook has to be written differently: the same assertions hold for XLA's own.
 
 # %%
-print("checked versions of jaxlib:", *sorted(onednn.CHECKED))
-
-
-def struct(*shape, dtype=jnp.float32):
-    return jax.ShapeDtypeStruct(shape, dtype)
-
+from jaxcnn.ops.cpu import library  # noqa: E402
 
 cases = {
-    "3x3, float32": (struct(1, 8, 8, 4), struct(3, 3, 4, 8), (1, 1), ((1, 1), (1, 1)), (1, 1)),
-    "dilated": (struct(1, 8, 8, 4), struct(3, 3, 4, 8), (1, 1), ((1, 1), (1, 1)), (2, 2)),
-    "three dimensions": (struct(1, 4, 8, 8, 4), struct(3, 3, 3, 4, 8), (1,) * 3, ((1, 1),) * 3, (1,) * 3),
-    "8 groups": (struct(1, 8, 8, 8), struct(3, 3, 1, 8), (1, 1), ((1, 1), (1, 1)), (1, 1), 8),
-    "float16": (*(struct(*s, dtype=jnp.float16) for s in ((1, 8, 8, 4), (3, 3, 4, 8))), (1, 1), ((1, 1),) * 2, (1, 1)),
-    "an empty batch": (struct(0, 8, 8, 4), struct(3, 3, 4, 8), (1, 1), ((1, 1), (1, 1)), (1, 1)),
-    "negative padding": (struct(1, 8, 8, 4), struct(3, 3, 4, 8), (1, 1), ((-1, 1), (0, 0)), (1, 1)),
+    "3x3, float32": ((1, 8, 8, 4), (3, 3, 4, 8), (1, 8, 8, 8), {}),
+    "1x1": ((1, 8, 8, 64), (1, 1, 64, 32), (1, 8, 8, 32), {"pads": ((0, 0), (0, 0))}),
+    "depthwise": ((1, 8, 8, 64), (3, 3, 1, 64), (1, 8, 8, 64), {"groups": 64}),
+    "three dimensions": ((1, 4, 8, 8, 4), (3, 3, 3, 4, 8), (1, 4, 8, 8, 8), {}),
 }
-for name, case in cases.items():
-    print(f"{name:17} {'oneDNN' if onednn.suits(*case) else 'XLA'}")
-print("bfloat16 on this processor:", "oneDNN" if onednn.computes("bfloat16") else "XLA")
+if cpu.available():
+    for name, (image, filters, out, settings) in cases.items():
+        window = {"strides": (1,), "pads": ((1, 1),), "dilation": (1,)}
+        window = {key: value * (len(image) - 2) for key, value in window.items()} | settings
+        for dtype in ("float32", "bfloat16"):
+            found = [library.implementation(kind, dtype, image, filters, out, **window) for kind in library.KINDS]
+            print(f"{name:17} {dtype:9} {', '.join(code or 'XLA' for code in found)}")
 
 # %% [markdown]
 # ## 4. The two gradients
 #
-# **By the input.** With stride 1 it is a convolution of $\delta$ with the kernel turned around: reversed in both
-# directions, its two features swapped. With stride 2 the usual way writes a zero between any two values of $\delta$ and
-# convolves that, three products of four with zero. Instead, the pixels of each *phase* (even or odd row, even or odd
-# column) see only every second tap: four small convolutions without zeros, woven together. In one dimension, with three
-# taps $w_0, w_1, w_2$ and padding 1, $y_i = w_0 x_{2i-1} + w_1 x_{2i} + w_2 x_{2i+1}$, so that
+# A convolution joins three arrays, image $x$, kernel $w$ and result $y$. It is linear in $x$ and in $w$, and so its
+# gradients are sums over the same triples of numbers: each of the three arrays is computed from the other two,
 #
-# $$dx_{2i} = w_1 \delta_i, \qquad dx_{2i+1} = w_2 \delta_i + w_0 \delta_{i+1}.$$
+# $$y_i = \sum_u x_{si+u-p}\, w_u, \qquad dx_j = \sum_{si+u-p=j} \delta_i\, w_u, \qquad
+# dw_u = \sum_i x_{si+u-p}\, \delta_i .$$
+#
+# oneDNN has code for all three, which takes the arrays as they lie. The three are each other's derivatives: the
+# gradient of $dx$ by $w$ is again a sum of the third kind. So one primitive with three kinds, and for each the rule
+# which two are its derivatives, has gradients of every order. The second kind by itself is the transposed convolution.
 
 # %%
 w, delta = np.array([1.0, 10, 100]), np.array([1.0, 2, 3])
-even, odd = w[1] * delta, w[2] * delta + w[0] * np.append(delta[1:], 0)
-woven = np.stack([even, odd], axis=1).ravel()
-line = jnp.zeros((1, 6, 1))
-layer = functools.partial(cnn.ops.conv, kernel=jnp.asarray(w, jnp.float32)[:, None, None], stride=2, padding=1)
-(by_jax,) = jax.vjp(layer, line)[1](jnp.asarray(delta, jnp.float32)[None, :, None])
-assert woven.tolist() == by_jax[0, :, 0].tolist() == [10, 102, 20, 203, 30, 300]
-print("gradient by the input, stride 2:", woven)
+line = jnp.arange(1.0, 7)[None, :, None]
+layer = functools.partial(cnn.ops.conv, stride=2, padding=1)
+taps = jnp.asarray(w, jnp.float32)[:, None, None]
+by_input, by_kernel = jax.vjp(layer, line, taps)[1](jnp.asarray(delta, jnp.float32)[None, :, None])
+dx, dw = np.zeros(6), np.zeros(3)
+for i in range(3):
+    for u in range(3):
+        if 0 <= 2 * i + u - 1 < 6:
+            dx[2 * i + u - 1] += delta[i] * w[u]
+            dw[u] += (2 * i + u) * delta[i]  # pixel j has the value j + 1
+assert dx.tolist() == by_input[0, :, 0].tolist() == [10, 102, 20, 203, 30, 300]
+assert dw.tolist() == by_kernel[:, 0, 0].tolist()
+print("by the input:", dx, " by the kernel:", dw)
 
 half = normal(16, 16, 16, 16)
 ours_by_2 = jax.jit(with_gradients(functools.partial(cnn.ops.conv, stride=2, padding=1)))
 theirs_by_2 = jax.jit(with_gradients(functools.partial(xla_conv, stride=2, padding=1)))
 assert close(ours_by_2(x, kernel, half), theirs_by_2(x, kernel, half))
 
-# %% [markdown]
-# **By the kernel** (`planes`). In one dimension, $dw_u = \sum_i x_{i+u}\, \delta_i$: slide $\delta$ over $x$ like a
-# filter. With $x = (1, 2, 3, 4)$ and $\delta = (1, 0, 2)$ that is $dw = (1 + 6,\, 2 + 8)$. Now give $x$ two channels.
-# In memory they alternate, $a_0 b_0 a_1 b_1 \dots$, and a filter $\delta$ whose taps are two places apart slides over
-# that line as it lies: at place $2u + c$ it gives $dw_{u, c}$. The channels have become width, and nothing was moved.
-# The images of a batch are the planes of one volume in the same way, and $\delta$ a filter as deep as the batch.
-
-# %%
-delta = jnp.array([1.0, 0, 2])
-assert jnp.correlate(jnp.array([1.0, 2, 3, 4]), delta).tolist() == [7, 10]
-
-signal = normal(1, 12, 2)  # one line of 12 pixels, two channels
-delta = normal(10)
-as_it_lies = signal.reshape(1, 24, 1)
-
-figure, axes = plt.subplots(figsize=(8, 1.8))
-for place in range(24):
-    axes.add_patch(plt.Rectangle((place, 0), 0.9, 0.8, color=(BLUE, ORANGE)[place % 2], alpha=0.75))
-    axes.text(place + 0.45, 0.4, f"${'ab'[place % 2]}_{{{place // 2}}}$", ha="center", va="center", color="white")
-for tap in range(10):  # where the filter stands for u = 1, c = 0
-    axes.text(2 + 2 * tap + 0.45, -0.3, rf"$\delta_{tap}$", ha="center", va="center")
-axes.set(
-    xlim=(-0.2, 24.2),
-    ylim=(-0.6, 1),
-    title="two channels as they lie in memory; below, where the taps stand for dw[1, 0]",
-)
-axes.axis("off")
-plt.show()
-
-slid = lax.conv_general_dilated(as_it_lies, delta[:, None, None], (1,), [(0, 0)], rhs_dilation=(2,),
-                                dimension_numbers=("NWC", "WIO", "NWC"))  # fmt: skip
-_, back = jax.vjp(lambda k: cnn.ops.conv(signal, k), jnp.zeros((3, 2, 1)))
-assert close(slid.reshape(3, 2, 1), back(delta[None, :, None])[0])
-
-if onednn.available():
+if cpu.available():
     kernels_own = program(lambda x, ct: jax.vjp(lambda k: ours(x, k), kernel)[1](ct), x, ct)
     print("the kernel gradient alone:", dict(operations(kernels_own)))
-    moved = [line for line in kernels_own.as_text().splitlines() if " transpose(" in line and "[16,32,32,16]" in line]
-    assert not moved  # of the images nothing is transposed
+    assert "transpose" not in operations(kernels_own)  # nothing is moved for it
+    twice = jax.make_jaxpr(jax.grad(lambda k: (jax.grad(lambda x: (ours(x, k) ** 2).sum())(x) ** 2).sum()))(kernel)
+    print("kinds in a second derivative:", sorted(re.findall(r"kind=(\w+)", str(twice))))
 
 # %% [markdown]
 # ## 5. Computing once
@@ -297,7 +270,7 @@ once, again = program(backward, params, maps), program(backward, params, maps, o
 print(
     "maxima in a program with three ReLUs:", operations(once)["maximum"], "and", operations(again)["maximum"], "without"
 )
-assert not onednn.available() or operations(once)["maximum"] < operations(again)["maximum"]
+assert not cpu.available() or operations(once)["maximum"] < operations(again)["maximum"]
 assert close(once(params, maps), again(params, maps), 1e-4)  # rounding of several layers
 
 # %% [markdown]
@@ -332,12 +305,18 @@ assert close(pool_back["jaxcnn"](x, half), pool_back["XLA's own"](x, half))
 #
 # - `slices`: an average is a sum of strided slices, along one axis and then the other: $F + F$ additions instead of
 #   $F \cdot F$.
-# - `stuffed`: a transposed convolution writes zeros between the pixels and convolves; done by an explicit `pad` first,
-#   it is a plain convolution for the fast code. Fixed bilinear upsampling is a product of two small matrices instead.
+# - `stuffed`: without oneDNN a transposed convolution writes zeros between the pixels and convolves; done by an
+#   explicit `pad` first, it is a plain convolution for the faster code. Fixed bilinear upsampling is a product of two
+#   small matrices instead.
 # - `products`: a kernel that is large for its image (FCN's fc6 is 7x7x512x4096 on a few pixels) is one matrix product,
 #   and a few rows times a large matrix (AlexNet's fc6) go to oneDNN, since what counts is to read the matrix once.
 
+
 # %%
+def struct(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
 spread, small = normal(2, 7, 7, 3), normal(2, 2, 3, 5)
 stuffed = lax.conv_general_dilated(spread, jnp.flip(small, (0, 1)), (1, 1), [(1, 1)] * 2, lhs_dilation=(2, 2),
                                    dimension_numbers=("NHWC", "HWIO", "NHWC"))  # fmt: skip
@@ -349,7 +328,7 @@ print("AlexNet's fc6:", [str(eqn.primitive) for eqn in jax.make_jaxpr(cnn.ops.ma
 large = jax.make_jaxpr(cnn.ops.conv)(struct(1, 8, 8, 512), struct(7, 7, 512, 4096))
 print(
     "FCN's fc6:    ",
-    [str(eqn.primitive) for eqn in large.eqns if "mat" in str(eqn.primitive) or "conv" in str(eqn.primitive)],
+    [str(eqn.primitive) for eqn in large.eqns if "product" in str(eqn.primitive) or "conv" in str(eqn.primitive)],
 )
 
 # %% [markdown]
@@ -404,10 +383,10 @@ for name, function in (("as it is", predict), ("fused", cnn.ops.fuse(predict))):
     counted = steps(function, params, state, x)
     print(
         f"{name:9}",
-        {op: n for op, n in counted.items() if op in ("jaxcnn_conv", "jaxcnn_conv_fused", "add", "mul", "max")},
+        {op: n for op, n in counted.items() if op in ("jaxcnn_convolution", "jaxcnn_conv_fused", "add", "mul", "max")},
     )
 assert close(jax.jit(cnn.ops.fuse(predict))(params, state, x), jax.jit(predict)(params, state, x))
-if onednn.available():
+if cpu.available():
     assert steps(cnn.ops.fuse(predict), params, state, x)["jaxcnn_conv_fused"] == 2
 
 # %% [markdown]
@@ -482,16 +461,15 @@ for name, microseconds in spent.most_common(6):
 # %% [markdown]
 # ## 10. Limits
 #
-# - **Which machines.** oneDNN is called on Linux on x86-64, with the versions of jaxlib above. On other CPUs the other
-#   forms are used, and convolutions are XLA's.
+# - **Which machines.** oneDNN is called on Linux on x86-64, where a C++ compiler was there when jaxcnn was installed,
+#   or a wheel was. On other CPUs the other forms are used, and convolutions are XLA's.
 # - **GPU and TPU.** Nothing of this is done there. XLA hands a GPU's convolutions to cuDNN and compiles a TPU's itself,
 #   and `stored` would only cost memory. The programs are the plain ones, the results the same.
 # - **bfloat16** (`cnn.mixed_precision`) goes to oneDNN where the processor multiplies it (AVX512_BF16, AMX); elsewhere
-#   it would be slower than float32.
-# - **The compilation cache.** XLA cannot write down a program that calls oneDNN: with `JAX_COMPILATION_CACHE_DIR` set,
-#   it is left out, and compiled in each process anew. `jaxcnn export` therefore writes the plain form, which runs
-#   anywhere.
-# - **Several devices of one CPU** under `jit` compute the plain form, too: a call would be given the whole batch.
+#   oneDNN says that it has no code.
+# - **Threads.** A call takes all processors of the process, and one runs at a time. `OMP_NUM_THREADS` says how many.
+# - **Export.** `jaxcnn export` and `jax.export` write the plain form, which runs anywhere.
+# - **Several devices** under `jit`: each computes its part of the batch (`jaxcnn/ops/cpu/partition.py`).
 # - **`vmap`** over images joins the batches, over kernels it is a loop of calls up to 16. **`scan`** keeps the calls;
 #   XLA's own convolutions lose their canonical form inside loops and become much slower.
 # - **Second derivatives, `jvp`, `remat`** work: the primitives have all their rules.
@@ -501,16 +479,16 @@ for name, microseconds in spent.most_common(6):
 #
 # ## Exercises
 #
-# 1. **A stride of 3.** Write the three phases of section 4 for $y_i = w_0 x_{3i} + w_1 x_{3i+1}$. Which phase is always
-#    0?
-# 2. **One form at a time.** In section 9 replace `off=["all"]` by `["planes"]`, then by `["onednn"]`. Which form counts
-#    for which of the four?
+# 1. **A stride of 3.** Write the two gradients of section 4 for $y_i = w_0 x_{3i} + w_1 x_{3i+1}$. Which numbers of
+#    $dx$ are always 0?
+# 2. **One form at a time.** In section 9 replace `off=["all"]` by `["onednn"]`, then by `["maximum"]`. Which form
+#    counts for which of the four?
 # 3. **Which kernel ran?** Start `python -c "..."` with `ONEDNN_VERBOSE=1` and one convolution in it. `brg_conv_fwd` and
 #    `jit` are fast, `ref` is not; look for a shape that gives `ref`.
 # 4. **Overlap.** For 3x3 windows at stride 2, how many windows can a pixel ask "was it me"? And at stride 1?
 #
 # ## What next
 #
-# - `jaxcnn/ops/__init__.py` lists the forms with what was tried in vain, `jaxcnn/ops/onednn.py` has the call and its
+# - `jaxcnn/ops/__init__.py` lists the forms with what was tried in vain, `jaxcnn/ops/cpu` has the calls and their
 #   rules.
-# - `tests/test_forms.py` and `tests/test_onednn.py` check every form against XLA's own, over shapes and settings.
+# - `tests/test_forms.py` and `tests/test_cpu.py` check every form against XLA's own, over shapes and settings.

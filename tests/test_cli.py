@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 import jaxcnn
 from jaxcnn import cli, data, models, tasks, train
 from jaxcnn.inspect import summary
+from jaxcnn.ops import cpu
 from jaxcnn.signals import stopped_by_sigterm
 from jaxcnn.train.stopping import asked_to_stop
 
@@ -95,11 +96,12 @@ def digits(tmp_path_factory):
 
 
 def test_version(run):
-    assert run("--version") == (0, f"jaxcnn {jaxcnn.__version__}\n", "")
+    text = f"jaxcnn {jaxcnn.__version__}\n{cpu.about()}\n"
+    assert run("--version") == (0, text, "")
     process = command("--version")
-    assert process.communicate() == (f"jaxcnn {jaxcnn.__version__}\n", "")
+    assert process.communicate() == (text, "")
     as_module = subprocess.run([sys.executable, "-m", "jaxcnn", "--version"], capture_output=True, text=True)
-    assert (as_module.stdout, as_module.stderr) == (f"jaxcnn {jaxcnn.__version__}\n", "")
+    assert (as_module.stdout, as_module.stderr) == (text, "")
     assert process.returncode == 0
 
 

@@ -6,7 +6,6 @@ gradients of a network, where that adds up from layer to layer.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -18,9 +17,9 @@ from helpers import close, normal, same
 import jaxcnn as cnn
 from jaxcnn import ops
 from jaxcnn.errors import UserError
-from jaxcnn.ops import convolution, onednn, product
+from jaxcnn.ops import convolution, product
 from jaxcnn.ops.backend import FORMS, stored, suits_cpu
-from tests.test_onednn import needs_onednn
+from tests.test_cpu import needs_engine
 
 cpu = pytest.mark.skipif(not suits_cpu("stored"), reason="the forms are for a CPU")
 
@@ -83,7 +82,7 @@ def test_stored_is_its_argument_whatever_that_is() -> None:
     same(jax.vmap(jax.grad(jax.grad(lambda v: stored(v) ** 3)))(x), 6 * x)
 
 
-@needs_onednn
+@needs_engine
 def test_a_relu_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind three residual blocks XLA would compute the first ReLU again and again."""
     model, x = cnn.serial(block(4), block(4), block(4), cnn.conv(4, 3)), jnp.ones((2, 8, 8, 4))
@@ -97,61 +96,6 @@ def test_a_relu_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert maxima() <= 4
     monkeypatch.setenv("JAXCNN_PLAIN", "stored")
     assert maxima() > 12
-
-
-# --- the kernel gradient -----------------------------------------------------------------------------------------
-
-
-@needs_onednn
-def test_the_kernel_gradient_moves_no_image() -> None:
-    x, ct = jnp.ones((4, 16, 16, 8)), jnp.ones((4, 16, 16, 24))
-    back = jax.jit(lambda x, ct: jax.vjp(lambda k: ops.conv(x, k, padding=1), jnp.ones((3, 3, 8, 24)))[1](ct))
-    program = back.lower(x, ct).compile().as_text()
-    assert "__onednn$convolution" in program
-    images = [line.split("metadata")[0] for line in program.splitlines() if "f32[4,16,16" in line]
-    assert not [line for line in images if "transpose" in line]
-
-
-@needs_onednn
-@pytest.mark.parametrize(
-    ("shape", "kernel", "settings"),
-    [
-        ((32, 16, 16, 4), (1, 1, 4, 20), {}),  # many pixels under one tap, either side wider
-        ((32, 16, 16, 20), (1, 1, 20, 4), {"strides": (1, 1)}),
-        ((2, 9, 8, 5), (1, 1, 5, 4), {"strides": (2, 2)}),
-        ((2, 9, 8, 5), (1, 1, 5, 4), {"pads": ((1, 0), (0, 2)), "strides": (2, 1)}),
-        ((3, 12, 12, 1), (5, 5, 1, 6), {}),  # narrow: two pixels are folded into one
-        ((3, 12, 12, 3), (3, 3, 3, 4), {"strides": (2, 2), "pads": ((1, 1), (1, 1))}),
-        ((3, 12, 13, 1), (3, 3, 1, 4), {"strides": (1, 2), "dilation": (2, 2), "pads": ((1, 1), (2, 1))}),
-        ((2, 7, 8, 6), (3, 3, 3, 4), {"groups": 2, "strides": (2, 1), "pads": ((1, 1), (1, 0))}),
-        ((2, 7, 8, 12), (3, 2, 1, 12), {"groups": 12, "strides": (2, 3), "pads": ((1, 1), (1, 0))}),
-        ((2, 7, 8, 12), (3, 3, 1, 24), {"groups": 12, "dilation": (1, 2), "pads": ((1, 1), (1, 2))}),
-        ((2, 3, 6, 5, 4), (2, 3, 2, 4, 5), {"strides": (1, 2, 1), "pads": ((1, 0), (1, 1), (0, 0))}),  # volumes
-    ],
-)
-def test_values_and_gradients(shape: Any, kernel: Any, settings: Any) -> None:
-    ndim = len(shape) - 2
-    settings = {"strides": (1,) * ndim, "pads": ((0, 0),) * ndim, "dilation": (1,) * ndim} | settings
-    x, k = jnp.asarray(normal(0, *shape)), jnp.asarray(normal(1, *kernel))
-    ours, theirs = (jax.vjp(jax.jit(partial(f, **settings)), x, k) for f in (onednn.conv, onednn._plain))
-    close(ours[0], theirs[0])
-    ct = jnp.asarray(normal(2, *ours[0].shape))
-    close(ours[1](ct), theirs[1](ct))
-
-
-@pytest.mark.skipif(not onednn.computes("bfloat16"), reason="the processor does not multiply bfloat16")
-@needs_onednn
-@pytest.mark.parametrize("batch", [1, 6, 32])
-def test_bfloat16(batch: int) -> None:
-    """Against float32 of the same numbers, to bfloat16's three digits."""
-    x, k = (jnp.asarray(normal(i, *s)).astype(jnp.bfloat16) for i, s in enumerate([(batch, 9, 8, 4), (3, 3, 4, 8)]))
-    settings = {"strides": (2, 1), "pads": ((1, 1), (1, 1)), "dilation": (1, 1)}
-    y, back = jax.vjp(jax.jit(partial(onednn.conv, **settings)), x, k)
-    assert y.dtype == jnp.bfloat16
-    wide, wide_back = jax.vjp(partial(onednn._plain, **settings), x.astype(jnp.float32), k.astype(jnp.float32))
-    close(y, wide, 0.01)
-    ct = jnp.asarray(normal(2, *y.shape)).astype(jnp.bfloat16)
-    close(back(ct), wide_back(ct.astype(jnp.float32)), 0.01)
 
 
 # --- products ----------------------------------------------------------------------------------------------------
@@ -170,7 +114,7 @@ def test_few_pixels_and_a_large_kernel(settings: Any, monkeypatch: pytest.Monkey
     close(*found)
 
 
-@needs_onednn
+@needs_engine
 def test_products_of_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     x, k, dx, dk = (jnp.asarray(normal(i, *s)) for i, s in enumerate([(5, 6), (6, 7)] * 2))
 
@@ -188,7 +132,7 @@ def test_products_of_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = found()
     monkeypatch.setattr(product, "_LARGE", 1)
     close(found(), plain)
-    assert "__onednn$matmul" in jax.jit(ops.matmul).lower(x, k).as_text()
+    assert "@jaxcnn_product" in jax.jit(ops.matmul).lower(x, k).as_text()
 
 
 # --- the maximum -------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Convolutions that take in what follows them give what the network gives, and take in what they should and no more.
 
 Where not said otherwise every kernel is multiplied, however large it is for its image: tests have small images.
-Tolerance as in tests/test_onednn.py: the same sums in another order.
+Tolerance as in tests/test_cpu.py: the same sums in another order.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from jax.extend.core import jaxprs_in_params
 import jaxcnn as cnn
 from jaxcnn.models.googlenet import conv_bn, inception
 from jaxcnn.models.resnet import basic_block, bottleneck_block, resnet
-from jaxcnn.ops import fusion, onednn
+from jaxcnn.ops import cpu, fusion
 from jaxcnn.ops.backend import stored_p
-from tests.test_onednn import a_case
+from tests.test_cpu import needs_engine
 
-pytestmark = pytest.mark.skipif(not onednn.available(), reason="oneDNN's convolution is not used on this platform")
+pytestmark = needs_engine
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def steps(function: Callable, *args: Any) -> Counter[str]:
 def convolutions(function: Callable, *args: Any) -> tuple[int, int]:
     """How many convolutions took something in, and how many did not."""
     count = steps(fusion.fuse(function), *args)
-    return count[onednn.conv_fused_p.name], count[onednn.conv_p.name]
+    return count[cpu.conv_fused_p.name], count[cpu.convolution_p.name]
 
 
 def varied(tree: Any) -> Any:
@@ -91,7 +91,6 @@ NETWORKS = {
 }
 
 
-@pytest.mark.skipif(not onednn.computes("bfloat16"), reason="the processor does not multiply bfloat16")
 def test_a_bias_in_bfloat16_is_taken_in() -> None:
     """Its broadcast is converted from float32. Two roundings to 8 bits, of the product and of the sum, become one."""
     model = cnn.mixed_precision(cnn.serial(cnn.conv(4, 3), cnn.relu))
@@ -126,7 +125,7 @@ def test_a_preactivated_network_has_the_sums_inside() -> None:
     apply, args = network(cnn.models.cifar_resnet(8, preactivation=True, shortcut="B", width=2), 1, 4, 4, 3)
     close(jax.jit(fusion.fuse(apply))(*args), jax.jit(apply)(*args))
     taken, left = convolutions(apply, *args)
-    assert taken + left == steps(apply, *args)[onednn.conv_p.name]
+    assert taken + left == steps(apply, *args)[cpu.convolution_p.name]
     assert taken >= 6
 
 
@@ -227,7 +226,7 @@ def test_vmap(axes: tuple[int | None, ...], networks: int) -> None:
 
     close(jax.vmap(fusion.fuse(function), axes)(*args), jax.vmap(function, axes)(*args))
     if networks == 2:
-        fused = steps(jax.vmap(fusion.fuse(function), axes), *args)[onednn.conv_fused_p.name]
+        fused = steps(jax.vmap(fusion.fuse(function), axes), *args)[cpu.conv_fused_p.name]
         assert fused == (1 if axes[1] is None else networks)
 
 
@@ -265,29 +264,31 @@ def test_where_it_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
     half = X.astype(jnp.float16), KERNEL.astype(jnp.float16)
     assert convolutions(function, *half) == (0, 0)
-    assert convolutions(partial(cnn.ops.conv, groups=2), SUM, KERNEL[:, :, :2]) == (0, 1)
-    monkeypatch.setenv("JAXCNN_ONEDNN", "0")
+    monkeypatch.setenv("JAXCNN_PLAIN", "onednn")
     assert convolutions(function, X, KERNEL) == (0, 0)
     same(fusion.fuse(function)(X, KERNEL), function(X, KERNEL))
 
 
-@pytest.mark.parametrize("seed", range(1000, 1024, 2))
-def test_the_fused_form_is_the_plain_one(seed: int) -> None:
-    """The latter is what other platforms compute, and is done where oneDNN is not to be asked."""
-    x, kernel, window = a_case(seed)
-    shape = onednn._out_shape(x, kernel, **window)
-    operands = [jnp.asarray(normal(1, shape[-1])), jnp.asarray(normal(2, *shape))][: 1 + seed // 2 % 2]
-    for relu in (False, True):
-        fused, plain = (partial(f, relu=relu, **window) for f in (onednn.conv_fused, onednn._fused_plain))
-        close(fused(x, kernel, *operands), plain(x, kernel, *operands))
+@pytest.mark.parametrize("activation", ["relu6", "silu", "hard_swish"])
+def test_other_activations(activation: str) -> None:
+    """In the functions of `jax.nn` and in a user's own around them."""
+    function = getattr(jax.nn, activation)
+    for one in (function, jax.jit(lambda x: function(x))):
+        fused = partial(lambda x, k, one: one(conv(x, k) + BIAS + SUM), one=one)
+        assert convolutions(fused, X, KERNEL) == (1, 0)
+        assert activation in str(jax.make_jaxpr(fusion.fuse(lambda x, k, f=fused: f(x, k)))(X, KERNEL))
+        close(jax.jit(fusion.fuse(fused))(X, KERNEL), jax.jit(fused)(X, KERNEL))
+    other = lambda x, k: jax.jit(lambda y: y * jax.nn.sigmoid(2 * y))(conv(x, k))  # noqa: E731
+    assert convolutions(other, X, KERNEL) == (0, 1)
 
 
-def test_windows_wholly_in_the_padding() -> None:
-    """oneDNN crashes on these: the first window's two taps are beside the only column, and so are the second's."""
-    x, kernel = jnp.asarray(normal(0, 1, 5, 1, 8)), jnp.asarray(normal(1, 3, 2, 8, 8))
-    window = {"strides": (2, 2), "pads": ((0, 0), (1, 3)), "dilation": (1, 2)}
-    y = onednn.conv_fused(x, kernel, jnp.arange(8.0), relu=True, **window)
-    same(y, jnp.broadcast_to(jnp.arange(8.0), (1, 2, 2, 8)))
+@pytest.mark.parametrize("ndim", [1, 3])
+def test_other_dimensions_and_groups(ndim: int) -> None:
+    shape = (2, *(7, 5, 6)[:ndim], 4)
+    x, k, bias = (jnp.asarray(normal(i, *s)) for i, s in enumerate((shape, (*(3,) * ndim, 2, 6), (6,))))
+    function = lambda x, k: cnn.relu(cnn.ops.conv(x, k, padding=1, groups=2) * bias + 1)  # noqa: E731
+    assert convolutions(function, x, k) == (1, 0)
+    close(jax.jit(fusion.fuse(function))(x, k), jax.jit(function)(x, k))
 
 
 PARALLEL = """

@@ -22,7 +22,7 @@ from jax import lax
 import jaxcnn as cnn
 from jaxcnn import ops
 from jaxcnn.data import augment
-from jaxcnn.ops import convolution, onednn, product
+from jaxcnn.ops import convolution, cpu, product
 from jaxcnn.ops.backend import stored, stored_p
 from jaxcnn.ops.bilinear import upsample
 from jaxcnn.ops.correlation import correlation
@@ -198,9 +198,9 @@ def test_a_layer_computes_the_same(case: Case) -> None:
 WINDOW = {"strides": (1, 1), "pads": ((0, 0), (0, 0)), "dilation": (1, 1)}
 IMAGE, KERNEL = normal(0, 2, 6, 5, 3), normal(1, 3, 3, 3, 4)
 PRIMITIVES: dict[str, Callable[[Any, Any], Any]] = {
-    onednn.conv_p.name: lambda x, k: onednn.conv(x, k, **WINDOW),
-    onednn.conv_fused_p.name: lambda x, k: onednn.conv_fused(x, k, k[0, 0, 0], relu=False, **WINDOW),
-    product.matmul_p.name: lambda x, k: product.matmul_p.bind(x, k[0, 0], transposed=False),
+    cpu.convolution_p.name: lambda x, k: cpu.conv(x, k, **WINDOW),
+    cpu.conv_fused_p.name: lambda x, k: cpu.conv_fused(x, k, k[0, 0, 0], **WINDOW),
+    cpu.product_p.name: lambda x, k: cpu.product(x, k[0, 0]),
     stored_p.name: lambda x, k: stored(x),
     "jaxcnn_pool": lambda x, k: jax.grad(lambda x: jnp.sum(ops.max_pool(x, 2) * k[0, 0, 0, 0]))(x),
 }

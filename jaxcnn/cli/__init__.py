@@ -49,7 +49,9 @@ def main(args: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # letters that the terminal's encoding lacks are written as escapes
             stream.reconfigure(errors="backslashreplace")
     if args in (["--version"], ["-V"]):
-        print(f"jaxcnn {__version__}")
+        from jaxcnn.ops import cpu
+
+        print(f"jaxcnn {__version__}\n{cpu.about()}")
         return
     with stopped_by_sigterm():
         if status := _run(args):

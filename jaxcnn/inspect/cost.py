@@ -31,7 +31,7 @@ from jax.extend import core as jex
 
 from jaxcnn.inspect.receptive_field import POINTWISE, inner_jaxprs
 from jaxcnn.inspect.trace import Op, Trace, runs
-from jaxcnn.ops import onednn, product
+from jaxcnn.ops import cpu
 from jaxcnn.ops.backend import stored_p
 
 _NAMES = "convert_element_type copy copy_p imag name real reduce_precision stop_gradient"
@@ -77,16 +77,20 @@ def _macs(eqn: Any) -> int:
         (contracted, _), _ = eqn.params["dimension_numbers"]
         shape = eqn.invars[0].aval.shape
         return math.prod(eqn.outvars[0].aval.shape) * math.prod(shape[d] for d in contracted)
-    if name == product.matmul_p.name:
+    if name == cpu.product_p.name:
         return math.prod(eqn.outvars[0].aval.shape) * eqn.invars[0].aval.shape[-1]
-    if name in ("conv_general_dilated", onednn.conv_p.name):
+    if name == cpu.convolution_p.name:
+        arrays = cpu.shapes(
+            *(v.aval.shape for v in eqn.invars), **{k: v for k, v in eqn.params.items() if k != "parts"}
+        )
+        x, kernel, y = arrays["x"], arrays["kernel"], arrays["y"]
+        taps = (f * min(i, o) for f, i, o in zip(kernel[:-2], x[1:-1], y[1:-1], strict=True))
+        return x[0] * kernel[-2] * kernel[-1] * math.prod(taps)
+    if name == "conv_general_dilated":
         x, kernel = (v.aval.shape for v in eqn.invars)
         out = eqn.outvars[0].aval.shape
-        dims = eqn.params.get("dimension_numbers")
-        ndim = len(out)
-        same = (0, ndim - 1, *range(1, ndim - 1))
-        x_spec, kernel_spec, out_spec = (same, (ndim - 1, ndim - 2, *range(ndim - 2)), same) if dims is None else dims
-        stuffed = eqn.params.get("lhs_dilation") or (1,) * (ndim - 2)
+        x_spec, kernel_spec, out_spec = eqn.params["dimension_numbers"]
+        stuffed = eqn.params["lhs_dilation"]
         total = out[out_spec[0]] * out[out_spec[1]] * kernel[kernel_spec[1]]
         for i, f, o, s in zip(x_spec[2:], kernel_spec[2:], out_spec[2:], stuffed, strict=True):
             # Two of the place it comes from, the tap and the place it goes to say which the third is.
@@ -97,7 +101,7 @@ def _macs(eqn: Any) -> int:
 
 def _flops(eqn: Any) -> int:
     name = eqn.primitive.name
-    if name in ("dot_general", product.matmul_p.name, "conv_general_dilated", onednn.conv_p.name):
+    if name in ("dot_general", cpu.product_p.name, "conv_general_dilated", cpu.convolution_p.name):
         return 2 * _macs(eqn)
     if not any(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in (*eqn.invars, *eqn.outvars)):
         return 0

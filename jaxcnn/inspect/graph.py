@@ -33,7 +33,7 @@ from jaxcnn.inspect.plots import Figure, plain
 from jaxcnn.inspect.receptive_field import inner_jaxprs
 from jaxcnn.inspect.rows import Row
 from jaxcnn.inspect.trace import Call, Op, Trace
-from jaxcnn.ops import onednn
+from jaxcnn.ops import cpu
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -239,7 +239,7 @@ def _called(eqn: Any) -> Iterator[Any]:
 def _kind(call: Call, row: Row) -> str:
     """What a layer is by what it computes, so that it holds for a layer of one's own, too."""
     names = {name for op in call.ops() if op.eqn is not None for name in _primitives(op.eqn)}
-    if names & {"conv_general_dilated", onednn.conv_p.name}:
+    if names & {"conv_general_dilated", cpu.convolution_p.name}:
         return "convolution"
     if "dot_general" in names:
         return "dense"

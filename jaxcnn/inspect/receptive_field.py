@@ -19,7 +19,7 @@ from typing import Any
 from jax import lax
 from jax.extend import core as jex
 
-from jaxcnn.ops import onednn, product
+from jaxcnn.ops import cpu
 from jaxcnn.ops.backend import stored_p
 
 
@@ -190,15 +190,19 @@ def _conv(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
     return Field(tuple(spans))
 
 
-def _onednn_conv(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
-    """The same for `jaxcnn.ops.onednn`'s primitive, by the names of XLA's."""
+def _cpu_conv(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
+    """The same for `jaxcnn.ops.cpu`'s primitive, by the names of XLA's."""
+    if params["kind"] == "kernel":
+        return _union([f and _all(f, s) for f, s in zip(ins, shapes, strict=True)], shapes)
     ndim = len(out)
-    same = (0, ndim - 1, *range(1, ndim - 1))
+    same, ones = (0, ndim - 1, *range(1, ndim - 1)), (1,) * (ndim - 2)
+    transposed = params["kind"] == "input"
+    window = zip(shapes[1][:-2], params["pads"], params["dilation"], strict=True)
     general = {
         "dimension_numbers": lax.ConvDimensionNumbers(same, (ndim - 1, ndim - 2, *range(ndim - 2)), same),
-        "window_strides": params["strides"],
-        "padding": params["pads"],
-        "lhs_dilation": (1,) * (ndim - 2),
+        "window_strides": ones if transposed else params["strides"],
+        "padding": [(d * (f - 1) - low, None) for f, (low, _), d in window] if transposed else params["pads"],
+        "lhs_dilation": params["strides"] if transposed else ones,
         "rhs_dilation": params["dilation"],
     }
     return _conv(general, ins, shapes, out)
@@ -287,7 +291,7 @@ def _dot(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
 
 
 def _matmul(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
-    """The same for `jaxcnn.ops.product`'s primitive: all axes but the last stay where they are."""
+    """The same for `jaxcnn.ops.cpu`'s primitive: all axes but the last stay where they are."""
     rows = ins[0] and _moved(ins[0], shapes[0], {a: a for a in range(len(out) - 1)})
     return _union([rows, _all(ins[1], shapes[1])], [out, shapes[1]])
 
@@ -303,7 +307,7 @@ def _concatenate(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
 
 _RULES = {
     "conv_general_dilated": _conv,
-    onednn.conv_p.name: _onednn_conv,
+    cpu.convolution_p.name: _cpu_conv,
     "reduce_window_max": _window,
     "reduce_window_min": _window,
     "reduce_window_sum": _window,
@@ -322,7 +326,7 @@ _RULES = {
     "argmax": _reduce,
     "argmin": _reduce,
     "dot_general": _dot,
-    product.matmul_p.name: _matmul,
+    cpu.product_p.name: _matmul,
     "concatenate": _concatenate,
 }
 

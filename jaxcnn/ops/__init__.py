@@ -10,24 +10,20 @@ been transposed; elementwise operations are fused into each operation that uses 
 `reduce_window` is a plain loop, and its gradient a scatter. What is done here instead (`jaxcnn.ops.backend.FORMS`), in
 the order of what it brings:
 
-- `onednn`: convolutions (`jaxcnn.ops.onednn`), products of a few rows and a large matrix (`jaxcnn.ops.product`), the
-  gradients by their input and, in inference, bias, normalization, residual sum and ReLU (`jaxcnn.ops.fusion`) are calls
-  of oneDNN, which jaxlib carries.
-- `planes`: the kernel gradient is one convolution in three dimensions whose kernel is the output gradient. The batch is
-  its depth, the channels lie side by side in its width and there is one input feature, and so both operands lie in
-  memory as they are needed. The usual way, the batch as input features, transposes both, and XLA fuses that with
-  whatever came before, in strided reads.
+- `onednn`: convolutions of every kind and both their gradients, products of a few rows and a large matrix and, in
+  inference, bias, normalization, residual sum and activation (`jaxcnn.ops.fusion`) are calls of oneDNN, over XLA's
+  public foreign function interface (`jaxcnn.ops.cpu`, where what it needs is said).
 - `stored`: what several operations use is computed once. XLA has no barrier on a CPU (`optimization_barrier` is gone
-  before fusion); what it does not repeat is an operation on two whole images, and so a ReLU, and the gradient at a
-  convolution, end with a select between x and NaN by x == x.
+  before fusion); what it does not repeat is an operation on two whole images, and so a ReLU ends with a select between
+  x and NaN by x == x.
 - `maximum`: max pooling writes down which tap had the maximum, and its gradient asks for it (`jaxcnn.ops.maximum`).
 - `products`, `slices`, `stuffed`: convolutions of few pixels with a large kernel as matrix products, sums over windows
-  as strided slices, and the zeros of a transposed convolution put in beforehand.
+  as strided slices, and, without oneDNN, the zeros of a transposed convolution put in beforehand.
 
 Each is taken by itself, wherever a function is traced: under a user's own `jax.jit`, in `scan`, `vmap`, `remat` and
-`shard_map`. None is taken on a GPU or TPU, and JAXCNN_PLAIN in the environment switches off those that it lists, or
-`all`; JAXCNN_ONEDNN=0 is the first of them. `python -m experiments.speed --ablation` measures each alone, and the
-README has the figures.
+`shard_map`. None is taken on a GPU or TPU, nor in a program that `jax.export` writes, and JAXCNN_PLAIN in the
+environment switches off those that it lists, or `all`. `python -m experiments.speed --ablation` measures each alone,
+and the README has the figures.
 
 No setting of XLA is changed. The one that helps where oneDNN is not used,
 `XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=-individual_convolution` (convolutions by Eigen), takes a step of
@@ -37,17 +33,8 @@ memory of a step from the system and gives it back, each time, and the system cl
 a step took 6 to 16 % less in four networks, and on a machine whose memory was in pieces 30 % more. (`mallopt` can be
 told within the process to keep the memory, which is as fast, but then two steps' worth stay resident.)
 
-Two limits. A program that calls oneDNN cannot be written down by XLA: with JAX_COMPILATION_CACHE_DIR set, it is left
-out of the cache and compiled in each process anew. And a batch spread over several devices of one CPU by `jit` would be
-gathered for each call: `jaxcnn.devices` computes it in XLA's own convolutions, while each part of a `pmap` or
-`shard_map`, and each process, calls oneDNN with its own.
-
 What was tried and did not help: variance as E[x^2] - E[x]^2 with a fallback where it loses digits (saves a pass, 1 %);
-folding the pixels of the first layer's image into channels (its convolution takes as long); folding two or more pixels
-of the output gradient into features where there are 16 channels or more (more to multiply than is gained); splitting
-the batch in two for the kernel gradient (each half takes as long as its share); several images as the features of one
-plane in float32 (as fast as one, and the images have to be moved: done in bfloat16, where the processor multiplies
-pairs).
+folding the pixels of the first layer's image into channels (its convolution takes as long).
 """
 
 from jaxcnn.ops import boxes

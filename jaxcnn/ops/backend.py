@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Primitive
+from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 from jaxcnn.errors import unknown
@@ -24,13 +24,12 @@ from jaxcnn.errors import unknown
 _general = jax.make_user_context(False)
 
 FORMS = {
-    "onednn": "convolutions by oneDNN (jaxcnn.ops.onednn)",
-    "planes": "their kernel gradients as one convolution over all planes of a batch",
+    "onednn": "convolutions, their gradients, and products of a few rows by oneDNN (jaxcnn.ops.cpu)",
     "products": "convolutions of few pixels with a large kernel as one matrix product",
     "stored": "values that XLA would compute again in each use are stored",
     "maximum": "max pooling that writes down which pixel was the largest, for its gradient",
     "slices": "pools as strided slices instead of reduce_window",
-    "stuffed": "transposed convolutions with the zeros put in beforehand",
+    "stuffed": "transposed convolutions without oneDNN with the zeros put in beforehand",
 }
 
 
@@ -89,6 +88,9 @@ def compute(primitive: Primitive, plain: Callable[..., Any], cpu: Callable[..., 
     Outside of `jit` it is compiled by itself. Under `jax.disable_jit`, and to find where a NaN comes from
     (`jax_debug_nans`), JAX calls a compiled function without compiling it, and binding the primitive there would call
     the same implementation for ever. There the arrays are no tracers, and the two functions are called instead.
+
+    A parameter `parts`, where the primitive has one that is not None, is the program for a batch that `jit` divides
+    among several CPU devices (`jaxcnn.ops.cpu.partition`); neither function gets it.
     """
 
     @functools.lru_cache(maxsize=1024)
@@ -96,19 +98,26 @@ def compute(primitive: Primitive, plain: Callable[..., Any], cpu: Callable[..., 
         def run(*operands: jax.Array) -> jax.Array:
             if isinstance(operands[0], jax.core.Tracer):
                 return primitive.bind(*operands, **params)
-            forms = {"cpu": functools.partial(cpu, **params), "default": functools.partial(plain, **params)}
+            own = {name: value for name, value in params.items() if name != "parts"}
+            forms = {"cpu": functools.partial(cpu, **own), "default": functools.partial(plain, **own)}
             return lax.platform_dependent(*operands, **forms)
 
         run.__name__ = primitive.name
         return jax.jit(run)
 
     primitive.def_impl(lambda *operands, **params: compiled(**params)(*operands))
-    portable, here = (mlir.lower_fun(form, multiple_results=False) for form in (plain, cpu))
 
-    def lower(context: Any, *operands: Any, **params: Any) -> Any:
+    def portable(context: Any, *operands: Any, parts: ClosedJaxpr | None = None, **params: Any) -> Any:
+        return mlir.lower_fun(functools.partial(plain, **params), multiple_results=False)(context, *operands)
+
+    def lower(context: Any, *operands: Any, parts: ClosedJaxpr | None = None, **params: Any) -> Any:
         # What `jax.export` writes is to run anywhere, and JAX refuses calls there that another machine may not have.
-        exported = context.module_context.lowering_parameters.for_export
-        return (portable if exported else here)(context, *operands, **params)
+        if context.module_context.lowering_parameters.for_export:
+            return portable(context, *operands, **params)
+        # Inside `shard_map` each device has a program of its own: only that of `jit` has a list of devices.
+        if parts is None or getattr(context.module_context.axis_context, "device_assignment", None) is None:
+            return mlir.lower_fun(functools.partial(cpu, **params), multiple_results=False)(context, *operands)
+        return mlir.lower_fun(jaxpr_as_fun(parts), multiple_results=True)(context, *operands)
 
     mlir.register_lowering(primitive, portable)
     mlir.register_lowering(primitive, lower, platform="cpu")

@@ -1,11 +1,10 @@
 """Convolution and its transpose, in one, two or three dimensions.
 
-On a CPU, convolutions go to oneDNN where that is known to work (`jaxcnn.ops.onednn`): a
-training step of LeNet-5 takes half the time. A transposed convolution by `lhs_dilation` is far slower there than
-stuffing the zeros in by an explicit pad and convolving plainly, so the latter is done. A kernel that is large for its
-image, as in the dense layers of a classifier that became convolutions, is not worth arranging for a convolution: FCN's
-fc6, 7x7x512x4096 on 7x10 pixels, took 224 ms by oneDNN, 411 MB of which it copies in each call, and takes 92 as a
-matrix product; its gradients take 214 ms instead of 500.
+On a CPU they are oneDNN's, with their gradients, where it can be called (`jaxcnn.ops.cpu`). Where it cannot, a
+transposed convolution by `lhs_dilation` is far slower than stuffing the zeros in by an explicit pad and convolving
+plainly, so the latter is done. A kernel that is large for its image, as in the dense layers of a classifier that became
+convolutions, is not worth arranging for a convolution: FCN's fc6, 7x7x512x4096 on 7x10 pixels, took 224 ms by oneDNN,
+411 MB of which it copies in each call, and takes 92 as a matrix product; its gradients take 214 ms instead of 500.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcnn.ops import onednn
+from jaxcnn.ops import cpu
 from jaxcnn.ops.backend import suits_cpu
 from jaxcnn.ops.geometry import Edges, Ints, Padding, Size, extent, out_size, pads, per_dim, taps
 from jaxcnn.ops.precision import rounded, wide
@@ -64,11 +63,8 @@ def conv(
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     if groups == 1 and suits_cpu("products", x) and _is_mostly_kernel(x, kernel, strides, edges, dilations):
         return _product(x, kernel, strides, edges, dilations)
-    if onednn.available(x):
-        if ndim == 1 and x.ndim == 3:  # as an image one pixel high
-            return conv(x[:, None], kernel[None], (1, *strides), ((0, 0), *edges), (1, *dilations), groups)[:, 0]
-        if onednn.suits(x, kernel, strides, edges, dilations, groups):
-            return onednn.conv(x, kernel, strides, edges, dilations, groups)
+    if cpu.available(x) and cpu.takes(x, kernel, strides, edges, dilations, groups):
+        return cpu.conv(x, kernel, strides, edges, dilations, groups)
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -139,7 +135,14 @@ def conv_transpose(
             "stride, or than the dilation; pixels further out belong to a larger input"
         )
     dtype = jnp.result_type(x, kernel)
-    x, kernel = x.astype(dtype), jnp.flip(kernel.astype(dtype), range(ndim))
+    x, kernel = x.astype(dtype), kernel.astype(dtype)
+    sizes = tuple(
+        s * (w - 1) - 2 * p + extent(f, d) + e
+        for w, f, s, d, p, e in zip(x.shape[1:-1], kernel.shape, strides, dilations, padding_, extra, strict=False)
+    )
+    if cpu.available(x) and cpu.takes_transposed(x, kernel, sizes, strides, padding_, dilations):
+        return cpu.conv_transpose(x, kernel, sizes, strides, padding_, dilations)
+    kernel = jnp.flip(kernel, range(ndim))
     edges = tuple(
         (extent(f, d) - 1 - p, extent(f, d) - 1 - p + e)
         for f, d, p, e in zip(kernel.shape[:ndim], dilations, padding_, extra, strict=True)

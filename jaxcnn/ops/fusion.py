@@ -1,7 +1,7 @@
-"""In inference, what follows a convolution is done inside it: bias, batch normalization, residual sum and ReLU.
+"""In inference, what follows a convolution is done inside it: bias, batch normalization, residual sum and activation.
 
 By themselves they read the whole image from memory and write it back; inside oneDNN's convolution
-(`jaxcnn.ops.onednn`) they are done on each piece of the result while the processor has it at hand. The code of a
+(`jaxcnn.ops.cpu`) they are done on each piece of the result while the processor has it at hand. The code of a
 network does not say that they belong together and need not: `fuse` traces it and finds them in its program.
 """
 
@@ -18,10 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
-from jaxcnn.ops import onednn
+from jaxcnn.ops import cpu
 from jaxcnn.ops.backend import stored_p
+from jaxcnn.ops.cpu.fused import ACTIVATIONS
 from jaxcnn.ops.precision import spread
 
+_WRAPPED = ("relu6", "silu", "hard_swish")  # activations that JAX's programs have as one step, a call
 _FOLD = 3  # numbers of the output that there must be for each of the kernel, for the kernel to be multiplied
 
 P = ParamSpec("P")
@@ -31,10 +33,12 @@ T = TypeVar("T")
 def fuse(function: Callable[P, T]) -> Callable[P, T]:
     """The same function, with convolutions taking in what follows them.
 
-    A chain  conv -> * and + of `(K,)` vectors -> + residual -> ReLU,  any part of which may be missing, becomes one
-    convolution where nothing else uses the values in between:
+    A chain  conv -> * and + of `(K,)` vectors -> + residual -> activation,  any part of which may be missing, becomes
+    one convolution where nothing else uses the values in between:
 
     relu((conv(x, kernel) + b) f + s + r) = relu(conv(x, kernel f) + (b f + s) + r)
+
+    The activation is ReLU, `jax.nn.relu6`, `silu` or `hard_swish`.
 
     The product kernel f is computed in each call; where the kernel is large for its image, it would cost more than it
     saves, and the chain is left as it is.
@@ -53,7 +57,7 @@ def fuse(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def fused(*args: P.args, **kwargs: P.kwargs) -> T:
-        if not onednn.available():
+        if not cpu.available():
             return function(*args, **kwargs)
         program, shape = jax.make_jaxpr(lambda *a: function(*a, **kwargs), return_shape=True)(*args)
         run = jax.custom_jvp(lambda *values: _run(program.jaxpr, values, fusing=True))
@@ -75,14 +79,14 @@ class _Chain:
       steps: where it and what follows stand in the program; the last one's result is the chain's.
       affine: `("mul" | "add" | "sub", vector)` in their order.
       residual: the value that is added, or None.
-      relu: whether a ReLU ends it.
+      activation: the name of what ends it, a key of `jaxcnn.ops.cpu.fused.ACTIVATIONS`.
     """
 
     conv: JaxprEqn
     steps: list[int]
     affine: list[tuple[str, Any]] = field(default_factory=list)
     residual: Any = None
-    relu: bool = False
+    activation: str = ""
 
     @property
     def scaled(self) -> bool:
@@ -114,7 +118,7 @@ def _chains(jaxpr: Jaxpr) -> list[_Chain]:
         if _can_be_one(eqn):
             chain = _Chain(eqn, [i])
             value = eqn.outvars[0]
-            while not chain.relu and len(at := uses.get(value, [])) == 1:
+            while not chain.activation and len(at := uses.get(value, [])) == 1:
                 if at[0] in taken or at[0] == len(jaxpr.eqns) or not _takes_in(chain, jaxpr.eqns[at[0]], value, made):
                     break
                 chain.steps += at
@@ -128,8 +132,8 @@ def _chains(jaxpr: Jaxpr) -> list[_Chain]:
 def _takes_in(chain: _Chain, eqn: JaxprEqn, value: Var, made: dict[Any, JaxprEqn]) -> bool:
     """Adds to the chain the step that uses its value, if it can be."""
     name = eqn.primitive.name
-    if is_relu(eqn):
-        chain.relu = True
+    if activation := _activation(eqn):
+        chain.activation = activation
         return True
     if name not in ("add", "sub", "mul") or (name == "sub" and eqn.invars[0] is not value):
         return False
@@ -145,7 +149,7 @@ def _takes_in(chain: _Chain, eqn: JaxprEqn, value: Var, made: dict[Any, JaxprEqn
 
 def _vector(value: Any, shape: tuple[int, ...], made: dict[Any, JaxprEqn]) -> Any:
     """What holds the numbers that `value` has one of for each feature of an image of this shape, or None."""
-    if _shape(value) in ((), (1, 1, 1, shape[-1])):
+    if _shape(value) in ((), (*(1,) * (len(shape) - 1), shape[-1])):
         return value
     eqn = made.get(value) if isinstance(value, Var) else None
     if eqn is not None and eqn.primitive.name == "convert_element_type":  # `spread` converts what it has broadcast
@@ -156,6 +160,40 @@ def _vector(value: Any, shape: tuple[int, ...], made: dict[Any, JaxprEqn]) -> An
     (source,), dims = eqn.invars, eqn.params["broadcast_dimensions"]
     features = all(n == 1 or d == len(shape) - 1 for n, d in zip(_shape(source), dims, strict=True))
     return source if features else None
+
+
+def _activation(eqn: JaxprEqn) -> str:
+    """The name of the activation that a step computes, one of `_WRAPPED` or ReLU; empty where it is none."""
+    if is_relu(eqn):
+        return "relu"
+    while len(eqn.invars) == 1 and (body := _body(eqn)) is not None:
+        aval: Any = eqn.invars[0].aval
+        text = str(body)
+        if found := [name for name in _WRAPPED if text in _texts(name, aval.shape, aval.dtype)]:
+            return found[0]
+        if len(body.eqns) != 1 or body.jaxpr.outvars != body.eqns[0].outvars:
+            break
+        (eqn,) = body.eqns
+    return ""
+
+
+@functools.lru_cache(maxsize=1024)
+def _texts(name: str, shape: tuple[int, ...], dtype: Any) -> tuple[str, ...]:
+    """An activation's program, from the outermost of the functions that JAX wraps it in to the innermost."""
+    (eqn,) = jax.make_jaxpr(ACTIVATIONS[name])(jax.ShapeDtypeStruct(shape, dtype)).eqns
+    texts = []
+    while (body := _body(eqn)) is not None:
+        texts.append(str(body))
+        eqn = body.eqns[0]
+        if len(body.eqns) > 1:
+            break
+    return tuple(texts)
+
+
+def _body(eqn: JaxprEqn) -> Any:
+    """What a call of a function calls, or None."""
+    name = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr"}.get(eqn.primitive.name)
+    return None if name is None else eqn.params[name]
 
 
 def is_relu(eqn: JaxprEqn) -> bool:
@@ -172,14 +210,11 @@ def is_relu(eqn: JaxprEqn) -> bool:
 
 
 def _can_be_one(eqn: JaxprEqn) -> bool:
-    if eqn.primitive is not onednn.conv_p or eqn.params["groups"] > 1:
-        return False
-    x, kernel = (v.aval for v in eqn.invars)
-    return onednn.suits(x, kernel, **_window(eqn))
+    return eqn.primitive is cpu.convolution_p and eqn.params["kind"] == "output" and not eqn.params["swapped"]
 
 
 def _window(eqn: JaxprEqn) -> dict[str, Any]:
-    return {name: value for name, value in eqn.params.items() if name not in ("groups", "transposed")}
+    return {name: value for name, value in eqn.params.items() if name in ("strides", "pads", "dilation", "groups")}
 
 
 def _shape(value: Any) -> tuple[int, ...]:
@@ -219,7 +254,7 @@ def _run(jaxpr: Jaxpr, values: Sequence[Any], fusing: bool = False) -> list[Any]
 def _calls_conv(eqn: JaxprEqn) -> bool:
     """Whether a step is a call of a compiled function with convolutions in it."""
     return eqn.primitive.name == "jit" and any(
-        inner.primitive is onednn.conv_p or _calls_conv(inner) for inner in eqn.params["jaxpr"].eqns
+        inner.primitive is cpu.convolution_p or _calls_conv(inner) for inner in eqn.params["jaxpr"].eqns
     )
 
 
@@ -236,4 +271,5 @@ def _compute(chain: _Chain, read: Callable[[Any], Any]) -> jax.Array:
     if chain.scaled:
         kernel = kernel * spread(factor, kernel)
     residual = None if chain.residual is None else read(chain.residual)
-    return onednn.conv_fused(x, kernel, shift, residual, relu=chain.relu, **_window(chain.conv))
+    window = _window(chain.conv)
+    return cpu.conv_fused(x, kernel, shift, residual, activation=chain.activation, **window)

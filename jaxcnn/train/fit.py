@@ -28,6 +28,7 @@ from jaxcnn.devices import OneDevice, agree, first_process, from_first, same_eve
 from jaxcnn.errors import TrainingError, UserError, first_line
 from jaxcnn.losses import Loss, softmax_cross_entropy
 from jaxcnn.metrics import Metric, confusion_matrix
+from jaxcnn.ops import cpu
 from jaxcnn.runs import identity
 from jaxcnn.runs.folder import LAST, Run
 from jaxcnn.runs.folder import variables as of_state
@@ -290,6 +291,8 @@ def fit(
         asked_to_stop(folder) as stop,
         together(),
     ):
+        if line := cpu.notice():
+            display.line(line)
         try:
             for epoch in range(len(at.history) + 1, epochs + 1):
                 if patience is not None and at.history and choice.stalled(at.history, patience):

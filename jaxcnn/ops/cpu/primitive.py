@@ -1,0 +1,268 @@
+"""Convolution and its gradients as one primitive of JAX, which a CPU computes by oneDNN.
+
+A convolution joins three arrays, image x, kernel and result y, and each of them is computed from the other two by one
+kind of the primitive: `output` y(x, kernel), `input` x(y, kernel), `kernel` kernel(x, y). Each is linear in both of its
+operands, and its derivatives are the other two, so that there are gradients of any order. `input` is the transposed
+convolution.
+
+Which code computes it is decided when a program is lowered: oneDNN's on a CPU where it has any for these shapes, XLA's
+own (`plain`) on all other platforms and in a program that is exported.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching
+
+from jaxcnn.ops.backend import compute, suits_cpu, vary_alike
+from jaxcnn.ops.cpu import library
+from jaxcnn.ops.cpu.partition import divided
+from jaxcnn.ops.geometry import Edges
+
+_LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+LOOP = 16  # convolutions of a batch up to which they are unrolled
+
+Ints = tuple[int, ...]
+
+convolution_p = Primitive("jaxcnn_convolution")
+
+
+def available(*arrays: Any) -> bool:
+    """Whether convolutions, of these arrays, are computed by oneDNN here."""
+    return suits_cpu("onednn", *arrays) and library.unavailable() is None
+
+
+def conv(x: jax.Array, kernel: jax.Array, strides: Ints, pads: Edges, dilation: Ints, groups: int = 1) -> jax.Array:
+    """Convolution `(N, *spatial, C), (*size, C / groups, K) -> (N, *out, K)`, as `jaxcnn.ops.conv`."""
+    x, pads = padded(x, kernel.shape, strides, pads, dilation)
+    return _bind(x, kernel, kind="output", sizes=(), strides=strides, pads=pads, dilation=dilation, groups=groups)
+
+
+def conv_transpose(
+    y: jax.Array, kernel: jax.Array, sizes: Ints, strides: Ints, padding: Ints, dilation: Ints
+) -> jax.Array:
+    """Transposed convolution `(N, *out, K), (*size, K, C) -> (N, *sizes, C)`, as `jaxcnn.ops.conv_transpose`."""
+    window = {"strides": strides, "pads": tuple((p, p) for p in padding), "dilation": dilation}
+    return _bind(y, kernel, kind="input", sizes=sizes, groups=1, swapped=True, **window)
+
+
+def takes(x: Any, kernel: Any, strides: Ints, pads: Edges, dilation: Ints, groups: int = 1) -> bool:
+    """Whether these can be operands of `conv`: of one type, not empty, of shapes that fit. Errors are XLA's."""
+    return (
+        x.dtype == kernel.dtype
+        and x.dtype.name in library.TYPES
+        and x.ndim == kernel.ndim in (3, 4, 5)
+        and x.shape[-1] == kernel.shape[-2] * groups
+        and kernel.shape[-1] % groups == 0
+        and min(*x.shape, *kernel.shape, *_out(x.shape, kernel.shape, strides, pads, dilation)) > 0
+    )
+
+
+def takes_transposed(y: Any, kernel: Any, sizes: Ints, strides: Ints, padding: Ints, dilation: Ints) -> bool:
+    """Whether these can be operands of `conv_transpose`: sizes are such that the convolution leads to y's."""
+    pads = tuple((p, p) for p in padding)
+    if kernel.ndim != y.ndim or y.ndim not in (3, 4, 5) or y.shape[-1] != kernel.shape[-2] or min(sizes) <= 0:
+        return False
+    x = jax.ShapeDtypeStruct((y.shape[0], *sizes, kernel.shape[-1]), y.dtype)
+    forward = jax.ShapeDtypeStruct((*kernel.shape[:-2], kernel.shape[-1], kernel.shape[-2]), kernel.dtype)
+    return (
+        min(padding) >= 0
+        and _out(x.shape, forward.shape, strides, pads, dilation) == y.shape
+        and takes(x, forward, strides, pads, dilation)
+        and touches(sizes, kernel.shape[:-2], strides, pads, dilation)
+    )
+
+
+def touches(sizes: Ints, window: Ints, strides: Ints, pads: Edges, dilation: Ints) -> bool:
+    """Whether every window has a tap on the image. oneDNN is not made for windows wholly in the padding."""
+    outs = _out((1, *sizes, 1), (*window, 1, 1), strides, pads, dilation)[1:-1]
+    return all(
+        any(0 <= i * s + u * d - low < w for u in range(f))
+        for w, o, f, s, (low, _), d in zip(sizes, outs, window, strides, pads, dilation, strict=True)
+        for i in range(o)
+    )
+
+
+def padded(x: jax.Array, kernel: Ints, strides: Ints, pads: Edges, dilation: Ints) -> tuple[jax.Array, Edges]:
+    """The image, and the padding left to oneDNN, which takes no negative one and no windows outside the image."""
+    if not touches(x.shape[1:-1], kernel[:-2], strides, pads, dilation):
+        now, left = pads, ((0, 0),) * len(pads)
+    else:
+        now = tuple((min(low, 0), min(high, 0)) for low, high in pads)
+        left = tuple((max(low, 0), max(high, 0)) for low, high in pads)
+    if not any(map(any, now)):
+        return x, left
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*edge, 0) for edge in now), (0, 0, 0)]), left
+
+
+def _bind(a: jax.Array, b: jax.Array, *, swapped: bool = False, **params: Any) -> jax.Array:
+    params["swapped"] = swapped
+    gradient = params["kind"] == "kernel"  # a sum over the batch, which both operands have
+    parts = divided(_with(**params), (a, b), (True, gradient), summed=gradient)
+    return convolution_p.bind(*vary_alike(a, b), parts=parts, **params)
+
+
+# --- shapes ------------------------------------------------------------------------------------------------------
+
+
+def _out(x: Ints, kernel: Ints, strides: Ints, pads: Edges, dilation: Ints) -> Ints:
+    spatial = (
+        (w + low + high - d * (f - 1) - 1) // s + 1
+        for w, f, s, (low, high), d in zip(x[1:-1], kernel, strides, pads, dilation, strict=False)
+    )
+    return (x[0], *spatial, kernel[-1])
+
+
+def shapes(
+    a: Ints, b: Ints, *, kind: str, sizes: Ints, strides: Ints, pads: Edges, dilation: Ints, groups: int, swapped: bool
+) -> dict[str, Ints]:
+    """The shapes of x, kernel and y, that of the kernel not swapped, for two operands and the settings."""
+    if kind == "kernel":
+        return {"x": a, "kernel": (*sizes, a[-1] // groups, b[-1]), "y": b}
+    kernel = (*b[:-2], b[-1], b[-2]) if swapped else b
+    if kind == "input":
+        return {"x": (a[0], *sizes, kernel[-2] * groups), "kernel": kernel, "y": a}
+    return {"x": a, "kernel": kernel, "y": _out(a, kernel, strides, pads, dilation)}
+
+
+def result(a: Ints, b: Ints, **params: Any) -> Ints:
+    """The shape of what is computed."""
+    found = shapes(a, b, **params)[{"output": "y", "input": "x", "kernel": "kernel"}[params["kind"]]]
+    return (*found[:-2], found[-1], found[-2]) if params["kind"] == "kernel" and params["swapped"] else found
+
+
+def _abstract(a: Any, b: Any, *, parts: Any, **params: Any) -> Any:
+    return a.update(shape=result(a.shape, b.shape, **params), weak_type=False)
+
+
+# --- how it is computed ------------------------------------------------------------------------------------------
+
+
+def plain(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
+    """By XLA's own convolution."""
+    kind, swapped = params["kind"], params["swapped"]
+    names = shapes(a.shape, b.shape, **params)
+
+    def forward(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(
+            x,
+            kernel.swapaxes(-1, -2) if swapped else kernel,
+            params["strides"],
+            params["pads"],
+            rhs_dilation=params["dilation"],
+            dimension_numbers=_LAYOUTS[x.ndim - 2],
+            feature_group_count=params["groups"],
+        )
+
+    if kind == "output":
+        return forward(a, b)
+    if kind == "input":
+        (out,) = jax.linear_transpose(lambda x: forward(x, b), jax.ShapeDtypeStruct(names["x"], a.dtype))(a)
+    else:
+        kernel = jax.ShapeDtypeStruct(result(a.shape, b.shape, **params), a.dtype)
+        (out,) = jax.linear_transpose(lambda kernel: forward(a, kernel), kernel)(b)
+    return out
+
+
+def runs(a: Any, b: Any, bias: bool = False, residual: bool = False, activation: str = "", **params: Any) -> bool:
+    """Whether oneDNN is called here, and has code for these shapes on this processor, not its slow reference."""
+    if not available(a):
+        return False
+    settings = {name: value for name, value in params.items() if name not in ("kind", "sizes")}
+    arrays = shapes(a.shape, b.shape, **params)
+    code = library.implementation(
+        params["kind"], a.dtype.name, **arrays, **settings, bias=bias, residual=residual, activation=activation
+    )
+    return bool(code) and not code.startswith("ref")
+
+
+def call(
+    a: jax.Array,
+    b: jax.Array,
+    *operands: jax.Array,
+    bias: bool = False,
+    residual: bool = False,
+    activation: str = "",
+    **params: Any,
+) -> jax.Array:
+    """By oneDNN; further operands are the bias and the residual."""
+    low, high = zip(*params["pads"], strict=True)
+    numbers = {"strides": params["strides"], "low": low, "high": high, "dilation": params["dilation"]}
+    out = jax.ShapeDtypeStruct(result(a.shape, b.shape, **params), a.dtype)
+    return jax.ffi.ffi_call(library.CONVOLUTION, out)(
+        a,
+        b,
+        *operands,
+        kind=np.int64(library.KINDS.index(params["kind"])),
+        **{name: np.array(value, np.int64) for name, value in numbers.items()},
+        groups=np.int64(params["groups"]),
+        swapped=params["swapped"],
+        bias=bias,
+        residual=residual,
+        activation=activation,
+    )
+
+
+def _onednn(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
+    return (call if runs(a, b, **params) else plain)(a, b, **params)
+
+
+@functools.lru_cache(maxsize=1024)
+def _with(**params: Any) -> Any:
+    return functools.partial(_onednn, **params)
+
+
+# --- rules -------------------------------------------------------------------------------------------------------
+
+
+def _first_gradient(ct: jax.Array, a: Any, b: jax.Array, *, parts: Any, **params: Any) -> jax.Array:
+    window = {**params, "sizes": ()}
+    if params["kind"] == "output":
+        return _bind(ct, b, **window | {"kind": "input", "sizes": a.aval.shape[1:-1]})
+    if params["kind"] == "input":
+        return _bind(ct, b, **window | {"kind": "output"})
+    return _bind(b, ct, **window | {"kind": "input", "sizes": a.aval.shape[1:-1]})
+
+
+def _second_gradient(ct: jax.Array, a: jax.Array, b: Any, *, parts: Any, **params: Any) -> jax.Array:
+    window = {**params, "sizes": ()}
+    if params["kind"] == "output":
+        return _bind(a, ct, **window | {"kind": "kernel", "sizes": b.aval.shape[:-2]})
+    if params["kind"] == "input":
+        return _bind(ct, a, **window | {"kind": "kernel", "sizes": b.aval.shape[:-2]})
+    return _bind(a, ct, **window | {"kind": "output"})
+
+
+def _batched(operands: Any, dims: Any, *, parts: Any, **params: Any) -> tuple[jax.Array, int]:
+    (a, b), (first, second) = operands, dims
+    if params["kind"] != "kernel" and second is None:  # the batches of all images are one
+        a = jnp.moveaxis(a, first, 0)
+        out = _bind(lax.collapse(a, 0, 2), b, **params)
+        return out.reshape(*a.shape[:2], *out.shape[1:]), 0
+    size = a.shape[first] if first is not None else b.shape[second]
+    if params["kind"] == "output" and first is None and size > LOOP and params["groups"] == 1:
+        # All filters of all kernels are those of one.
+        kernels = jnp.moveaxis(b, second, -3 if params["swapped"] else -2)
+        first_of_two = kernels.ndim - (3 if params["swapped"] else 2)
+        out = _bind(a, lax.collapse(kernels, first_of_two, first_of_two + 2), **params)
+        return out.reshape(*out.shape[:-1], size, out.shape[-1] // size), out.ndim - 1
+    a = a if first is None else jnp.moveaxis(a, first, 0)
+    b = b if second is None else jnp.moveaxis(b, second, 0)
+    if size <= LOOP:
+        pairs = ((a if first is None else a[i], b if second is None else b[i]) for i in range(size))
+        return jnp.stack([_bind(*pair, **params) for pair in pairs]), 0
+    a, b = (jnp.broadcast_to(v, (size, *v.shape)) if d is None else v for v, d in ((a, first), (b, second)))
+    return lax.map(lambda pair: _bind(*pair, **params), (a, b)), 0
+
+
+convolution_p.def_abstract_eval(_abstract)
+ad.defbilinear(convolution_p, _first_gradient, _second_gradient)
+batching.primitive_batchers[convolution_p] = _batched
+compute(convolution_p, plain, cpu=_onednn)

@@ -1,0 +1,193 @@
+#include "convolution.h"
+
+#include <algorithm>
+
+namespace jaxcnn {
+namespace {
+
+using dnnl::memory;
+using Tag = memory::format_tag;
+using Forward = dnnl::convolution_forward;
+using BackwardData = dnnl::convolution_backward_data;
+using BackwardWeights = dnnl::convolution_backward_weights;
+
+constexpr std::size_t kAlignment = 64;
+
+// (N, *spatial, C), as it lies, in oneDNN's order of dimensions.
+memory::desc image(const Ints& shape, Type type) {
+  memory::dims dims{shape.front(), shape.back()};
+  dims.insert(dims.end(), shape.begin() + 1, shape.end() - 1);
+  const Tag tag = shape.size() == 3 ? Tag::nwc : shape.size() == 4 ? Tag::nhwc : Tag::ndhwc;
+  return memory::desc(dims, data_type(type), tag);
+}
+
+// (*size, C / groups, K), or swapped, in oneDNN's order: (groups, K / groups, C / groups, *size).
+struct Kernel {
+  memory::desc lies, any;
+
+  explicit Kernel(const Convolution& c) {
+    const std::size_t ndim = c.kernel.size() - 2;
+    const std::int64_t in = c.kernel[ndim], out = c.kernel[ndim + 1];
+    memory::dims dims{out / c.groups, in}, steps{c.swapped ? in : 1, c.swapped ? 1 : out};
+    if (c.groups > 1) {
+      dims.insert(dims.begin(), c.groups);
+      steps.insert(steps.begin(), out / c.groups);
+    }
+    const std::size_t first = dims.size();
+    std::int64_t step = in * out;
+    for (std::size_t i = ndim; i-- > 0;) {
+      dims.insert(dims.begin() + first, c.kernel[i]);
+      steps.insert(steps.begin() + first, step);
+      step *= c.kernel[i];
+    }
+    lies = memory::desc(dims, data_type(c.type), steps);
+    any = memory::desc(dims, data_type(c.type), Tag::any);
+  }
+};
+
+void activate(dnnl::post_ops& after, const std::string& name) {
+  using dnnl::algorithm;
+  if (name == "relu") return after.append_eltwise(algorithm::eltwise_relu, 0, 0);
+  if (name == "relu6") return after.append_eltwise(algorithm::eltwise_clip, 0, 6);
+  if (name == "silu") return after.append_eltwise(algorithm::eltwise_swish, 1, 0);
+  if (name == "hard_swish") return after.append_eltwise(algorithm::eltwise_hardswish, 1.0f / 6, 0.5f);
+  if (name == "gelu") return after.append_eltwise(algorithm::eltwise_gelu_erf, 0, 0);
+  if (name == "gelu_tanh") return after.append_eltwise(algorithm::eltwise_gelu_tanh, 0, 0);
+  throw dnnl::error(dnnl_invalid_arguments, "no activation of this name");
+}
+
+// What oneDNN says about a description, whichever the kind.
+struct Plan {
+  dnnl::primitive_desc desc;
+  dnnl::primitive primitive;
+  memory::desc kernel;  // as the primitive wants it
+};
+
+// Without primitives only the description is made, which is quick: their machine code is not.
+Plan plan(const Convolution& c, bool make) {
+  memory::dims dilation = c.dilation;
+  for (auto& d : dilation) --d;
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  const auto direct = dnnl::algorithm::convolution_direct;
+  const memory::desc x = image(c.x, c.type), y = image(c.y, c.type), kernel = Kernel(c).any;
+  const memory::desc bias = c.bias ? memory::desc({c.y.back()}, data_type(c.type), Tag::a) : memory::desc();
+
+  if (c.kind == Kind::output) {
+    dnnl::post_ops after;
+    if (c.residual) after.append_binary(dnnl::algorithm::binary_add, y);
+    if (!c.activation.empty()) activate(after, c.activation);
+    attributes.set_post_ops(after);
+    const Forward::primitive_desc desc(engine(), dnnl::prop_kind::forward_training, direct, x, kernel, bias, y,
+                                       c.strides, dilation, c.low, c.high, attributes);
+    return {desc, make ? dnnl::primitive(desc) : dnnl::primitive(), desc.weights_desc()};
+  }
+  // The gradients ask for the description of the forward pass as a hint, and nothing of it is made.
+  const Forward::primitive_desc hint(engine(), dnnl::prop_kind::forward_training, direct, x, kernel, bias, y,
+                                     c.strides, dilation, c.low, c.high);
+  if (c.kind == Kind::input) {
+    const BackwardData::primitive_desc desc(engine(), direct, x, kernel, y, c.strides, dilation, c.low, c.high, hint,
+                                            attributes);
+    return {desc, make ? dnnl::primitive(desc) : dnnl::primitive(), desc.weights_desc()};
+  }
+  const BackwardWeights::primitive_desc desc(engine(), direct, x, kernel, bias, y, c.strides, dilation, c.low, c.high,
+                                             hint, attributes);
+  return {desc, make ? dnnl::primitive(desc) : dnnl::primitive(), desc.diff_weights_desc()};
+}
+
+// A primitive, and what stands around it: the kernel in the order that it wants, and its scratch memory.
+class Ready {
+ public:
+  explicit Ready(const Convolution& c) : kind_(c.kind) {
+    const Plan made = plan(c, true);
+    const memory::desc lies = Kernel(c).lies;
+    primitive_ = made.primitive;
+    kernel_ = memory(lies, engine(), nullptr);
+    const bool reordered = made.kernel != lies;
+    const memory::desc pad = made.desc.scratchpad_desc();
+    kernel_bytes_ = reordered ? aligned(made.kernel.get_size()) : 0;
+    bytes_ = kernel_bytes_ + pad.get_size();
+    if (reordered) {
+      wanted_ = memory(made.kernel, engine(), nullptr);
+      dnnl::primitive_attr attributes;
+      attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+      memory &from = kind_ == Kind::kernel ? wanted_ : kernel_, &to = kind_ == Kind::kernel ? kernel_ : wanted_;
+      const dnnl::reorder::primitive_desc desc(from, to, attributes);
+      reorder_ = dnnl::reorder(desc);
+      const memory::desc reorder_pad = desc.scratchpad_desc();
+      bytes_ = std::max(bytes_, kernel_bytes_ + reorder_pad.get_size());
+      reordering_ = {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}, {DNNL_ARG_SCRATCHPAD, unset(reorder_pad)}};
+    }
+    const bool to_x = kind_ == Kind::input, to_kernel = kind_ == Kind::kernel, to_y = kind_ == Kind::output;
+    arguments_ = {
+        {to_x ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, unset(image(c.x, c.type))},
+        {to_kernel ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, reordered ? wanted_ : kernel_},
+        {to_y ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, unset(image(c.y, c.type))},
+        {DNNL_ARG_SCRATCHPAD, unset(pad)},
+    };
+    x_ = arguments_.at(to_x ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC);
+    y_ = arguments_.at(to_y ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST);
+    if (c.bias) {
+      bias_ = unset(memory::desc({c.y.back()}, data_type(c.type), Tag::a));
+      arguments_[to_kernel ? DNNL_ARG_DIFF_BIAS : DNNL_ARG_BIAS] = bias_;
+    }
+    if (c.residual) {
+      residual_ = unset(image(c.y, c.type));
+      arguments_[DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1] = residual_;
+    }
+  }
+
+  void run(const Arrays& arrays) {
+    auto* const space = static_cast<char*>(bytes_ > 0 ? scratch(bytes_) : nullptr);
+    x_.set_data_handle(arrays.x);
+    y_.set_data_handle(arrays.y);
+    kernel_.set_data_handle(arrays.kernel);
+    if (bias_) bias_.set_data_handle(arrays.bias);
+    if (residual_) residual_.set_data_handle(arrays.residual);
+    arguments_.at(DNNL_ARG_SCRATCHPAD).set_data_handle(space + kernel_bytes_);
+    if (wanted_) {
+      wanted_.set_data_handle(space);
+      reordering_.at(DNNL_ARG_SCRATCHPAD).set_data_handle(space + kernel_bytes_);
+    }
+    if (wanted_ && kind_ != Kind::kernel) reorder_.execute(stream(), reordering_);
+    primitive_.execute(stream(), arguments_);
+    if (wanted_ && kind_ == Kind::kernel) reorder_.execute(stream(), reordering_);
+    stream().wait();
+  }
+
+ private:
+  static std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+  Kind kind_;
+  dnnl::primitive primitive_;
+  dnnl::reorder reorder_;
+  memory x_, kernel_, wanted_, y_, bias_, residual_;
+  std::unordered_map<int, memory> arguments_, reordering_;
+  std::size_t kernel_bytes_ = 0, bytes_ = 0;
+};
+
+}  // namespace
+
+std::string Convolution::key() const {
+  Key key;
+  for (const Ints* numbers : {&x, &kernel, &y, &strides, &low, &high, &dilation}) key.add(*numbers);
+  key.add(static_cast<std::int64_t>(kind) * 2 + static_cast<std::int64_t>(type));
+  key.add(groups * 8 + swapped * 4 + bias * 2 + residual);
+  return key.with(activation);
+}
+
+void convolve(const Convolution& convolution, const Arrays& arrays) {
+  const Turn turn;
+  cache<Ready>().of(convolution.key(), convolution).run(arrays);
+}
+
+std::string implementation(const Convolution& convolution) {
+  const Turn turn;
+  try {
+    return plan(convolution, false).desc.impl_info_str();
+  } catch (const dnnl::error&) {
+    return "";
+  }
+}
+
+}  // namespace jaxcnn

@@ -1,0 +1,185 @@
+// What the library shows to XLA (a handler of its foreign function interface) and to Python (plain C functions).
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <new>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "convolution.h"
+#include "product.h"
+#include "threads.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace {
+
+using jaxcnn::Arrays;
+using jaxcnn::Convolution;
+using jaxcnn::Ints;
+using jaxcnn::Kind;
+using jaxcnn::Type;
+using Span = ffi::Span<const std::int64_t>;
+
+Ints ints(Span span) { return Ints(span.begin(), span.end()); }
+
+void take(const ffi::AnyBuffer& buffer, Ints& shape, void*& data) {
+  shape = ints(buffer.dimensions());
+  data = buffer.untyped_data();
+}
+
+// Empty where there are not so many.
+std::optional<ffi::AnyBuffer> at(const ffi::RemainingArgs& operands, std::size_t index) {
+  auto found = operands.get<ffi::AnyBuffer>(index);
+  return found.has_value() ? std::optional(*found) : std::nullopt;
+}
+
+std::optional<ffi::AnyBuffer> at(const ffi::RemainingRets& results, std::size_t index) {
+  auto found = results.get<ffi::AnyBuffer>(index);
+  return found.has_value() ? std::optional(**found) : std::nullopt;
+}
+
+// The type of all three; empty where they differ, or where it is another one.
+std::optional<Type> type_of(const ffi::AnyBuffer& a, const ffi::AnyBuffer& b, const ffi::AnyBuffer& c) {
+  if (a.element_type() != b.element_type() || a.element_type() != c.element_type()) return std::nullopt;
+  if (a.element_type() == ffi::DataType::F32) return Type::float32;
+  if (a.element_type() == ffi::DataType::BF16) return Type::bfloat16;
+  return std::nullopt;
+}
+
+// What is thrown becomes an error of the program.
+template <typename Function>
+ffi::Error run(Function function) {
+  try {
+    function();
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "jaxcnn: no memory for intermediate results");
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(std::string("jaxcnn: oneDNN refused an operation: ") + error.what());
+  }
+  return ffi::Error::Success();
+}
+
+// Operands and results: y(x, kernel, bias?, residual?); x(y, kernel); (kernel, bias?)(x, y).
+ffi::Error call(ffi::RemainingArgs operands, ffi::RemainingRets results, std::int64_t kind, Span strides, Span low,
+                Span high, Span dilation, std::int64_t groups, bool swapped, bool bias, bool residual,
+                std::string_view activation) {
+  Convolution c{static_cast<Kind>(kind), Type::float32, {}, {}, {}, ints(strides), ints(low), ints(high),
+                ints(dilation), groups, swapped, bias, residual, std::string(activation)};
+  Arrays arrays;
+  const bool to_y = c.kind == Kind::output, to_kernel = c.kind == Kind::kernel;
+  if (operands.size() != (to_y ? 2u + bias + residual : 2u) || results.size() != (to_kernel ? 1u + bias : 1u)) {
+    return ffi::Error::InvalidArgument("jaxcnn: a convolution with too few or too many arrays");
+  }
+  const auto first = at(operands, 0), second = at(operands, 1);
+  const auto result = at(results, 0);
+  if (!first || !second || !result) return ffi::Error::InvalidArgument("jaxcnn: an operand that is no array");
+  const std::optional<Type> type = type_of(*first, *second, *result);
+  if (!type) return ffi::Error::InvalidArgument("jaxcnn: a convolution of other types than float32 and bfloat16");
+  c.type = *type;
+  switch (c.kind) {
+    case Kind::output:
+      take(*first, c.x, arrays.x);
+      take(*second, c.kernel, arrays.kernel);
+      take(*result, c.y, arrays.y);
+      if (bias) arrays.bias = at(operands, 2)->untyped_data();
+      if (residual) arrays.residual = at(operands, 2 + bias)->untyped_data();
+      break;
+    case Kind::input:
+      take(*first, c.y, arrays.y);
+      take(*second, c.kernel, arrays.kernel);
+      take(*result, c.x, arrays.x);
+      break;
+    case Kind::kernel:
+      take(*first, c.x, arrays.x);
+      take(*second, c.y, arrays.y);
+      take(*result, c.kernel, arrays.kernel);
+      if (bias) arrays.bias = at(results, 1)->untyped_data();
+      break;
+    default:
+      return ffi::Error::InvalidArgument("jaxcnn: an unknown kind of convolution");
+  }
+  if (c.swapped) std::swap(c.kernel[c.kernel.size() - 2], c.kernel.back());
+  return run([&] { jaxcnn::convolve(c, arrays); });
+}
+
+// (rows, inner), (inner, columns) or, transposed, (columns, inner).
+ffi::Error multiply(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuffer> out, bool transposed) {
+  const std::optional<Type> type = type_of(a, b, *out);
+  if (!type || a.dimensions().size() != 2 || b.dimensions().size() != 2 || out->dimensions().size() != 2) {
+    return ffi::Error::InvalidArgument("jaxcnn: a product of other than float32 or bfloat16 matrices");
+  }
+  const jaxcnn::Product product{*type, a.dimensions()[0], a.dimensions()[1], out->dimensions()[1], transposed};
+  return run([&] { jaxcnn::multiply(product, a.untyped_data(), b.untyped_data(), out->untyped_data()); });
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_convolution, call,
+                              ffi::Ffi::Bind()
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attr<std::int64_t>("kind")
+                                  .Attr<Span>("strides")
+                                  .Attr<Span>("low")
+                                  .Attr<Span>("high")
+                                  .Attr<Span>("dilation")
+                                  .Attr<std::int64_t>("groups")
+                                  .Attr<bool>("swapped")
+                                  .Attr<bool>("bias")
+                                  .Attr<bool>("residual")
+                                  .Attr<std::string_view>("activation"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_product, multiply,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<bool>("transposed"));
+
+extern "C" {
+
+// The fingerprint of the sources that it was built from: Python calls none of other sources than its own.
+const char* jaxcnn_sources() { return JAXCNN_SOURCES; }
+
+int jaxcnn_threads() { return jaxcnn::thread_count(); }
+
+// Writes the name of oneDNN's code for a convolution of `spatial` dimensions; nothing where it has none. `numbers` are
+// the shapes of image, kernel and result, the kernel's not swapped, then strides, padding before and behind, dilation,
+// each with its dimensions one after another.
+void jaxcnn_implementation(
+    std::int64_t kind, std::int64_t type, std::int64_t spatial, const std::int64_t* numbers, std::int64_t groups,
+    int swapped, int bias, int residual, const char* activation, char* name, std::int64_t length) {
+  const auto next = [&numbers](std::int64_t count) {
+    Ints some(numbers, numbers + count);
+    numbers += count;
+    return some;
+  };
+  Convolution c;
+  c.kind = static_cast<Kind>(kind);
+  c.type = static_cast<Type>(type);
+  c.x = next(spatial + 2);
+  c.kernel = next(spatial + 2);
+  c.y = next(spatial + 2);
+  c.strides = next(spatial);
+  c.low = next(spatial);
+  c.high = next(spatial);
+  c.dilation = next(spatial);
+  c.groups = groups;
+  c.swapped = swapped != 0;
+  c.bias = bias != 0;
+  c.residual = residual != 0;
+  c.activation = activation;
+  std::string found;
+  try {
+    found = jaxcnn::implementation(c);
+  } catch (const std::exception&) {  // no memory
+  }
+  const std::size_t kept = std::min(found.size(), static_cast<std::size_t>(length - 1));
+  std::memcpy(name, found.data(), kept);
+  name[kept] = 0;
+}
+
+}  // extern "C"

@@ -1,0 +1,19 @@
+// The product of two matrices by oneDNN.
+#pragma once
+
+#include <cstdint>
+
+#include "primitives.h"
+
+namespace jaxcnn {
+
+struct Product {
+  Type type = Type::float32;
+  std::int64_t rows = 0, inner = 0, columns = 0;
+  bool transposed = false;  // the second matrix lies in memory as (columns, inner)
+};
+
+// out = a b: (rows, inner), (inner, columns) -> (rows, columns). Throws as `convolve`.
+void multiply(const Product& product, void* a, void* b, void* out);
+
+}  // namespace jaxcnn

@@ -1,0 +1,566 @@
+"""oneDNN's convolutions on a CPU: right for every kind, under every transformation; their absence costs speed only.
+
+Tolerance in float32 1e-5 of the largest value: sums of up to some thousand products in another order. In bfloat16 the
+sums are float32's and are rounded once to 8 bits, which is 2^-9 of a value.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import convolutions
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import close, normal, same
+from jax import lax
+
+import jaxcnn as cnn
+from jaxcnn import data, ops
+from jaxcnn.ops import cpu
+from jaxcnn.ops.cpu import build, fused, library, primitive
+
+needs_engine = pytest.mark.skipif(not cpu.available(), reason=f"oneDNN is not called here: {library.unavailable()}")
+BFLOAT16 = jnp.dtype(jnp.bfloat16)
+WINDOW: dict[str, Any] = {"strides": (1, 1), "pads": ((1, 1), (1, 1)), "dilation": (1, 1)}
+
+
+def plain(x: jax.Array, kernel: jax.Array, **window: Any) -> jax.Array:
+    """XLA's own."""
+    return primitive.plain(x, kernel, **{"kind": "output", "sizes": (), "groups": 1, "swapped": False} | window)
+
+
+def array(seed: int, *shape: int) -> jax.Array:
+    return jnp.asarray(normal(seed, *shape))
+
+
+def wide(*arrays: Any) -> Any:
+    return [np.asarray(a, np.float64) for a in arrays]
+
+
+# --- against float64 ---------------------------------------------------------------------------------------------
+
+
+def check(seeds: range, dtype: Any, tolerance: float) -> None:
+    """Random convolutions, their gradients, and the transposed ones, in one program, which is quicker to compile."""
+    cases = [convolutions.a_case(seed) for seed in seeds]
+    arrays = []
+    for seed, (x, kernel, settings) in zip(seeds, cases, strict=True):
+        made = (x, kernel, convolutions.out_shape(x, kernel, settings))
+        arrays.append([np.asarray(array(3 * seed + i, *s).astype(dtype)) for i, s in enumerate(made)])
+
+    @jax.jit
+    def ours(arrays: Any) -> Any:
+        found = []
+        for (x, kernel, ct), (_, _, settings) in zip(arrays, cases, strict=True):
+            assert cpu.takes(x, kernel, **settings)
+            y, back = jax.vjp(partial(cpu.conv, **settings), x, kernel)
+            found.append((y, *back(ct)))
+        return found
+
+    for seed, (x, kernel, ct), (shape, size, settings), found in zip(seeds, arrays, cases, ours(arrays), strict=True):
+        x, kernel, ct = wide(x, kernel, ct)
+        expected = (
+            convolutions.convolution(x, kernel, settings),
+            convolutions.input_gradient(shape, kernel, ct, settings),
+            convolutions.kernel_gradient(x, size, ct, settings),
+        )
+        for what, a, e in zip(("y", "dx", "dkernel"), found, expected, strict=True):
+            assert (a.dtype, a.shape) == (dtype, e.shape)
+            error = np.abs(np.asarray(a, np.float64) - e).max() / max(np.abs(e).max(), 1e-3)
+            assert error < tolerance, f"{what} of case {seed}, {shape} * {size}, {settings}: off by {error:.1e}"
+
+
+@needs_engine
+@pytest.mark.parametrize("first", range(0, 200, 20))
+def test_every_kind_is_right(first: int) -> None:
+    check(range(first, first + 20), jnp.dtype("float32"), 1e-5)
+
+
+@needs_engine
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(1000, 3000, 20))
+def test_many_of_every_kind_are_right(first: int) -> None:
+    check(range(first, first + 20), jnp.dtype("float32"), 1e-5)
+
+
+@needs_engine
+@pytest.mark.parametrize("first", [5000, 5020])
+def test_bfloat16_is_right(first: int) -> None:
+    """Where the processor has no instructions for it, XLA's."""
+    check(range(first, first + 20), BFLOAT16, 2**-8)
+
+
+@needs_engine
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_transposed_convolutions_are_right(ndim: int, seed: int) -> None:
+    """And their gradients: by x it is the convolution, by the kernel the convolution's."""
+    rng = np.random.default_rng(100 * ndim + seed)
+    stride, dilation, size = (tuple(int(v) for v in rng.integers(1, 4, ndim)) for _ in range(3))
+    padding = tuple(int(rng.integers(0, d * (f - 1) + 1)) for d, f in zip(dilation, size, strict=True))
+    extra = tuple(int(rng.integers(0, s)) for s in stride)
+    x = array(seed, 2, *(int(v) for v in rng.integers(3, 7, ndim)), 5)
+    kernel = array(seed + 1, *size, 5, 7)
+    settings = {"stride": stride, "padding": padding, "dilation": dilation, "output_padding": extra}
+    y, back = jax.vjp(jax.jit(partial(ops.conv_transpose, **settings)), x, kernel)
+    ct = array(seed + 2, *y.shape)
+    settings = {"strides": stride, "pads": tuple((p, p) for p in padding), "dilation": dilation, "groups": 1}
+    turned = np.asarray(kernel, np.float64).swapaxes(-1, -2)
+    close(y, convolutions.input_gradient(y.shape, turned, wide(x)[0], settings))
+    expected = convolutions.convolution(wide(ct)[0], turned, settings)
+    by_kernel = convolutions.kernel_gradient(wide(ct)[0], turned.shape, wide(x)[0], settings).swapaxes(-1, -2)
+    close(back(ct), (expected, by_kernel))
+
+
+@needs_engine
+@pytest.mark.parametrize("activation", fused.ACTIVATIONS)
+def test_what_follows_is_right(activation: str) -> None:
+    """Bias and residual, each with and without. GELU by erf is oneDNN's approximation of it, good to 1e-6."""
+    for seed in (0, 3, 6, 9):
+        shape, size, settings = convolutions.a_case(seed, 2)
+        x, kernel, bias = array(seed, *shape), array(seed + 1, *size), array(seed + 2, size[-1])
+        residual = array(seed + 3, *convolutions.out_shape(shape, size, settings))
+        y = convolutions.convolution(*wide(x, kernel), settings)
+        given = [(b, r) for b in (bias, None) for r in (residual, None)]
+        found = jax.jit(
+            lambda x, kernel, settings=settings, given=given: [
+                cpu.conv_fused(x, kernel, b, r, activation=activation, **settings) for b, r in given
+            ]
+        )(x, kernel)
+        for one, operands in zip(found, given, strict=True):
+            total = y + sum(wide(o)[0] for o in operands if o is not None)
+            with jax.enable_x64(True):
+                expected = np.asarray(fused.ACTIVATIONS[activation](jnp.asarray(total)))
+            close(one, expected)
+
+
+@needs_engine
+def test_windows_wholly_in_the_padding() -> None:
+    """The two taps of each window are beside the only column: sums of nothing, and then the bias."""
+    x, kernel = array(0, 1, 5, 1, 8), array(1, 3, 2, 8, 8)
+    window = {"strides": (2, 2), "pads": ((0, 0), (1, 3)), "dilation": (1, 2)}
+    y = cpu.conv_fused(x, kernel, jnp.arange(8.0), activation="relu", **window)
+    same(y, jnp.broadcast_to(jnp.arange(8.0), (1, 2, 2, 8)))
+    gradients = jax.grad(lambda x, k: cpu.conv(x, k, **window).sum(), (0, 1))(x, kernel)
+    same(gradients, (jnp.zeros_like(x), jnp.zeros_like(kernel)))
+
+
+@needs_engine
+def test_the_same_bits_twice() -> None:
+    x, kernel, ct = array(0, 4, 20, 20, 16), array(1, 3, 3, 16, 32), array(2, 4, 20, 20, 32)
+    every = jax.jit(
+        lambda x, kernel, ct: (lambda y, back: (y, back(ct)))(*jax.vjp(partial(cpu.conv, **WINDOW), x, kernel))
+    )
+    first = jax.device_get(every(x, kernel, ct))
+    for _ in range(5):
+        same(every(x, kernel, ct), first)
+
+
+# --- transformations ---------------------------------------------------------------------------------------------
+
+
+@needs_engine
+@pytest.mark.parametrize("groups", [1, 2])
+def test_forward_mode_and_second_derivatives(groups: int) -> None:
+    window = {"strides": (2, 1), "pads": ((1, 0), (2, 1)), "dilation": (1, 2), "groups": groups}
+    x, kernel, dx, dk = (array(i, *s) for i, s in enumerate([(2, 7, 8, 4), (3, 2, 4 // groups, 6)] * 2))
+
+    def both(f: Any) -> Any:
+        f = partial(f, **window)
+
+        def penalty(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            gradient = jax.grad(lambda x, k: jnp.sum(jnp.tanh(f(x, k))), argnums=(0, 1))(x, kernel)
+            return sum(jnp.sum(g**2) for g in gradient)
+
+        return jax.jvp(f, (x, kernel), (dx, dk)), jax.jit(jax.grad(penalty, argnums=(0, 1)))(x, kernel)
+
+    close(both(cpu.conv), both(plain))
+
+
+@needs_engine
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(
+    ("in_axes", "networks"),
+    [((0, None), 3), ((None, 0), 3), ((0, 0), 3), ((0, 0), 17), ((None, 1), 17), ((3, 1), 2)],
+)
+def test_vmap(in_axes: tuple[int | None, int | None], networks: int, groups: int) -> None:
+    """Of the values and of the gradients, whose primitives are batched as well."""
+    window = {"strides": (2, 1), "pads": ((1, 1), (0, 2)), "dilation": (1, 1), "groups": groups}
+    shapes = (2, 7, 6, 4), (3, 3, 4 // groups, 6)
+    x, kernel = (
+        array(i, *s) if axis is None else jnp.moveaxis(array(i, networks, *s), 0, axis)
+        for i, (s, axis) in enumerate(zip(shapes, in_axes, strict=True))
+    )
+
+    def both(f: Any) -> Any:
+        f = partial(f, **window)
+        one = jax.value_and_grad(lambda x, k: jnp.sum(jnp.sin(f(x, k))), (0, 1))
+        return jax.jit(jax.vmap(f, in_axes))(x, kernel), jax.jit(jax.vmap(one, in_axes))(x, kernel)
+
+    close(both(cpu.conv), both(plain))
+
+
+@needs_engine
+@pytest.mark.parametrize(("in_axes", "networks"), [((0, None), 3), ((None, 0), 3), ((None, 0), 17), ((0, 0), 3)])
+def test_vmap_of_transposed_convolutions(in_axes: Any, networks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, kernel = (
+        array(i, *([] if axis is None else [networks]), *s)
+        for i, (s, axis) in enumerate(zip([(2, 4, 5, 3), (3, 2, 3, 4)], in_axes, strict=True))
+    )
+
+    def both() -> Any:
+        jax.clear_caches()
+        one = jax.value_and_grad(lambda x, k: jnp.sum(jnp.sin(ops.conv_transpose(x, k, 2))), (0, 1))
+        return jax.jit(jax.vmap(one, in_axes))(x, kernel)
+
+    ours = both()
+    monkeypatch.setenv("JAXCNN_PLAIN", "onednn")
+    close(ours, both())
+
+
+@needs_engine
+def test_remat_and_scan() -> None:
+    kernel = array(1, 3, 3, 4, 4) / 6
+
+    def both(f: Any) -> Any:
+        step = jax.checkpoint(lambda x, k: jnp.tanh(f(x, k, **WINDOW)))
+
+        def steps(kernel: jax.Array) -> jax.Array:
+            return lax.scan(lambda x, _: (step(x, kernel), None), array(0, 2, 8, 8, 4), length=3)[0].sum()
+
+        return jax.jit(jax.value_and_grad(steps))(kernel)
+
+    close(both(cpu.conv), both(plain))
+
+
+PARALLEL = """
+import jax, jax.numpy as jnp, numpy as np, jaxcnn as cnn
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from jaxcnn.ops import cpu
+mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+both = jax.make_mesh((2, 1), ("d", "e"), axis_types=(AxisType.Auto,) * 2)
+rng = np.random.default_rng(0)
+x, k, b = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((4, 8, 8, 3), (3, 3, 3, 4), (4,)))
+loss = lambda k, x: (cnn.ops.conv(x, k) ** 2).mean()
+expected = jax.device_get(jax.grad(loss, (0, 1))(k, x))
+divided = jax.device_put(x, NamedSharding(mesh, P("d")))
+
+step = jax.jit(jax.grad(loss, (0, 1)))
+jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, atol=1e-5), step(k, divided), expected)
+program = step.lower(k, divided).compile().as_text()
+assert "all-gather" not in program, "the batch is gathered"
+if cpu.available():
+    calls = [line for line in program.splitlines() if 'custom_call_target="jaxcnn_convolution"' in line]
+    assert len(calls) == 3, program
+    assert not [line for line in calls if "f32[4,8,8,3]" in line], "a device computes the whole batch"
+    assert program.count(" all-reduce(") == 1, "the kernel gradients are added up, once"
+
+plain = lambda x, k, b: jax.nn.relu(cnn.ops.conv(x, k) * b + b)
+fused = cnn.ops.fuse(plain)
+np.testing.assert_allclose(jax.jit(fused)(divided, k, b), plain(x, k, b), atol=1e-5)
+transposed = lambda x, k: cnn.ops.conv_transpose(x, k, 2)
+np.testing.assert_allclose(jax.jit(transposed)(divided, k), transposed(x, k), atol=1e-5)
+
+mean = lambda k, x: jax.lax.pmean(loss(k, x), "d")
+for on, axes in ((mesh, {"d"}), (both, {"d"}), (both, {"d", "e"})):
+    mapped = jax.shard_map(jax.grad(mean), mesh=on, in_specs=(P(), P("d")), out_specs=P(), axis_names=axes)
+    np.testing.assert_allclose(jax.jit(mapped)(k, x), expected[0], atol=1e-5)
+pieces = jax.pmap(lambda x: jax.lax.pmean(jax.grad(loss)(k, x), "d"), "d")(x.reshape(2, 2, *x.shape[1:]))
+np.testing.assert_allclose(pieces[0], expected[0], atol=1e-5)
+"""
+
+
+def run(script: str, *arguments: str, **environment: str) -> str:
+    """What a process of its own prints."""
+    done = subprocess.run(
+        [*arguments, sys.executable, "-c", script], env={**os.environ, **environment}, capture_output=True, text=True,
+        check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_on_several_devices() -> None:
+    """A batch that `jit` divides, `shard_map` over all and some axes, `pmap`: each device computes its part."""
+    run(PARALLEL, JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=2")
+
+
+def test_the_portable_form_is_exported() -> None:
+    x, kernel = array(0, 2, 8, 8, 3), array(1, 3, 3, 3, 4)
+    loss = jax.jit(jax.grad(lambda x, k: jnp.sum(ops.conv(x, k) ** 2) + jnp.sum(ops.conv_transpose(x, k, 2)), (0, 1)))
+    exported = jax.export.export(loss)(x, kernel)
+    assert "custom_call" not in exported.mlir_module()
+    close(jax.export.deserialize(exported.serialize()).call(x, kernel), loss(x, kernel))
+    (n,) = jax.export.symbolic_shape("n")
+    sizes = jax.ShapeDtypeStruct((n, 8, 8, 3), x.dtype), jax.ShapeDtypeStruct(kernel.shape, x.dtype)
+    close(jax.export.export(jax.jit(ops.conv))(*sizes).call(x, kernel), ops.conv(x, kernel))
+
+
+# --- where it is used --------------------------------------------------------------------------------------------
+
+
+def uses(function: Any, *args: Any) -> bool:
+    """Whether the engine's primitive is in the program. A new function each time: JAX remembers what it traced."""
+    return "jaxcnn_convolution" in str(jax.make_jaxpr(lambda *a: function(*a))(*args))
+
+
+@needs_engine
+def test_where_it_is_used_and_where_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, kernel = array(0, 2, 8, 8, 4), array(1, 3, 3, 4, 8)
+    for dtype, expected in (("float32", True), ("bfloat16", True), ("float16", False), ("int8", False)):
+        assert uses(ops.conv, x.astype(dtype), kernel.astype(dtype)) == expected
+    assert uses(ops.conv, x[:, 0], kernel[0])
+    assert uses(partial(ops.conv, groups=2), x, kernel[:, :, :2])
+    assert uses(partial(ops.conv_transpose, output_padding=1, stride=2), x, kernel)
+    assert not uses(ops.conv, x[:0], kernel)
+    assert not uses(ops.conv, x[..., :0], kernel[:, :, :0])
+    with monkeypatch.context() as patch:
+        patch.setenv("JAXCNN_PLAIN", "onednn")
+        assert not uses(ops.conv, x, kernel)
+    with monkeypatch.context() as patch:
+        patch.setattr(library, "_loaded", lambda: "a reason")
+        assert library.unavailable() == "a reason"
+        assert not uses(ops.conv, x, kernel)
+    with jax.enable_x64(True):
+        assert not uses(ops.conv, x.astype("float64"), kernel.astype("float64"))
+
+
+@needs_engine
+def test_what_onednn_has_only_slow_code_for_is_xlas(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, kernel = array(0, 2, 8, 8, 4), array(1, 3, 3, 4, 8)
+    function = partial(cpu.conv, **WINDOW)
+    expected = jax.jit(function)(x, kernel)
+    for code in ("", "ref:any"):
+        monkeypatch.setattr(library, "implementation", lambda *a, code=code, **k: code)
+        lowered = jax.jit(lambda x, k: function(x, k)).lower(x, kernel)
+        assert "@jaxcnn_convolution" not in lowered.as_text()
+        close(lowered.compile()(x, kernel), expected)
+
+
+def test_a_network_trains_alike_with_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = cnn.models.lenet5(), array(0, 4, 32, 32, 1)
+    params, state = model.init(jax.random.key(0), x)
+
+    def loss(params: Any) -> jax.Array:
+        return cnn.losses.softmax_cross_entropy(model.apply(params, state, x)[0], jnp.arange(4)).mean()
+
+    ours = jax.value_and_grad(loss)(params)
+    monkeypatch.setenv("JAXCNN_PLAIN", "onednn")
+    close(jax.value_and_grad(lambda p: loss(p))(params), ours)
+
+
+@needs_engine
+def test_a_refused_description_is_an_error() -> None:
+    """Of a call made by hand: the process goes on."""
+    x, kernel = array(0, 2, 8, 8, 4), array(1, 3, 3, 4, 8)
+    numbers = {name: np.array(value) for name, value in (("strides", (1, 1)), ("dilation", (1, 1)))}
+    attributes = {
+        "kind": np.int64(0),
+        "groups": np.int64(1),
+        "swapped": False,
+        "bias": False,
+        "residual": False,
+        **numbers,
+    }
+    pads = {"low": np.zeros(2, np.int64), "high": np.zeros(2, np.int64)}
+
+    def call(out: tuple[int, ...], *operands: jax.Array, **changed: Any) -> jax.Array:
+        result = jax.ShapeDtypeStruct(out, operands[0].dtype)
+        settings = attributes | pads | {"activation": ""} | changed
+        return jax.jit(lambda *a: jax.ffi.ffi_call(library.CONVOLUTION, result)(*a, **settings))(*operands)
+
+    right = (2, 6, 6, 8)
+    assert call(right, x, kernel).shape == right
+    for expected, arguments, changed in (
+        ("refused", ((2, 7, 6, 8), x, kernel), {}),
+        ("refused", (right, x, kernel), {"activation": "sine"}),
+        ("refused", (right, x, kernel), {"strides": np.array([0, 1])}),
+        ("refused", (right, x, kernel), {"low": np.zeros(1, np.int64)}),
+        ("refused", ((2, 6, 8), x[:, 0], kernel), {}),
+        ("too few or too many", (right, x, kernel), {"bias": True}),
+        ("unknown kind", (right, x, kernel), {"kind": np.int64(7)}),
+        ("other types", (right, x.astype(jnp.float16), kernel.astype(jnp.float16)), {}),
+    ):
+        with pytest.raises(jax.errors.JaxRuntimeError, match=expected):
+            call(*arguments, **changed).block_until_ready()
+    close(call(right, x, kernel), plain(x, kernel, **WINDOW | {"pads": ((0, 0), (0, 0))}))
+
+
+def test_a_filter_larger_than_the_image_is_an_error_in_python() -> None:
+    layer = cnn.conv(2, 5)
+    params, state = layer.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    with pytest.raises(cnn.LayerError, match="5x5 filter"):
+        layer.apply(params, state, jnp.zeros((1, 3, 3, 1)))
+    x, kernel = jnp.zeros((1, 3, 3, 1)), jnp.zeros((5, 5, 1, 2))
+    assert not cpu.takes(x, kernel, **WINDOW | {"pads": ((0, 0), (0, 0))})
+    assert not cpu.takes(x, jnp.zeros((3, 3, 2, 2)), **WINDOW)
+
+
+# --- the library -------------------------------------------------------------------------------------------------
+
+
+def test_why_it_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each of its conditions missing, in one line that says what to do."""
+    load = library._loaded.__wrapped__
+    if not build.supported():
+        pytest.skip("there is no oneDNN package for this platform")
+    with monkeypatch.context() as patch:
+        patch.setattr(library, "supported", lambda: False)
+        assert "on Linux on x86-64 only" in load()
+    with monkeypatch.context() as patch:
+        patch.setattr(library, "LIBRARY", tmp_path / "nothing.so")
+        assert "without a C++ compiler: install g++" in load()
+    library_file = tmp_path / "libjaxcnn_cpu.so"
+    library_file.write_bytes(b"not a library")
+    monkeypatch.setattr(library, "LIBRARY", library_file)
+    with monkeypatch.context() as patch:
+        patch.setattr(library, "_places", lambda: iter(()))
+        assert "pip install onednn-cpu-gomp" in load()
+    monkeypatch.setattr(library, "_places", lambda: iter([library_file]))
+    assert "it cannot be loaded" in load()
+
+    def no_openmp(path: str) -> Any:
+        raise OSError("libgomp.so.1: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(ctypes, "CDLL", no_openmp)
+    assert "install libgomp1" in load()
+
+
+def test_the_first_training_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Once in a process, and nowhere where oneDNN is used."""
+    if jax.default_backend() != "cpu":
+        pytest.skip("on an accelerator it does not matter")
+    images = data.Dataset(np.zeros((4, 8, 8, 1), np.uint8), np.zeros(4, np.int32), ("a", "b"))
+
+    def said() -> int:
+        cnn.train.fit(cnn.serial(cnn.conv(2, 3), cnn.global_avg_pool, cnn.dense(2)), images, epochs=1, batch_size=4)
+        captured = capsys.readouterr()
+        return (captured.out + captured.err).count("XLA's, several times slower than oneDNN's: install this")
+
+    monkeypatch.setattr(library, "_noticed", [])
+    if cpu.available():
+        assert said() == 0
+    monkeypatch.setattr(library, "_loaded", lambda: "install this")
+    assert [said(), said()] == [1, 0]
+
+
+@needs_engine
+def test_a_library_of_other_sources_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "fingerprint", lambda: "0" * 16)
+    assert "install jaxcnn again" in library._loaded.__wrapped__()
+
+
+def test_nothing_is_built_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(build, "LIBRARY", tmp_path / "libjaxcnn_cpu.so")
+    monkeypatch.setattr(build, "supported", lambda: True)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(build.CannotBuild, match=r"no C\+\+ compiler"):
+        build.build()
+    assert not list(tmp_path.iterdir())
+
+
+@needs_engine
+def test_how_many_threads() -> None:
+    """OMP_NUM_THREADS, NPROC, the processors that the process may use."""
+    script = "from jaxcnn.ops.cpu import library; print(library.threads())"
+    here = len(os.sched_getaffinity(0))
+    kept = dict.fromkeys(("OMP_NUM_THREADS", "NPROC"), "")
+    assert int(run(script, **kept)) <= here
+    assert int(run(script, **kept | {"NPROC": "1"})) == 1
+    assert int(run(script, **kept | {"OMP_NUM_THREADS": "3", "NPROC": "1"})) == 3
+    one = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+    assert int(run(one + script, **kept)) == 1
+
+
+@needs_engine
+def test_several_threads_of_python() -> None:
+    x, kernel = array(0, 2, 12, 12, 8), array(1, 3, 3, 8, 8)
+    function = jax.jit(jax.value_and_grad(lambda k, x: jnp.sum(cpu.conv(x, k, **WINDOW) ** 2)))
+    expected = [jax.device_get(function(kernel, x + i)) for i in range(4)]
+    found: list[Any] = [None] * 4
+
+    def work(i: int) -> None:
+        for _ in range(20):
+            found[i] = jax.device_get(function(kernel, x + i))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    same(found, expected)
+
+
+FORK = """
+import os, signal, sys, warnings
+warnings.simplefilter("ignore")
+import jax, jax.numpy as jnp, numpy as np
+from jaxcnn.ops import cpu
+from jaxcnn.ops.cpu import library
+x, k = jnp.ones((2, 16, 16, 8)), jnp.ones((3, 3, 8, 16))
+function = jax.jit(lambda x, k: cpu.conv(x, k, (1, 1), ((1, 1), (1, 1)), (1, 1)))
+expected = np.asarray(function(x, k))
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    right = (np.asarray(function(x, k)) == expected).all() and library.threads() == 1
+    os._exit(0 if right else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert (np.asarray(function(x, k)) == expected).all() and library.threads() == 2
+"""
+
+
+@needs_engine
+def test_a_forked_process_computes() -> None:
+    """What was compiled before: XLA itself has no threads there to compile with."""
+    run(FORK, OMP_NUM_THREADS="2")
+
+
+CACHED = """
+import os, warnings, jax, jax.numpy as jnp, jaxcnn as cnn
+warnings.simplefilter("error")
+folder = os.environ["JAX_COMPILATION_CACHE_DIR"]
+x, k = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
+before = set(os.listdir(folder))
+program = jax.jit(jax.grad(lambda x, k: (cnn.ops.conv(x, k) ** 2).sum(), (0, 1)))
+lowered = program.lower(x, k)
+assert "@jaxcnn_convolution" in lowered.as_text()
+print(float(program(x, k)[1].sum()), len([f for f in set(os.listdir(folder)) - before if f.endswith("-cache")]))
+"""
+
+
+@needs_engine
+def test_a_program_is_kept_in_the_compilation_cache(tmp_path: Path) -> None:
+    settings = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }  # fmt: skip
+    first, written = run(CACHED, **settings).split()
+    second, again = run(CACHED, **settings).split()
+    assert first == second
+    assert int(written) > 0
+    assert int(again) == 0
+
+
+SPINS = """
+import os
+from jaxcnn.ops.cpu import library
+assert library.unavailable() is None
+print(os.environ.get("GOMP_SPINCOUNT"))
+"""
+
+
+@needs_engine
+def test_the_environment_is_left_as_it_was() -> None:
+    assert run(SPINS).strip() == os.environ.get("GOMP_SPINCOUNT", "None")
+    assert run(SPINS, GOMP_SPINCOUNT="17").strip() == "17"
