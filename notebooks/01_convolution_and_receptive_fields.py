@@ -24,12 +24,12 @@ import optax
 from sklearn.datasets import load_sample_image
 
 import jaxcnn as cnn
-from jaxcnn.data import clevr
+from jaxcnn.data.datasets import clevr
 from jaxcnn.data.text import Corpus, Vocabulary, movie_reviews, tokenize
 from jaxcnn.errors import DataError
 from jaxcnn.models.text_cnn import text_cnn
 from jaxcnn.models.vqa import vqa_cnn
-from jaxcnn.tasks.text.task import evidence
+from jaxcnn.tasks.text import evidence
 from jaxcnn.train.max_norm import max_norm
 
 DATA = "digits"  # or "mnist", "cifar10"

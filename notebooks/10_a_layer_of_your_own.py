@@ -540,6 +540,6 @@ folder.cleanup()
 # ## What next
 #
 # - `jaxcnn/layers/conv.py` and `norm.py` are written in the form of sections 3 and 4, with checks of their arguments.
-# - `jaxcnn/core/network.py` makes `init` and `apply` of one function; `jaxcnn/core/tree.py` has `map_leaves`, with which
-#   the transformations are written.
+# - `jaxcnn/core/network.py` makes `init` and `apply` of one function; `jaxcnn/core/tree.py` has `map_leaves`,
+#   with which the transformations are written.
 # - `cnn.freeze`, `cnn.mixed_precision`, `cnn.remat` and `cnn.ensemble` take your layers as they take others.

@@ -495,8 +495,10 @@ def changed(columns, tmp_path_factory):
         "accumulate": 2, "augment": "affine", "validation": 0.2, "schedule": "constant", "batch_size": 8, "ema": 0.9,
         "weight_decay": 0.1, "warmup": 1.0, "ensemble": 2, "devices": 2,
     }  # fmt: skip
-    train.Run(path).make()
-    train.Run(path).write("config.json", config)
+    made = train.Run(path)
+    made.make()
+    made.write("config.json", config)
+    made.release()
     return path
 
 
@@ -505,7 +507,7 @@ def test_what_is_in_config_json_decides_the_figures_and_nothing_else(run, column
     assert run(*train_columns(columns, tmp_path / "run"))[0] == 0
     config = json.loads((tmp_path / "run/config.json").read_text())
     free = {"run", "resume", "distributed", "coordinator", "processes", "process", "save_every", "keep", "tensorboard",
-            "profile", "workers"}  # fmt: skip
+            "profile", "workers", "trust"}  # fmt: skip
     options = {field.name for field in dataclasses.fields(cli.Train)}
     assert options - config.keys() == free
     assert (config["parallel"], config["devices"], config["platform"]) == ("jit", 1, jax.default_backend())
@@ -550,7 +552,7 @@ def test_a_signal_outside_of_the_loop(number, expected, said, where, run, column
     if where == "data":
         monkeypatch.setattr(data, "load", stopped)
     else:
-        name = {"state": "create_state", "evaluation": "FitResult", "pictures": "_pictures"}[where]
+        name = {"state": "create_state", "evaluation": "make_evaluate", "pictures": "_pictures"}[where]
         monkeypatch.setitem(train.fit.__globals__, name, stopped)
     before = signal.getsignal(signal.SIGTERM)
     status, _, err = run(*train_columns(columns, tmp_path / "run"))
@@ -564,7 +566,7 @@ def test_a_signal_outside_of_the_loop(number, expected, said, where, run, column
 
 @pytest.mark.parametrize("args", [("evaluate", "{run}"), ("predict", "{run}", "{run}/curves.png"), ("export", "{run}")])
 def test_sigterm_ends_every_command_with_143(args, run, digits, monkeypatch):
-    monkeypatch.setattr(train.Trained, "load", lambda *_: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(train.Trained, "load", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
     assert run(*(arg.format(run=digits) for arg in args)) == (143, "", "jaxcnn: stopped by SIGTERM\n")
 
 
@@ -579,7 +581,7 @@ def test_a_run_that_was_stopped_says_so_until_it_goes_on(run, columns, tmp_path,
         status, _, err = run(*args)
     assert (status, "which is saved; go on with" in err) == (143, True)
     assert json.loads(run("runs", tmp_path / "run", "--json")[1])[0]["state"] == "stopped"
-    assert run("train", "--resume", "--run", tmp_path / "run")[0] == 0
+    assert run("train", "--resume", "--trust", "--run", tmp_path / "run")[0] == 0
     assert json.loads(run("runs", tmp_path / "run", "--json")[1])[0]["state"] == "complete"
 
 

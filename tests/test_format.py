@@ -27,8 +27,8 @@ from jaxcnn.format import padded, printable, shortened, width
 from jaxcnn.inspect import pictures, plots, summary
 from jaxcnn.inspect.windows import Window
 from jaxcnn.runs import table as runs
-from jaxcnn.tasks import vqa
 from jaxcnn.tasks.files import stems
+from jaxcnn.tasks.vqa import task as vqa
 
 ESCAPE, REVERSED, BYTES = "\x1b[2J\x1b]0;title\x07", "exe.\u202egpj", os.fsdecode(b"caf\xe9")
 HOSTILE = ("$0_$50", ESCAPE, REVERSED, BYTES, "_hidden", r"\$a\frac{$", "x" * 300, "a\nb", "\u0085\u2028\0")

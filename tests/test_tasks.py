@@ -11,12 +11,12 @@ import tiny
 from PIL import Image
 
 from jaxcnn import cli, models, tasks
-from jaxcnn.data import clevr
+from jaxcnn.data.datasets import clevr
 from jaxcnn.errors import UserError
 from jaxcnn.explore import subject
 from jaxcnn.explore.network import Network
 from jaxcnn.explore.server import message, unpack
-from jaxcnn.tasks import vqa
+from jaxcnn.tasks.vqa import task as vqa
 
 SMALL = "--epochs 1 --batch-size 2"
 

@@ -1078,8 +1078,9 @@ def test_a_run_whose_settings_were_changed_does_not_go_on(unfinished, tmp_path):
     (tmp_path / "run/config.json").write_text(config.replace('"seed": 0', '"seed": 1'))
     with pytest.raises(UserError, match=r"config.json is not what it was when the run began"):
         train.fit(small(), DATA, resume=True, run=tmp_path / "run", **{**LONG, "seed": 1})
-    with pytest.raises(UserError, match="was made with seed=1, not 0"):
-        train.fit(small(), DATA, resume=True, run=tmp_path / "run", **{**LONG, "seed": 0})
+    (tmp_path / "run/config.json").write_text(config)
+    with pytest.raises(UserError, match="was made with seed=0, not 1"):
+        train.fit(small(), DATA, resume=True, run=tmp_path / "run", **{**LONG, "seed": 1})
 
 
 def test_when_all_checkpoints_are_damaged_it_says_so(undisturbed, tmp_path):

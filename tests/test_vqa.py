@@ -10,7 +10,7 @@ from PIL import Image
 
 import jaxcnn as cnn
 from jaxcnn.core import LayerError
-from jaxcnn.data import clevr
+from jaxcnn.data.datasets import clevr
 from jaxcnn.data.datasets.clevr import (
     ANSWERS,
     COLOURS,

@@ -594,9 +594,9 @@ def test_names_that_only_look_longer(saved, tmp_path):
 
 
 def _torch_names(path):
-    from jaxcnn.weights.names import FAMILIES
+    from jaxcnn.models.registry import families
 
-    return "model." + FAMILIES["resnet"].torch(small())(tuple(path.split("/")[1:]))
+    return "model." + families()["resnet"].torch(small())(tuple(path.split("/")[1:]))
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])

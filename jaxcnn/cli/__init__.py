@@ -135,7 +135,7 @@ _ABOUT = "Convolutional networks in JAX. `jaxcnn train` trains LeNet-5 on handwr
 
 def _union() -> Any:
     result: Any = None
-    for name, command in COMMANDS.items():
+    for name, (command, _) in COMMANDS.items():
         one: Any = Annotated[command, tyro.conf.subcommand(name, description=command.__doc__)]
         result = one if result is None else result | one
     return result

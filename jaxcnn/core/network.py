@@ -140,8 +140,10 @@ class _Planning(Net):
 
 def _check_key(key: Any) -> None:
     dtype = getattr(key, "dtype", None)
-    raw = dtype == np.uint32 and key.shape[-1:] in ((2,), (4,))  # of threefry and of rbg, by jax.random.PRNGKey
-    if dtype is None or not (raw or jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)):
+    typed = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    # The length of a key by jax.random.PRNGKey.
+    numbers = 2 if jax.config.jax_default_prng_impl == "threefry2x32" else 4  # type: ignore[attr-defined]
+    if dtype is None or key.shape != (() if typed else (numbers,)) or not (typed or dtype == np.uint32):
         got = repr(key) if dtype is None else f"an array of {dtype} and shape {key.shape}"
         raise LayerError(f"init takes a random key first, jax.random.key(0); got {got}")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.errors import UserError
+from jaxcnn.files import regular
 
 Record = dict[str, Any]
 _DEEPEST, _NESTED = 100, "it is nested too deeply"
@@ -21,6 +22,7 @@ def text_of(path: Path) -> str:
     Raises:
       OSError, ValueError: when it cannot be read, or is none: a pipe, for instance, would be waited for.
     """
+    regular(path)
     file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     with open(file, encoding="utf-8") as opened:
         if not stat.S_ISREG(os.fstat(file).st_mode):
