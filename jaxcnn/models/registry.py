@@ -175,7 +175,7 @@ def _from_file(name: str) -> Callable[..., Layer]:
     if not path.is_file():
         raise UserError(f"{name}: there is no file {path}; expected a name, or file.py:function")
     spec = importlib.util.spec_from_file_location(path.stem, path, loader=_Source(path.stem, str(path)))
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py" or spec is None or spec.loader is None:
         raise UserError(f"{name}: {path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
