@@ -78,8 +78,10 @@ def program(step: Any, state: PyTree, size: int, data: Any, on: OneDevice) -> st
     def of_batch(x: Any) -> Any:
         return jax.ShapeDtypeStruct((*apart, size // on.size if apart else size, *x.shape[1:]), x.dtype)
 
-    lowered = step.lower(jax.tree.map(of_state, state), jax.tree.map(of_batch, example))
-    text = re.sub("0x[0-9a-f]+", "", lowered.as_text())
+    traced = step.trace(jax.tree.map(of_state, state), jax.tree.map(of_batch, example))
+    # A call that is divided among devices stands in the lowered program without its settings, by a number of this
+    # process: the settings are in the traced one, which has no constants.
+    text = re.sub('0x[0-9a-f]+|backend_config = "[0-9]+"', "", f"{traced.jaxpr}{traced.lower().as_text()}")
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
