@@ -22,7 +22,7 @@ _DECIDES = (
     "epochs", "batch_size", "seed", "patience", "accumulate", "ema", "loss_scale", "parallel", "image", "inputs",
     "extra", "classes", "preprocess",
 )  # fmt: skip
-_PER_HOST = ("data_dir", "weights", "model", "data")  # paths in config.json, which may differ between hosts
+_PER_HOST = ("data_dir", "weights", "model", "data", "examples")  # paths, which may differ; the data, compared below
 
 
 def check_unchanged(config: Mapping[str, Any], now: Mapping[str, Any], path: Any) -> None:
