@@ -15,8 +15,8 @@ from jaxcnn import models
 from jaxcnn.core import Layer
 from jaxcnn.data.preprocess import Preprocess, inputs_of, to_float
 from jaxcnn.errors import UserError
-from jaxcnn.runs.identity import check_code
 from jaxcnn.runs.folder import Run
+from jaxcnn.runs.identity import check_code
 from jaxcnn.transforms import ensemble, freeze, mixed_precision, remat
 
 
