@@ -140,10 +140,6 @@ def _places() -> Iterator[Path]:
     )
 
 
-def _prefixes() -> list[str]:
-    return [sysconfig.get_path("data"), sysconfig.get_path("data", "posix_user")]
-
-
 @contextmanager
 def _little_spinning() -> Iterator[None]:
     """The environment in which GNU OpenMP, loaded inside, lets its idle threads sleep, unless the user has set that."""

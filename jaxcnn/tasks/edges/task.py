@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
         scores = scores_of(trained.params, image[None], preprocess)
         share = float((boundaries.thin(scores) >= 0.5).mean())
         drawn = out / f"{name}-boundaries.png"
-        put(drawn, partial(Image.fromarray(boundaries.picture(scores[0])).save, format="png"))
+        put(drawn, functools.partial(Image.fromarray(boundaries.picture(scores[0])).save, format="png"))
         rows.append({
             "image": str(file),
             "size": list(image.shape[:2]),

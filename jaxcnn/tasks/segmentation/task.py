@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +64,8 @@ def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
         picture, numbers = out / f"{name}-mask.png", out / f"{name}-labels.png"
         masks = {"image": image[None], "classes": labels[None]}
         drawn = segmentation.figure(masks, trained.classes, image[None], 0.6)
-        put(picture, partial(drawn.savefig, format="png", dpi=120))
-        put(numbers, partial(Image.fromarray(labels.astype(np.uint8)).save, format="png"))
+        put(picture, functools.partial(drawn.savefig, format="png", dpi=120))
+        put(numbers, functools.partial(Image.fromarray(labels.astype(np.uint8)).save, format="png"))
         shares = np.bincount(labels.ravel(), minlength=len(trained.classes)) / labels.size
         order = [k for k in np.argsort(-shares, kind="stable") if shares[k] > 0]
         most = ", ".join(f"{trained.classes[k]} {100 * shares[k]:.1f} %" for k in order[:5])
