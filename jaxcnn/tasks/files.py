@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from jaxcnn.atomic import put
 from jaxcnn.data.images import read_image
 from jaxcnn.data.preprocess import Preprocess
 from jaxcnn.runs.trained import Trained
@@ -50,3 +53,12 @@ def read(trained: Trained, file: str) -> tuple[np.ndarray, Callable[[Any], Any],
     if isinstance(preprocess, Preprocess):
         preprocess = dataclasses.replace(preprocess, size=image.shape[:2], resize=())
     return image, preprocess, note
+
+
+def write_image(path: Path, pixels: np.ndarray) -> None:
+    """Writes uint8 pixels `(H, W)` or `(H, W, C)` as a PNG file, as a whole or not at all.
+
+    Raises:
+      UserError: when it cannot be written.
+    """
+    put(path, functools.partial(Image.fromarray(pixels).save, format="png"))

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from jaxcnn.atomic import put
 from jaxcnn.data.augment import compose
 from jaxcnn.data.dataset import Examples
 from jaxcnn.data.datasets.voc import voc
@@ -23,7 +20,7 @@ from jaxcnn.format import printable
 from jaxcnn.ops.boxes import area
 from jaxcnn.runs.trained import Trained
 from jaxcnn.tasks.detection import objective as detection
-from jaxcnn.tasks.files import stems
+from jaxcnn.tasks.files import stems, write_image
 from jaxcnn.tasks.task import Row, Task
 
 _KNOWN = {"bccd": (240, 320)}
@@ -80,7 +77,7 @@ def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
         picture = out / f"{name}-boxes.png"
         zoom = max(1, round(640 / whole.shape[1]))
         drawn = detection.draw_boxes(whole, boxes, classes, trained.classes, scores, zoom)
-        put(picture, partial(Image.fromarray(drawn).save, format="png"))
+        write_image(picture, drawn)
         found = [
             {"class": trained.classes[k], "score": round(float(s), 4), "box": [round(float(v), 1) for v in b]}
             for k, s, b in zip(classes, scores, boxes, strict=True)

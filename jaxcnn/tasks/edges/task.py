@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from PIL import Image
 
-from jaxcnn.atomic import put
 from jaxcnn.data.dataset import Examples
 from jaxcnn.data.datasets.camvid import load_segmentation
 from jaxcnn.format import printable
 from jaxcnn.losses import every_output
 from jaxcnn.runs.trained import Trained
 from jaxcnn.tasks.edges import objective as boundaries
-from jaxcnn.tasks.files import read, stems
+from jaxcnn.tasks.files import read, stems, write_image
 from jaxcnn.tasks.segmentation.objective import flip
 from jaxcnn.tasks.task import Row, Task
 
@@ -54,7 +52,7 @@ def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
         scores = scores_of(trained.params, image[None], preprocess)
         share = float((boundaries.thin(scores) >= 0.5).mean())
         drawn = out / f"{name}-boundaries.png"
-        put(drawn, functools.partial(Image.fromarray(boundaries.picture(scores[0])).save, format="png"))
+        write_image(drawn, boundaries.picture(scores[0]))
         rows.append({
             "image": str(file),
             "size": list(image.shape[:2]),

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
-from jaxcnn.atomic import put
 from jaxcnn.data.dataset import Examples
 from jaxcnn.data.datasets.camvid import load_segmentation
 from jaxcnn.data.images import read_image
@@ -19,7 +16,7 @@ from jaxcnn.data.preprocess import inputs_of
 from jaxcnn.errors import UserError
 from jaxcnn.format import printable
 from jaxcnn.runs.trained import Trained
-from jaxcnn.tasks.files import stems
+from jaxcnn.tasks.files import stems, write_image
 from jaxcnn.tasks.flow import objective as flow
 from jaxcnn.tasks.task import Row, Task
 
@@ -58,7 +55,7 @@ def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
         found = np.asarray(flow_of(trained.params, (first[None], second[None])))[0]
         length = np.hypot(found[..., 0], found[..., 1])
         drawn, numbers = out / f"{name}-flow.png", out / f"{name}.flo"
-        put(drawn, partial(Image.fromarray(flow.picture(found)).save, format="png"))
+        write_image(drawn, flow.picture(found))
         flow.write_flo(numbers, found)
         mean = found.mean((0, 1))
         rows.append({

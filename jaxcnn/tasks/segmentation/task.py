@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
 from jaxcnn.atomic import put
 from jaxcnn.data.augment import colour, compose
@@ -17,7 +16,7 @@ from jaxcnn.data.dataset import Examples
 from jaxcnn.data.datasets.camvid import load_segmentation
 from jaxcnn.format import printable
 from jaxcnn.runs.trained import Trained
-from jaxcnn.tasks.files import read, stems
+from jaxcnn.tasks.files import read, stems, write_image
 from jaxcnn.tasks.segmentation import objective as segmentation
 from jaxcnn.tasks.task import Row, Task
 from jaxcnn.train.evaluate import make_evaluate
@@ -65,7 +64,7 @@ def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
         masks = {"image": image[None], "classes": labels[None]}
         drawn = segmentation.figure(masks, trained.classes, image[None], 0.6)
         put(picture, functools.partial(drawn.savefig, format="png", dpi=120))
-        put(numbers, functools.partial(Image.fromarray(labels.astype(np.uint8)).save, format="png"))
+        write_image(numbers, labels.astype(np.uint8))
         shares = np.bincount(labels.ravel(), minlength=len(trained.classes)) / labels.size
         order = [k for k in np.argsort(-shares, kind="stable") if shares[k] > 0]
         most = ", ".join(f"{trained.classes[k]} {100 * shares[k]:.1f} %" for k in order[:5])
