@@ -491,4 +491,4 @@ for name, microseconds in spent.most_common(6):
 #
 # - `jaxcnn/ops/__init__.py` lists the forms with what was tried in vain, `jaxcnn/ops/cpu` has the calls and their
 #   rules.
-# - `tests/test_forms.py` and `tests/test_cpu.py` check every form against XLA's own, over shapes and settings.
+# - `tests/ops` checks every form against XLA's own, over shapes and settings.

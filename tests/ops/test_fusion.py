@@ -1,7 +1,7 @@
 """Convolutions that take in what follows them give what the network gives, and take in what they should and no more.
 
 Where not said otherwise every kernel is multiplied, however large it is for its image: tests have small images.
-Tolerance as in tests/test_cpu.py: the same sums in another order.
+Tolerance as in tests/ops/cpu/test_cpu.py: the same sums in another order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jaxcnn.models.googlenet import conv_bn, inception
 from jaxcnn.models.resnet import basic_block, bottleneck_block, resnet
 from jaxcnn.ops import cpu, fusion
 from jaxcnn.ops.backend import stored_p
-from tests.test_cpu import needs_engine
+from tests.ops.cpu.test_cpu import needs_engine
 
 pytestmark = needs_engine
 

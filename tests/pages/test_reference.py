@@ -15,7 +15,7 @@ import jaxcnn as cnn
 pdoc = pytest.importorskip("pdoc", reason="pdoc is not installed")
 
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 def public(room: types.ModuleType) -> dict[str, object]:

@@ -19,7 +19,7 @@ from jaxcnn import ops
 from jaxcnn.errors import UserError
 from jaxcnn.ops import convolution, product
 from jaxcnn.ops.backend import FORMS, stored, suits_cpu
-from tests.test_cpu import needs_engine
+from tests.ops.cpu.test_cpu import needs_engine
 
 cpu = pytest.mark.skipif(not suits_cpu("stored"), reason="the forms are for a CPU")
 

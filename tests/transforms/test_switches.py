@@ -29,7 +29,7 @@ from jaxcnn.ops.correlation import correlation
 from jaxcnn.ops.fusion import fuse
 from jaxcnn.ops.roi import crop_regions
 from jaxcnn.train.max_norm import max_norm
-from tests.test_layers import CASES, Case
+from tests.layers.test_layers import CASES, Case
 
 every_layer = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 KINDS = ("threefry2x32", "rbg", "unsafe_rbg")

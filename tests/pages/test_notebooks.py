@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 build = runpy.run_path(str(NOTEBOOKS / "build.py"))
 SOURCES = build["sources"]()
 
