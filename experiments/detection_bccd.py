@@ -109,10 +109,17 @@ def detection_bccd(
         model = make(classes=len(classes), backbone=small_backbone(width), units=units)
         steps = count * (len(train) // min(batch_size, len(train)))
         run = cnn.train.fit(
-            model, train, loss=detection.multi_task(), augment=_augment(sampled), epochs=count, batch_size=batch_size,
+            model,
+            train,
+            cnn.train.Objective(
+                detection.multi_task(), metrics={}, augment=_augment(sampled), preprocess=cnn.data.to_float
+            ),
+            epochs=count,
+            batch_size=batch_size,
             optimizer=cnn.train.make_optimizer("adam", lr, "cosine", steps, weight_decay=1e-4, clip=10.0),
-            seed=seed, metrics={}, preprocess=cnn.data.to_float, show=False,
-        )  # fmt: skip
+            seed=seed,
+            show=False,
+        )
         losses = " ".join(f"{record['loss']:.3f}" for record in run.history)
         print(f"{name}: loss by epoch {losses}", flush=True)
         detect = detection.make_detect(model, batch_size=1)

@@ -30,7 +30,7 @@ from jaxcnn.errors import DataError
 from jaxcnn.models.text_cnn import text_cnn
 from jaxcnn.models.vqa import vqa_cnn
 from jaxcnn.tasks.text import evidence
-from jaxcnn.train.max_norm import max_norm
+from jaxcnn.train import max_norm
 
 DATA = "digits"  # or "mnist", "cifar10"
 

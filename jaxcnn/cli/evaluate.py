@@ -72,7 +72,7 @@ def _measured(given: Evaluate, trained: Any, name: str, where: Any) -> tuple[Any
         )
     measures = {"accuracy": accuracy, **({"top5": top_k(5)} if len(trained.classes) > 5 else {})}
     evaluate = train.make_evaluate(
-        trained.model, softmax_cross_entropy, preprocess=trained.preprocess, metrics=measures
+        trained.model, train.Objective(softmax_cross_entropy, metrics=measures, preprocess=trained.preprocess)
     )
     return found, evaluate(trained.params, trained.model_state, found).metrics
 
@@ -92,9 +92,10 @@ def _measured_by(task: Any, given: Evaluate, trained: Any, name: str, where: Any
     settings = task.settings(learned)
     loss = settings.get("loss", losses.softmax_cross_entropy)
     evaluate = train.make_evaluate(
-        trained.model, loss, preprocess=trained.preprocess, metrics=settings.get("metrics"),
+        trained.model,
+        train.Objective(loss, metrics=settings.get("metrics"), preprocess=trained.preprocess),
         batch_size=trained.config["batch_size"],
-    )  # fmt: skip
+    )
     figures = evaluate(trained.params, trained.model_state, found, keep=False).metrics
     if task.evaluate is not None:
         figures = {**task.evaluate(trained, found), **figures}

@@ -119,6 +119,9 @@ def run_train(given: Train) -> None:
         fitted = train.fit(
             computed(work.model, dataclasses.asdict(options)),
             work.learn,
+            train.Objective(
+                loss_scale=options.precision == "float16", evaluate=task.evaluate if task is not None else None
+            ),
             validation=work.held,
             test=work.test,
             optimizer=optimizer,
@@ -128,16 +131,16 @@ def run_train(given: Train) -> None:
             patience=options.patience,
             accumulate=options.accumulate,
             ema=options.ema,
-            loss_scale=options.precision == "float16",
             devices=spread,
-            run=folder,
-            resume=options.resume,
-            save_every=given.save_every,
-            keep=given.keep,
-            tensorboard=given.tensorboard,
-            profile=given.profile,
-            config=config,
-            test_metrics=task.evaluate if task is not None else None,
+            run=train.Run(
+                folder,
+                resume=options.resume,
+                save_every=given.save_every,
+                keep=given.keep,
+                tensorboard=given.tensorboard,
+                profile=given.profile,
+                config=config,
+            ),
             **work.settings,
         )
     except KeyboardInterrupt as stop:

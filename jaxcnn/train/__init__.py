@@ -1,21 +1,30 @@
-"""Training: the state, the jitted step, the loop over epochs, evaluation, and the folder of a run."""
+"""Training: the state, the jitted step, the loop over epochs, callbacks and evaluation."""
 
 from jaxcnn.runs.folder import Run
 from jaxcnn.runs.trained import Trained
+from jaxcnn.tasks.max_norm import max_norm
+from jaxcnn.tasks.objective import Objective
+from jaxcnn.train.callbacks import Callback, GradientNorm, LearningRate, StopAt
 from jaxcnn.train.evaluate import Evaluation, make_evaluate
 from jaxcnn.train.fit import FitResult, fit
-from jaxcnn.train.max_norm import max_norm
 from jaxcnn.train.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer
 from jaxcnn.train.step import TrainState, create_state, make_step
+from jaxcnn.train.training import Training
 
 __all__ = [
     "OPTIMIZERS",
     "SCHEDULES",
+    "Callback",
     "Evaluation",
     "FitResult",
+    "GradientNorm",
+    "LearningRate",
+    "Objective",
     "Run",
+    "StopAt",
     "TrainState",
     "Trained",
+    "Training",
     "create_state",
     "fit",
     "make_evaluate",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,14 @@ import numpy as np
 from jaxcnn.core import Layer
 from jaxcnn.data.batches import padded_batches
 from jaxcnn.data.dataset import Dataset, Examples
-from jaxcnn.data.preprocess import inputs_of, to_float
+from jaxcnn.data.preprocess import inputs_of
 from jaxcnn.data.stream import Stream
 from jaxcnn.declared import calls, is_per_example
 from jaxcnn.devices import OneDevice
 from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss
-from jaxcnn.metrics import Metric, Summed
+from jaxcnn.metrics import Summed
+from jaxcnn.tasks.objective import Objective
 from jaxcnn.train.checks import check_inputs, check_labels
 from jaxcnn.train.step import measure
 
@@ -42,10 +43,8 @@ class Evaluation:
 
 def make_evaluate(
     model: Layer,
-    loss: Loss,
+    objective: Objective | Loss,
     *,
-    preprocess: Callable[[Any], Any] = to_float,
-    metrics: Mapping[str, Metric] | None = None,
     batch_size: int = _BATCH,
     devices: OneDevice | None = None,
 ) -> Callable[..., Evaluation]:
@@ -56,14 +55,16 @@ def make_evaluate(
     compiled too: what fills it would count among its neighbours. A figure is then the mean over all examples of what
     each got in its batch of `batch_size`. The network is taken to look at each example alone.
 
-    Arguments as in `make_step`; with `devices`, the variables are those that its `whole` returns, and each process has
-    all results. With `keep=False` the outputs are not kept: a score of each class for each pixel is more than the
-    images are.
+    `objective` says what is measured: its loss, metrics and preprocess; or it is only a loss. With `devices`, the
+    variables are those that its `whole` returns, and each process has all results. With `keep=False` the outputs are
+    not kept: a score of each class for each pixel is larger than the images.
 
     Raises:
       UserError: when it is called: for labels that the loss refuses, for images whose values are not what a
         `Preprocess` expects, and for a loss that gives one number for the whole batch.
     """
+    objective = Objective.of(objective)
+    loss, metrics, preprocess = objective.loss, objective.metrics, objective.inputs
     on = devices or OneDevice()
     shared = -(-batch_size // on.size) * on.size
     alone = True  # whether loss and metrics look at each example alone, as far as they have been seen

@@ -219,7 +219,7 @@ def test_train_says_what_it_does_and_finds_a_name_for_the_run(run, columns, tmp_
 def test_resume_goes_on_as_if_nothing_had_happened(run, columns, tmp_path, monkeypatch):
     monkeypatch.chdir(columns)  # code is executed where it lies below the current folder
     assert run(*train_columns(columns, tmp_path / "whole"))[0] == 0
-    whole = train.fit.__globals__["batches"]
+    whole = data.batches
 
     def until(data, size, seed, epoch, *where):
         if epoch == 3:
@@ -228,7 +228,7 @@ def test_resume_goes_on_as_if_nothing_had_happened(run, columns, tmp_path, monke
 
     part = tmp_path / "part"
     with monkeypatch.context() as patch:
-        patch.setitem(train.fit.__globals__, "batches", until)
+        patch.setattr("jaxcnn.train.training.batches", until)
         status, _, err = run(*train_columns(columns, part))
     assert status == 130
     assert err == f"jaxcnn: interrupted; go on with: jaxcnn train --run {part} --resume\n"
@@ -552,7 +552,7 @@ def test_a_signal_outside_of_the_loop(number, expected, said, where, run, column
     if where == "data":
         monkeypatch.setattr(data, "load", stopped)
     else:
-        name = {"state": "create_state", "evaluation": "make_evaluate", "pictures": "_pictures"}[where]
+        name = {"state": "create_state", "evaluation": "make_evaluate", "pictures": "pictures"}[where]
         monkeypatch.setitem(train.fit.__globals__, name, stopped)
     before = signal.getsignal(signal.SIGTERM)
     status, _, err = run(*train_columns(columns, tmp_path / "run"))
@@ -574,8 +574,8 @@ def test_a_run_that_was_stopped_says_so_until_it_goes_on(run, columns, tmp_path,
     args = train_columns(columns, tmp_path / "run")
     with monkeypatch.context() as patch:
         whole = data.batches
-        patch.setitem(
-            train.fit.__globals__, "batches",
+        patch.setattr(
+            "jaxcnn.train.training.batches",
             lambda *given: signal.raise_signal(signal.SIGTERM) or whole(*given) if given[3] == 2 else whole(*given),
         )  # fmt: skip
         status, _, err = run(*args)

@@ -459,10 +459,19 @@ def test_fit_learns_to_find_bright_squares():
     data = proposals.with_regions(cnn.data.Examples(images, labels, ("square",)), windows)
     model = fast_rcnn(1, backbone=cnn.serial(conv=cnn.conv(8, 4, 4), act=cnn.relu), units=16, pool=2)
     run = cnn.train.fit(
-        model, data, loss=detection.multi_task(), augment=detection.sample_regions(16, 0.5, background=(0, 0.5)),
-        epochs=60, batch_size=3, optimizer=cnn.train.make_optimizer("adam", 5e-3), show=False, metrics={},
-        preprocess=cnn.data.to_float,
-    )  # fmt: skip
+        model,
+        data,
+        cnn.train.Objective(
+            detection.multi_task(),
+            metrics={},
+            augment=detection.sample_regions(16, 0.5, background=(0, 0.5)),
+            preprocess=cnn.data.to_float,
+        ),
+        epochs=60,
+        batch_size=3,
+        optimizer=cnn.train.make_optimizer("adam", 5e-3),
+        show=False,
+    )
     assert run.history[-1]["loss"] < run.history[0]["loss"] / 3
     found = detection.make_detect(model)(run.params, run.model_state, data)
     figures = detection.mean_average_precision(found, labels, data.classes)

@@ -177,7 +177,7 @@ def test_fcn32s_learns_two_halves_of_an_image():
     params, state = filled(model, (64, 64, 1))
     params["score"] = jax.tree.map(np.zeros_like, params["score"])
     state = cnn.train.create_state(model, optimizer, KEY, x, variables=(params, state))
-    step = cnn.train.make_step(model, segmentation.cross_entropy, optimizer, metrics={})
+    step = cnn.train.make_step(model, cnn.train.Objective(segmentation.cross_entropy, metrics={}), optimizer)
     losses = []
     for _ in range(12):
         state, measured = step(state, (x, y))
@@ -397,7 +397,9 @@ def test_measures_of_a_whole_set_are_those_of_its_pixels(case):
     # Batches of 2 of 5 images: means over batches or images would be other numbers.
     names = ("a", "b", "c", "d")
     evaluate = cnn.train.make_evaluate(
-        cnn.serial(cnn.identity), segmentation.cross_entropy, metrics=segmentation.measures(names), batch_size=2
+        cnn.serial(cnn.identity),
+        cnn.train.Objective(segmentation.cross_entropy, metrics=segmentation.measures(names)),
+        batch_size=2,
     )
     found = evaluate({}, {}, cnn.data.Examples(logits, labels), keep=False).metrics
     there = each[~np.isnan(each)]

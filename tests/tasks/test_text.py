@@ -29,7 +29,7 @@ from jaxcnn.data.text import (
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.models.text_cnn import max_over_time, text_cnn
 from jaxcnn.tasks.text.task import TASK, evidence, load, predict
-from jaxcnn.train.max_norm import max_norm
+from jaxcnn.train import max_norm
 
 # --- words -------------------------------------------------------------------------------------------------------
 

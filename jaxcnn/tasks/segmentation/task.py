@@ -19,7 +19,6 @@ from jaxcnn.runs.trained import Trained
 from jaxcnn.tasks.files import read, stems, write_image
 from jaxcnn.tasks.segmentation import objective as segmentation
 from jaxcnn.tasks.task import Row, Task
-from jaxcnn.train.evaluate import make_evaluate
 
 
 def _settings(data: Examples) -> Mapping[str, Any]:
@@ -34,19 +33,6 @@ def _loss(data: Examples) -> Any:
     """Cross-entropy in which a rare class counts by the square root of how rare it is."""
     weights = segmentation.median_frequency(data.labels, len(data.classes), 0.5)
     return functools.partial(segmentation.cross_entropy, weights=weights)
-
-
-def _evaluate(trained: Trained, data: Examples) -> Mapping[str, float]:
-    """The intersection over union of each class that occurs."""
-    measure = make_evaluate(
-        trained.model,
-        segmentation.cross_entropy,
-        preprocess=trained.preprocess,
-        metrics=segmentation.measures(trained.classes),
-        batch_size=8,
-    )
-    found = measure(trained.params, trained.model_state, data, keep=False).metrics
-    return {name: value for name, value in found.items() if name.startswith("iou_") and np.isfinite(value)}
 
 
 def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
@@ -86,7 +72,6 @@ TASK = Task(
     load=load_segmentation,
     settings=_settings,
     predict=_predict,
-    evaluate=_evaluate,
     figure="mean_iou",
     validation=True,
     batch_size=8,

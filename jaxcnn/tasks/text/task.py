@@ -18,8 +18,8 @@ from jaxcnn.data.text import UNKNOWN, Corpus, Vocabulary, drop_words, folds, loa
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.format import printable
 from jaxcnn.runs.trained import Trained
+from jaxcnn.tasks.max_norm import max_norm
 from jaxcnn.tasks.task import Task
-from jaxcnn.train.max_norm import max_norm
 
 
 def load(name: str, split: str, data_dir: Path | None = None, size: tuple[int, int] | None = None) -> Examples:
