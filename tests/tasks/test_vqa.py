@@ -326,7 +326,7 @@ def test_what_cannot_be_answered(trained, tmp_path, given, says):
 
 
 def test_loading(monkeypatch):
-    monkeypatch.setattr("jaxcnn.tasks.vqa.task.SPLITS", {"train": (0, 30), "test": (2, 4)})
+    monkeypatch.setattr("jaxcnn.data.datasets.clevr.SPLITS", {"train": (0, 30), "test": (2, 4)})
     train, test = load("sort-of-clevr", "train"), load("sort-of-clevr", "test")
     assert (len(train), len(test)) == (30, 4)
     assert TASK.options(train) == {"vocabulary": len(WORDS)}
