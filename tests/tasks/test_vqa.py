@@ -331,7 +331,7 @@ def test_loading(monkeypatch):
     assert (len(train), len(test)) == (30, 4)
     assert TASK.options(train) == {"vocabulary": len(WORDS)}
     same(load("sort-of-clevr", "train[:5]").inputs, (train.inputs[0][:5], train.inputs[1][:5]))
-    with pytest.raises(DataError, match="splits train, test, not 'dev'"):
+    with pytest.raises(DataError, match="splits train, validation and test, not 'dev'"):
         load("sort-of-clevr", "dev")
     with pytest.raises(UserError, match="did you mean sort-of-clevr"):
         load("sort-of-clever", "train")

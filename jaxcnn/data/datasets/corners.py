@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 
 from jaxcnn.data.dataset import Examples
 from jaxcnn.data.datasets.digits import digits
@@ -10,7 +11,7 @@ from jaxcnn.data.datasets.registry import Folder, Size, dataset
 from jaxcnn.errors import UserError
 
 INK = 64
-"""A pixel of this value or more belongs to the digit; enlarging leaves faint grey around it."""
+"""A pixel of this value or more belongs to the digit; scaling leaves faint grey around it."""
 
 _SEEDS = {"train": 0, "test": 1}
 _POINTS = ("top left", "top right", "bottom right", "bottom left")
@@ -23,11 +24,11 @@ _POINTS = ("top left", "top right", "bottom right", "bottom left")
     classes=_POINTS,
 )
 def digit_corners(split: str, data_dir: Folder = None, size: Size = None) -> Examples:
-    """Digits at random places, with the corners of the tight box around each.
+    """Digits of random size at random places, with the corners of the tight box around each.
 
-    Each image of `digits` is moved by whole pixels, as far as its ink stays inside the image, at most 6 along each
-    axis. The seed is fixed, so that the data are the same each time. The box is tight around the pixels of `INK` or
-    more, and its far edges are excluded: a digit in the columns 3 to 12 has x from 3 to 13.
+    Each image of `digits` is scaled from 32x32 to a square of 18 to 26 pixels, which is put anywhere in a black image.
+    The seed is fixed, so that the data are the same each time. The box is tight around the pixels of `INK` or more. Its
+    far edges are excluded: a digit in the columns 3 to 12 has x from 3 to 13.
 
     Returns:
       Examples of images uint8 `(N, 32, 32, 1)` and labels float32 `(N, 4, 2)`: (x, y) in pixels of the corners top
@@ -38,18 +39,16 @@ def digit_corners(split: str, data_dir: Folder = None, size: Size = None) -> Exa
     """
     if size is not None and tuple(size) != (32, 32):
         raise UserError(f"the images of digit-corners are 32x32, they cannot be {size}")
-    still = digits(split).images
+    originals = digits(split).images[..., 0]
     rng = np.random.default_rng(_SEEDS[split])
-    images = np.zeros_like(still)
-    corners = np.zeros((len(still), 4, 2), np.float32)
-    for image, moved, points in zip(still, images, corners, strict=True):
-        box = _box(image)
-        x, y = (
-            rng.integers(max(-6, -first), min(6, 32 - end) + 1)
-            for first, end in zip(box[:2], box[2:], strict=True)
-        )  # fmt: skip
-        moved[max(0, y) : 32 + y, max(0, x) : 32 + x] = image[max(0, -y) : 32 - y, max(0, -x) : 32 - x]
-        x1, y1, x2, y2 = box + np.array([x, y, x, y])
+    images = np.zeros((*originals.shape, 1), np.uint8)
+    corners = np.zeros((len(originals), 4, 2), np.float32)
+    for original, image, points in zip(originals, images, corners, strict=True):
+        side = int(rng.integers(18, 27))
+        x, y = rng.integers(0, 32 - side + 1, 2)
+        scaled = Image.fromarray(original).resize((side, side), Image.Resampling.BICUBIC)
+        image[y : y + side, x : x + side, 0] = np.asarray(scaled)
+        x1, y1, x2, y2 = _box(image)
         points[:] = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
     return Examples(images, corners, _POINTS, "digit-corners")
 
