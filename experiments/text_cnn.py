@@ -14,7 +14,8 @@ import optax
 
 import jaxcnn as cnn
 from experiments.common import machine, main, percent, save, table
-from jaxcnn.data.text import Corpus, Vocabulary, by_length, drop_words, folds, load_text
+from jaxcnn.data.datasets.reviews import load_text
+from jaxcnn.data.text import Corpus, Vocabulary, by_length, drop_words, folds
 from jaxcnn.inspect.plots import Figure, plain
 from jaxcnn.models.text_cnn import text_cnn
 from jaxcnn.tasks.text.task import evidence

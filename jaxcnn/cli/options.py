@@ -109,4 +109,6 @@ class Train:
 
 def usual_augment(name: str | None) -> str:
     """What `--augment auto` is for images with a class each."""
-    return {"digits": "affine", "mnist": "affine", "cifar10": "flip,crop"}.get(str(name), "none")
+    from jaxcnn.data.datasets import DATASETS
+
+    return DATASETS[name].augment if name in DATASETS else "none"

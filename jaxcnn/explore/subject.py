@@ -15,8 +15,8 @@ from jaxcnn import data, tasks
 from jaxcnn.core import Layer
 from jaxcnn.data.dataset import Dataset, Examples
 from jaxcnn.data.images import read_image, read_part
+from jaxcnn.data.load import find
 from jaxcnn.data.preprocess import to_float
-from jaxcnn.data.sources import find
 from jaxcnn.data.stream import center_box
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.explore import answer

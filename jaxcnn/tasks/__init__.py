@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from jaxcnn.data import datasets
 from jaxcnn.errors import unknown
 from jaxcnn.tasks.task import Task
 
@@ -18,13 +19,8 @@ _FOLDERS = {"segment": "segmentation", "detect": "detection", "boundaries": "edg
 _FOLDERS |= {"text": "text", "vqa": "vqa"}
 NAMES = (CLASSIFY, *_FOLDERS)
 
-DATASETS = {
-    "camvid": "701 road scenes, each pixel with a class, 240x180 (Brostow et al. 2009): for segment, boundaries, flow",
-    "bccd": "364 images of blood cells with boxes, 640x480, in Pascal VOC's form: for detect",
-    "rt-polarity": "10,662 sentences of movie reviews, half of them positive (Pang and Lee 2005): for text",
-    "sort-of-clevr": "generated scenes with questions about them, 75x75 (Santoro et al. 2017): for vqa",
-}
-"""What the tasks beside `classify` are tried on; a path stands for data of one's own in the same form."""
+DATASETS = {name: entry.about for name, entry in datasets.DATASETS.items() if entry.kind != "images"}
+"""The datasets of the tasks beside `classify`."""
 
 
 def find(name: str) -> Task | None:

@@ -133,7 +133,8 @@ def test_models_and_datasets_are_a_line_each(run):
     assert "LeNet-5, the modern form" in out
     status, out, err = run("datasets")
     assert (status, err) == (0, "")
-    assert [line.split()[0] for line in out.splitlines()] == [*data.DATASETS, *tasks.DATASETS]
+    assert [line.split()[:2] for line in out.splitlines()] == [[e.name, e.kind] for e in data.datasets.listed()]
+    assert {line.split()[0] for line in out.splitlines()} >= {*data.DATASETS, *tasks.DATASETS}
 
 
 def test_summary_as_a_table_and_as_json(run, columns):
@@ -397,12 +398,12 @@ BAD = [  # arguments, exit status, what stderr says
     (["train", "--seed=-1"], 1, "seed=-1 should be from 0"),
     (["train", "--patience", "0"], 1, "patience=0 should be at least 1"),
     (["train", "--patience", "2", "--validation", "0"], 1, "early stopping needs validation data"),
-    (["train", "--data", "./nothere"], 1, "the folder nothere is not there"),
+    (["train", "--data", "./nothere"], 1, "there is no folder nothere"),
     (["train", "--data", "./empty"], 1, "empty has no folders in it; expected one for each class"),
     (["train", "--data", "./blank"], 1, "blank holds no images: the dataset is empty"),
-    (["train", "--data", "mnist"], 1, "mnist is not prepared .*JAXCNN_DATA_DIR is not set.*pip install tensorflow"),
-    (["train", "--data", "mnist", "--data-dir", "empty"], 1, "mnist is not prepared under empty.*four IDX files"),
-    (["train", "--data", "mnist", "--data-dir", "gone"], 1, r"the data directory gone \(--data-dir\) is not there"),
+    (["train", "--data", "mnist"], 1, "mnist was not found .*JAXCNN_DATA_DIR is not set.*pip install tensorflow"),
+    (["train", "--data", "mnist", "--data-dir", "empty"], 1, "mnist was not found under empty.*four IDX files"),
+    (["train", "--data", "mnist", "--data-dir", "gone"], 1, r"the data directory gone \(--data-dir\) does not exist"),
     (["train", "--data", "mnits"], 1, "unknown dataset 'mnits': did you mean mnist"),
     (["train", "{mine}:wide", "--data", "{columns}"], 1, "conv1: 9x9 filter"),
     (["train", "--run", "full"], 1, "the run folder full is there and not empty; .* go on with --resume"),
@@ -413,7 +414,7 @@ BAD = [  # arguments, exit status, what stderr says
     (["evaluate", "gone"], 1, "the run folder gone is not there"),
     (["evaluate", "full"], 1, "full is no run of jaxcnn"),
     (["evaluate", RUN, "--split", "dev"], 1, "digits has the splits train and test, not 'dev'"),
-    (["evaluate", RUN, "--data", "mnist", "--data-dir", "empty"], 1, "mnist is not prepared under empty"),
+    (["evaluate", RUN, "--data", "mnist", "--data-dir", "empty"], 1, "mnist was not found under empty"),
     (["evaluate", RUN, "--data", "{columns}"], 1, "has 3 classes and 1 channels; the run has 10 and 1"),
     (["predict", RUN], 1, "predict needs at least one image file"),
     (["predict", "gone", OK], 1, "the run folder gone is not there"),

@@ -375,7 +375,7 @@ def test_a_record_without_a_label_is_named(tmp_path):
         ({"damaged": "ignore"}, "damaged='ignore'.: expected 'stop' or 'skip'"),
         ({"workers": 0}, "workers=0, processes=0.: expected 1 thread or more"),
         ({"processes": -1}, "0 processes or more"),
-        ({"split": "dev"}, "has the splits train, val, not 'dev'"),
+        ({"split": "dev"}, "has the splits train and val, not 'dev'"),
         ({"split": "train[9:3]"}, r"the split train\[9:3\] is empty"),
         ({"split": "train[a]"}, "expected a name, or a name with a slice"),
     ],
@@ -408,9 +408,9 @@ def test_batches_that_make_no_sense(folder, arguments, says):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("./gone", "the folder gone is not there"),
+        ("./gone", "there is no folder gone"),
         ("digits", "fit in memory: jaxcnn.data.load"),
-        ("cifar10", "cifar10 is not prepared under .*pip install tensorflow"),
+        ("cifar10", "cifar10 was not found under .*pip install tensorflow"),
         ("mnits", "unknown dataset 'mnits': did you mean mnist"),
     ],
 )

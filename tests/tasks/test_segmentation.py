@@ -556,7 +556,7 @@ def _spoil(folder, what):
         ("colours", "one number a pixel .* this one is RGB"),
         ("damaged", "b_label.png"),
         ("no image", "b_label.png is no image that can be read"),
-        ("sizes differ", "b.png is 5x4 and a.png 2x3: say to what size"),
+        ("sizes differ", "b.png is 5x4 and a.png 2x3: give the size to resize"),
         ("no classes", "classes.txt is missing"),
         ("empty classes", "classes.txt is empty"),
         ("empty", "there is no image in it"),
@@ -572,13 +572,16 @@ def test_data_that_is_not_there_is_said(tmp_path, monkeypatch):
     folder_of(tmp_path)
     with pytest.raises(DataError, match="has no folder test"):
         load_segmentation(str(tmp_path), "test")
-    with pytest.raises(DataError, match="split 'val'"):
+    with pytest.raises(DataError, match="has the splits train, validation and test, not 'val'"):
         load_segmentation(str(tmp_path), "val")
     with pytest.raises(DataError, match="there is no folder"):
         load_segmentation(str(tmp_path / "none"))
-    with pytest.raises(DataError, match="no segmentation data called 'cityscapes'"):
+    with pytest.raises(
+        DataError,
+        match=r"unknown dataset 'cityscapes': there are camvid; .* ./cityscapes",
+    ):
         load_segmentation("cityscapes")
-    with pytest.raises(DataError, match="there is no folder camvid in"):
+    with pytest.raises(DataError, match=r"the dataset camvid was not found under .*, and 11 for void; then pass"):
         load_segmentation("camvid", data_dir=tmp_path)
 
 

@@ -16,7 +16,6 @@ from jaxcnn.errors import UserError
 from jaxcnn.explore import subject
 from jaxcnn.explore.network import Network
 from jaxcnn.explore.server import message, unpack
-from jaxcnn.tasks.vqa import task as vqa
 
 SMALL = "--epochs 1 --batch-size 2"
 
@@ -40,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vqa, "SPLITS", {name: (seed, 4) for name, (seed, _) in vqa.SPLITS.items()})
+    monkeypatch.setattr(clevr, "SPLITS", {name: (seed, 4) for name, (seed, _) in clevr.SPLITS.items()})
 
 
 def test_every_task_is_here() -> None:

@@ -12,18 +12,16 @@ from helpers import close, normal, same, shapes
 
 import jaxcnn as cnn
 from jaxcnn.core import LayerError
+from jaxcnn.data.datasets.reviews import load_text, movie_reviews, text_folder
 from jaxcnn.data.text import (
     Corpus,
     Vocabulary,
     by_length,
     drop_words,
     folds,
-    load_text,
-    movie_reviews,
     places,
     read_lines,
     recoded,
-    text_folder,
     tokenize,
 )
 from jaxcnn.errors import DataError, UserError
@@ -177,9 +175,9 @@ def test_a_folder_of_classes(tmp_path):
 
 
 def test_reviews_that_are_not_there(tmp_path):
-    with pytest.raises(DataError, match=r"rt-polarity.neg and rt-polarity.pos are not under"):
+    with pytest.raises(DataError, match=r"the dataset rt-polarity was not found .*Put rt-polarity.neg and"):
         movie_reviews(tmp_path)
-    with pytest.raises(UserError, match="unknown text 'rt-polarty': did you mean rt-polarity"):
+    with pytest.raises(UserError, match="unknown dataset 'rt-polarty': did you mean rt-polarity"):
         load_text("rt-polarty")
 
 

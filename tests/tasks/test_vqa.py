@@ -326,12 +326,12 @@ def test_what_cannot_be_answered(trained, tmp_path, given, says):
 
 
 def test_loading(monkeypatch):
-    monkeypatch.setattr("jaxcnn.tasks.vqa.task.SPLITS", {"train": (0, 30), "test": (2, 4)})
+    monkeypatch.setattr("jaxcnn.data.datasets.clevr.SPLITS", {"train": (0, 30), "test": (2, 4)})
     train, test = load("sort-of-clevr", "train"), load("sort-of-clevr", "test")
     assert (len(train), len(test)) == (30, 4)
     assert TASK.options(train) == {"vocabulary": len(WORDS)}
     same(load("sort-of-clevr", "train[:5]").inputs, (train.inputs[0][:5], train.inputs[1][:5]))
-    with pytest.raises(DataError, match="splits train, test, not 'dev'"):
+    with pytest.raises(DataError, match="splits train, validation and test, not 'dev'"):
         load("sort-of-clevr", "dev")
     with pytest.raises(UserError, match="did you mean sort-of-clevr"):
         load("sort-of-clever", "train")

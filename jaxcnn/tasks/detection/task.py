@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,9 @@ import numpy as np
 
 from jaxcnn.data.augment import compose
 from jaxcnn.data.dataset import Examples
-from jaxcnn.data.datasets.voc import voc
+from jaxcnn.data.datasets import read
 from jaxcnn.data.images import read_image
 from jaxcnn.data.proposals import cache_folder, selective_search, with_regions
-from jaxcnn.data.sources import data_root, is_path
-from jaxcnn.errors import DataError, unknown
 from jaxcnn.format import printable
 from jaxcnn.ops.boxes import area
 from jaxcnn.runs.trained import Trained
@@ -23,25 +20,12 @@ from jaxcnn.tasks.detection import objective as detection
 from jaxcnn.tasks.files import stems, write_image
 from jaxcnn.tasks.task import Row, Task
 
-_KNOWN = {"bccd": (240, 320)}
-"""Sets that have a name, and the size that their images are brought to."""
 _REGIONS = 800
 _SURE = 0.5  # the probability from which on an object is shown
 
 
 def _load(name: str, split: str, data_dir: Path | None, size: tuple[int, int] | None) -> Examples:
-    if is_path(name):
-        data = voc(name, split, size=size)
-    elif name in _KNOWN:
-        root = data_root(data_dir)
-        if root is None or not (root / name).is_dir():
-            where = f"{root} has no folder {name}" if root else "no --data-dir was given and JAXCNN_DATA_DIR is not set"
-            raise DataError(f"{name}: {where}; or give the path of any folder in Pascal VOC's form")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # two of BCCD's cells are points
-            data = voc(root / name, split, size=size or _KNOWN[name])
-    else:
-        raise unknown("dataset", name, [*_KNOWN, "path/to/folder in Pascal VOC's form"])
+    data = read(name, split, data_dir, size, kind="boxes")
     return with_regions(data, selective_search(data.inputs, most=_REGIONS, cache=cache_folder()))
 
 

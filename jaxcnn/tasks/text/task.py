@@ -13,9 +13,9 @@ import optax
 
 from jaxcnn import ops
 from jaxcnn.data.dataset import Examples
-from jaxcnn.data.sources import parse_split
-from jaxcnn.data.text import UNKNOWN, Corpus, Vocabulary, drop_words, folds, load_text, recoded, tokenize
-from jaxcnn.errors import DataError, UserError
+from jaxcnn.data.datasets import read
+from jaxcnn.data.text import UNKNOWN, Vocabulary, drop_words, recoded, tokenize
+from jaxcnn.errors import UserError
 from jaxcnn.format import printable
 from jaxcnn.runs.trained import Trained
 from jaxcnn.tasks.max_norm import max_norm
@@ -23,23 +23,12 @@ from jaxcnn.tasks.task import Task
 
 
 def load(name: str, split: str, data_dir: Path | None = None, size: tuple[int, int] | None = None) -> Examples:
-    """The sentences of a split: `test` is a fixed tenth of each class, `train` the rest. The vocabulary is of the rest.
+    """The sentences of a split, see `Corpus.split`.
 
     Raises:
       DataError: when the data is not there, or for another split.
     """
-    base, part = parse_split(split)
-    if base not in ("train", "test"):
-        raise DataError(f"{name} has the splits train and test, not {base!r}")
-    if size is not None:
-        raise UserError(f"sentences have no size in pixels: leave out {size}")
-    corpus = load_text(name, data_dir)
-    test = folds(corpus.labels, min(10, int(np.bincount(corpus.labels).min())), 0)[0]
-    train = corpus.take(np.setdiff1d(np.arange(len(corpus)), test))
-    chosen: Corpus = train if base == "train" else corpus.take(test)
-    # In random order, so that a slice of it holds all classes.
-    examples = chosen.examples(Vocabulary.of(train.sentences)).take(np.random.default_rng(0).permutation(len(chosen)))
-    return examples if part is None else examples.take(part(len(examples)))
+    return read(name, split, data_dir, size, kind="sentences")
 
 
 def evidence(params: Mapping[str, Any], words: np.ndarray) -> list[tuple[int, int, np.ndarray]]:

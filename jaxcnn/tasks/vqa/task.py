@@ -13,38 +13,26 @@ import numpy as np
 
 from jaxcnn.atomic import put
 from jaxcnn.data.dataset import Examples
-from jaxcnn.data.datasets.clevr import SIZE, draw, encode_questions, scenes, sort_of_clevr
+from jaxcnn.data.datasets import read
+from jaxcnn.data.datasets.clevr import SIZE, draw, encode_questions, scenes
 from jaxcnn.data.images import read_image
-from jaxcnn.data.sources import parse_split
 from jaxcnn.data.text import Vocabulary
 from jaxcnn.declared import per_example
-from jaxcnn.errors import DataError, UserError, unknown
+from jaxcnn.errors import UserError
 from jaxcnn.format import printable
 from jaxcnn.inspect.plots import Figure, plain
 from jaxcnn.runs.trained import Trained
 from jaxcnn.tasks.files import stems
 from jaxcnn.tasks.task import Task
 
-SPLITS = {"train": (0, 10_000), "validation": (1, 500), "test": (2, 1_000)}
-"""The seed of each split's scenes, and how many there are. Each has 20 questions."""
-
 
 def load(name: str, split: str, data_dir: Path | None = None, size: tuple[int, int] | None = None) -> Examples:
-    """The scenes of a split, drawn anew each time: a few seconds for 10,000.
+    """The scenes of a split.
 
     Raises:
       DataError: for another split.
     """
-    base, part = parse_split(split)
-    if name != "sort-of-clevr":
-        raise unknown("set of questions", name, ["sort-of-clevr"])
-    if base not in SPLITS:
-        raise DataError(f"{name} has the splits {', '.join(SPLITS)}, not {base!r}")
-    if size not in (None, (SIZE, SIZE)):
-        raise UserError(f"the pictures of {name} are {SIZE}x{SIZE}, they cannot be {size}")
-    seed, count = SPLITS[base]
-    data = sort_of_clevr(count, seed, name=name)
-    return data if part is None else data.take(part(count))
+    return read(name, split, data_dir, size, kind="questions")
 
 
 def right(outputs: jax.Array, labels: jax.Array) -> jax.Array:
