@@ -93,7 +93,7 @@ def imagenet(
         ema=ema,
         accumulate=accumulate,
         devices=on,
-        run=cnn.train.Run(run, resume=resume),
+        run=None if run is None else cnn.train.Run(run, resume=resume),
     )
     if devices.first_process():
         best = fitted.result

@@ -59,7 +59,7 @@ def seeing_inside(
     """
     if run is not None:
         trained = cnn.train.Trained.load(run)
-        if (task := trained.config.get("task", "classify")) != "classify":
+        if (task := cnn.tasks.find(trained.config.get("task") or cnn.tasks.CLASSIFY).name) != cnn.tasks.CLASSIFY:
             raise UserError(f"{run}: a run of {task}; expected one that classifies images")
         data = trained.config["data"]
         test = cnn.data.load(data, "test", data_dir)

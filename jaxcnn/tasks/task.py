@@ -10,16 +10,15 @@ from typing import Any
 import optax
 
 from jaxcnn import data
-from jaxcnn.data.dataset import Dataset, Examples
 from jaxcnn.data.datasets import lookup
-from jaxcnn.data.stream import Stream
 from jaxcnn.errors import UserError
 from jaxcnn.runs.primary import LOSS, Primary
+from jaxcnn.runs.recipe import Recipe
 from jaxcnn.runs.trained import Trained
 from jaxcnn.tasks.objective import Objective
-from jaxcnn.tasks.recipe import Recipe
 
-Data = Dataset | Examples | Stream
+Data = Any
+"""A `Dataset`, `Examples` or a `Stream`."""
 Row = dict[str, Any]
 Facts = Mapping[str, Any]
 """What a task has to know of the training data to build its objective and its model: JSON, kept in config.json."""

@@ -95,7 +95,7 @@ class GradientNorm(Callback):
     """Records `gradient_norm`, the norm of the gradient of all parameters together, as the mean over an epoch."""
 
     @staticmethod
-    def watch(gradients: Any, updates: Any, params: Any) -> dict[str, jax.Array]:  # type: ignore[override]
+    def watch(gradients: Any, updates: Any, params: Any) -> dict[str, jax.Array]:
         return {"gradient_norm": optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), gradients))}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn import tasks
 from jaxcnn.core import Layer
 from jaxcnn.data.batches import padded_batches
 from jaxcnn.data.dataset import Dataset, Examples
@@ -21,7 +23,10 @@ from jaxcnn.devices import OneDevice
 from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss
 from jaxcnn.metrics import Summed
+from jaxcnn.runs.recipe import Recipe
+from jaxcnn.runs.trained import Trained
 from jaxcnn.tasks.objective import Objective
+from jaxcnn.tasks.task import Data
 from jaxcnn.train.checks import check_inputs, check_labels
 from jaxcnn.train.step import measure
 
@@ -134,6 +139,23 @@ def make_evaluate(
         return Evaluation(figures, jax.tree.map(lambda *parts: np.concatenate(parts), *outputs) if keep else None)
 
     return evaluate
+
+
+def evaluate(trained: Trained, data: Data) -> dict[str, float]:
+    """What a trained network of a run does on data: the figures of its task, as `jaxcnn evaluate` prints them.
+
+    The objective follows from the recipe and the facts in the run's config.json; no training data is read.
+    """
+    config = trained.config
+    task = tasks.find(config.get("task") or tasks.CLASSIFY)
+    facts = task.recorded(config)
+    objective = dataclasses.replace(task.evaluation(Recipe.of(config), facts), preprocess=trained.preprocess)
+    most = {"batch_size": config["batch_size"]} if isinstance(data, Examples) else {}
+    measure = make_evaluate(trained.model, objective, **most)
+    figures = measure(trained.params, trained.model_state, data, keep=False).metrics
+    if objective.evaluate is not None:
+        figures = {**objective.evaluate(trained, data), **figures}
+    return figures
 
 
 def _parts(data: Dataset | Examples | Stream, size: int, shard: tuple[int, int]) -> Iterator[tuple[Any, Any]]:

@@ -233,10 +233,10 @@ def make_step(
         needs other arguments than those, a loss that gives one number for the whole batch, a state of another
         optimizer or without the average asked for, or a batch that cannot be divided into the parts asked for.
     """
+    _check_arguments(model, optimizer)
     objective = Objective.of(objective)
     loss, metrics, penalty, augment = objective.loss, objective.metrics, objective.penalty, objective.augment
     preprocess = objective.inputs
-    _check_arguments(model, optimizer)
     if devices is not None:
         axis_name = devices.axis_name
     if axis_name is not None:

@@ -19,6 +19,7 @@ from jaxcnn.errors import DataError, UserError
 from jaxcnn.models import convolutional
 from jaxcnn.models.fcn import BACKBONES, fcn, fcn8s, fcn16s, fcn32s
 from jaxcnn.ops.bilinear import bilinear, upsample
+from jaxcnn.tasks import Recipe
 from jaxcnn.tasks.segmentation.task import TASK
 
 KEY = jax.random.key(0)
@@ -636,13 +637,19 @@ def test_the_task_trains_and_measures(tmp_path):
         for i in range(4):
             land = np.random.default_rng(i).random((8, 8)) > 0.5
             write(folder / split, f"{i}", np.where(land, 1, 0), np.repeat(land[..., None], 3, -1))
-    data, held = (TASK.load(str(folder), split, None, None) for split in ("train", "validation"))
+    recipe = Recipe(data=str(folder))
+    data, held = (TASK.load(recipe, split) for split in ("train", "validation"))
     model = cnn.serial(conv=cnn.conv(3, 1))
-    settings = TASK.settings(data)
-    assert settings["loss"].keywords["weights"].shape == (3,)
-    run = cnn.train.fit(model, data, validation=held, epochs=2, batch_size=2, show=False, **settings)
+    facts = json.loads(json.dumps(TASK.facts(recipe, data)))
+    objective = TASK.objective(recipe, facts)
+    assert objective.loss.keywords["weights"].shape == (3,)
+    same(objective.loss.keywords["weights"], segmentation.median_frequency(data.labels, 3, 0.5))
+    run = cnn.train.fit(model, data, objective, validation=held, epochs=2, batch_size=2, show=False)
     assert 0 <= run.result["validation_mean_iou"] <= 1
     assert {"train_pixel_accuracy", "validation_pixel_accuracy", "train_mean_iou"} <= set(run.result)
     bright = {"conv": {"kernel": jnp.asarray([[-1.0, 1, 0]] * 3)[None, None], "bias": jnp.asarray([0.0, 0, -9])}}
-    measured = TASK.evaluate(asked(model, bright, data.classes), held)
-    assert measured == {"iou_sea": 1.0, "iou_land": 1.0}, "the reef is neither there nor predicted"
+    measured = cnn.train.make_evaluate(model, objective.for_test(), batch_size=2)(bright, {}, held).metrics
+    assert (measured["iou_sea"], measured["iou_land"]) == (1, 1)
+    assert np.isnan(measured["iou_reef"]), "the reef is neither there nor predicted"
+    tested = cnn.train.fit(model, data, objective, test=held, epochs=1, batch_size=2, show=False).result
+    assert {"test_iou_sea", "test_iou_land", "test_mean_iou"} <= set(tested)

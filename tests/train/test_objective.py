@@ -88,10 +88,13 @@ def test_a_run_from_before_is_read_as_it_chose() -> None:
 
 
 def test_every_task_says_what_chooses() -> None:
-    found = {name: tasks.find(name) for name in tasks.NAMES if name != tasks.CLASSIFY}
-    chosen = {name: (task.choice.primary, task.choice.higher_is_better) for name, task in found.items() if task}
+    chosen = {
+        name: (task.primary.primary, task.primary.higher_is_better)
+        for name, task in ((name, tasks.find(name)) for name in tasks.NAMES)
+    }
     assert chosen == {
-        "segment": ("mean_iou", True), "detect": ("loss", False), "boundaries": ("f", True),
+        "classification": ("accuracy", True), "segmentation": ("mean_iou", True), "detection": ("loss", False),
+        "edges": ("f", True),
         "flow": ("end_point_error", False), "text": ("accuracy", True), "vqa": ("accuracy", True),
     }  # fmt: skip
 

@@ -4,37 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxcnn.data.augment import compose
 from jaxcnn.data.dataset import Examples
-from jaxcnn.data.datasets import read
 from jaxcnn.data.images import read_image
 from jaxcnn.data.proposals import cache_folder, selective_search, with_regions
 from jaxcnn.format import printable
 from jaxcnn.ops.boxes import area
+from jaxcnn.runs.primary import Primary
+from jaxcnn.runs.recipe import Recipe
 from jaxcnn.runs.trained import Trained
 from jaxcnn.tasks.detection import objective as detection
 from jaxcnn.tasks.files import stems, write_image
-from jaxcnn.tasks.task import Row, Task
+from jaxcnn.tasks.objective import Objective
+from jaxcnn.tasks.task import Data, Facts, Row, Task
 
 _REGIONS = 800
 _SURE = 0.5  # the probability from which on an object is shown
-
-
-def _load(name: str, split: str, data_dir: Path | None, size: tuple[int, int] | None) -> Examples:
-    data = read(name, split, data_dir, size, kind="boxes")
-    return with_regions(data, selective_search(data.inputs, most=_REGIONS, cache=cache_folder()))
-
-
-def _settings(data: Examples) -> Mapping[str, Any]:
-    return {
-        "loss": detection.multi_task(),
-        "metrics": {},
-        "augment": compose(detection.flip_boxes(), detection.sample_regions(positive=0.4, background=(0.0, 0.5))),
-    }
 
 
 def _evaluate(trained: Trained, data: Examples) -> Mapping[str, float]:
@@ -80,18 +68,32 @@ def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
     return rows
 
 
-TASK = Task(
-    name="detect",
-    about="a box and a class for each object",
-    data="bccd",
-    load=_load,
-    settings=_settings,
-    predict=_predict,
-    evaluate=_evaluate,
-    figure="map",
-    chooses=False,  # it takes the detections in all of a set's images
-    validation=True,
-    batch_size=2,
-    epochs=14,
-)
-"""Object detection: networks of regions, `fast_rcnn` and `rcnn`."""
+class Detection(Task):
+    """A box and a class for each object, among regions that selective search proposes."""
+
+    name = "detection"
+    about = "a box and a class for each object"
+    kind = "boxes"
+    defaults = Recipe(data="bccd", batch_size=2, epochs=14)
+    metric = Primary("map", True)
+    chooses = False  # it takes the detections in all images of a set
+
+    def load(self, recipe: Recipe, split: str) -> Data:
+        found = super().load(recipe, split)
+        return with_regions(found, selective_search(found.inputs, most=_REGIONS, cache=cache_folder()))
+
+    def objective(self, recipe: Recipe, facts: Facts) -> Objective:
+        augment = compose(detection.flip_boxes(), detection.sample_regions(positive=0.4, background=(0.0, 0.5)))
+        return Objective(
+            detection.multi_task(),
+            metrics={},
+            primary=self.primary.primary,
+            augment=None if recipe.augment == "none" else augment,
+            evaluate=_evaluate,
+        )
+
+    def predict(self, trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
+        return _predict(trained, given, out)
+
+
+TASK = Detection()

@@ -12,8 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.atomic import put
-from jaxcnn.data.dataset import Examples
-from jaxcnn.data.datasets import read
 from jaxcnn.data.datasets.clevr import SIZE, draw, encode_questions, scenes
 from jaxcnn.data.images import read_image
 from jaxcnn.data.text import Vocabulary
@@ -21,18 +19,12 @@ from jaxcnn.declared import per_example
 from jaxcnn.errors import UserError
 from jaxcnn.format import printable
 from jaxcnn.inspect.plots import Figure, plain
+from jaxcnn.runs.primary import ACCURACY
+from jaxcnn.runs.recipe import Recipe
 from jaxcnn.runs.trained import Trained
 from jaxcnn.tasks.files import stems
-from jaxcnn.tasks.task import Task
-
-
-def load(name: str, split: str, data_dir: Path | None = None, size: tuple[int, int] | None = None) -> Examples:
-    """The scenes of a split.
-
-    Raises:
-      DataError: for another split.
-    """
-    return read(name, split, data_dir, size, kind="questions")
+from jaxcnn.tasks.objective import Objective
+from jaxcnn.tasks.task import Data, Facts, Row, Task
 
 
 def right(outputs: jax.Array, labels: jax.Array) -> jax.Array:
@@ -104,17 +96,24 @@ def _image(name: str) -> np.ndarray:
     return draw(*scenes(1, [3, int(seed)]))[0]
 
 
-TASK = Task(
-    name="vqa",
-    about="the answer to a question about a picture",
-    data="sort-of-clevr",
-    load=load,
-    options=lambda data: {"vocabulary": len(data.extra["vocabulary"])},
-    settings=lambda data: {"metrics": METRICS},
-    validation=True,
-    figure="accuracy",
-    predict=predict,
-    what="pictures",
-    batch_size=8,
-    epochs=30,
-)
+class QuestionAnswering(Task):
+    """The answer to a question about a picture."""
+
+    name = "vqa"
+    about = "the answer to a question about a picture"
+    kind = "questions"
+    unit = "pictures"
+    defaults = Recipe(data="sort-of-clevr", batch_size=8, epochs=30)
+    metric = ACCURACY
+
+    def model_options(self, recipe: Recipe, train: Data) -> dict[str, Any]:
+        return {"vocabulary": len(train.extra["vocabulary"])}
+
+    def objective(self, recipe: Recipe, facts: Facts) -> Objective:
+        return Objective(metrics=METRICS, primary=self.metric.primary, higher_is_better=self.metric.higher_is_better)
+
+    def predict(self, trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
+        return predict(trained, given, out)
+
+
+TASK = QuestionAnswering()

@@ -11,12 +11,13 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from jaxcnn.core import Layer
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.runs.record import named, parsed, reason, text_of
-from jaxcnn.runs.trained import computed, rebuilt
+
+if TYPE_CHECKING:
+    from jaxcnn.core import Layer
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,9 @@ class Recipe:
         for part in words(self.options or ""):
             name, given, value = part.partition("=")
             if not given or not name.strip().isidentifier():
-                raise UserError(f"--options {self.options}: expected NAME=VALUE with commas between them, width=16,norm=true")
+                raise UserError(
+                    f"--options {self.options}: expected NAME=VALUE with commas between them, width=16,norm=true"
+                )
             try:
                 options[name.strip()] = json.loads(value.strip().lower())
             except ValueError:
@@ -131,11 +134,15 @@ class Recipe:
           classes: the number of classes of the data.
           options: those of the model; `model_options` when None.
         """
+        from jaxcnn.runs.trained import rebuilt
+
         chosen = self.model_options if options is None else options
         return rebuilt({**dataclasses.asdict(self), "model_options": dict(chosen)}, classes)
 
     def computed(self, model: Layer) -> Layer:
         """The network in the precision of the recipe, and with the memory of `remat`. Its variables are the same."""
+        from jaxcnn.runs.trained import computed
+
         return computed(model, dataclasses.asdict(self))
 
     def absolute(self) -> Recipe:
@@ -150,7 +157,7 @@ class Recipe:
         absolute = {name: path and path.expanduser().absolute() for name, path in paths.items()}
         return dataclasses.replace(self, model=model, data=data, **absolute)
 
-    def config(self) -> dict[str, Any]:
+    def as_config(self) -> dict[str, Any]:
         """The recipe as config.json has it."""
         found = dataclasses.asdict(self.absolute())
         return {name: str(value) if isinstance(value, Path) else value for name, value in found.items()}
@@ -195,7 +202,9 @@ def _as_option(name: str, value: Any) -> Any:
     if name in ("data_dir", "weights") and isinstance(value, str):
         return Path(value)
     if name == "options" and isinstance(value, Mapping):
-        return ",".join(f"{key}={option if isinstance(option, str) else json.dumps(option)}" for key, option in value.items())
+        return ",".join(
+            f"{key}={option if isinstance(option, str) else json.dumps(option)}" for key, option in value.items()
+        )
     if name in ("augment", "freeze", "fresh", "size") and isinstance(value, (tuple, list)):
         joined = ",".join(map(str, value))
         return joined or ("none" if name != "freeze" else None)
