@@ -27,6 +27,7 @@ TASKS: dict[str, tuple[str, str, list[str], list[str]]] = {
     "flownet_s": ("--options width=2 --size 64,64", "end_point_error", ["{image}", "{image}"],
                   ["{name}-flow.png", "{name}.flo"]),
     "fast_rcnn": ("--size 96,128", "map", ["{cells}"], ["{cells_name}-boxes.png"]),
+    "keypoint_net": ("--options width=2", "distance", ["{image}"], ["{name}-points.png"]),
     "text_cnn": ("--options embedding=8,features=4", "accuracy", ["a fine film", "a poor film"], []),
     "vqa_cnn": ("--options features=4,units=8", "accuracy", ["scene:7", "what shape is the red object?"],
                 ["scene7.png"]),

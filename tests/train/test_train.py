@@ -286,7 +286,9 @@ def test_preprocess_augment_and_metrics_of_ones_own():
     optimizer = optax.sgd(0.0)
     state = train.create_state(linear(), optimizer, KEY, jax.ShapeDtypeStruct((1, 6, 6, 1), jnp.uint8), preprocess)
     expected = float((jnp.ones((1, 36)) @ state.params["head"]["kernel"]).sum())  # of the augmented, then preprocessed
-    step = train.make_step(linear(), train.Objective(losses.softmax_cross_entropy, metrics={"sum": lambda outputs, labels: outputs.sum(1), "top2": metrics.top_k(2)}, augment=augment, preprocess=preprocess), optimizer)  # fmt: skip
+    measures = {"sum": lambda outputs, labels: outputs.sum(1), "top2": metrics.top_k(2)}
+    objective = train.Objective(losses.softmax_cross_entropy, measures, augment=augment, preprocess=preprocess)
+    step = train.make_step(linear(), objective, optimizer)
     _, measured = step(state, batch())
     assert seen == {"augment": jnp.uint8, "preprocess": jnp.uint8}
     assert set(measured) == {"loss", "sum", "top2"}
