@@ -28,13 +28,13 @@ def builder(
       seed: of weights and order.
     """
     recipe = cnn.train.Recipe(
-        "convnet", data, data_dir=data_dir, examples=examples, epochs=epochs, batch_size=batch_size, seed=seed,
+        "convnet", data, data_dir=data_dir, limit=examples, epochs=epochs, batch_size=batch_size, seed=seed,
         validation=0, augment="none",
     )  # fmt: skip
     train = cnn.data.load(data, recipe.training_split, data_dir)
     rows = []
     for n, m, k in PATTERNS:
-        options = {"n": n, "m": m, "k": k, "width": width, "units": units}
+        options = f"n={n},m={m},k={k},width={width},units={units}"
         fitted = cnn.train.train(replace(recipe, options=options), show=False)
         macs, result = cnn.inspect.summary(fitted.model, train.images[:1]).macs, fitted.result
         rows.append(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jaxcnn as cnn
 from experiments.common import machine, main, table
@@ -27,9 +26,9 @@ def mlp_mnist(
     recipe = cnn.train.Recipe(
         data=data, data_dir=data_dir, epochs=epochs, batch_size=batch_size, seed=seed, validation=0, augment="none"
     )  # fmt: skip
-    networks: dict[str, dict[str, Any]] = {
+    networks: dict[str, dict[str, str]] = {
         "logistic regression": {"model": "logistic"},
-        f"MLP, {hidden} hidden": {"model": "mlp", "options": {"hidden": hidden}},
+        f"MLP, {hidden} hidden": {"model": "mlp", "options": f"hidden={hidden}"},
     }
     rows = []
     for name, network in networks.items():

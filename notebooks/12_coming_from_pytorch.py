@@ -312,7 +312,7 @@ assert np.array_equal(after["bn1"]["mean"], state["bn1"]["mean"])
 # | `torch.utils.checkpoint` | `cnn.remat(model, "layer3")` |
 # | `DistributedDataParallel`, `torchrun` | `make_step(..., devices=DataParallel())`, `jaxcnn train --distributed` |
 # | `SyncBatchNorm` | always so on several devices |
-# | `torch.save({"model": ..., "optimizer": ..., "epoch": ...})` | `fit(..., run="runs/a")`, then `run=Run("runs/a", resume=True)` |
+# | `torch.save({"model": ..., "optimizer": ..., "epoch": ...})` | `fit(..., run=Run("runs/a"))`; then `resume=True` |
 # | `torch.compile` | `jax.jit`; `make_step`'s result is compiled |
 # | `torch.export`, TorchScript | `jaxcnn export RUN`: StableHLO that runs without jaxcnn |
 # | `nn.utils.clip_grad_norm_` | `make_optimizer("adam", clip=1.0)`, or `optax.clip_by_global_norm` |

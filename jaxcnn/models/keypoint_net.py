@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -42,7 +45,7 @@ def keypoint_net(classes: int = 4, *, width: int = 16) -> core.Layer:
       classes: the number of points.
       width: filters of the first stage; the others have 2 and 4 times as many.
     """
-    layers: dict[str, core.Layer] = {}
+    layers: dict[str, core.Layer | Callable[..., Any]] = {}
     for stage in (1, 2):
         for i in (1, 2):
             layers |= conv_norm_act(width * stage, 3, at=f"{stage}_{i}")

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Recipe:
     """What is trained, on what, and how: the same recipe gives the same figures, to the last digit.
 
-    Each field is an option of `jaxcnn train`, and takes what that option takes. Where the option takes words with
-    commas between them, a sequence is the same, and a mapping for `options`: `Recipe("fcn8s", options={"width": 16})`.
+    Each field is an option of `jaxcnn train`, and takes what that option takes: `Recipe("fcn8s", options="width=16")`.
+    In a file, a list may stand for words with commas between them, and a table of `options` for NAME=VALUE.
 
     Raises:
       UserError: for a value of another type.
@@ -43,7 +43,7 @@ class Recipe:
     """Options of the model, with commas between them: width=16,norm=true."""
     data_dir: Path | None = None
     """The folder of prepared datasets. JAXCNN_DATA_DIR when not given."""
-    examples: int | None = None
+    limit: int | None = None
     """Train on the first of the training data only, this number of them. All when not given."""
     size: str | None = None
     """Height,width to which the data's images are resized when they are read; their own when not given. With --weights
@@ -115,8 +115,8 @@ class Recipe:
 
     @property
     def training_split(self) -> str:
-        """The training split, with the slice of its first `examples`."""
-        return "train" if self.examples is None else f"train[:{self.examples}]"
+        """The training split, with the slice of the first ones, up to `limit`."""
+        return "train" if self.limit is None else f"train[:{self.limit}]"
 
     @property
     def model_options(self) -> dict[str, Any]:
