@@ -851,18 +851,14 @@ def test_selective_search_finds_discs_and_is_kept(tmp_path, monkeypatch):
     same(proposals.selective_search(images, most=50), regions)  # the same again, without the file
 
     calls = []
-    monkeypatch.setattr(proposals, "_search", lambda image, settings: calls.append(1) or np.zeros((50, 4), np.float32))
+    monkeypatch.setattr(proposals, "_search", lambda *_: calls.append(1) or np.zeros((50, 4), np.float32))
     same(proposals.selective_search(images, most=50, cache=tmp_path / "c"), regions)
     assert not calls
     same(proposals.selective_search(images[1:], most=50, cache=tmp_path / "c"), regions[1:])  # another split
     assert not calls
     assert proposals.selective_search(images[:, 1:], most=50, cache=tmp_path / "c").sum() == 0  # other images
-    assert (
-        proposals.selective_search(
-            images, most=50, settings=proposals.SearchSettings(base=31), cache=tmp_path / "c"
-        ).sum()
-        == 0
-    )  # other settings
+    other = proposals.SearchSettings(base=31)
+    assert proposals.selective_search(images, most=50, settings=other, cache=tmp_path / "c").sum() == 0
     assert len(calls) == 4
     for file in (tmp_path / "c").iterdir():
         file.write_bytes(file.read_bytes()[:40])

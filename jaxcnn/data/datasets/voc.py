@@ -25,6 +25,9 @@ _MOST_BYTES = 16 << 20  # of an annotation
 _LONGEST = 200  # characters of a name
 
 
+_Row = tuple[int, np.ndarray, bool]  # the class, the box and the difficulty of an object
+
+
 @dataclass(frozen=True)
 class _Object:
     """An object of an image: its class, its box in the pixels of the file, and whether it is marked as difficult."""
@@ -111,16 +114,11 @@ def voc(
     said = [_read(located(top / "Annotations" / f"{name}.xml")) for name in names]
     known = tuple(normal(name) for name in classes) if classes is not None else _classes(top)
     for annotation in said:
-        for one in annotation.objects:
-            if one.name not in known:
-                raise DataError(f"{annotation.file}: the class {one.name!r} is not one of {', '.join(known)}")
+        _check_classes(annotation, known)
     pictures = [read_image(file, channels=3) for file in files]
-    if size is None:
-        (height, width), _ = Counter(picture.shape[:2] for picture in pictures).most_common(1)[0]
-    else:
-        height, width = size
+    height, width = size or Counter(picture.shape[:2] for picture in pictures).most_common(1)[0][0]
     images = np.zeros((len(names), height, width, 3), np.uint8)
-    rows: list[list[tuple[int, np.ndarray, bool]]] = []
+    rows: list[list[_Row]] = []
     lost: list[str] = []
     for i, (name, file, picture) in enumerate(zip(names, files, pictures, strict=True)):
         h, w = picture.shape[:2]
@@ -133,21 +131,34 @@ def voc(
                 continue
             rows[-1].append((known.index(one.name), inside * np.tile([width / w, height / h], 2), one.difficult))
     if lost:
-        warnings.warn(
-            f"{top}, {split}: {len(lost)} of {sum(len(one.objects) for one in said)} objects have no size, or lie "
-            f"outside the image, and are left out: {'; '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}",
-            stacklevel=2,
-        )
-    most = max(1, *(len(row) for row in rows))
-    boxes = np.zeros((len(names), most, 4), np.float32)
-    labels = np.full((len(names), most), -1, np.int32)
-    difficult = np.zeros((len(names), most), bool)
-    for i, row in enumerate(rows):
-        for j, (label, place, hard) in enumerate(row):
-            boxes[i, j], labels[i, j], difficult[i, j] = place, label, hard
-    return Examples(
-        images, {"boxes": boxes, "classes": labels, "difficult": difficult}, known, top.name, {"names": names}
+        _warn(f"{top}, {split}", lost, sum(len(one.objects) for one in said))
+    return Examples(images, _padded(rows), known, top.name, {"names": names})
+
+
+def _warn(where: str, lost: Sequence[str], count: int) -> None:
+    warnings.warn(
+        f"{where}: {len(lost)} of {count} objects have no size, or lie outside the image, and are left out: "
+        f"{'; '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}",
+        stacklevel=3,
     )
+
+
+def _check_classes(annotation: _Annotation, known: Sequence[str]) -> None:
+    for one in annotation.objects:
+        if one.name not in known:
+            raise DataError(f"{annotation.file}: the class {one.name!r} is not one of {', '.join(known)}")
+
+
+def _padded(rows: list[list[_Row]]) -> dict[str, np.ndarray]:
+    """The objects of each image as arrays of one length."""
+    count, most = len(rows), max(1, *map(len, rows))
+    boxes = np.zeros((count, most, 4), np.float32)
+    labels = np.full((count, most), -1, np.int32)
+    difficult = np.zeros((count, most), bool)
+    for i, row in enumerate(rows):
+        for j, (label, box, hard) in enumerate(row):
+            boxes[i, j], labels[i, j], difficult[i, j] = box, label, hard
+    return {"boxes": boxes, "classes": labels, "difficult": difficult}
 
 
 def _names(top: Path, split: str) -> list[str]:
