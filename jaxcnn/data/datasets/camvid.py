@@ -33,8 +33,8 @@ def camvid(split: str, data_dir: Folder = None, size: Size = None) -> Examples:
     Source: Brostow, Fauqueur and Cipolla, Semantic object classes in video (2009).
     """
     how = (
-        f"Put the folder camvid there, with the folders {_FORM}, labels 0 to 10 in the order {' '.join(CAMVID)}, and "
-        "11 for void"
+        f"Put the folder camvid into the data folder, with {_FORM}, labels 0 to 10 in the order {' '.join(CAMVID)}, "
+        "and 11 for void"
     )
     return _load(data_folder("camvid", data_dir, how), "camvid", split, size)
 

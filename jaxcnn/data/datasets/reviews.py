@@ -75,7 +75,7 @@ def movie_reviews(data_dir: str | Path | None = None) -> Corpus:
     raise not_found(
         "rt-polarity",
         root,
-        "Put rt-polarity.neg and rt-polarity.pos there, the sentence polarity dataset v1.0, "
+        "Put rt-polarity.neg and rt-polarity.pos into the data folder, the sentence polarity dataset v1.0, "
         "https://www.cs.cornell.edu/people/pabo/movie-review-data/",
     )
 

@@ -59,7 +59,7 @@ def bccd(split: str, data_dir: Folder = None, size: Size = None) -> Examples:
 
     Source: https://github.com/Shenggan/BCCD_Dataset (2017).
     """
-    how = "Put the folder bccd there, in Pascal VOC's form: Annotations, JPEGImages and ImageSets/Main"
+    how = "Put the folder bccd into the data folder, in Pascal VOC's form: Annotations, JPEGImages and ImageSets/Main"
     folder = data_folder("bccd", data_dir, how)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # two cells are points
