@@ -372,7 +372,7 @@ def test_a_record_without_a_label_is_named(tmp_path):
         ({"size": (16,)}, r"expected \(height, width\)"),
         ({"crop": "middle"}, "crop='middle'.: expected 'random' or 'center'"),
         ({"damaged": "ignore"}, "damaged='ignore'.: expected 'stop' or 'skip'"),
-        ({"workers": 0}, "workers=0, processes=0.: expected 1 thread or more"),
+        ({"workers": 0}, "workers=0, processes=0.: expected 1 or more threads"),
         ({"processes": -1}, "0 processes or more"),
         ({"split": "dev"}, "has the splits train and val, not 'dev'"),
         ({"split": "train[9:3]"}, r"the split train\[9:3\] is empty"),
