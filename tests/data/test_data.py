@@ -560,7 +560,7 @@ def test_to_float_scales_bytes_only():
 
 
 def test_preprocess_of_images_that_are_no_bytes_is_refused():
-    with pytest.raises(DataError, match="float32, not uint8: pass a `preprocess` of your own"):
+    with pytest.raises(DataError, match="float32, not uint8: pass your own `preprocess`"):
         data.Preprocess.of(np.zeros((2, 4, 4, 1), np.float32))
 
 

@@ -373,7 +373,7 @@ def test_a_record_without_a_label_is_named(tmp_path):
         ({"crop": "middle"}, "crop='middle'.: expected 'random' or 'center'"),
         ({"damaged": "ignore"}, "damaged='ignore'.: expected 'stop' or 'skip'"),
         ({"workers": 0}, "workers=0, processes=0.: expected 1 or more threads"),
-        ({"processes": -1}, "0 processes or more"),
+        ({"processes": -1}, "0 or more processes"),
         ({"split": "dev"}, "has the splits train and val, not 'dev'"),
         ({"split": "train[9:3]"}, r"the split train\[9:3\] is empty"),
         ({"split": "train[a]"}, "expected a name, or a name with a slice"),
@@ -389,7 +389,7 @@ def test_settings_that_make_no_sense(folder, settings, says):
     [
         ({"size": 24}, "a batch of 24 is larger than the set of 23 images"),
         ({"size": 0}, "expected a size of 1 or more"),
-        ({"size": 4, "start": -1}, "a batch from 0 on"),
+        ({"size": 4, "start": -1}, "a batch of 0 or more"),
         ({"size": 10, "shard": (0, 3)}, "a batch of 10 cannot be divided among 3 shards"),
         ({"size": 10, "shard": (2, 2)}, r"shard \(2, 2\): expected \(i, n\)"),
         ({"size": 10, "shard": (0, 0)}, r"shard \(0, 0\): expected \(i, n\)"),
