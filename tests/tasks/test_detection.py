@@ -628,8 +628,8 @@ def test_damaged_voc_folders_are_named(tmp_path):
     (sets / "val.txt").write_text("\n")
     refused("the split is empty", "validation")
     for text, says in (
-        ("<annotation><object>", "no XML that can be read"),
-        ("", "no XML that can be read"),
+        ("<annotation><object>", "not XML that can be read"),
+        ("", "not XML that can be read"),
         ("<annotation><object><name>rbc</name></object></annotation>", "expected four numbers"),
         (f"<annotation>{OBJECT.format('rbc', '', 'x', 1, 2, 3)}</annotation>", "expected four numbers"),
         (f"<annotation>{OBJECT.format('rbc', '', 'nan', 1, 2, 3)}</annotation>", "a name and a box"),
@@ -719,7 +719,7 @@ LAUGHS = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 10))
     ("xml", "says"),
     [
         ('<?xml version="1.0" encoding="klingon"?><a/>', "unknown encoding: klingon"),
-        ('<?xml version="1.0" encoding="zip"?><a/>', "no XML that can be read"),
+        ('<?xml version="1.0" encoding="zip"?><a/>', "not XML that can be read"),
         (f'<!DOCTYPE a [<!ENTITY l0 "ha">{LAUGHS}]><a>&l9;</a>', "it declares an entity, l0"),
         (f"<annotation>{OBJECT.format('x' * 3000, '', 1, 1, 9, 9)}</annotation>", "x… has 3,000 letters|has 3,000"),
         (f"<annotation>{OBJECT.format('x', '', '9' * 9999 + 'y', 1, 9, 9)}</annotation>", "expected four numbers"),

@@ -94,7 +94,7 @@ def test_what_is_no_vocabulary_or_sentence():
         Vocabulary(("<padding>", "<unknown>", "a", "b", "a"))
     with pytest.raises(DataError, match="list of words"):
         Vocabulary.of(SENTENCES).encode(["a film"])
-    with pytest.raises(DataError, match="at least one place"):
+    with pytest.raises(DataError, match="length=0: expected at least 1"):
         Vocabulary.of(SENTENCES).encode(SENTENCES, 0)
 
 
