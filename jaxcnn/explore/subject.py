@@ -11,11 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn import data, tasks
+from jaxcnn import tasks
 from jaxcnn.core import Layer
 from jaxcnn.data.dataset import Dataset, Examples
+from jaxcnn.data.datasets import read as read_set
 from jaxcnn.data.images import read_image, read_part
-from jaxcnn.data.load import find
 from jaxcnn.data.preprocess import to_float
 from jaxcnn.data.stream import center_box
 from jaxcnn.errors import DataError, UserError
@@ -222,9 +222,9 @@ def _test_data(trained: Trained) -> Data:
         if found.inputs.shape[1:] != trained.image:
             raise DataError(f"the images of {name} are {found.inputs.shape[1:]}, the run had {trained.image}")
         return _some(found)
-    if name in ("digits", "mnist") and not streamed:
-        return _some(_of_size(data.load(name, "test", where, (height, width)), trained))
-    source = find(name, "test", where)
+    source = read_set(name, "test", where, (height, width), "images", source=bool(streamed))
+    if isinstance(source, Dataset):
+        return _some(_of_size(source, trained))
     # The records of a prepared set are in random order, files in that of their classes.
     labels = getattr(source, "labels", None)
     index = np.arange(min(_EXAMPLES, len(source))) if labels is None else _spread(labels)
