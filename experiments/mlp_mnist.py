@@ -26,14 +26,14 @@ def mlp_mnist(
     recipe = cnn.train.Recipe(
         data=data, data_dir=data_dir, epochs=epochs, batch_size=batch_size, seed=seed, validation=0, augment="none"
     )  # fmt: skip
-    networks: dict[str, dict[str, str]] = {
-        "logistic regression": {"model": "logistic"},
-        f"MLP, {hidden} hidden": {"model": "mlp", "options": f"hidden={hidden}"},
+    recipes = {
+        "logistic regression": replace(recipe, model="logistic"),
+        f"MLP, {hidden} hidden": replace(recipe, model="mlp", options=f"hidden={hidden}"),
     }
     rows = []
-    for name, network in networks.items():
+    for name, one in recipes.items():
         for optimizer in cnn.train.OPTIMIZERS:
-            result = cnn.train.train(replace(recipe, optimizer=optimizer, **network), show=False).result
+            result = cnn.train.train(replace(one, optimizer=optimizer), show=False).result
             rows.append(
                 [name, optimizer, f"{result['params']:,}", f"{100 * (1 - result['train_accuracy']):.2f} %",
                  f"{100 * (1 - result['test_accuracy']):.2f} %", f"{result['seconds']:.0f}"]
