@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from jaxcnn.errors import DataError, UserError, first_line
 from jaxcnn.files import regular
 from jaxcnn.weights import pth
+from jaxcnn.weights.unpickle import Damaged, Tensor
 
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
 
@@ -141,7 +142,7 @@ def _state_dict(found: Any, path: Path, entry: str | None) -> dict[str, np.ndarr
         raise DataError(f"{path} holds no state dict: what it has is {has or 'nothing'}")
     try:
         return {name: tensor.array() for name, tensor in tensors.items()}
-    except (pth.Damaged, ValueError) as error:
+    except (Damaged, ValueError) as error:
         raise DataError(f"{path} is damaged: {error}") from None
 
 
@@ -158,10 +159,10 @@ def _innermost(found: Any) -> Any:
     return found
 
 
-def _tensors(found: Any) -> dict[str, pth.Tensor]:
+def _tensors(found: Any) -> dict[str, Tensor]:
     if not isinstance(found, dict):
         return {}
-    return {k: v for k, v in found.items() if isinstance(v, pth.Tensor) and isinstance(k, str)}
+    return {k: v for k, v in found.items() if isinstance(v, Tensor) and isinstance(k, str)}
 
 
 def _unwrapped(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
