@@ -270,5 +270,5 @@ def test_smoothed_labels(share):
     q = (1 - share) * np.eye(4)[labels] + share / 4
     close(losses.softmax_cross_entropy(outputs, labels, share), -(q * logs).sum(1))
     close(losses.softmax_cross_entropy(outputs, np.eye(4, dtype=np.float32)[labels], share), -(q * logs).sum(1))
-    with pytest.raises(UserError, match=r"smoothing=-0\.1: expected a share"):
+    with pytest.raises(UserError, match=r"smoothing=-0\.1: expected a number"):
         losses.softmax_cross_entropy(outputs, labels, -0.1)

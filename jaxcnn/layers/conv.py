@@ -173,6 +173,6 @@ def _fits(
         left_over = span % s - hi
         if not floor and left_over > max(0, s - e):
             raise LayerError(
-                f"{what}: ({w}-{e}{pad})/{s}+1 = {span / s + 1:.2f} is not an integer; use another stride or padding, "
-                f'"SAME", or floor=True to ignore the last {left_over} pixels'
+                f"{what}: ({w}-{e}{pad})/{s}+1 = {span / s + 1:.2f} is no whole number; choose another stride or "
+                f'padding, "SAME", or floor=True to leave the last {left_over} unseen'
             )

@@ -26,10 +26,10 @@ _general = jax.make_user_context(False)
 FORMS = {
     "onednn": "convolutions, their gradients, and products of a few rows by oneDNN (jaxcnn.ops.cpu)",
     "products": "convolutions of few pixels with a large kernel as one matrix product",
-    "stored": "values that XLA would compute again for each use are stored",
-    "maximum": "max pooling that records which pixel was the largest, for its gradient",
-    "slices": "pooling by strided slices instead of reduce_window",
-    "stuffed": "without oneDNN, transposed convolutions with the zeros inserted first",
+    "stored": "values that XLA would compute again in each use are stored",
+    "maximum": "max pooling that writes down which pixel was the largest, for its gradient",
+    "slices": "pools as strided slices instead of reduce_window",
+    "stuffed": "transposed convolutions without oneDNN with the zeros put in beforehand",
 }
 
 

@@ -30,7 +30,7 @@ _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
 
 
 class _Storages:
-    """The storages that a pickle refers to, by key."""
+    """The storages of a pickle by key."""
 
     def __init__(self) -> None:
         self.by_key: dict[str, Storage] = {}
@@ -40,20 +40,20 @@ class _Storages:
         key = key if isinstance(key, str) else repr(key) if isinstance(key, int) else None
         dtype = storage_dtype(kind)
         if key is None or dtype is None or type(count) is not int or not 0 <= count < 1 << 58:
-            raise Damaged("a storage is not described as one")
+            raise Damaged("a storage has a wrong description")
         if rest and rest[0] is not None:
-            raise Damaged("it holds views of storages, as versions before 0.4 wrote them; save it anew with PyTorch")
+            raise Damaged("it holds views of storages, as PyTorch before 0.4 wrote them; save it again with PyTorch")
         known = self.by_key.setdefault(key, Storage(dtype, count, key))
         if (known.dtype, known.count) != (dtype, count):
-            raise Damaged(f"the storage {key} is described in two ways")
+            raise Damaged(f"the storage {key} has two different descriptions")
         return known
 
 
 def read(path: Path) -> Any:
-    """What the file holds: dicts, lists, numbers and text as they are, tensors as `Tensor`, anything else as `Inert`.
+    """The object in a file: dicts, lists, numbers and text; tensors as `Tensor`; anything else as `Inert`.
 
     Raises:
-      DataError: when it is damaged, or holds code or objects that are no data.
+      DataError: when the file is damaged, or holds code or objects that are not data.
     """
     try:
         with open(regular(path), "rb") as file:
@@ -61,8 +61,8 @@ def read(path: Path) -> Any:
         return _read_zip(mapped, path) if mapped[:2] == b"PK" else _read_stream(mapped, path)
     except Code as error:
         raise DataError(
-            f"{path} holds code ({str(error)[:100]}), or an object that is no tensor: nothing of it was run. If you "
-            'trust it, write its weights alone where PyTorch is: torch.save(model.state_dict(), "weights.pth")'
+            f"{path} holds code ({str(error)[:100]}), or an object that is not a tensor: nothing of it was run. If you "
+            'trust it, save its weights alone with PyTorch: torch.save(model.state_dict(), "weights.pth")'
         ) from None
     except Damaged as error:
         raise DataError(f"{path} is damaged: {error}") from None
@@ -70,7 +70,7 @@ def read(path: Path) -> Any:
         raise
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # what zipfile and pickletools raise on bytes that mean nothing has no common base
+    except Exception as error:  # zipfile and pickletools raise many types of errors
         raise DataError(f"{path} is damaged: {str(error)[:100] or type(error).__name__}") from None
 
 
@@ -84,7 +84,7 @@ def _read_zip(mapped: mmap.mmap, path: Path) -> Any:
         )
     pickles = [name for name in entries if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise DataError(f"{path} is a zip archive, but none that PyTorch wrote: it has no data.pkl")
+        raise DataError(f"{path} is a zip archive that PyTorch did not write: it has no data.pkl")
     folder = pickles[0].removesuffix("data.pkl")
 
     def member(name: str) -> memoryview:
@@ -92,20 +92,20 @@ def _read_zip(mapped: mmap.mmap, path: Path) -> Any:
         if info is None:
             raise Damaged(f"{name} is missing")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-            raise Damaged(f"{name} is compressed or encrypted, as PyTorch does not write it")
+            raise Damaged(f"{name} is compressed or encrypted, which PyTorch never does")
         head = mapped[info.header_offset : info.header_offset + 30] if info.header_offset >= 0 else b""
         if len(head) != 30 or head[:4] != b"PK\x03\x04":
-            raise Damaged(f"{name} is not where the archive says")
+            raise Damaged(f"{name} is not at its position in the archive")
         first = info.header_offset + 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:], "little")
         data = memoryview(mapped)[first : first + info.file_size]
         if len(data) != info.file_size:
             raise Damaged(f"{name} ends too early")
-        if info.CRC and zlib.crc32(data) != info.CRC:  # PyTorch can be told to write none
+        if info.CRC and zlib.crc32(data) != info.CRC:  # PyTorch has an option to write no checksums
             raise Damaged(f"the checksum of {name} is wrong")
         return data
 
     if folder + "byteorder" in entries and bytes(member("byteorder")) != b"little":
-        raise Damaged("its numbers are in the order of a big-endian machine; save it anew with PyTorch")
+        raise Damaged("it was written on a big-endian machine; save it again with PyTorch on a little-endian one")
     storages = _Storages()
     result = Machine(storages).run(io.BytesIO(member("data.pkl")))
     for key, storage in storages.by_key.items():
@@ -118,12 +118,12 @@ def _read_stream(mapped: mmap.mmap, path: Path) -> Any:
         raise Damaged("there is a storage before the object")
 
     if Machine(no_storage).run(mapped) != _MAGIC:
-        raise DataError(f"{path} is a pickle, but none that PyTorch wrote")
+        raise DataError(f"{path} is a pickle that PyTorch did not write")
     version, system = Machine(no_storage).run(mapped), Machine(no_storage).run(mapped)
     if version != _VERSION or not isinstance(system, dict):
-        raise Damaged(f"its version is {version if isinstance(version, int) else 'no number'}")
+        raise Damaged(f"its version is {version if isinstance(version, int) else 'not a number'}")
     if system.get("little_endian") is not True:
-        raise Damaged("its numbers are in the order of a big-endian machine; save it anew with PyTorch")
+        raise Damaged("it was written on a big-endian machine; save it again with PyTorch on a little-endian one")
     storages = _Storages()
     result = Machine(storages).run(mapped)
     keys = Machine(no_storage).run(mapped)
@@ -134,9 +134,9 @@ def _read_stream(mapped: mmap.mmap, path: Path) -> Any:
     for key in keys:
         storage = storages.by_key.get(key) if isinstance(key, str) else None
         if storage is None:
-            raise Damaged("a storage belongs to nothing")
+            raise Damaged("a storage belongs to no tensor")
         if int.from_bytes(view[position : position + 8], "little") != storage.count:
-            raise Damaged(f"the storage {key} has another size than its tensors say")
+            raise Damaged(f"the size of storage {key} is not the one in the pickle")
         position += 8
         _fill(storage, view[position : position + storage.count * storage.dtype.itemsize])
         position += storage.count * storage.dtype.itemsize
@@ -151,12 +151,12 @@ def _fill(storage: Storage, data: memoryview) -> None:
 
 # --- writing -----------------------------------------------------------------------------------------------------
 
-_ALIGNMENT = 64  # of storages in the file, so that it can be mapped
+_ALIGNMENT = 64  # of storages in the file, for mapping it into memory
 _NAMES = {dtype: name for name, dtype in reversed(STORAGES.items())}
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a state dict in the zip format, which `torch.load` reads, also with `weights_only=True`."""
+    """Writes a state dict in the zip format. `torch.load` reads it, also with `weights_only=True`."""
     contiguous = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in arrays.items()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
 
@@ -174,7 +174,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _pickle(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """`OrderedDict` of tensors, each the whole of its own storage; protocol 2, as PyTorch writes it."""
+    """A pickle of an `OrderedDict` of tensors, one per storage; protocol 2, as in PyTorch's files."""
     empty = _named("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
     out = [pickle.PROTO + b"\x02", empty, pickle.MARK]
     for key, (name, array) in enumerate(arrays.items()):

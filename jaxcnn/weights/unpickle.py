@@ -50,8 +50,8 @@ _DTYPES: dict[str, np.dtype] = {
     **{name: np.dtype(name) for name in ("uint16", "uint32", "uint64")},
     **{name: np.dtype(getattr(ml_dtypes, name)) for name in ("float8_e4m3fn", "float8_e5m2")},
 }
-# Of a training's checkpoint, what lies beside the weights and is never looked at: plain values, arguments, states of
-# random generators. A record is made of them, as of anything here; their own code is not run, nor even imported.
+# Names that a training checkpoint has beside the weights, and that are ignored: plain values, arguments, states of
+# random generators. Each becomes a record; its code is neither run nor imported.
 _BUILTINS = "set frozenset list dict tuple int float complex bool str bytes bytearray range xrange slice object"
 _PATHS = "Path PurePath PosixPath PurePosixPath WindowsPath PureWindowsPath"
 _NUMPY = "scalar _reconstruct _frombuffer"
@@ -76,7 +76,7 @@ _INERT = {
     "torch.device",
     "torch.Size",
     "torch.Generator",
-    # Lightning's arguments of a network, under the names that it has had.
+    # Lightning's arguments of a network, whose class has had several names.
     "pytorch_lightning.utilities.parsing.AttributeDict",
     "lightning.pytorch.utilities.parsing.AttributeDict",
     "lightning_fabric.utilities.data.AttributeDict",
@@ -85,30 +85,30 @@ _INERT = {
 
 
 class Damaged(Exception):
-    """The file is not what such a file is. The message completes "FILE is damaged: "."""
+    """The file has a wrong format. The message completes "FILE is damaged: "."""
 
 
 class Code(Exception):
-    """The file names something that is not data; the message is its name."""
+    """The file names a function or class that is not data. The message is its name."""
 
 
 @dataclass(frozen=True)
 class Global:
-    """A function or class that the file names. It is not looked up."""
+    """A function or class that the file names. It is never imported."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Inert:
-    """An object that is none of ours and does nothing."""
+    """A record of any other object, which is ignored."""
 
     name: str
 
 
 @dataclass
 class Storage:
-    """A run of numbers in the file; `data` when it was found there."""
+    """A flat array of numbers in the file; `data` is None until it is read."""
 
     dtype: np.dtype
     count: int
@@ -118,7 +118,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A view of a storage; offset and strides count numbers."""
+    """A view of a storage; offset and strides are in numbers, not bytes."""
 
     storage: Storage
     offset: int
@@ -139,14 +139,18 @@ class Tensor:
 
 
 class _Mark:
-    """Where a tuple, list or dict began on the stack."""
+    """Marks the start of a tuple, list or dict on the stack."""
 
 
 _MARK = _Mark()
 
 
 class Machine:
-    """Runs one pickle. Each instruction has a method or a line in `run`; a missing one is refused."""
+    """Runs one pickle. Each instruction is handled in `run` or by a method; any other is refused.
+
+    Args:
+      storage: makes the Storage of a persistent identifier, a tuple.
+    """
 
     def __init__(self, storage: Callable[[tuple], Storage]):
         self.stack: list[Any] = []
@@ -159,7 +163,7 @@ class Machine:
             name = opcode.name
             if name == "STOP":
                 if len(self.stack) != 1:
-                    raise Damaged("its pickle leaves nothing, or too much")
+                    raise Damaged("its pickle does not end with one object")
                 return self.stack[0]
             if name in _VALUES:
                 self.stack.append(argument)
@@ -174,7 +178,7 @@ class Machine:
             elif name not in ("PROTO", "FRAME"):
                 method = getattr(self, f"do_{name.lower()}", None)
                 if method is None:
-                    # INST, OBJ, EXT1 and the like, which do nothing but call.
+                    # INST, OBJ, EXT1 and others, which only call functions.
                     raise Code(".".join(argument.split()) if isinstance(argument, str) else f"instruction {name}")
                 method(argument)
         raise Damaged("its pickle has no end")
@@ -242,7 +246,7 @@ class Machine:
         if isinstance(into, list):
             into.extend(items)
         elif not isinstance(into, Inert):
-            raise Damaged("its pickle appends to something that is no list")
+            raise Damaged("its pickle appends to something that is not a list")
 
     def do_additems(self, _: Any) -> None:
         self.since_mark()
@@ -259,9 +263,9 @@ class Machine:
         if isinstance(into, dict):
             _put(into, items)
         elif not isinstance(into, Inert):
-            raise Damaged("its pickle sets items of something that is no dict")
+            raise Damaged("its pickle sets items of something that is not a dict")
 
-    # What Python's own machine would import and call.
+    # Instructions for which Python's machine imports and calls.
 
     def do_global(self, argument: str) -> None:
         self.stack.append(_global(*argument.split(" ", 1)))
@@ -269,7 +273,7 @@ class Machine:
     def do_stack_global(self, _: Any) -> None:
         module, name = self.take(2)
         if not isinstance(module, str) or not isinstance(name, str):
-            raise Damaged("its pickle names something by no name")
+            raise Damaged("its pickle has a name that is not text")
         self.stack.append(_global(module, name))
 
     def do_reduce(self, _: Any) -> None:
@@ -286,7 +290,7 @@ class Machine:
     def do_binpersid(self, _: Any) -> None:
         identity = self.pop()
         if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
-            raise Damaged("it refers to something that is no storage")
+            raise Damaged("it refers to something that is not a storage")
         self.stack.append(self.storage(identity))
 
 
@@ -314,7 +318,7 @@ def _put(into: dict, items: list[Any]) -> dict:
     if len(items) % 2:
         raise Damaged("its pickle has a key without a value")
     for key, value in zip(items[::2], items[1::2], strict=True):
-        # Of simple types only: a tuple's hash goes as deep as the tuple is nested, which may be too deep.
+        # Simple types only: hashing a tuple recurses, and a nested one could be too deep.
         parts = key if isinstance(key, tuple) and key else (key,)
         if not all(isinstance(part, _KEYS) for part in parts):
             raise Damaged(f"its pickle has a key that is a {type(key).__name__}")
@@ -340,9 +344,9 @@ def _dtype(named: Any) -> np.dtype | None:
 
 
 def _call(function: Any, arguments: Any) -> Any:
-    """The record of a call, by this module's own code."""
+    """The record of a call, made by this module's functions."""
     if not isinstance(function, Global) or not isinstance(arguments, tuple):
-        raise Damaged("its pickle calls something that is no function")
+        raise Damaged("its pickle calls something that is not a function")
     if function.name in _INERT:
         return arguments[0] if function.name == "torch.Size" and len(arguments) == 1 else Inert(function.name)
     if function.name not in _CALLS:
@@ -352,7 +356,7 @@ def _call(function: Any, arguments: Any) -> Any:
 
 def _ordered_dict(pairs: Any = ()) -> dict:
     if not isinstance(pairs, (list, tuple)) or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
-        raise Damaged("an OrderedDict is made of something else than pairs")
+        raise Damaged("an OrderedDict is not made of pairs")
     return _put({}, list(itertools.chain.from_iterable(pairs)))
 
 
@@ -387,7 +391,7 @@ def _tensor_of_dtype(
 
 def _parameter(data: Any = None, *rest: Any) -> Tensor:
     if not isinstance(data, Tensor):
-        raise Damaged("a parameter is no tensor")
+        raise Damaged("a parameter is not a tensor")
     return data
 
 

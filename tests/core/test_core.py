@@ -584,7 +584,7 @@ ERRORS = {
     ),
     "window of padding": (
         init(cnn.serial(cnn.max_pool(2, 2, 2)), IMAGES),
-        "max_pool1: 2x2 window, padding=2: some windows would see nothing but padding",
+        "max_pool1: 2x2 window, padding=2: some windows would see only padding",
     ),
     "no output left": (
         init(cnn.serial(up=cnn.conv_transpose(3, 2, padding=5)), IMAGES),
@@ -648,7 +648,7 @@ ERRORS = {
     ),
     "padding of a fraction": (
         init(cnn.serial(cnn.conv(4, 3, 1, (1, 0.5))), IMAGES),
-        "conv1: padding=(1, 0.5): expected an integer of at least 0, one a dimension, 2 pairs (before, after)",
+        "conv1: padding=(1, 0.5): expected an integer of at least 0, one per dimension, 2 pairs (before, after)",
     ),
     "padding by a word": (
         init(cnn.serial(cnn.conv(4, 3, padding="HALF")), IMAGES),
