@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# The last four are the objectives of tasks, under the names that they had before.
+# The last four are the objectives of tasks, under their former names.
 _ROOMS = {
     **{
         name: name

@@ -48,7 +48,7 @@ def unit(features: int, stride: int = 1, shortcut: Shortcut | None = "A") -> cor
     """Two 3x3 convolutions with a shortcut: `(N, H, W, C) -> (N, H / stride, W / stride, features)`.
 
     Args:
-      shortcut: as in `cifar_resnet`. At stride 1, C must equal `features`.
+      shortcut: as in `cifar_resnet`. With an identity shortcut, C must equal `features`.
 
     Source: He et al. (2016), figure 2 and section 4.2.
     """

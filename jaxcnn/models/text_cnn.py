@@ -44,8 +44,8 @@ def text_cnn(
     """Filters over 3, 4 and 5 consecutive words, and the maximum of each over the sentence: `(N, L) -> (N, classes)`.
 
     Words are integers (from `jaxcnn.data.text.Vocabulary`); 0 is padding at the end of a sentence. Each word becomes a
-    vector x_t. A filter w of width h gives c_t = relu(w . [x_t, ..., x_(t+h-1)] + b) at every position t where its
-    window has at least one word of the sentence; positions outside are zeros. Its feature is the max over t of c_t. So
+    vector x_t, which is 0 outside the sentence. A filter w of width h gives c_t = relu(w . [x_t, ..., x_(t+h-1)] + b)
+    at every position t where its window has at least one word of the sentence. Its feature is the max over t of c_t. So
     a sentence may be shorter than a filter, and the output does not depend on the padding, because windows of padding
     alone are left out. A sentence without words has features 0.
 

@@ -90,7 +90,7 @@ def extent(size: int, dilation: int) -> int:
 def out_size(size: int, window: int, stride: int, pad: tuple[int, int] = (0, 0), ceil: bool = False) -> int:
     """The number of positions of a window of `window` pixels: floor or ceil of (W + P + Q - F) / S, plus 1.
 
-    With `ceil`, a last window that would start in the padding after the pixels is left out, as in PyTorch.
+    With `ceil`, a last window that would start after the last pixel is left out, as in PyTorch.
     """
     span = size + sum(pad) - window
     if not ceil:

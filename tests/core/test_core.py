@@ -13,7 +13,7 @@ from helpers import alike, close, normal, same, shapes, size
 from jax.nn import initializers
 
 import jaxcnn as cnn
-from jaxcnn.core import as_layer, fold_in, watch
+from jaxcnn.core import EvaluationOnly, as_layer, fold_in, watch
 
 KEY = jax.random.key(0)
 IMAGES = normal(0, 2, 8, 8, 3)
@@ -740,3 +740,17 @@ def test_a_key_error_of_a_plain_function_stays_one():
     with pytest.raises(KeyError, match="image") as raised:
         model.apply({}, {}, {"picture": IMAGES})
     assert raised.value.__notes__ == ["in layer pick"]
+
+
+def test_a_layer_that_cannot_be_trained_on_an_input_is_initialized_in_evaluation_mode():
+    def apply(params, state, x, train=False, key=None):
+        if train and len(x) < 2:
+            raise EvaluationOnly("one example")
+        return 2 * x, state
+
+    double = cnn.Layer(lambda key, x: ({}, {}), apply)
+    model = cnn.serial(block=cnn.serial(double=double, out=cnn.dense(3)))
+    params, state = model.init(KEY, jnp.ones((1, 4)))
+    assert shapes(params) == {"block/out/kernel": (4, 3), "block/out/bias": (3,)}
+    with pytest.raises(EvaluationOnly, match="^block/double: one example$"):
+        model.apply(params, state, jnp.ones((1, 4)), train=True)
