@@ -752,5 +752,5 @@ def test_a_layer_that_cannot_be_trained_on_an_input_is_initialized_in_evaluation
     model = cnn.serial(block=cnn.serial(double=double, out=cnn.dense(3)))
     params, state = model.init(KEY, jnp.ones((1, 4)))
     assert shapes(params) == {"block/out/kernel": (4, 3), "block/out/bias": (3,)}
-    with pytest.raises(EvaluationOnly, match="^block/double: one example$"):
+    with pytest.raises(EvaluationOnly, match=r"^block/double: one example$"):
         model.apply(params, state, jnp.ones((1, 4)), train=True)
