@@ -8,6 +8,7 @@ To add a model, write a file here with `@model(...)` over its builder, and add a
 from jaxcnn.models.registry import MODELS, Entry, make, unknown_model
 from jaxcnn.models.logistic import logistic as logistic
 from jaxcnn.models.mlp import mlp as mlp
+from jaxcnn.models.keypoint_net import keypoint_net as keypoint_net
 from jaxcnn.models.lenet import lenet5 as lenet5, lenet5_1998 as lenet5_1998
 from jaxcnn.models.lecture_cnn import lecture_cnn as lecture_cnn
 from jaxcnn.models.convnet import convnet as convnet
