@@ -22,7 +22,7 @@ def ensemble(model: Layer, size: int = 5, vote: Literal["soft", "hard"] = "soft"
     (SGD, momentum, Adam), it learns exactly what it would learn alone.
 
     A training pass returns a tuple with the logits of each member, for a loss per member:
-    `fit(ensemble(model), loss=losses.every_output(losses.softmax_cross_entropy))`. An evaluation returns one output
+    `fit(ensemble(model), data, losses.every_output(losses.softmax_cross_entropy))`. An evaluation returns one output
     `(N, ..., classes)`: the logarithm of the probabilities that the vote gives.
 
     Args:

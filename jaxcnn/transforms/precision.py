@@ -26,7 +26,7 @@ def mixed_precision(model: Layer, dtype: Any = jnp.bfloat16, *, keep: Sequence[s
 
     Args:
       dtype: `jnp.bfloat16`, which has the range of float32, or `jnp.float16`, whose gradients may underflow;
-        `train.create_state(..., loss_scale=True)` prevents this by scaling the loss.
+        `Objective(loss_scale=True)` and `train.create_state(..., loss_scale=True)` prevent this by scaling the loss.
       keep: paths of layers that compute in float32, as in `freeze`: your own normalization layer, for instance.
 
     Raises:

@@ -7,7 +7,8 @@ Nothing is downloaded, PyTorch is not needed, and no code from a file is run. Fi
 >>> model = cnn.freeze(net, "conv1", "bn1", "layer1", "layer2")    # not trained; their statistics stay
 >>> params, state = cnn.weights.load(model, "resnet18-f37072fd.pth", fresh="head")
 >>> preprocess = cnn.weights.preprocess(net)    # uint8 images of any size to the input of the weights' training
->>> fitted = cnn.train.fit(model, data, preprocess=preprocess, variables=(params, state), epochs=5)
+>>> objective = cnn.train.Objective(preprocess=preprocess)
+>>> fitted = cnn.train.fit(model, data, objective, variables=(params, state), epochs=5)
 >>> cnn.weights.save(model, fitted.params, fitted.model_state, "flowers.safetensors")    # with torchvision's names
 """
 
