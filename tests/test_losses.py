@@ -188,9 +188,9 @@ def test_l2_penalty_takes_kernels_only():
         ((2, 3), np.array([-1, 2]), "labels from -1 to 2 for 3 classes"),
         ((2, 3), np.array([0.0, 1.0]), "integer classes, got float"),
         ((2, 3), np.eye(4)[:2], "integer classes, got float"),
-        ((2, 3), np.array([0, 1, 2]), "do not belong together"),
-        ((2, 3), np.array([[0], [1]]), "do not belong together"),
-        ((2,), np.array([0, 1]), "do not belong together"),
+        ((2, 3), np.array([0, 1, 2]), "do not fit together"),
+        ((2, 3), np.array([[0], [1]]), "do not fit together"),
+        ((2,), np.array([0, 1]), "do not fit together"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused(loss, outputs, labels, says):
