@@ -103,7 +103,7 @@ def test_pipes_in_data_folders_and_runs(tmp_path, no_waiting):
     os.mkfifo(run / "metrics.jsonl")
     assert "it is a pipe" in runs.read(run).trouble[0]
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(ValueError, match="no regular file"):
+    with pytest.raises(ValueError, match="not a regular file"):
         predict.read(tmp_path / "pipe.png", (4, 4, 1))
 
 
@@ -231,7 +231,7 @@ def test_the_encodings_of_text(tmp_path, encoding):
 
 
 def test_text_that_is_none(tmp_path):
-    for content, says in ((b"a\0b\0", "has bytes 0"), (b"caf\xe9", "byte 3 is 0xe9"), (b"\xff\xfea", "no utf-16")):
+    for content, says in ((b"a\0b\0", "has bytes 0"), (b"caf\xe9", "byte 3 is 0xe9"), (b"\xff\xfea", "not utf-16")):
         (tmp_path / "a.txt").write_bytes(content)
         with pytest.raises(DataError, match=says):
             read_lines(tmp_path / "a.txt")
@@ -254,7 +254,7 @@ def test_files_of_macos_among_texts_and_labels(tmp_path):
     assert found.classes == ("sky", "caf\u00e9")
     assert len(found) == 1
     (folder / "classes.txt").write_bytes(b"caf\xe9\n")
-    with pytest.raises(DataError, match=r"classes\.txt is no utf-8 text"):
+    with pytest.raises(DataError, match=r"classes\.txt is not utf-8 text"):
         data.load_segmentation(str(folder), "train")
 
 

@@ -1,4 +1,4 @@
-"""Watching a forward pass: summaries, graphs and activation maps are made this way."""
+"""Watching a forward pass, for summaries, graphs and activation maps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from jaxcnn.core.layer import Layer, PyTree
 
 
 class Watcher:
-    """Sees every call of a named sublayer while `watch` is active: path, inputs and output, which it may replace."""
+    """Sees the path, inputs and output of every call of a sublayer while `watch` is active, and may replace the output.
+
+    Attributes:
+      path: the path of the sublayer that is being called.
+    """
 
     def __init__(self) -> None:
         self.path: tuple[str, ...] = ()
@@ -22,11 +26,11 @@ class Watcher:
         self.path = self.path[:-1]
 
     def replaced(self, output: PyTree) -> PyTree:
-        """What replaces the output of the sublayer at `self.path`; the output itself by default."""
+        """The value that replaces the output of the sublayer at `self.path`; the output itself by default."""
         return output
 
     def called(self, layer: Layer, inputs: tuple[PyTree, ...], output: PyTree) -> None:
-        """Called after the sublayer at `self.path` has run; for nested layers, the inner ones first."""
+        """Called after the sublayer at `self.path` has run; inner layers come first."""
 
 
 _watcher: ContextVar[Watcher | None] = ContextVar("jaxcnn_watcher", default=None)
@@ -39,7 +43,7 @@ def watcher() -> Watcher | None:
 
 @contextmanager
 def watch(watcher: Watcher | None) -> Iterator[None]:
-    """A context in which `watcher` sees every sublayer call; None hides them from the watcher outside."""
+    """A context in which `watcher` sees every call of a sublayer; None hides the calls from an outer watcher."""
     token = _watcher.set(watcher)
     try:
         yield

@@ -1,9 +1,9 @@
-"""Architectures, one file each, to be read beside their papers: `cnn.models.NAME(classes=...) -> Layer`.
+"""Architectures, one file each, to be read together with their papers: `cnn.models.NAME(classes=...) -> Layer`.
 
-A new model is a file here with `@model(...)` over its builder, and a line below.
+To add a model, write a file here with `@model(...)` over its builder, and add a line below.
 """
 
-# In the order of `jaxcnn models`: classifiers from the simplest on, then the networks of other tasks.
+# In the order of `jaxcnn models`: classifiers, the simplest first, then the networks of other tasks.
 # isort: off
 from jaxcnn.models.registry import MODELS, Entry, make, unknown_model
 from jaxcnn.models.logistic import logistic as logistic

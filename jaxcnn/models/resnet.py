@@ -1,7 +1,7 @@
 """Residual networks for ImageNet (He, Zhang, Ren and Sun, Deep residual learning for image recognition, 2016).
 
-What the layers of a block learn is the difference from its input: H(x) = F(x) + x. Where F is of no use, weights near
-zero leave x as it is, and so a deeper network is not harder to fit than a shallow one.
+The layers of a block learn the difference from its input: H(x) = F(x) + x. If F does not help, weights near zero leave
+x unchanged, so a deeper network is not harder to fit than a shallow one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WEIGHTS = Published("resnet", _torch_names, heads=("fc",))
 
 
 def _projection(features: int, stride: int) -> core.Layer:
-    """The shortcut to another shape: a 1x1 convolution, normalized."""
+    """The shortcut when the shape changes: a 1x1 convolution with normalization."""
     return core.serial(**conv_norm_act(features, 1, stride, act=None))
 
 
@@ -49,14 +49,14 @@ def basic_block(
     last_scale: Initializer = initializers.ones,
     padding: Pads = "symmetric",
 ) -> core.Layer:
-    """Two 3x3 convolutions and a shortcut around them: `(N, H, W, C) -> (N, H / stride, W / stride, features)`.
+    """Two 3x3 convolutions with a shortcut: `(N, H, W, C) -> (N, H / stride, W / stride, features)`.
 
     Args:
-      project: whether the shortcut is a projection; if not, it is the identity, and C is `features` already.
-      last_scale: where the scale of the last normalization starts. At zero, the block starts as its shortcut.
+      project: whether the shortcut is a projection; otherwise it is the identity, and C must equal `features`.
+      last_scale: the initializer of the last normalization's scale. With zeros, the block starts as its shortcut.
       padding: as in `resnet`.
 
-    Source: He et al. (2016), figure 5 on the left.
+    Source: He et al. (2016), figure 5, left.
     """
 
     def forward(net: core.Net, x: jax.Array) -> jax.Array:
@@ -81,12 +81,12 @@ def bottleneck_block(
     last_scale: Initializer = initializers.ones,
     padding: Pads = "symmetric",
 ) -> core.Layer:
-    """1x1 to a quarter of the features, 3x3 there, 1x1 back, and a shortcut around them.
+    """A 1x1 convolution to a quarter of the features, a 3x3 convolution, a 1x1 convolution back, with a shortcut.
 
-    Arguments and shapes as in `basic_block`. As in torchvision ("v1.5"), the 3x3 convolution has the stride, where the
-    paper has it in the first 1x1, which then skips three of four pixels.
+    Arguments and shapes as in `basic_block`. As in torchvision ("v1.5"), the 3x3 convolution has the stride. In the
+    paper, the first 1x1 convolution has it, which ignores three of four pixels.
 
-    Source: He et al. (2016), figure 5 on the right.
+    Source: He et al. (2016), figure 5, right.
     """
 
     def forward(net: core.Net, x: jax.Array) -> jax.Array:
@@ -119,18 +119,18 @@ def resnet(
     """A stem, stages of residual blocks, the mean over the image and one dense layer: `(N, H, W, C) -> (N, classes)`.
 
     Args:
-      blocks: how many there are in each stage: a column of the paper's table 1.
-      bottleneck: blocks of three convolutions, whose outputs have four times the features, instead of two.
-      width: filters of the stem and the first stage. Each stage has twice as many on half as many rows and columns.
-      stem: `"imagenet"`, a 7x7 convolution and a pool that leave a quarter of the rows and columns, or `"cifar"` for
-        small images, a 3x3 convolution that leaves them all.
+      blocks: the number of blocks in each stage: a column of the paper's table 1.
+      bottleneck: whether blocks have three convolutions, and four times as many output features, instead of two.
+      width: filters of the stem and the first stage. Each stage has twice as many, on half as many rows and columns.
+      stem: `"imagenet"`, a 7x7 convolution and a pool, which reduce rows and columns to a quarter; or `"cifar"` for
+        small images, a 3x3 convolution, which keeps them.
       zero_init_residual: whether every block starts as its shortcut (Goyal et al. 2017, section 5.1).
-      padding: where the 3x3 windows of stride 2, the stem's pool included, have their border: `"symmetric"`, one pixel
-        on every side, as torchvision's weights expect; or `"same"`, as those of Flax's ImageNet example do: of an even
-        number of rows or columns only behind the last.
+      padding: the padding of the 3x3 windows of stride 2, including the stem's pool: `"symmetric"`, one pixel on every
+        side, for torchvision's weights; or `"same"`, for the weights of Flax's ImageNet example: for an even number of
+        rows or columns, one pixel after the last.
 
-    Shortcuts are the identity, and projections where the shape changes: the paper's option B. The weights start by
-    fan-out (He et al. 2015), as in torchvision.
+    Shortcuts are the identity, or projections if the shape changes: the paper's option B. The initial weights are those
+    of He et al. (2015) with fan-out, as in torchvision.
 
     Source: section 3.4, figure 3 and table 1. The small stem is that of section 4.2.
     """

@@ -313,7 +313,7 @@ def test_what_the_network_cannot_take():
         MODEL.init(jax.random.key(0), jnp.zeros((3,), jnp.int32))
     with pytest.raises(LayerError, match="embed: expected integers"):
         MODEL.init(jax.random.key(0), jnp.zeros((3, 4)))
-    with pytest.raises(LayerError, match="at least one width"):
+    with pytest.raises(LayerError, match="at least one filter width"):
         text_cnn(widths=())
 
 

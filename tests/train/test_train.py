@@ -1126,7 +1126,7 @@ def test_a_full_disk_ends_the_run_with_one_clear_error_and_loses_nothing(tiny_di
         if seen == "while writing":
             patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 40))
             (disk / "other").write_bytes(bytes(900_000))
-        with pytest.raises(TrainingError, match=r"checkpoint.*: the disk is full. Make room and go on with --resume"):
+        with pytest.raises(TrainingError, match=r"checkpoint.*: the disk is full. Free some space and continue"):
             fit(model, DATA, run=disk / "run", **settings)
     assert saved(disk / "run") == [5]
     assert lines(disk / "run")[0]["epoch"] == 1
