@@ -17,10 +17,17 @@ from jaxcnn.models.vgg import vgg11_bn as vgg11_bn, vgg13_bn as vgg13_bn, vgg16_
 from jaxcnn.models.googlenet import googlenet as googlenet, googlenet_2014 as googlenet_2014
 from jaxcnn.models.resnet import resnet, resnet18 as resnet18, resnet34 as resnet34, resnet50 as resnet50
 from jaxcnn.models.resnet import resnet101 as resnet101, resnet152 as resnet152
+from jaxcnn.models.resnet import resnext50_32x4d as resnext50_32x4d, resnext101_32x8d as resnext101_32x8d
+from jaxcnn.models.resnet import resnext101_64x4d as resnext101_64x4d
+from jaxcnn.models.resnet import wide_resnet50_2 as wide_resnet50_2, wide_resnet101_2 as wide_resnet101_2
+from jaxcnn.models.inception import inception_v3 as inception_v3
+from jaxcnn.models.densenet import densenet, densenet121 as densenet121, densenet161 as densenet161
+from jaxcnn.models.densenet import densenet169 as densenet169, densenet201 as densenet201
 from jaxcnn.models.cifar_resnet import cifar_resnet, resnet20 as resnet20, resnet32 as resnet32, resnet44 as resnet44
 from jaxcnn.models.cifar_resnet import resnet56 as resnet56, resnet110 as resnet110, resnet1202 as resnet1202
 from jaxcnn.models.cifar_resnet import plain20 as plain20, plain32 as plain32, plain44 as plain44
 from jaxcnn.models.cifar_resnet import plain56 as plain56, plain110 as plain110
+from jaxcnn.models.wide_resnet import wide_resnet, wrn28_10 as wrn28_10
 from jaxcnn.models.fcn import fcn, fcn8s as fcn8s, fcn16s as fcn16s, fcn32s as fcn32s
 from jaxcnn.models.rcnn import rcnn as rcnn
 from jaxcnn.models.fast_rcnn import fast_rcnn as fast_rcnn
@@ -30,6 +37,9 @@ from jaxcnn.models.text_cnn import text_cnn as text_cnn
 from jaxcnn.models.vqa import vqa_cnn as vqa_cnn, vqa_relation as vqa_relation
 # isort: on
 
+from jaxcnn.models.features import features
 from jaxcnn.transforms.fully_convolutional import fully_convolutional as convolutional
 
-__all__ = ["MODELS", "Entry", "cifar_resnet", "convolutional", "fcn", "make", "resnet", "unknown_model", "vgg", *MODELS]
+_BUILDERS = ["cifar_resnet", "densenet", "fcn", "resnet", "vgg", "wide_resnet"]
+
+__all__ = ["MODELS", "Entry", "convolutional", "features", "make", "unknown_model", *_BUILDERS, *MODELS]

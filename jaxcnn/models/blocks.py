@@ -10,7 +10,7 @@ from jax.nn import initializers
 from jaxcnn.core import Layer, Path
 from jaxcnn.layers import batch_norm, conv, relu
 from jaxcnn.layers.common import Initializer
-from jaxcnn.ops.geometry import Padding
+from jaxcnn.ops.geometry import Padding, Size
 
 he_fan_out = initializers.variance_scaling(2, "fan_out", "normal")
 """Normal weights with variance 2 / (F F K): He et al. (2015), equation 14, by fan-out, as in torchvision."""
@@ -30,7 +30,7 @@ def counted_names(model: Layer) -> Callable[[Path], str]:
 
 def conv_norm_act(
     features: int,
-    kernel_size: int,
+    kernel_size: Size,
     stride: int = 1,
     *,
     at: str = "",
@@ -47,14 +47,16 @@ def conv_norm_act(
     Args:
       features, kernel_size, stride: of the convolution.
       at: the end of the names: `"1"` makes `conv1`, `bn1` and `relu1`.
-      padding: of the convolution; half of the kernel's size when None.
+      padding: of the convolution; half of the kernel's size when None, which is an integer or one a dimension.
       norm: the normalization; True for `batch_norm()`, False or None for none.
       act: the activation; None for none.
       kernel_init, options: of the convolution.
     """
     strides = (stride,) if stride != 1 else ()
-    pads = kernel_size // 2 if padding is None else padding
-    options = {"padding": pads, **({"bias": False} if norm else {}), "kernel_init": kernel_init, **options}
+    if padding is None:
+        square = isinstance(kernel_size, int)
+        padding = kernel_size // 2 if square else tuple((f // 2, f // 2) for f in kernel_size)
+    options = {"padding": padding, **({"bias": False} if norm else {}), "kernel_init": kernel_init, **options}
     layers: dict[str, Layer | Callable[..., Any]] = {f"conv{at}": conv(features, kernel_size, *strides, **options)}
     if norm:
         layers[f"bn{at}"] = batch_norm() if norm is True else norm
