@@ -16,6 +16,8 @@ Arrays, PyTorch's on the right:
     kernel of dense  (D, K)                     weight (K, D); D = H W C here and C H W there behind a flattened map
     scale, bias      params of batch_norm       weight, bias
     mean, var        state of batch_norm        running_mean, running_var; num_batches_tracked counts steps
+    value            params of param            a parameter of the layer's own name
+    scale (C,)       params of layer_scale      a parameter (C, 1, 1) of the layer's own name; timm's is (C,)
 
 Flax's arrays are ours but for `nn.ConvTranspose`, whose kernel is flipped, and the names of `nn.Embed` and `nn.PReLU`.
 """
@@ -123,6 +125,8 @@ class Variable:
     @property
     def there(self) -> tuple[int, ...]:
         """The shape in a file of PyTorch."""
+        if self.kind == "layer_scale":
+            return (*self.shape, 1, 1)
         if self._turned is None:
             return self.shape
         shape = dict(enumerate(self.shape))
@@ -137,6 +141,8 @@ class Variable:
 
     def from_torch(self, array: np.ndarray) -> np.ndarray | None:
         """The file's array with our axes, or None if it has another shape."""
+        if self.kind == "layer_scale" and array.shape == self.there:
+            return array.reshape(self.shape)
         if self._turned is None:
             return array if array.shape == self.shape else None
         if self.kind == "dense":
@@ -157,7 +163,7 @@ class Variable:
     def to_torch(self, array: np.ndarray) -> np.ndarray:
         """Our array with PyTorch's axes."""
         if self._turned is None:
-            return array
+            return array.reshape(self.there)
         if self.kind == "dense" and self.map is not None:
             array = array.reshape(*self.map, self.shape[1])
         return np.moveaxis(array, self._turned, (0, 1)).reshape(self.there)
@@ -196,7 +202,7 @@ def variables(model: Layer, inputs: Sequence[Any], name: Namer, kind: str = "tor
                 if kind == "flax":
                     there = f"{('params', 'batch_stats')[place]}/{there}/{named}"
                 else:
-                    there = f"{there}.{named}" if there else named
+                    there = ".".join(part for part in (there, named) if part)
                 found.append(
                     Variable((*path, *inner), (tree, (*at, *inner)), struct.shape, struct.dtype, what,
                              maps.behind.get(path), there)
@@ -218,6 +224,8 @@ def _kind(leaf: Layer) -> str:
 def _suffix(inner: Path, kind: str, file: str) -> str:
     if file == "flax":
         return "/".join(_FLAX.get((kind, name), name) for name in inner)
+    if kind in ("param", "layer_scale"):
+        return ""
     return ".".join(_TORCH.get(name, name) if kind else name for name in inner)
 
 
