@@ -23,6 +23,16 @@ from jaxcnn.models.resnet import wide_resnet50_2 as wide_resnet50_2, wide_resnet
 from jaxcnn.models.inception import inception_v3 as inception_v3
 from jaxcnn.models.densenet import densenet, densenet121 as densenet121, densenet161 as densenet161
 from jaxcnn.models.densenet import densenet169 as densenet169, densenet201 as densenet201
+from jaxcnn.models.regnet import regnet, regnet_x_400mf as regnet_x_400mf, regnet_x_800mf as regnet_x_800mf
+from jaxcnn.models.regnet import regnet_x_1_6gf as regnet_x_1_6gf, regnet_x_3_2gf as regnet_x_3_2gf
+from jaxcnn.models.regnet import regnet_x_8gf as regnet_x_8gf, regnet_x_16gf as regnet_x_16gf
+from jaxcnn.models.regnet import regnet_x_32gf as regnet_x_32gf
+from jaxcnn.models.regnet import regnet_y_400mf as regnet_y_400mf, regnet_y_800mf as regnet_y_800mf
+from jaxcnn.models.regnet import regnet_y_1_6gf as regnet_y_1_6gf, regnet_y_3_2gf as regnet_y_3_2gf
+from jaxcnn.models.regnet import regnet_y_8gf as regnet_y_8gf, regnet_y_16gf as regnet_y_16gf
+from jaxcnn.models.regnet import regnet_y_32gf as regnet_y_32gf, regnet_y_128gf as regnet_y_128gf
+from jaxcnn.models.convnext import convnext, convnext_tiny as convnext_tiny, convnext_small as convnext_small
+from jaxcnn.models.convnext import convnext_base as convnext_base, convnext_large as convnext_large
 from jaxcnn.models.cifar_resnet import cifar_resnet, resnet20 as resnet20, resnet32 as resnet32, resnet44 as resnet44
 from jaxcnn.models.cifar_resnet import resnet56 as resnet56, resnet110 as resnet110, resnet1202 as resnet1202
 from jaxcnn.models.cifar_resnet import plain20 as plain20, plain32 as plain32, plain44 as plain44
@@ -40,6 +50,6 @@ from jaxcnn.models.vqa import vqa_cnn as vqa_cnn, vqa_relation as vqa_relation
 from jaxcnn.models.features import features
 from jaxcnn.transforms.fully_convolutional import fully_convolutional as convolutional
 
-_BUILDERS = ["cifar_resnet", "densenet", "fcn", "resnet", "vgg", "wide_resnet"]
+_BUILDERS = ["cifar_resnet", "convnext", "densenet", "fcn", "regnet", "resnet", "vgg", "wide_resnet"]
 
 __all__ = ["MODELS", "Entry", "convolutional", "features", "make", "unknown_model", *_BUILDERS, *MODELS]

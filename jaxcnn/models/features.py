@@ -53,7 +53,9 @@ def features(model: Layer, layers: Sequence[str]) -> Layer:
     for path in wanted:
         core.sublayer(model, path.partition("#")[0])
     if members(model) is not None:
-        raise LayerError("each member of an ensemble has features of its own: take those of cnn.transforms.member(model)")
+        raise LayerError(
+            "each member of an ensemble has features of its own: take those of cnn.transforms.member(model)"
+        )
 
     def init(key: jax.Array, *inputs: PyTree) -> tuple[Variables, Variables]:
         return model.init(key, *inputs)
@@ -163,8 +165,6 @@ class _Tapping(Applying):
         last = self._last and inside == taps.left
         output, found = super()._run(name, _tapped(sublayer, taps, f"{path}/", last), inputs, key)
         self.found |= found
-        if last and not taps.left:  # the sublayer was left early, and has no output
-            raise _Done
         return output
 
 
