@@ -50,6 +50,20 @@ from jaxcnn.models.vqa import vqa_cnn as vqa_cnn, vqa_relation as vqa_relation
 from jaxcnn.models.features import features
 from jaxcnn.transforms.fully_convolutional import fully_convolutional as convolutional
 
-_BUILDERS = ["cifar_resnet", "convnext", "densenet", "fcn", "regnet", "resnet", "vgg", "wide_resnet"]
-
-__all__ = ["MODELS", "Entry", "convolutional", "features", "make", "unknown_model", *_BUILDERS, *MODELS]
+__all__ = [
+    "MODELS",
+    "Entry",
+    "cifar_resnet",
+    "convnext",
+    "convolutional",
+    "densenet",
+    "fcn",
+    "features",
+    "make",
+    "regnet",
+    "resnet",
+    "unknown_model",
+    "vgg",
+    "wide_resnet",
+    *MODELS,
+]

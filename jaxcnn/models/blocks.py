@@ -54,8 +54,7 @@ def conv_norm_act(
     """
     strides = (stride,) if stride != 1 else ()
     if padding is None:
-        square = isinstance(kernel_size, int)
-        padding = kernel_size // 2 if square else tuple((f // 2, f // 2) for f in kernel_size)
+        padding = kernel_size // 2 if isinstance(kernel_size, int) else tuple(f // 2 for f in kernel_size)
     options = {"padding": padding, **({"bias": False} if norm else {}), "kernel_init": kernel_init, **options}
     layers: dict[str, Layer | Callable[..., Any]] = {f"conv{at}": conv(features, kernel_size, *strides, **options)}
     if norm:

@@ -53,9 +53,7 @@ def features(model: Layer, layers: Sequence[str]) -> Layer:
     for path in wanted:
         core.sublayer(model, path.partition("#")[0])
     if members(model) is not None:
-        raise LayerError(
-            "each member of an ensemble has features of its own: take those of cnn.transforms.member(model)"
-        )
+        raise LayerError("each member of an ensemble has its own features: take cnn.transforms.member(model)")
 
     def init(key: jax.Array, *inputs: PyTree) -> tuple[Variables, Variables]:
         return model.init(key, *inputs)
@@ -73,6 +71,7 @@ def features(model: Layer, layers: Sequence[str]) -> Layer:
         while network.inner is not None:
             network = network.inner
         seen = _Seen(wanted)
+        assert network.forward is not None
         with core.watch(seen):
             network.forward(net, *inputs)
         return _chosen(seen.found, wanted)
@@ -200,7 +199,8 @@ def _makes_features(layer: Layer) -> bool:
 
 def _tapped_features(layer: Layer, taps: _Taps, at: str) -> Layer:
     """Features inside a network of which features are taken: one pass finds both."""
-    assert layer.inner is not None and isinstance(layer.wrap, functools.partial)
+    assert layer.inner is not None
+    assert isinstance(layer.wrap, functools.partial)
     own, wanted = layer.wrap.keywords["layers"], taps.under(at.rstrip("/"))
     both = _Taps([*wanted, *(at + path for path in own)])
     inner = _tapped(layer.inner, both, at, True)

@@ -6,7 +6,6 @@ come out. Four numbers (depth, first width, slope, ratio between stages) and the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -132,8 +131,8 @@ def regnet(
     return core.serial(**layers, avgpool=global_avg_pool, fc=dense(classes, kernel_init=initializers.normal(0.01)))
 
 
-# Appendix D, RegNetX and RegNetY; 128GF is of Goyal et al., Self-supervised pretraining of visual features in the wild (2021).
-# The names give the multiply-accumulates. The options are those of `regnet`.
+# RegNetX and RegNetY of appendix D, and the one of 128 G of Goyal et al., Self-supervised pretraining of visual
+# features in the wild (2021). The names give the multiply-accumulates. The options are those of `regnet`.
 
 
 @model("RegNetX, 400 M multiply-accumulates (Radosavovic et al. 2020)", input=(224, 224, 3), published=WEIGHTS)

@@ -48,7 +48,7 @@ def wide_resnet(depth: int, widen: int, classes: int = 10, *, drop: float = 0.0,
         rest = {f"block{i}": preactivated_unit(features, **options) for i in range(2, n + 1)}
         stages[f"layer{stage}"] = core.serial(block1=head, **rest)
     stem = {"conv1": conv_norm_act(width, 3, at="1", act=None)["conv1"]}
-    end = {"bn1": batch_norm(), "relu1": relu, "avgpool": global_avg_pool, "fc": dense(classes)}
+    end: dict[str, Any] = {"bn1": batch_norm(), "relu1": relu, "avgpool": global_avg_pool, "fc": dense(classes)}
     return core.serial(**stem, **stages, **end)
 
 

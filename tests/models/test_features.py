@@ -189,7 +189,7 @@ def test_what_has_no_features(variables):
         features(unused, ["b"]).apply({}, {}, IMAGE)
     with pytest.raises(UserError, match="at least one path"):
         features(small(), [])
-    with pytest.raises(UserError, match="cnn.transforms.member"):
+    with pytest.raises(UserError, match="its own features"):
         features(cnn.ensemble(small(), 2), ["stem"])
     with pytest.raises(UserError, match="takes a Layer first"):
         features(None, ["stem"])
