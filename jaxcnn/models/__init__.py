@@ -39,6 +39,10 @@ from jaxcnn.models.cifar_resnet import plain20 as plain20, plain32 as plain32, p
 from jaxcnn.models.cifar_resnet import plain56 as plain56, plain110 as plain110
 from jaxcnn.models.wide_resnet import wide_resnet, wrn28_10 as wrn28_10
 from jaxcnn.models.fcn import fcn, fcn8s as fcn8s, fcn16s as fcn16s, fcn32s as fcn32s
+from jaxcnn.models.deeplab import deeplabv3, dilated_fcn, fcn_resnet50 as fcn_resnet50, fcn_resnet101 as fcn_resnet101
+from jaxcnn.models.deeplab import deeplabv3_resnet50 as deeplabv3_resnet50, deeplabv3_resnet101 as deeplabv3_resnet101
+from jaxcnn.models.unet import resnet_unet, unet as unet, unet_resnet18 as unet_resnet18
+from jaxcnn.models.unet import unet_resnet34 as unet_resnet34, unet_resnet50 as unet_resnet50
 from jaxcnn.models.rcnn import rcnn as rcnn
 from jaxcnn.models.fast_rcnn import fast_rcnn as fast_rcnn
 from jaxcnn.models.hed import hed as hed
@@ -56,12 +60,15 @@ __all__ = [
     "cifar_resnet",
     "convnext",
     "convolutional",
+    "deeplabv3",
     "densenet",
+    "dilated_fcn",
     "fcn",
     "features",
     "make",
     "regnet",
     "resnet",
+    "resnet_unet",
     "unknown_model",
     "vgg",
     "wide_resnet",
