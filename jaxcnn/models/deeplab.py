@@ -57,16 +57,19 @@ def _unit(filters: int, kernel_size: int, **options: Any) -> core.Layer:
     return core.serial(**conv_norm_act(filters, kernel_size, kernel_init=uniform_fan_in, **options))
 
 
-def _deeplab_head(classes: int, filters: int, rates: Sequence[int]) -> core.Layer:
+def deeplab_head(
+    classes: int, filters: int = 256, rates: Sequence[int] = (12, 24, 36), drop: float = 0.5
+) -> core.Layer:
+    """The pyramid, a 3x3 convolution, normalized, and a score for each class."""
     return core.serial(
-        aspp=aspp(filters, rates), **conv_norm_act(filters, 3, kernel_init=uniform_fan_in), score=_score(classes)
+        aspp=aspp(filters, rates, drop), **conv_norm_act(filters, 3, kernel_init=uniform_fan_in), score=_score(classes)
     )
 
 
-def fcn_head(classes: int, entering: int) -> core.Layer:
-    """A 3x3 convolution to a quarter of the channels, normalized, dropout of 0.1, and a score for each class."""
+def fcn_head(classes: int, entering: int, drop: float = 0.1) -> core.Layer:
+    """A 3x3 convolution to a quarter of the channels, normalized, dropout, and a score for each class."""
     unit = conv_norm_act(entering // 4, 3, kernel_init=uniform_fan_in)
-    return core.serial(**unit, drop=dropout(0.1), score=_score(classes))
+    return core.serial(**unit, drop=dropout(drop), score=_score(classes))
 
 
 def _score(classes: int) -> core.Layer:
@@ -170,7 +173,7 @@ def deeplabv3(
     Source: sections 3.2 and 3.3.
     """
     aux_head = fcn_head(classes, 16 * width) if aux else None
-    head = _deeplab_head(classes, filters, rates)
+    head = deeplab_head(classes, filters, rates)
     return segmenter(_resnet(backbone, width, output_stride), head, aux_head, ("layer3", "layer4"))
 
 
