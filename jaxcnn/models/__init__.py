@@ -33,6 +33,23 @@ from jaxcnn.models.regnet import regnet_y_8gf as regnet_y_8gf, regnet_y_16gf as 
 from jaxcnn.models.regnet import regnet_y_32gf as regnet_y_32gf, regnet_y_128gf as regnet_y_128gf
 from jaxcnn.models.convnext import convnext, convnext_tiny as convnext_tiny, convnext_small as convnext_small
 from jaxcnn.models.convnext import convnext_base as convnext_base, convnext_large as convnext_large
+from jaxcnn.models.squeezenet import squeezenet, squeezenet1_0 as squeezenet1_0, squeezenet1_1 as squeezenet1_1
+from jaxcnn.models.mobilenet_v2 import mobilenet_v2 as mobilenet_v2
+from jaxcnn.models.mobilenet_v3 import mobilenet_v3, mobilenet_v3_large as mobilenet_v3_large
+from jaxcnn.models.mobilenet_v3 import mobilenet_v3_small as mobilenet_v3_small
+from jaxcnn.models.shufflenet_v2 import shufflenet_v2, shufflenet_v2_x0_5 as shufflenet_v2_x0_5
+from jaxcnn.models.shufflenet_v2 import shufflenet_v2_x1_0 as shufflenet_v2_x1_0
+from jaxcnn.models.shufflenet_v2 import shufflenet_v2_x1_5 as shufflenet_v2_x1_5
+from jaxcnn.models.shufflenet_v2 import shufflenet_v2_x2_0 as shufflenet_v2_x2_0
+from jaxcnn.models.mnasnet import mnasnet, mnasnet0_5 as mnasnet0_5, mnasnet0_75 as mnasnet0_75
+from jaxcnn.models.mnasnet import mnasnet1_0 as mnasnet1_0, mnasnet1_3 as mnasnet1_3
+from jaxcnn.models.efficientnet import efficientnet, efficientnet_b0 as efficientnet_b0
+from jaxcnn.models.efficientnet import efficientnet_b1 as efficientnet_b1, efficientnet_b2 as efficientnet_b2
+from jaxcnn.models.efficientnet import efficientnet_b3 as efficientnet_b3, efficientnet_b4 as efficientnet_b4
+from jaxcnn.models.efficientnet import efficientnet_b5 as efficientnet_b5, efficientnet_b6 as efficientnet_b6
+from jaxcnn.models.efficientnet import efficientnet_b7 as efficientnet_b7
+from jaxcnn.models.efficientnet import efficientnet_v2_s as efficientnet_v2_s, efficientnet_v2_m as efficientnet_v2_m
+from jaxcnn.models.efficientnet import efficientnet_v2_l as efficientnet_v2_l, efficientnet_lite0 as efficientnet_lite0
 from jaxcnn.models.cifar_resnet import cifar_resnet, resnet20 as resnet20, resnet32 as resnet32, resnet44 as resnet44
 from jaxcnn.models.cifar_resnet import resnet56 as resnet56, resnet110 as resnet110, resnet1202 as resnet1202
 from jaxcnn.models.cifar_resnet import plain20 as plain20, plain32 as plain32, plain44 as plain44
@@ -63,12 +80,17 @@ __all__ = [
     "deeplabv3",
     "densenet",
     "dilated_fcn",
+    "efficientnet",
     "fcn",
     "features",
     "make",
+    "mnasnet",
+    "mobilenet_v3",
     "regnet",
     "resnet",
     "resnet_unet",
+    "shufflenet_v2",
+    "squeezenet",
     "unknown_model",
     "vgg",
     "wide_resnet",

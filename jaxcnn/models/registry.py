@@ -31,6 +31,8 @@ class Published:
       heads: paths of the layers that have a unit for each class.
       training: beginnings of names that serve in training only; a model without these layers passes over them.
       mean, std: what images from 0 to 1 are normalized by, channel by channel.
+      size: the height and width of an image.
+      resize: how long its shorter side is before the middle is cut out, and by which interpolation.
     """
 
     family: str
@@ -39,6 +41,8 @@ class Published:
     training: tuple[str, ...] = ()
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # ImageNet's
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    size: int = 224
+    resize: tuple[int, str] = (256, "bilinear")
 
 
 @dataclass(frozen=True)

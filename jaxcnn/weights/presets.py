@@ -20,7 +20,8 @@ def preprocess(source: Layer | str | Path) -> Preprocess:
     Args:
       source: a model, for torchvision's weights and those of Flax's example: the shorter side to 256 bilinearly, the
         224x224 in the middle, ImageNet's mean and deviation; 0.5 and 0.5 for GoogLeNet, whose published weights were
-        made for images from -1 to 1 (torchvision's `transform_input=True`). Or a path, for timm's: of a file that has
+        made for images from -1 to 1 (torchvision's `transform_input=True`). Models whose weights were made for another
+        size or interpolation, EfficientNet among them, get those. Or a path, for timm's: of a file that has
         its `config.json` beside it, of the folder, or of the `config.json`; mean, std, input_size, crop_pct and
         interpolation are read from it.
 
@@ -41,7 +42,7 @@ def preprocess(source: Layer | str | Path) -> Preprocess:
             f"{name} is of no family with published weights ({', '.join(families())}): "
             "cnn.data.Preprocess(size, mean, std) makes a preprocessing of your own"
         )
-    return Preprocess((224, 224), found.mean, found.std, (256, "bilinear"))
+    return Preprocess((found.size, found.size), found.mean, found.std, found.resize)
 
 
 def _of_config(path: Path) -> Preprocess:

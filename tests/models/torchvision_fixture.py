@@ -14,7 +14,7 @@ It holds, for each classifier and each network for segmentation, by torchvision'
     mean, std    what images from 0 to 1 are normalized by
     norms        pairs (eps, momentum) of its batch normalizations, each once; PyTorch's momentum
     dropout      the rates of its dropout layers, in order
-    drop_path    the probabilities of its stochastic depth, in order
+    drop_path    the probabilities of its stochastic depth in order, of blocks with a shortcut, and without zeros
 
 Nothing is downloaded: the networks are built without numbers, and metadata is part of the package. The auxiliary heads
 of GoogLeNet, Inception and the segmentation networks are there.
@@ -70,6 +70,7 @@ def described(name: str) -> dict[str, Any]:
     preset = weights.transforms()
     side = getattr(preset, "crop_size", None) or preset.resize_size
     modules = list(model.modules())
+    blocks = [m for m in modules if hasattr(m, "stochastic_depth") and getattr(m, "use_res_connect", True)]
     norms = [m for m in modules if isinstance(m, nn.BatchNorm2d)]
     return {
         "state": {k: list(v.shape) for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")},
@@ -81,7 +82,7 @@ def described(name: str) -> dict[str, Any]:
         "std": preset.std,
         "norms": sorted({(norm.eps, norm.momentum) for norm in norms}),
         "dropout": [m.p for m in modules if isinstance(m, nn.Dropout)],
-        "drop_path": [m.p for m in modules if isinstance(m, torchvision.ops.StochasticDepth)],
+        "drop_path": [m.stochastic_depth.p for m in blocks if m.stochastic_depth.p],
     }
 
 
