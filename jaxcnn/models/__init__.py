@@ -58,6 +58,8 @@ from jaxcnn.models.wide_resnet import wide_resnet, wrn28_10 as wrn28_10
 from jaxcnn.models.fcn import fcn, fcn8s as fcn8s, fcn16s as fcn16s, fcn32s as fcn32s
 from jaxcnn.models.deeplab import deeplabv3, dilated_fcn, fcn_resnet50 as fcn_resnet50, fcn_resnet101 as fcn_resnet101
 from jaxcnn.models.deeplab import deeplabv3_resnet50 as deeplabv3_resnet50, deeplabv3_resnet101 as deeplabv3_resnet101
+from jaxcnn.models.deeplab import deeplabv3_mobilenet_v3_large as deeplabv3_mobilenet_v3_large
+from jaxcnn.models.lraspp import lraspp_mobilenet_v3_large as lraspp_mobilenet_v3_large
 from jaxcnn.models.unet import resnet_unet, unet as unet, unet_resnet18 as unet_resnet18
 from jaxcnn.models.unet import unet_resnet34 as unet_resnet34, unet_resnet50 as unet_resnet50
 from jaxcnn.models.rcnn import rcnn as rcnn

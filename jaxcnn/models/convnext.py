@@ -7,6 +7,7 @@ convolution a block, four times the features inside, GELU, layer normalization, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -39,6 +40,10 @@ def _torch_names(model: core.Layer) -> Callable[[core.Path], str]:
 WEIGHTS = Published("convnext", _torch_names, heads=("fc",))
 
 
+def _resized(side: int) -> Published:
+    return replace(WEIGHTS, resize=(side, "bilinear"))
+
+
 def _norm() -> core.Layer:
     return layer_norm(eps=1e-6)
 
@@ -59,7 +64,8 @@ def block(features: int, drop: float = 0.0, scale: float = 1e-6) -> core.Layer:
     def forward(net: core.Net, x: jax.Array) -> jax.Array:
         y = net.norm(net.conv(x))
         y = net.fc2(net.gelu(net.fc1(y)))
-        return x + net.drop(net.layer_scale(y))
+        y = net.layer_scale(y)
+        return x + (net.drop(y) if drop else y)
 
     return core.network(
         forward,
@@ -69,7 +75,7 @@ def block(features: int, drop: float = 0.0, scale: float = 1e-6) -> core.Layer:
         gelu=gelu,
         fc2=dense(features, kernel_init=_start),
         layer_scale=layer_scale(scale),
-        drop=drop_path(drop),
+        **({"drop": drop_path(drop)} if drop else {}),
     )
 
 
@@ -108,25 +114,25 @@ def convnext(
 # Section 3; stochastic depth as in torchvision. The options are those of `convnext`.
 
 
-@model("ConvNeXt, tiny (Liu et al. 2022)", input=(224, 224, 3), published=WEIGHTS)
+@model("ConvNeXt, tiny (Liu et al. 2022)", input=(224, 224, 3), published=_resized(236))
 def convnext_tiny(classes: int = 1000, **options: Any) -> core.Layer:
     """28,589,128 parameters for RGB. Options are those of `convnext`."""
     return convnext((3, 3, 9, 3), 96, classes, **{"drop": 0.1, **options})
 
 
-@model("ConvNeXt, small (2022)", input=(224, 224, 3), published=WEIGHTS)
+@model("ConvNeXt, small (2022)", input=(224, 224, 3), published=_resized(230))
 def convnext_small(classes: int = 1000, **options: Any) -> core.Layer:
     """50,223,688 parameters for RGB. Options are those of `convnext`."""
     return convnext((3, 3, 27, 3), 96, classes, **{"drop": 0.4, **options})
 
 
-@model("ConvNeXt, base (2022)", input=(224, 224, 3), published=WEIGHTS)
+@model("ConvNeXt, base (2022)", input=(224, 224, 3), published=_resized(232))
 def convnext_base(classes: int = 1000, **options: Any) -> core.Layer:
     """88,591,464 parameters for RGB. Options are those of `convnext`."""
     return convnext((3, 3, 27, 3), 128, classes, **{"drop": 0.5, **options})
 
 
-@model("ConvNeXt, large (2022)", input=(224, 224, 3), published=WEIGHTS)
+@model("ConvNeXt, large (2022)", input=(224, 224, 3), published=_resized(232))
 def convnext_large(classes: int = 1000, **options: Any) -> core.Layer:
     """197,767,336 parameters for RGB. Options are those of `convnext`."""
     return convnext((3, 3, 27, 3), 192, classes, **{"drop": 0.5, **options})

@@ -9,22 +9,25 @@ and adds the mean of the whole image.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 
 from jaxcnn import core
-from jaxcnn.errors import unknown
+from jaxcnn.errors import UserError, unknown
 from jaxcnn.layers import conv, dropout
-from jaxcnn.models.blocks import conv_norm_act, uniform_fan_in
+from jaxcnn.models.blocks import conv_norm_act, divisible, uniform_fan_in
 from jaxcnn.models.features import features
+from jaxcnn.models.mobilenet_v3 import WEIGHTS as MOBILENET
+from jaxcnn.models.mobilenet_v3 import mobilenet_v3_large
 from jaxcnn.models.registry import Published, model, with_weights
 from jaxcnn.models.resnet import WEIGHTS as RESNET
 from jaxcnn.models.resnet import resnet50, resnet101
 from jaxcnn.ops import resize
 
 _RESNET = {"resnet50": resnet50, "resnet101": resnet101}
-BACKBONES = tuple(_RESNET)
+BACKBONES = (*_RESNET, "mobilenet_v3_large")
 """The classifiers that the networks can be built on."""
 
 
@@ -98,47 +101,90 @@ def segmenter(backbone: core.Layer, head: core.Layer, aux: core.Layer | None, ma
     return core.network(forward, backbone=trunk, classifier=head, **({} if aux is None else {"aux_classifier": aux}))
 
 
-# --- names in torchvision's files --------------------------------------------------------------------------------
+# --- backbones ---------------------------------------------------------------------------------------------------
 
-_ASPP = {"ones": "convs.0", "mean": "convs.4", "project": "project"}
-_END = {"conv": 0, "bn": 1, "score": 4}
+
+@dataclass(frozen=True)
+class Trunk:
+    """A classifier without its last layers.
+
+    Attributes:
+      layers: the layers.
+      early, last: the paths of the map at stride 8 that auxiliary heads take, and of the last map.
+      channels: of the two.
+      torch: `path -> its name in torchvision's files`.
+    """
+
+    layers: core.Layer
+    early: str
+    last: str
+    channels: tuple[int, int]
+    torch: Callable[[core.Path], str]
+
+
+def trunk(backbone: str, width: float | None = None, output_stride: int | None = None) -> Trunk:
+    """The classifier as a backbone: arguments as in `deeplabv3`."""
+    if backbone in _RESNET:
+        planes = 64 if width is None else int(width)
+        whole = _RESNET[backbone](width=planes, output_stride=8 if output_stride is None else output_stride)
+        early, last, channels, end = "layer3", "layer4", (16 * planes, 32 * planes), "avgpool"
+        torch = RESNET.torch(whole)
+    elif backbone == "mobilenet_v3_large":
+        if output_stride not in (None, 16):
+            raise UserError(f"output_stride={output_stride}: mobilenet_v3_large has 16")
+        share = 1.0 if width is None else width
+        whole = mobilenet_v3_large(width=share, dilated=True)
+        # The last of the blocks that begin a stage of stride 8, and the last convolution.
+        early, last, channels, end = "block4", "last", (divisible(40 * share), 6 * divisible(160 * share)), "avgpool"
+        torch = _without_first(MOBILENET.torch(whole))
+    else:
+        raise unknown("backbone", backbone, BACKBONES)
+    names = list(whole.sublayers)
+    layers = core.serial(**{name: whole.sublayers[name] for name in names[: names.index(end)]})
+    return Trunk(layers, early, last, channels, torch)
+
+
+def _without_first(names: Callable[[core.Path], str]) -> Callable[[core.Path], str]:
+    """`features.4.block.0.0` as `4.block.0.0`."""
+    return lambda path: names(path).partition(".")[2]
+
+
+# --- names in torchvision's files --------------------------------------------------------------------------------
 
 
 def _torch_names(model: core.Layer) -> Callable[[core.Path], str]:
-    backbone = RESNET.torch(model)
-    deeplab = "aspp" in model.sublayers["classifier"].sublayers
+    head = model.sublayers["classifier"].sublayers
+    pyramid = list(head["aspp"].sublayers) if "aspp" in head else []
+    backbone = _backbone(model).torch
 
     def name(path: core.Path) -> str:
         part, *rest = path
         if part == "backbone":
             return f"backbone.{backbone(tuple(rest))}"
-        if rest[0] == "aspp":
-            branch, layer = rest[1:]
-            number = _ASPP.get(branch) or f"convs.{_rates(model).index(branch) + 1}"
-            first = 1 if branch == "mean" else 0  # the pool is counted there
-            return f"{part}.0.{number}.{first + (layer == 'bn')}"
-        return f"{part}.{_END[rest[0]] + (deeplab and part == 'classifier' and rest[0] != 'score')}"
+        if rest[0] != "aspp":
+            # The pyramid is the head's first layer, and the one with it has no dropout.
+            first = 1 if pyramid and part == "classifier" and rest[0] != "score" else 0
+            return f"{part}.{first + {'conv': 0, 'bn': 1, 'score': 4}[rest[0]]}"
+        branch, layer = rest[1:]
+        number = branch if branch == "project" else f"convs.{pyramid.index(branch)}"
+        return f"{part}.0.{number}.{(branch == 'mean') + (layer == 'bn')}"  # the mean is a layer there
 
     return name
 
 
-def _rates(model: core.Layer) -> list[str]:
-    return [n for n in model.sublayers["classifier"].sublayers["aspp"].sublayers if n.startswith("rate")]
+def _backbone(model: core.Layer) -> Trunk:
+    """The trunk that the model was made with; ResNet's for one of another maker."""
+    first = next(iter(model.sublayers["backbone"].sublayers))
+    return trunk("mobilenet_v3_large" if first == "stem" else "resnet50")
 
 
-WEIGHTS = Published("deeplab", _torch_names, ("classifier/score", "aux_classifier/score"), ("aux_classifier.",))
+WEIGHTS = Published(
+    "deeplab", _torch_names, ("classifier/score", "aux_classifier/score"), ("aux_classifier.",), size=520,
+    resize=(520, "bilinear"),
+)  # fmt: skip
 
 
 # --- the networks ------------------------------------------------------------------------------------------------
-
-
-def _resnet(backbone: str, width: int, output_stride: int) -> core.Layer:
-    """A residual network without its last two layers, its last stages dilated."""
-    if backbone not in _RESNET:
-        raise unknown("backbone", backbone, BACKBONES)
-    layers = dict(_RESNET[backbone](width=width, output_stride=output_stride).sublayers)
-    del layers["avgpool"], layers["fc"]
-    return core.serial(**layers)
 
 
 @with_weights(WEIGHTS)
@@ -148,21 +194,22 @@ def deeplabv3(
     classes: int = 21,
     *,
     aux: bool = False,
-    width: int = 64,
+    width: float | None = None,
     filters: int = 256,
     rates: Sequence[int] = (12, 24, 36),
-    output_stride: int = 8,
+    output_stride: int | None = None,
 ) -> core.Layer:
     """Scores of each class for each pixel: `(N, H, W, C) -> (N, H, W, classes)` logits, for any H and W.
 
     Args:
       backbone: the classifier, one of `BACKBONES`.
-      aux: one more head, a small FCN on the map of layer3, in training only. A training pass then returns two outputs,
+      aux: one more head, a small FCN on an earlier map, in training only. A training pass then returns two outputs,
         whose losses torchvision adds as loss + 0.5 aux (`losses.every_output(loss, 0.5)`).
-      width: filters of the backbone's first stage.
+      width: filters of a ResNet's first stage, 64 when None; what multiplies the channels of a MobileNetV3.
       filters: of the pyramid.
       rates: the dilations in the pyramid. They are for an output stride of 8; the paper has half of them for 16.
-      output_stride: how many pixels of the image lie between two of the last map: 8 or 16.
+      output_stride: how many pixels of the image lie between two of the last map: 8 (when None) or 16 of a ResNet;
+        16 of a MobileNetV3.
 
     Variables: `backbone`, under the classifier's own names without the last dense layer; `classifier`, the pyramid and
       what follows; with `aux`, `aux_classifier`.
@@ -172,24 +219,29 @@ def deeplabv3(
 
     Source: sections 3.2 and 3.3.
     """
-    aux_head = fcn_head(classes, 16 * width) if aux else None
-    head = deeplab_head(classes, filters, rates)
-    return segmenter(_resnet(backbone, width, output_stride), head, aux_head, ("layer3", "layer4"))
+    base = trunk(backbone, width, output_stride)
+    aux_head = fcn_head(classes, base.channels[0]) if aux else None
+    return segmenter(base.layers, deeplab_head(classes, filters, rates), aux_head, (base.early, base.last))
 
 
 @with_weights(WEIGHTS)
 @core.layer
 def dilated_fcn(
-    backbone: str = "resnet50", classes: int = 21, *, aux: bool = False, width: int = 64, output_stride: int = 8
+    backbone: str = "resnet50",
+    classes: int = 21,
+    *,
+    aux: bool = False,
+    width: float | None = None,
+    output_stride: int | None = None,
 ) -> core.Layer:
     """torchvision's FCN: two convolutions on the last map of a dilated residual network. Arguments as in `deeplabv3`.
 
     Against the paper (Long, Shelhamer and Darrell 2015; see `fcn`): the map keeps an eighth of the image's rows and
     columns, so no finer map is needed, and the scores are enlarged once.
     """
-    aux_head = fcn_head(classes, 16 * width) if aux else None
-    trunk = _resnet(backbone, width, output_stride)
-    return segmenter(trunk, fcn_head(classes, 32 * width), aux_head, ("layer3", "layer4"))
+    base = trunk(backbone, width, output_stride)
+    aux_head = fcn_head(classes, base.channels[0]) if aux else None
+    return segmenter(base.layers, fcn_head(classes, base.channels[1]), aux_head, (base.early, base.last))
 
 
 _SEGMENT: dict[str, Any] = {"input": (520, 520, 3), "task": "segment", "classes": 21, "published": WEIGHTS}
@@ -217,3 +269,9 @@ def deeplabv3_resnet50(classes: int = 21, **options: Any) -> core.Layer:
 def deeplabv3_resnet101(classes: int = 21, **options: Any) -> core.Layer:
     """58,637,909 parameters, with `aux` 60,996,202. Options are those of `deeplabv3`."""
     return deeplabv3("resnet101", classes, **options)
+
+
+@model("a class a pixel, DeepLabV3 on MobileNetV3 (2017, 2019)", **_SEGMENT)
+def deeplabv3_mobilenet_v3_large(classes: int = 21, **options: Any) -> core.Layer:
+    """11,024,341 parameters, with `aux` 11,029,328. Options are those of `deeplabv3`."""
+    return deeplabv3("mobilenet_v3_large", classes, **options)

@@ -29,7 +29,16 @@ def _torch_names(model: core.Layer) -> Callable[[core.Path], str]:
 
 
 # Its published weights were made for images from -1 to 1 (torchvision's `transform_input=True`).
-WEIGHTS = Published("inception", _torch_names, ("fc", "AuxLogits/fc"), ("AuxLogits.",), mean=(0.5,) * 3, std=(0.5,) * 3)
+WEIGHTS = Published(
+    "inception",
+    _torch_names,
+    ("fc", "AuxLogits/fc"),
+    ("AuxLogits.",),
+    mean=(0.5,) * 3,
+    std=(0.5,) * 3,
+    size=299,
+    resize=(342, "bilinear"),
+)
 
 
 @core.layer

@@ -7,6 +7,7 @@ come out. Four numbers (depth, first width, slope, ratio between stages) and the
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from jax.nn import initializers
 from jaxcnn import core
 from jaxcnn.errors import UserError
 from jaxcnn.layers import dense, global_avg_pool, relu, squeeze_excite
-from jaxcnn.models.blocks import conv_norm_act, he_fan_out
+from jaxcnn.models.blocks import conv_norm_act, divisible, he_fan_out
 from jaxcnn.models.registry import Published, model, with_weights
 
 _TORCH = {"conv1": "f.a.0", "bn1": "f.a.1", "conv2": "f.b.0", "bn2": "f.b.1", "se": "f.se"}
@@ -43,7 +44,7 @@ def stages(depth: int, first: int, slope: float, ratio: float, group: int) -> li
 
     Block j has the width u_j = first + slope j (equation 2), brought to the next power of the ratio, first * ratio^s_j
     (equations 3 and 4), and to a multiple of 8; blocks of one width are a stage. Widths are then brought to a multiple
-    of a group's, which is at most the stage's own.
+    of a group's, which is at most the stage's own (`blocks.divisible`).
     """
     wanted = first + slope * np.arange(depth)
     steps = np.round(np.log(wanted / first) / np.log(ratio))
@@ -51,9 +52,7 @@ def stages(depth: int, first: int, slope: float, ratio: float, group: int) -> li
     found = []
     for width in sorted(set(widths.tolist())):
         own = min(group, width)
-        # To the nearest multiple, and not more than a tenth below.
-        near = max(own, (width + own // 2) // own * own)
-        found.append((int((widths == width).sum()), near if near >= 0.9 * width else near + own, own))
+        found.append((int((widths == width).sum()), divisible(width, own), own))
     return found
 
 
@@ -132,7 +131,7 @@ def regnet(
 
 
 # RegNetX and RegNetY of appendix D, and the one of 128 G of Goyal et al., Self-supervised pretraining of visual
-# features in the wild (2021). The names give the multiply-accumulates. The options are those of `regnet`.
+# features in the wild (2021). The names give the multiply-accumulates at 224x224. The options are those of `regnet`.
 
 
 @model("RegNetX, 400 M multiply-accumulates (Radosavovic et al. 2020)", input=(224, 224, 3), published=WEIGHTS)
@@ -219,7 +218,11 @@ def regnet_y_32gf(classes: int = 1000, **options: Any) -> core.Layer:
     return regnet(20, 232, 115.89, 2.53, 232, classes, **{"squeeze": 0.25, **options})
 
 
-@model("RegNetY, 128 G multiply-accumulates (2021)", input=(224, 224, 3), published=WEIGHTS)
+@model(
+    "RegNetY, 128 G multiply-accumulates (2021)",
+    input=(384, 384, 3),
+    published=replace(WEIGHTS, size=384, resize=(384, "bicubic")),
+)
 def regnet_y_128gf(classes: int = 1000, **options: Any) -> core.Layer:
     """644,812,894 parameters for RGB. Options are those of `regnet`."""
     return regnet(27, 456, 160.83, 2.52, 264, classes, **{"squeeze": 0.25, **options})

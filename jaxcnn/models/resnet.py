@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import jax
@@ -269,7 +270,11 @@ def resnext101_32x8d(classes: int = 1000, **options: Any) -> core.Layer:
     return resnet((3, 4, 23, 3), classes, bottleneck=True, groups=32, group_width=8, **options)
 
 
-@model("ResNeXt, 101 layers, 64 groups of 4 (2016)", input=(224, 224, 3), published=WEIGHTS)
+@model(
+    "ResNeXt, 101 layers, 64 groups of 4 (2016)",
+    input=(224, 224, 3),
+    published=replace(WEIGHTS, resize=(232, "bilinear")),
+)
 def resnext101_64x4d(classes: int = 1000, **options: Any) -> core.Layer:
     """ResNet-101 with grouped bottlenecks: 83,455,272 parameters for RGB. Options are those of `resnet`."""
     return resnet((3, 4, 23, 3), classes, bottleneck=True, groups=64, group_width=4, **options)
