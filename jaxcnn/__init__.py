@@ -54,7 +54,15 @@ from jaxcnn.layers import (
     tanh,
     upsample,
 )
-from jaxcnn.transforms import ensemble, freeze, mixed_precision, remat, synchronized
+from jaxcnn.transforms import (
+    ensemble,
+    freeze,
+    mixed_precision,
+    remat,
+    spectral_norm,
+    synchronized,
+    weight_standardization,
+)
 
 if TYPE_CHECKING:
     from jaxcnn import (
@@ -151,6 +159,7 @@ __all__ = [
     "sigmoid",
     "silu",
     "softmax",
+    "spectral_norm",
     "squeeze_excite",
     "sum_pool",
     "synchronized",
@@ -159,6 +168,7 @@ __all__ = [
     "train",
     "transforms",
     "upsample",
+    "weight_standardization",
     "weights",
 ]
 

@@ -10,7 +10,7 @@ from jax.nn import initializers
 from jaxcnn.core import Layer, Path, leaves
 from jaxcnn.layers import batch_norm, conv, relu
 from jaxcnn.layers.common import Initializer
-from jaxcnn.ops.geometry import Padding
+from jaxcnn.ops.geometry import Padding, Size
 
 he_fan_out = initializers.variance_scaling(2, "fan_out", "normal")
 """Normal weights with variance 2 / (F F K): He et al. (2015), equation 14, by fan-out, as in torchvision."""
@@ -77,7 +77,7 @@ def divisible(channels: float, by: int = 8) -> int:
 
 def conv_norm_act(
     features: int,
-    kernel_size: int,
+    kernel_size: Size,
     stride: int = 1,
     *,
     at: str = "",
@@ -94,14 +94,15 @@ def conv_norm_act(
     Args:
       features, kernel_size, stride: of the convolution.
       at: the end of the names: `"1"` makes `conv1`, `bn1` and `relu1`.
-      padding: of the convolution; half of the kernel's size when None.
+      padding: of the convolution; half of the kernel's size when None, which is an integer or one a dimension.
       norm: the normalization; True for `batch_norm()`, False or None for none.
       act: the activation; None for none.
       kernel_init, options: of the convolution.
     """
     strides = (stride,) if stride != 1 else ()
-    pads = kernel_size // 2 if padding is None else padding
-    options = {"padding": pads, **({"bias": False} if norm else {}), "kernel_init": kernel_init, **options}
+    if padding is None:
+        padding = kernel_size // 2 if isinstance(kernel_size, int) else tuple(f // 2 for f in kernel_size)
+    options = {"padding": padding, **({"bias": False} if norm else {}), "kernel_init": kernel_init, **options}
     layers: dict[str, Layer | Callable[..., Any]] = {f"conv{at}": conv(features, kernel_size, *strides, **options)}
     if norm:
         layers[f"bn{at}"] = batch_norm() if norm is True else norm

@@ -22,7 +22,7 @@ from jaxcnn.models.registry import published_weights
 from jaxcnn.weights.names import variables
 
 THEIRS = torchvision_fixture.load()
-CLASSIFIERS = [n for n in THEIRS if not n.startswith(("fcn", "deeplabv3", "lraspp")) and n in MODELS]
+NETWORKS = [n for n in THEIRS if n in MODELS]
 HEADS = {"googlenet": 6_379_984}  # parameters of auxiliary heads that the published number leaves out
 IMAGES_FROM_MINUS_1_TO_1 = ("googlenet", "inception_v3")  # done in torchvision's network, and here before it
 
@@ -40,7 +40,7 @@ def image(name):
     return jax.ShapeDtypeStruct((1, *THEIRS[name]["size"], 3), jnp.float32)
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_array_has_its_name_and_shape(name):
     _, found = made(name)
     assert {key: list(variable.there) for key, variable in found.items()} == THEIRS[name]["state"]
@@ -48,7 +48,7 @@ def test_every_array_has_its_name_and_shape(name):
     assert parameters - HEADS.get(name, 0) == THEIRS[name]["parameters"]
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_multiply_accumulates(name):
     """Published with three decimals: within half of the last one."""
     model, found = made(name)
@@ -60,7 +60,7 @@ def test_multiply_accumulates(name):
     assert operations / 1e9 == pytest.approx(THEIRS[name]["gmacs"], abs=0.5001e-3)
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_constants(name):
     """Batch normalization's eps and momentum, the rates of dropout and of stochastic depth."""
     calls = [leaf.call for _, leaf in leaves(made(name)[0]) if leaf.kind in ("batch_norm", "dropout", "drop_path")]
@@ -78,7 +78,7 @@ def _arguments(call):
     return bound.arguments
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_images(name):
     """The size, interpolation and normalization of the first published weights' images."""
     found, theirs = cnn.weights.preprocess(MODELS[name].make()), THEIRS[name]
