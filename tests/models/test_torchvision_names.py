@@ -1,7 +1,7 @@
 """Networks that torchvision has, against what it publishes of them: names, shapes, operations, constants, images.
 
 `torchvision_fixture.py` says where the numbers are from. Outputs and gradients are compared in
-`parity/test_torchvision_zoo.py`. Nothing is compiled here.
+`parity/test_torchvision_families.py`. Nothing is compiled here.
 """
 
 import functools
