@@ -152,6 +152,9 @@ def _without_first(names: Callable[[core.Path], str]) -> Callable[[core.Path], s
 # --- names in torchvision's files --------------------------------------------------------------------------------
 
 
+_PLACE = {"conv": 0, "bn": 1, "relu": 2, "drop": 3, "score": 4}
+
+
 def _torch_names(model: core.Layer) -> Callable[[core.Path], str]:
     head = model.sublayers["classifier"].sublayers
     pyramid = list(head["aspp"].sublayers) if "aspp" in head else []
@@ -164,10 +167,12 @@ def _torch_names(model: core.Layer) -> Callable[[core.Path], str]:
         if rest[0] != "aspp":
             # The pyramid is the head's first layer, and the one with it has no dropout.
             first = 1 if pyramid and part == "classifier" and rest[0] != "score" else 0
-            return f"{part}.{first + {'conv': 0, 'bn': 1, 'score': 4}[rest[0]]}"
-        branch, layer = rest[1:]
-        number = branch if branch == "project" else f"convs.{pyramid.index(branch)}"
-        return f"{part}.0.{number}.{(branch == 'mean') + (layer == 'bn')}"  # the mean is a layer there
+            return f"{part}.{first + _PLACE[rest[0]]}"
+        branch, layer = rest[1], rest[-1]
+        if branch in ("project", "drop"):
+            return f"{part}.0.project.{_PLACE[layer]}"
+        first = 1 if branch == "mean" else 0  # the mean is a layer there
+        return f"{part}.0.convs.{pyramid.index(branch)}.{first + _PLACE[layer]}"
 
     return name
 

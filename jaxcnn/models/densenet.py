@@ -24,7 +24,10 @@ def _torch_names(model: core.Layer) -> Callable[[core.Path], str]:
     return lambda path: ".".join(path if path[0] == "classifier" else ("features", *path))
 
 
-WEIGHTS = Published("densenet", _torch_names, heads=("classifier",))
+# torchvision's published files were written when a dense layer's parts were called `norm.1`, `conv.2`.
+WEIGHTS = Published(
+    "densenet", _torch_names, heads=("classifier",), older=(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)", r"\1")
+)
 
 
 def _conv(features: int, kernel_size: int, stride: int = 1) -> core.Layer:

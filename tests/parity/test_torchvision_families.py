@@ -87,6 +87,8 @@ WHOLE = {
     "convnext_tiny": 64,
     "convnext_small": 71,
     "deeplabv3_resnet50": 65,
+    "deeplabv3_mobilenet_v3_large": 65,
+    "lraspp_mobilenet_v3_large": 65,
     "fcn_resnet50": 65,
 }
 
@@ -94,8 +96,8 @@ WHOLE = {
 @pytest.mark.parametrize(("name", "size"), WHOLE.items(), ids=WHOLE)
 def test_outputs_from_torchvisions_file(name, size, tmp_path):
     """And a file of ours that torchvision's network takes whole."""
-    segments = name.startswith(("deeplab", "fcn"))
-    options = {"weights_backbone": None, "aux_loss": True} if segments else {}
+    segments = name.startswith(("deeplab", "fcn", "lraspp"))
+    options = {"weights_backbone": None, "aux_loss": not name.startswith("lraspp")} if segments else {}
     if name == "inception_v3":
         options = {"init_weights": False, "aux_logits": True}
     model, x = random(zoo.get_model(name, weights=None, **options)).eval(), normal(1, 2, size, size, 3)
@@ -103,7 +105,8 @@ def test_outputs_from_torchvisions_file(name, size, tmp_path):
         expected = model(first(x))
     expected = last(expected["out"] if segments else expected)
     torch.save(model.state_dict(), tmp_path / "theirs.pth")
-    net = cnn.models.MODELS[name].make(**({"aux": True} if segments or name == "inception_v3" else {}))
+    aux = options.get("aux_loss") or options.get("aux_logits")
+    net = cnn.models.MODELS[name].make(**({"aux": True} if aux else {}))
     params, state = cnn.weights.load(net, tmp_path / "theirs.pth")
     assert expected.std() > 1e-3
     close(jax.jit(net.apply)(params, state, x)[0], expected, 1e-4)
