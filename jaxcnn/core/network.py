@@ -85,11 +85,23 @@ class Net:
         raise NotImplementedError
 
 
-class _Applying(Net):
-    """Runs the sublayers with their variables and collects their new states."""
+class Applying(Net):
+    """Runs the sublayers with their variables and collects their new states.
+
+    Raises:
+      LayerError: for params or state that are no dicts, or have entries for other layers.
+    """
 
     def __init__(self, sublayers: Mapping[str, Layer], params: Variables, state: Variables, train: bool, key: Any):
         super().__init__(sublayers, train, key)
+        for kind, tree in (("params", params), ("state", state)):
+            if not isinstance(tree, Mapping):
+                raise LayerError(f"{kind} should be a dict of variables by layer name, got {type(tree).__name__}")
+            if unknown := [name for name in tree if name not in sublayers]:
+                raise LayerError(
+                    f"{kind} has entries for {', '.join(unknown)}, which this network does not have "
+                    f"(it has {', '.join(sublayers)})"
+                )
         self._params, self._state, self._new_state = params, state, dict(state)
 
     def _run(self, name: str, sublayer: Layer, inputs: tuple[PyTree, ...], key: Any) -> PyTree:
@@ -206,15 +218,7 @@ def network(forward: Callable[..., PyTree], /, **sublayers: Layer | Callable[...
     def apply(
         params: Variables, state: Variables, *inputs: PyTree, train: bool = False, key: jax.Array | None = None
     ) -> tuple[PyTree, Variables]:
-        for kind, tree in (("params", params), ("state", state)):
-            if not isinstance(tree, Mapping):
-                raise LayerError(f"{kind} should be a dict of variables by layer name, got {type(tree).__name__}")
-            if unknown := [name for name in tree if name not in made.sublayers]:
-                raise LayerError(
-                    f"{kind} has entries for {', '.join(unknown)}, which this network does not have "
-                    f"(it has {', '.join(made.sublayers)})"
-                )
-        net = _Applying(made.sublayers, params, state, train, key)
+        net = Applying(made.sublayers, params, state, train, key)
         return forward(net, *inputs), net._new_state
 
     made = Layer(init, apply, Call(network, (forward,), named), "network", named, forward)

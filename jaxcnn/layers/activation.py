@@ -1,4 +1,8 @@
-"""Activations. Those without settings are plain functions of arrays; the others are functions that return a layer."""
+"""Activations. Those without settings are plain functions of arrays; the others are functions that return a layer.
+
+`sigmoid tanh softmax` are JAX's own. The derivative of ReLU at 0 is 0; so is that of `relu6`, `hard_sigmoid` and
+`hard_swish` at both ends of their ramp, where JAX's functions of these names have half the slope.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +35,56 @@ def tanh(x: jax.Array) -> jax.Array:
 def softmax(x: jax.Array) -> jax.Array:
     """exp(x_k) / sum over j of exp(x_j), along the last axis. The losses take logits, so do not train with it."""
     return ops.rounded(jax.nn.softmax(ops.wide(x)), x.dtype)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x Phi(x), Phi the distribution function of the normal distribution: x (1 + erf(x / sqrt(2))) / 2.
+
+    Source: Hendrycks and Gimpel, Gaussian error linear units (2016), section 2.
+    """
+    return ops.rounded(jax.nn.gelu(ops.wide(x), approximate=False), x.dtype)
+
+
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """GELU by its approximation x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, at most 5e-4 off.
+
+    Source: Hendrycks and Gimpel (2016), section 2. BERT, GPT-2 and Flax's `gelu` compute this one.
+    """
+    return ops.rounded(jax.nn.gelu(ops.wide(x), approximate=True), x.dtype)
+
+
+def silu(x: jax.Array) -> jax.Array:
+    """x sigmoid(x), also called swish.
+
+    Source: Elfwing et al., Sigmoid-weighted linear units (2018); Ramachandran et al., Searching for activation
+    functions (2017).
+    """
+    return ops.rounded(jax.nn.silu(ops.wide(x)), x.dtype)
+
+
+def relu6(x: jax.Array) -> jax.Array:
+    """min(max(0, x), 6); its derivative is 1 where 0 < x < 6 and 0 elsewhere.
+
+    Source: Krizhevsky, Convolutional deep belief networks on CIFAR-10 (2010), page 2.
+    """
+    return jnp.where(x >= 6, jnp.asarray(6, x.dtype), ops.relu(x))
+
+
+def hard_sigmoid(x: jax.Array) -> jax.Array:
+    """min(max(0, x + 3), 6) / 6: a sigmoid of three straight lines.
+
+    Source: Howard et al., Searching for MobileNetV3 (2019), section 5.2. Keras before version 3 has another slope.
+    """
+    return ops.rounded(relu6(ops.wide(x) + 3) / 6, x.dtype)
+
+
+def hard_swish(x: jax.Array) -> jax.Array:
+    """x min(max(0, x + 3), 6) / 6: `silu` with the hard sigmoid.
+
+    Source: Howard et al. (2019), section 5.2.
+    """
+    values = ops.wide(x)
+    return ops.rounded(values * relu6(values + 3) / 6, x.dtype)
 
 
 @layer

@@ -1,4 +1,4 @@
-"""Convolution and transposed convolution as layers."""
+"""Convolution, separable convolution and transposed convolution as layers."""
 
 from __future__ import annotations
 
@@ -83,6 +83,75 @@ def conv(
             raise LayerError(f"made for {kernel.shape[-2] * groups} channels, got {x.shape[-1]} in {x.shape}")
         _fits(x.shape[1:-1], kernel.shape[:ndim], stride, padding, dilation, floor)
         y = ops.conv(x, kernel, stride, padding, dilation, groups)
+        return y + ops.spread(params["bias"], y) if bias else y
+
+    return stateless(init, apply)
+
+
+@layer
+def separable_conv(
+    features: int,
+    kernel_size: Size,
+    stride: Size = 1,
+    padding: Padding = 0,
+    *,
+    dilation: Size = 1,
+    multiplier: int = 1,
+    bias: bool = True,
+    floor: bool = False,
+    kernel_init: Initializer = initializers.lecun_normal(),
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """Depthwise separable convolution: each channel filtered by itself, then all channels mixed pixel by pixel.
+
+    z[n, i, j, c M + m] = sum over u, v of x[n, S i + D u - P, S j + D v - P, c] depthwise[u, v, 0, c M + m]
+    y[n, i, j, k] = bias[k] + sum over c of z[n, i, j, c] pointwise[0, 0, c, k]
+
+    For F F C M + C M K weights instead of F F C K. Where something stands between the two (MobileNet has a
+    normalization and an activation there), they are `conv(C, F, groups=C)` and `conv(K, 1)`.
+
+    Args:
+      features: K, the number of filters of the second convolution.
+      multiplier: M, the number of filters for each channel of the input.
+      kernel_size, stride, padding, dilation, floor: of the first one, as in `conv`.
+      bias, kernel_init, bias_init: as in `conv`; the initializer sees each kernel with its own shape.
+
+    Variables: params `depthwise` `(*size, 1, C M)`, `pointwise` `(1, ..., 1, C M, K)`, `bias` `(K,)`.
+
+    Returns:
+      A Layer `(N, *spatial, C) -> (N, *out, K)`, out as in `conv`.
+
+    Raises:
+      LayerError: as `conv`.
+
+    Source: Sifre, Rigid-motion scattering for image classification (2014), section 6.2; Chollet, Xception (2017),
+      whose modules have the two in the other order. Keras' `SeparableConv2D` is this one.
+    """
+    features, multiplier = count(features, "features"), count(multiplier, "multiplier")
+
+    def init(key: jax.Array, x: Any) -> dict[str, jax.Array]:
+        images(x, len(kernel_size) if isinstance(kernel_size, Sequence) else None)
+        size = _checked(per_dim, kernel_size, len(x.shape) - 2, "kernel_size")
+        depthwise_key, pointwise_key, bias_key = jax.random.split(key, 3)
+        between = x.shape[-1] * multiplier
+        params = {
+            "depthwise": kernel_init(depthwise_key, (*size, 1, between)),
+            "pointwise": kernel_init(pointwise_key, (*(1,) * len(size), between, features)),
+        }
+        if bias:
+            params["bias"] = bias_init(bias_key, (features,))
+        return params
+
+    def apply(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        depthwise = params["depthwise"]
+        ndim = depthwise.ndim - 2
+        images(x, ndim)
+        channels = depthwise.shape[-1] // multiplier
+        if x.shape[-1] != channels:
+            raise LayerError(f"made for {channels} channels, got {x.shape[-1]} in {x.shape}")
+        _fits(x.shape[1:-1], depthwise.shape[:ndim], stride, padding, dilation, floor)
+        z = ops.conv(x, depthwise, stride, padding, dilation, channels)
+        y = ops.conv(z, params["pointwise"])
         return y + ops.spread(params["bias"], y) if bias else y
 
     return stateless(init, apply)

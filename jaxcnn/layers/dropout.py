@@ -1,8 +1,8 @@
-"""Dropout."""
+"""Dropout, of single values and of whole branches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -32,8 +32,46 @@ def dropout(rate: float, *, shared_axes: Sequence[int] = ()) -> Layer:
 
     Source: Srivastava et al., Dropout (2014), section 4.
     """
+    _is_share(rate)
+
+    def shared(x: jax.Array) -> set[int]:
+        if any(not -x.ndim <= a < x.ndim for a in shared_axes):
+            raise LayerError(f"shared_axes={tuple(shared_axes)} do not all exist in {x.shape}")
+        return {a % x.ndim for a in shared_axes}
+
+    return _dropping("dropout", rate, shared)
+
+
+@layer
+def drop_path(rate: float) -> Layer:
+    """Stochastic depth: in training an example is set to 0 as a whole with probability `rate`, or divided by 1 - rate.
+
+    At the end of a residual branch, it leaves an example its shortcut alone. Outside training nothing is done. The
+    paper multiplies by 1 - rate there instead of dividing here, and drops a block for the whole batch.
+
+    Args:
+      rate: the probability, 0 <= rate < 1. The paper lets it grow linearly from 0 at the first block.
+
+    Returns:
+      A Layer of the input's shape, `(N, ...)`. `apply` with `train=True` needs `key`.
+
+    Raises:
+      LayerError: for a rate outside [0, 1), or in training without a key.
+
+    Source: Huang et al., Deep networks with stochastic depth (2016), section 3. One draw an example is torchvision's
+      mode "row" and timm's `drop_path`.
+    """
+    _is_share(rate)
+    return _dropping("drop_path", rate, lambda x: set(range(1, x.ndim)))
+
+
+def _is_share(rate: float) -> None:
     if not 0 <= rate < 1:
         raise LayerError(f"rate={rate!r}: expected the share to drop, 0 <= rate < 1")
+
+
+def _dropping(name: str, rate: float, shared_axes: Callable[[jax.Array], set[int]]) -> Layer:
+    """What `dropout` and `drop_path` have in common: one decision holds along all of the shared axes."""
 
     def init(key: jax.Array, *inputs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         return {}, {}
@@ -50,11 +88,9 @@ def dropout(rate: float, *, shared_axes: Sequence[int] = ()) -> Layer:
             return x, state
         if key is None:
             raise LayerError(
-                "dropout draws random numbers in training: pass model.apply(..., train=True, key=jax.random.key(...))"
+                f"{name} draws random numbers in training: pass model.apply(..., train=True, key=jax.random.key(...))"
             )
-        if any(not -x.ndim <= a < x.ndim for a in shared_axes):
-            raise LayerError(f"shared_axes={tuple(shared_axes)} do not all exist in {x.shape}")
-        shared = {a % x.ndim for a in shared_axes}
+        shared = shared_axes(x)
         shape = tuple(1 if a in shared else w for a, w in enumerate(x.shape))
         keep = _draw(key, 1 - rate, shape)
         return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x)), state

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxcnn import core
 from jaxcnn.errors import UserError
-from jaxcnn.layers import dense, global_avg_pool, relu
+from jaxcnn.layers import dense, dropout, global_avg_pool, relu
 from jaxcnn.layers.common import stateless
 from jaxcnn.models.blocks import conv_norm_act
 from jaxcnn.models.registry import model
@@ -71,7 +71,7 @@ def unit(features: int, stride: int = 1, shortcut: Shortcut | None = "A") -> cor
 
 @core.layer
 def preactivated_unit(
-    features: int, stride: int = 1, shortcut: Shortcut | None = "A", *, first: bool = False
+    features: int, stride: int = 1, shortcut: Shortcut | None = "A", *, first: bool = False, drop: float = 0.0
 ) -> core.Layer:
     """The unit with normalization and ReLU before each convolution, so that the shortcut is a pure identity.
 
@@ -80,6 +80,7 @@ def preactivated_unit(
     Args:
       first: whether this is the first unit of a network. In it, and if the shortcut is a projection, the shortcut
         starts after the first ReLU.
+      drop: the dropout rate before the second convolution (Zagoruyko and Komodakis 2016, section 3).
 
     Source: He, Zhang, Ren and Sun, Identity mappings in deep residual networks (2016), figure 1 (b) and the appendix.
     """
@@ -88,7 +89,8 @@ def preactivated_unit(
 
     def forward(net: core.Net, x: jax.Array) -> jax.Array:
         active = relu(net.bn1(x))
-        y = net.conv2(relu(net.bn2(net.conv1(active))))
+        y = relu(net.bn2(net.conv1(active)))
+        y = net.conv2(net.drop(y) if drop else y)
         if shortcut is None:
             return y
         x = active if late else x
@@ -98,6 +100,7 @@ def preactivated_unit(
         forward,
         **conv_norm_act(features, 3, stride, at="1", act=None),
         **conv_norm_act(features, 3, at="2", act=None),
+        **({"drop": dropout(drop)} if drop else {}),
         **way_around,
     )
 

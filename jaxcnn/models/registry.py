@@ -31,6 +31,9 @@ class Published:
       heads: paths of the layers that have one unit per class.
       training: prefixes of the names of layers that only training uses; a model without these layers ignores them.
       mean, std: the normalization of images from 0 to 1, per channel.
+      size: the height and width of an image.
+      resize: the length to which the shorter side is brought before the central crop, and the interpolation.
+      older: a regular expression and its replacement, which turn names in older files into today's.
     """
 
     family: str
@@ -39,6 +42,9 @@ class Published:
     training: tuple[str, ...] = ()
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # ImageNet's
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    size: int = 224
+    resize: tuple[int, str] = (256, "bilinear")
+    older: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ pass, 1 %); and folding the pixels of the first layer's image into channels (no 
 
 from jaxcnn.ops import boxes
 from jaxcnn.ops.activation import relu
-from jaxcnn.ops.bilinear import bilinear, upsample
+from jaxcnn.ops.bilinear import bilinear, resize, upsample
 from jaxcnn.ops.convolution import conv, conv_transpose, convolve
 from jaxcnn.ops.correlation import correlation
 from jaxcnn.ops.fusion import fuse
@@ -74,6 +74,7 @@ __all__ = [
     "nms",
     "normalize",
     "relu",
+    "resize",
     "roi_align",
     "roi_max_pool",
     "rounded",

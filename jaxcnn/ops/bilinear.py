@@ -68,8 +68,35 @@ def upsample(x: jax.Array, factor: int, *, corner: bool = False) -> jax.Array:
     return rounded(jnp.einsum("ih,nhjc->nijc", rows, along), x.dtype)
 
 
+def resize(x: jax.Array, size: Sequence[int]) -> jax.Array:
+    """Images at another size, bilinearly: `(N, H, W, C) -> (N, *size, C)`.
+
+    Output pixel j of J is the linear interpolation of x at (j + 1/2) W / J - 1/2; beyond the outermost pixels of x it
+    goes on with their values. Where the image gets smaller, pixels between are passed over. PyTorch's `interpolate`
+    with `align_corners=False`; for a whole factor, `upsample`.
+
+    Args:
+      x: floating point.
+      size: (height, width) of the output.
+
+    Raises:
+      UserError: for anything but two whole numbers of at least 1.
+    """
+    if len(size) != 2 or min(size) < 1:
+        raise UserError(f"resize(size={tuple(size)}): expected a height and a width of at least 1")
+    dtype = wide_dtype(x.dtype)
+    places = [(np.arange(j) + 0.5) * w / j - 0.5 for w, j in zip(x.shape[1:3], size, strict=True)]
+    rows, columns = (jnp.asarray(_interpolated(at, w), dtype) for at, w in zip(places, x.shape[1:3], strict=True))
+    along = jnp.einsum("jw,nhwc->nhjc", columns, wide(x))
+    return rounded(jnp.einsum("ih,nhjc->nijc", rows, along), x.dtype)
+
+
 def _weights(size: int, factor: int, corner: bool) -> np.ndarray:
     """The matrix of linear interpolation along one axis: `(factor size, size)`."""
     place = np.arange(factor * size)
-    at = np.clip(place / factor if corner else (place + 0.5) / factor - 0.5, 0, size - 1)
-    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(size)))
+    return _interpolated(place / factor if corner else (place + 0.5) / factor - 0.5, size)
+
+
+def _interpolated(at: np.ndarray, size: int) -> np.ndarray:
+    """The matrix of linear interpolation at these places of an axis: `(places, size)`."""
+    return np.maximum(0, 1 - np.abs(np.clip(at, 0, size - 1)[:, None] - np.arange(size)))

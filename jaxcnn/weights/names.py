@@ -16,6 +16,8 @@ Arrays, PyTorch's on the right:
     kernel of dense  (D, K)                     weight (K, D); after flattening, D = H W C here, C H W in PyTorch
     scale, bias      params of batch_norm       weight, bias
     mean, var        state of batch_norm        running_mean, running_var; num_batches_tracked counts steps
+    value            params of param            a parameter of the layer's own name
+    scale (C,)       params of layer_scale      a parameter (C, 1, 1) of the layer's own name; timm's is (C,)
 
 Flax's arrays are the same, except that the kernel of `nn.ConvTranspose` is flipped, and that `nn.Embed` and `nn.PReLU`
 have other names.
@@ -124,6 +126,8 @@ class Variable:
     @property
     def there(self) -> tuple[int, ...]:
         """The shape in a file with PyTorch's axes."""
+        if self.kind == "layer_scale":
+            return (*self.shape, 1, 1)
         if self._turned is None:
             return self.shape
         shape = dict(enumerate(self.shape))
@@ -138,6 +142,8 @@ class Variable:
 
     def from_torch(self, array: np.ndarray) -> np.ndarray | None:
         """The array of the file with this package's axes, or None if its shape does not fit."""
+        if self.kind == "layer_scale" and array.shape == self.there:
+            return array.reshape(self.shape)
         if self._turned is None:
             return array if array.shape == self.shape else None
         if self.kind == "dense":
@@ -158,7 +164,7 @@ class Variable:
     def to_torch(self, array: np.ndarray) -> np.ndarray:
         """The array with PyTorch's axes."""
         if self._turned is None:
-            return array
+            return array.reshape(self.there)
         if self.kind == "dense" and self.map is not None:
             array = array.reshape(*self.map, self.shape[1])
         return np.moveaxis(array, self._turned, (0, 1)).reshape(self.there)
@@ -197,7 +203,7 @@ def variables(model: Layer, inputs: Sequence[Any], name: Namer, kind: str = "tor
                 if kind == "flax":
                     there = f"{('params', 'batch_stats')[place]}/{there}/{named}"
                 else:
-                    there = f"{there}.{named}" if there else named
+                    there = ".".join(part for part in (there, named) if part)
                 found.append(
                     Variable((*path, *inner), (tree, (*at, *inner)), struct.shape, struct.dtype, what,
                              maps.behind.get(path), there)
@@ -219,6 +225,8 @@ def _kind(leaf: Layer) -> str:
 def _suffix(inner: Path, kind: str, file: str) -> str:
     if file == "flax":
         return "/".join(_FLAX.get((kind, name), name) for name in inner)
+    if kind in ("param", "layer_scale"):
+        return ""
     return ".".join(_TORCH.get(name, name) if kind else name for name in inner)
 
 

@@ -20,9 +20,10 @@ def preprocess(source: Layer | str | Path) -> Preprocess:
     Args:
       source: a model, for torchvision's weights and those of Flax's example: resize the shorter side to 256 bilinearly,
         crop the central 224x224, and normalize by ImageNet's mean and std. GoogLeNet has 0.5 and 0.5, because its
-        published weights expect images from -1 to 1 (torchvision's `transform_input=True`). Or a path, for timm's
-        weights: a file with a `config.json` beside it, its folder, or the `config.json`, from which mean, std,
-        input_size, crop_pct and interpolation are read.
+        published weights expect images from -1 to 1 (torchvision's `transform_input=True`). Models whose weights were
+        made for another size or interpolation, such as EfficientNet, get those. Or a path, for timm's weights: a file
+        with a `config.json` beside it, its folder, or the `config.json`, from which mean, std, input_size, crop_pct and
+        interpolation are read.
 
     Returns:
       A Preprocess. torchvision's IMAGENET1K_V2 weights need another size before the crop:
@@ -41,7 +42,7 @@ def preprocess(source: Layer | str | Path) -> Preprocess:
             f"{name} is of no family with published weights ({', '.join(families())}): "
             "make your own preprocessing by cnn.data.Preprocess(size, mean, std)"
         )
-    return Preprocess((224, 224), found.mean, found.std, (256, "bilinear"))
+    return Preprocess((found.size, found.size), found.mean, found.std, found.resize)
 
 
 def _of_config(path: Path) -> Preprocess:

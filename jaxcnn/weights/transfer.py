@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
@@ -94,6 +95,9 @@ def load(
         return jax.tree.map(lambda *arrays: jnp.stack(arrays), *each)
     inputs = _inputs(model, input, names)
     content = files.content(path, entry)
+    if names is None and (family := published_weights(model)) is not None and family.older:
+        arrays = {re.sub(*family.older, name): array for name, array in content.arrays.items()}
+        content = dataclasses.replace(content, arrays=arrays)
     namer, content = _named(model, content, names, path)
     wanted = variables(model, inputs, namer, content.kind)
     found = published_weights(model) if names is None else None

@@ -139,6 +139,20 @@ def test_dense_layers_behind_a_map_take_the_channels_first(tmp_path):
     np.testing.assert_array_equal(found["two.weight"], np.asarray(params["two"]["kernel"]).T)
 
 
+def test_variables_by_themselves_have_the_name_of_their_layer(tmp_path):
+    """A layer scale of torchvision's ConvNeXt is `(C, 1, 1)`, one of timm's `(C,)`."""
+    layers = {"scaled": cnn.serial(gamma=cnn.layer_scale()), "factor": cnn.param((4, 1))}
+    net = cnn.network(lambda net, x: net.scaled(x) * net.factor(), **layers)
+    params, state = made(net, (4, 4, 3))
+    cnn.weights.save(net, params, state, tmp_path / "a.safetensors", input=(4, 4, 3), names={})
+    arrays = cnn.weights.read(tmp_path / "a.safetensors")
+    assert {name: array.shape for name, array in arrays.items()} == {"scaled.gamma": (3, 1, 1), "factor": (4, 1)}
+    same(cnn.weights.load(net, tmp_path / "a.safetensors", input=(4, 4, 3), names={}), (params, state))
+    arrays["scaled.gamma"] = arrays["scaled.gamma"].reshape(3)
+    files.write(tmp_path / "b.safetensors", arrays)
+    same(cnn.weights.load(net, tmp_path / "b.safetensors", input=(4, 4, 3), names={}), (params, state))
+
+
 def test_precision(saved):
     model, (_, state), path = saved
     half, kept = cnn.weights.load(model, path, dtype=jnp.bfloat16)
