@@ -82,12 +82,11 @@ def depth(
                 rate = optax.join_schedules([optax.constant_schedule(lr / 10), schedule], [400])
             optimizer = cnn.train.make_optimizer("momentum", rate, weight_decay=1e-4)
             model = cnn.models.cifar_resnet(layers, len(train.classes), shortcut=shortcut, width=width)
-            evaluate = cnn.train.make_evaluate(model, cnn.losses.softmax_cross_entropy, preprocess=preprocess)
+            evaluate = cnn.train.make_evaluate(
+                model, cnn.train.Objective(cnn.losses.softmax_cross_entropy, preprocess=preprocess)
+            )
             runs = [
-                cnn.train.fit(
-                    model, train, test=test, preprocess=preprocess, augment=augment, optimizer=optimizer,
-                    epochs=epochs, batch_size=batch_size, seed=seed, show=False,
-                )
+                cnn.train.fit(model, train, cnn.train.Objective(augment=augment, preprocess=preprocess), test=test, optimizer=optimizer, epochs=epochs, batch_size=batch_size, seed=seed, show=False)
                 for seed in range(seeds)
             ]  # fmt: skip
             errors = [1 - evaluate(run.params, run.model_state, train).metrics["accuracy"] for run in runs]

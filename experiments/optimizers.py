@@ -39,16 +39,15 @@ def optimizers(
     else:
         model = cnn.models.lenet5(classes, activation=cnn.relu)
         preprocess = cnn.data.Preprocess.of(train.images, (32, 32))
-    evaluate = cnn.train.make_evaluate(model, cnn.losses.softmax_cross_entropy, preprocess=preprocess)
+    evaluate = cnn.train.make_evaluate(
+        model, cnn.train.Objective(cnn.losses.softmax_cross_entropy, preprocess=preprocess)
+    )
     steps = epochs * (len(train) // min(batch_size, len(train)))
     rows, losses, errors, styles = [], {}, {}, {}
     for index, (name, lr) in enumerate({"sgd": sgd, "momentum": momentum, "adam": adam}.items()):
         for schedule, style in (("constant", "--"), ("cosine", "-")):
             runs = [
-                cnn.train.fit(
-                    model, train, validation=test, preprocess=preprocess, epochs=epochs, batch_size=batch_size,
-                    optimizer=cnn.train.make_optimizer(name, lr, schedule, steps), seed=seed, show=False,
-                )
+                cnn.train.fit(model, train, cnn.train.Objective(preprocess=preprocess), validation=test, epochs=epochs, batch_size=batch_size, optimizer=cnn.train.make_optimizer(name, lr, schedule, steps), seed=seed, show=False)
                 for seed in range(seeds)
             ]  # fmt: skip
             # The last epoch counts, not the best one of the test set, which is only watched here.

@@ -77,16 +77,22 @@ def regularization(
     for name, (model, options) in forms.items():
         settings = {"epochs": epochs, "loss": loss, **options}
         steps = settings["epochs"] * (len(train) // min(batch_size, len(train)))
-        evaluate = cnn.train.make_evaluate(model, settings["loss"], preprocess=preprocess)
+        evaluate = cnn.train.make_evaluate(model, cnn.train.Objective(settings["loss"], preprocess=preprocess))
         train_error, test_error, gap, seconds = [], [], [], []
         history: list[Any] = []
         for seed in range(seeds):
             # The test set is only watched, for the figure: without a choice by it, the last epoch counts.
             run = cnn.train.fit(
-                model, train, validation=test if seed == 0 and picture else None, preprocess=preprocess,
-                batch_size=batch_size, optimizer=cnn.train.make_optimizer("adam", lr, "cosine", steps), seed=seed,
-                show=False, **settings,
-            )  # fmt: skip
+                model,
+                train,
+                cnn.train.Objective(preprocess=preprocess),
+                validation=test if seed == 0 and picture else None,
+                batch_size=batch_size,
+                optimizer=cnn.train.make_optimizer("adam", lr, "cosine", steps),
+                seed=seed,
+                show=False,
+                **settings,
+            )
             variables = run.state.params, run.state.model_state
             learned, unseen = (evaluate(*variables, part).metrics for part in (train, test))
             train_error.append(1 - learned["accuracy"])

@@ -59,7 +59,7 @@ def seeing_inside(
     """
     if run is not None:
         trained = cnn.train.Trained.load(run)
-        if (task := trained.config.get("task", "classify")) != "classify":
+        if (task := cnn.tasks.find(trained.config.get("task") or cnn.tasks.CLASSIFY).name) != cnn.tasks.CLASSIFY:
             raise UserError(f"{run}: a run of {task}; expected one that classifies images")
         data = trained.config["data"]
         test = cnn.data.load(data, "test", data_dir)
@@ -72,9 +72,16 @@ def seeing_inside(
         steps = epochs * (len(train) // batch_size)
         began = time.perf_counter()
         fitted = cnn.train.fit(
-            model, train, test=test, preprocess=preprocess, epochs=epochs, batch_size=batch_size, seed=seed, show=False,
+            model,
+            train,
+            cnn.train.Objective(preprocess=preprocess),
+            test=test,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            show=False,
             optimizer=cnn.train.make_optimizer("adam", lr, "cosine", steps),
-        )  # fmt: skip
+        )
         params, state = fitted.state.params, fitted.state.model_state
         print(f"trained on {data}, {len(train):,} images, {epochs} epochs, {time.perf_counter() - began:.0f} s: "
               f"test accuracy {100 * fitted.result['test_accuracy']:.1f} %", flush=True)  # fmt: skip

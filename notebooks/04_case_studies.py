@@ -1091,7 +1091,7 @@ model, epochs, losses = cnn.models.lenet5(), 5, {}
 for name, (make, rates, _) in runs.items():
     make = optax.inject_hyperparams(make)  # the rate is part of the state: four rates, one compiled step
     step = cnn.train.make_step(
-        model, cnn.losses.softmax_cross_entropy, make(learning_rate=rates[0]), preprocess=prepare
+        model, cnn.train.Objective(cnn.losses.softmax_cross_entropy, preprocess=prepare), make(learning_rate=rates[0])
     )
     for rate in rates:
         optimizer = make(learning_rate=rate)

@@ -107,7 +107,7 @@ prepare = dataclasses.replace(published, size=(16, 16), resize=())
 print(published, prepare, sep="\n")
 
 settings = {"epochs": 8, "batch_size": 64, "augment": cnn.data.affine(), "show": False}
-result = cnn.train.fit(pretrained, old, test=old_test, preprocess=prepare, **settings)
+result = cnn.train.fit(pretrained, old, cnn.train.Objective(preprocess=prepare), test=old_test, **settings)
 print(f"test accuracy {100 * result.test.metrics['accuracy']:.1f} % of {len(old.classes)} classes")
 cnn.weights.save(pretrained, result.params, result.model_state, "published.safetensors")
 arrays = cnn.weights.read("published.safetensors")
@@ -184,8 +184,8 @@ loss = cnn.losses.softmax_cross_entropy
 def method(model, rate):
     """A function that trains on few images and measures; its step is compiled once, for all seeds."""
     optimizer = optax.adam(rate)
-    step = cnn.train.make_step(model, loss, optimizer, preprocess=prepare)
-    evaluate = cnn.train.make_evaluate(model, loss, preprocess=prepare)
+    step = cnn.train.make_step(model, cnn.train.Objective(loss, preprocess=prepare), optimizer)
+    evaluate = cnn.train.make_evaluate(model, cnn.train.Objective(loss, preprocess=prepare))
 
     def learn(seed, steps, variables=None):
         state = cnn.train.create_state(model, optimizer, jax.random.key(seed), new.images[:1], prepare, variables)

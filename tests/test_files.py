@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from jaxcnn import cli, data, flow, weights
-from jaxcnn.data.load import read_idx
-from jaxcnn.data.text import load_text, read_lines
+from jaxcnn.data.datasets.mnist import read_idx
+from jaxcnn.data.datasets.reviews import load_text
+from jaxcnn.data.text import read_lines
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.export import predict
 from jaxcnn.files import located, read_text, regular

@@ -136,8 +136,15 @@ def strange(tmp_path_factory) -> tuple[Path, Path]:
         "import jaxcnn as cnn\n\ndef net(classes):\n    return cnn.serial(f=cnn.flatten, d=cnn.dense(classes))\n"
     )
     config = {"model": f"{model}:net", "data": str(top / REVERSED)}
-    train.fit(cnn.models.make(config["model"], 4), data, test=data, epochs=1, batch_size=8, run=top / "run",
-              show=False, config=config)  # fmt: skip
+    train.fit(
+        cnn.models.make(config["model"], 4),
+        data,
+        test=data,
+        epochs=1,
+        batch_size=8,
+        run=train.Run(top / "run", config=config),
+        show=False,
+    )
     file = top / f"{BYTES}{ESCAPE[:4]}.png"
     Image.fromarray(images[0, ..., 0]).save(file)
     return top / "run", file

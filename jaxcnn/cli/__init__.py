@@ -121,8 +121,9 @@ def _parse(args: list[str]) -> Any:
         sys.exit(fail(f"{message}; see {named}", 2))
     # An option may be given with the value that it has by default: for --resume that is not the same as not at all.
     if isinstance(command, Train):
-        options = {arg[2:].split("=")[0].replace("-", "_") for arg in args if arg.startswith("--")}
-        command.named = frozenset(options | ({"model"} if command.model in args[1:] else set()))  # type: ignore[attr-defined]
+        options = {re.sub("^no_", "", arg[2:].split("=")[0].replace("-", "_")) for arg in args if arg.startswith("--")}
+        positional = {"model"} if command.model in args[1:] else set()
+        command = dataclasses.replace(command, given=frozenset(options | positional))
     return command
 
 

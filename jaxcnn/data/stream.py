@@ -42,7 +42,8 @@ import numpy as np
 
 from jaxcnn.data.batches import batch_places, epoch_order
 from jaxcnn.data.images import Box, read_part
-from jaxcnn.data.sources import Files, Records, find
+from jaxcnn.data.load import find
+from jaxcnn.data.sources import Files, Records
 from jaxcnn.errors import DataError, UserError
 
 _MOST_TRIES = 100  # so many damaged examples in a row are no accident
@@ -91,8 +92,6 @@ def stream(
     Raises:
       DataError: when the data is not there (with what to do), holds no example, or a setting is none of the above.
     """
-    if name == "digits":
-        raise DataError("digits come with the package and fit in memory: jaxcnn.data.load('digits')")
     for setting, value, choices in (("crop", crop, ("random", "center")), ("damaged", damaged, ("stop", "skip"))):
         if value not in choices:
             raise DataError(f"stream({setting}={value!r}): expected {' or '.join(map(repr, choices))}")

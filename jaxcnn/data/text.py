@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.data.dataset import Examples, stratified
-from jaxcnn.data.sources import data_root, is_path
-from jaxcnn.errors import DataError, UserError, unknown
-from jaxcnn.files import hidden, normal, read_text
+from jaxcnn.data.splits import check_split
+from jaxcnn.errors import DataError, UserError
+from jaxcnn.files import read_text
 from jaxcnn.format import JOINERS
 
 PADDING, UNKNOWN = 0, 1
@@ -179,6 +179,21 @@ class Corpus:
         """Two parts: all but a random `share` of each class, and that share. The same seed gives the same parts."""
         return stratified(self, share, seed)
 
+    def split(self, name: str) -> Examples:
+        """The fixed division: `test` is a tenth of each class, `train` the rest, whose words are the vocabulary.
+
+        The order is random with a fixed seed, so that a slice has all classes.
+
+        Raises:
+          DataError: for another split.
+        """
+        check_split(self.name, name, ("train", "test"))
+        test = folds(self.labels, min(10, int(np.bincount(self.labels).min())), 0)[0]
+        train = self.take(np.setdiff1d(np.arange(len(self)), test))
+        chosen = train if name == "train" else self.take(test)
+        order = np.random.default_rng(0).permutation(len(chosen))
+        return chosen.examples(Vocabulary.of(train.sentences)).take(order)
+
     def examples(self, vocabulary: Vocabulary, length: int | None = None) -> Examples:
         """What a network is given: words as integers `(N, L)`, see `Vocabulary.encode`."""
         return Examples(
@@ -214,60 +229,6 @@ def read_lines(path: str | Path, encoding: str = "utf-8") -> list[str]:
     if not lines:
         raise DataError(f"{path} is empty: expected a sentence a line")
     return lines
-
-
-def movie_reviews(data_dir: str | Path | None = None) -> Corpus:
-    """10,662 sentences of movie reviews, half of them negative (class 0), half positive (class 1).
-
-    Args:
-      data_dir: the folder with `rt-polarity.neg` and `rt-polarity.pos`, or with a folder `rt-polarity` of them;
-        `JAXCNN_DATA_DIR` when not given.
-
-    Raises:
-      DataError: when they are not there.
-
-    Source: Pang and Lee, Seeing stars (2005), the "sentence polarity dataset v1.0".
-    """
-    root = data_root(data_dir)
-    for folder in () if root is None else (root / "rt-polarity", root, root / "rt-polaritydata"):
-        files = [folder / "rt-polarity.neg", folder / "rt-polarity.pos"]
-        if all(file.is_file() for file in files):
-            return _corpus(files, ("negative", "positive"), "rt-polarity", "latin-1")
-    where = root or "any folder: pass --data-dir or set JAXCNN_DATA_DIR"
-    raise DataError(
-        f"rt-polarity.neg and rt-polarity.pos are not under {where}. "
-        "They are the sentence polarity dataset v1.0, https://www.cs.cornell.edu/people/pabo/movie-review-data/"
-    )
-
-
-def text_folder(folder: str | Path) -> Corpus:
-    """Sentences from a folder of `CLASS.txt` files: UTF-8, a sentence a line, the classes by name.
-
-    Raises:
-      DataError: for fewer than two such files, or one that is empty or no UTF-8.
-    """
-    folder = Path(folder).expanduser()
-    files = sorted(folder.glob("*.txt")) if folder.is_dir() else []
-    files = [file for file in files if not hidden(file.name)]
-    if len(files) < 2:
-        found = ", ".join(file.name for file in files) or "no such file"
-        raise DataError(f"{folder}: expected a text file for each of two or more classes, CLASS.txt; found {found}")
-    return _corpus(files, tuple(normal(file.stem) for file in files), folder.name, "utf-8")
-
-
-def load_text(name: str, data_dir: str | Path | None = None) -> Corpus:
-    """`rt-polarity`, or the path of a folder of `CLASS.txt` files."""
-    if name == "rt-polarity":
-        return movie_reviews(data_dir)
-    if is_path(name):
-        return text_folder(name)
-    raise unknown("text", name, ["rt-polarity"])
-
-
-def _corpus(files: Sequence[Path], classes: tuple[str, ...], name: str, encoding: str) -> Corpus:
-    lines = [read_lines(file, encoding) for file in files]
-    sentences = tuple(tuple(tokenize(line)) for each in lines for line in each)
-    return Corpus(sentences, np.repeat(np.arange(len(files)), [len(each) for each in lines]), classes, name)
 
 
 def folds(labels: np.ndarray, count: int = 10, seed: int = 0) -> list[np.ndarray]:

@@ -15,17 +15,18 @@ from jaxcnn import data, tasks
 from jaxcnn.core import Layer
 from jaxcnn.data.dataset import Dataset, Examples
 from jaxcnn.data.images import read_image, read_part
+from jaxcnn.data.load import find
 from jaxcnn.data.preprocess import to_float
-from jaxcnn.data.sources import find
 from jaxcnn.data.stream import center_box
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.explore import answer
 from jaxcnn.explore.answer import Answer
 from jaxcnn.format import printable
+from jaxcnn.runs import Run, Trained
 from jaxcnn.runs import table as listed
 from jaxcnn.runs.primary import ACCURACY, Primary, primary_in
+from jaxcnn.runs.recipe import Recipe
 from jaxcnn.runs.trained import rebuilt
-from jaxcnn.train import Run, Trained
 
 FIGURES = ("confusion.png", "mistakes.png")
 _EXAMPLES = 400
@@ -125,9 +126,9 @@ def of_run(path: str | Path, trust: bool = False) -> Subject:
     run = Run.open(path)
     config = run.config
     run.check(weights=True)
-    task = tasks.find(config.get("task", tasks.CLASSIFY))
+    task = tasks.find(config.get("task") or tasks.CLASSIFY)
     inputs = config.get("inputs")
-    if task is not None and (inputs is None or len(inputs) != 1 or len(inputs[0]) != 3):
+    if task.name != tasks.CLASSIFY and (inputs is None or len(inputs) != 1 or len(inputs[0]) != 3):
         raise UserError(
             f"explore looks into networks that are given one image and nothing else; {path} is one of the task "
             f"{task.name}: {task.about}"
@@ -214,8 +215,10 @@ def _test_data(trained: Trained) -> Data:
         raise DataError("the run does not say what its data was")
     height, width, channels = trained.image
     name, where, streamed = config["data"], config.get("data_dir"), config.get("stream")
-    if task := tasks.find(config.get("task", tasks.CLASSIFY)):
-        found = task.load(name, "test", None if where is None else Path(where), (height, width))
+    task = tasks.find(config.get("task") or tasks.CLASSIFY)
+    if task.name != tasks.CLASSIFY:
+        recipe = dataclasses.replace(Recipe.of(config), size=f"{height},{width}")
+        found = task.load(recipe, "test")
         if found.inputs.shape[1:] != trained.image:
             raise DataError(f"the images of {name} are {found.inputs.shape[1:]}, the run had {trained.image}")
         return _some(found)

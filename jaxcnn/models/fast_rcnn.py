@@ -112,7 +112,7 @@ _he_in = initializers.he_normal()
 @model(
     "boxes: one feature map, RoI pooling (Girshick 2015)",
     input=(240, 320, 3),
-    task="detect",
+    task="detection",
     classes=20,
     more=(((64, 4), "float32"),),
 )

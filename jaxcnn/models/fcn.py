@@ -100,19 +100,19 @@ def fcn(
 # The networks of section 4.2. The options are those of `fcn`.
 
 
-@model("a class a pixel, from stride 32 (Long et al. 2015)", input=(240, 320, 3), task="segment", classes=21)
+@model("a class a pixel, from stride 32 (Long et al. 2015)", input=(240, 320, 3), task="segmentation", classes=21)
 def fcn32s(classes: int = 21, backbone: str = "vgg16", **options: Any) -> core.Layer:
     """FCN-32s: the scores of the last map, enlarged 32 times. Options are those of `fcn`."""
     return fcn(32, classes, backbone, **options)
 
 
-@model("a class a pixel, from stride 16 (2015)", input=(240, 320, 3), task="segment", classes=21)
+@model("a class a pixel, from stride 16 (2015)", input=(240, 320, 3), task="segmentation", classes=21)
 def fcn16s(classes: int = 21, backbone: str = "vgg16", **options: Any) -> core.Layer:
     """FCN-16s: the scores of the last two maps together, enlarged 16 times. Options are those of `fcn`."""
     return fcn(16, classes, backbone, **options)
 
 
-@model("a class a pixel, from stride 8 (2015)", input=(240, 320, 3), task="segment", classes=21)
+@model("a class a pixel, from stride 8 (2015)", input=(240, 320, 3), task="segmentation", classes=21)
 def fcn8s(classes: int = 21, backbone: str = "vgg16", **options: Any) -> core.Layer:
     """FCN-8s: the scores of the last three maps together, enlarged 8 times. Options are those of `fcn`."""
     return fcn(8, classes, backbone, **options)

@@ -17,7 +17,7 @@ from jaxcnn.ops.bilinear import upsample
 _STAGES = (2, 2, 3, 3, 3)  # convolutions, VGG's configuration D
 
 
-@model("boundaries, from five side outputs (Xie and Tu 2015)", input=(240, 320, 3), task="boundaries", classes=1)
+@model("boundaries, from five side outputs (Xie and Tu 2015)", input=(240, 320, 3), task="edges", classes=1)
 def hed(*, width: int = 64, norm: bool = False, sides: bool = False) -> core.Layer:
     """HED: `(N, H, W, C) -> (N, H, W)`, the logit of a boundary at each pixel, for images of any size.
 

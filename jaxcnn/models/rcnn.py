@@ -16,7 +16,7 @@ from jaxcnn.ops.roi import crop_regions
 @model(
     "boxes: regions, each classified (Girshick et al. 2014)",
     input=(240, 320, 3),
-    task="detect",
+    task="detection",
     classes=20,
     more=(((64, 4), "float32"),),
 )

@@ -60,7 +60,7 @@ class Entry:
     about: str
     input: Shape
     fixed_size: bool = False
-    task: str = "classify"
+    task: str = "classification"
     designed_for: int | None = None
     more: tuple[tuple[Shape, str], ...] = ()
     published: Published | None = None
@@ -88,7 +88,7 @@ def model(
     input: Shape,
     *,
     fixed_size: bool = False,
-    task: str = "classify",
+    task: str = "classification",
     classes: int | None = None,
     more: tuple[tuple[Shape, str], ...] = (),
     published: Published | None = None,

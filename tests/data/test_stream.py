@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from fitting import fit
 from PIL import Image
 from test_data import FILES, encode, numbers, prepare
 
@@ -374,7 +375,7 @@ def test_a_record_without_a_label_is_named(tmp_path):
         ({"damaged": "ignore"}, "damaged='ignore'.: expected 'stop' or 'skip'"),
         ({"workers": 0}, "workers=0, processes=0.: expected 1 thread or more"),
         ({"processes": -1}, "0 processes or more"),
-        ({"split": "dev"}, "has the splits train, val, not 'dev'"),
+        ({"split": "dev"}, "has the splits train and val, not 'dev'"),
         ({"split": "train[9:3]"}, r"the split train\[9:3\] is empty"),
         ({"split": "train[a]"}, "expected a name, or a name with a slice"),
     ],
@@ -407,9 +408,9 @@ def test_batches_that_make_no_sense(folder, arguments, says):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("./gone", "the folder gone is not there"),
+        ("./gone", "there is no folder gone"),
         ("digits", "fit in memory: jaxcnn.data.load"),
-        ("cifar10", "cifar10 is not prepared under .*pip install tensorflow"),
+        ("cifar10", "cifar10 was not found under .*pip install tensorflow"),
         ("mnits", "unknown dataset 'mnits': did you mean mnist"),
     ],
 )
@@ -531,7 +532,7 @@ def test_a_run_on_a_stream_is_stopped_and_goes_on(folder, tmp_path, monkeypatch)
     model = cnn.serial(pool=cnn.avg_pool(4), flat=cnn.flatten, drop=cnn.dropout(0.1), head=cnn.dense(2))
     learn, test = streamed(folder), streamed(folder, split="test")
     settings = {"validation": test, "test": test, "epochs": 3, "batch_size": 5, "show": False}
-    whole = train.fit(model, learn, **settings)
+    whole = fit(model, learn, **settings)
     with monkeypatch.context() as patch:
         read = data.Stream.batches
 
@@ -543,8 +544,8 @@ def test_a_run_on_a_stream_is_stopped_and_goes_on(folder, tmp_path, monkeypatch)
 
         patch.setattr(data.Stream, "batches", until)
         with pytest.raises(Stopped):
-            train.fit(model, learn, run=tmp_path / "run", **settings)
-    again = train.fit(model, learn, run=tmp_path / "run", resume=True, **settings)
+            fit(model, learn, run=tmp_path / "run", **settings)
+    again = fit(model, learn, run=tmp_path / "run", resume=True, **settings)
 
     def untimed(records):
         return [{k: v for k, v in r.items() if k not in ("seconds", "images_per_second")} for r in records]

@@ -156,8 +156,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "mine.py").write_text(NET)
     digits, test = (data.load("digits", split).take(slice(0, 192)) for split in ("train", "test"))
     name = f"{folder}/mine.py:net"
-    train.fit(models.make(name), digits, test=test, epochs=2, batch_size=32, run=folder / "run", show=False,
-              config={"model": name, "data": "digits"})  # fmt: skip
+    train.fit(
+        models.make(name),
+        digits,
+        test=test,
+        epochs=2,
+        batch_size=32,
+        run=train.Run(folder / "run", config={"model": name, "data": "digits"}),
+        show=False,
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # code is executed where it lies below the current folder
         yield folder / "run"

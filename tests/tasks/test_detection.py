@@ -24,6 +24,7 @@ from jaxcnn.ops import boxes as box
 from jaxcnn.ops import roi
 from jaxcnn.ops.nms import nms
 from jaxcnn.runs.trained import Trained
+from jaxcnn.tasks import Recipe
 from jaxcnn.tasks.detection.task import TASK
 
 
@@ -459,10 +460,19 @@ def test_fit_learns_to_find_bright_squares():
     data = proposals.with_regions(cnn.data.Examples(images, labels, ("square",)), windows)
     model = fast_rcnn(1, backbone=cnn.serial(conv=cnn.conv(8, 4, 4), act=cnn.relu), units=16, pool=2)
     run = cnn.train.fit(
-        model, data, loss=detection.multi_task(), augment=detection.sample_regions(16, 0.5, background=(0, 0.5)),
-        epochs=60, batch_size=3, optimizer=cnn.train.make_optimizer("adam", 5e-3), show=False, metrics={},
-        preprocess=cnn.data.to_float,
-    )  # fmt: skip
+        model,
+        data,
+        cnn.train.Objective(
+            detection.multi_task(),
+            metrics={},
+            augment=detection.sample_regions(16, 0.5, background=(0, 0.5)),
+            preprocess=cnn.data.to_float,
+        ),
+        epochs=60,
+        batch_size=3,
+        optimizer=cnn.train.make_optimizer("adam", 5e-3),
+        show=False,
+    )
     assert run.history[-1]["loss"] < run.history[0]["loss"] / 3
     found = detection.make_detect(model)(run.params, run.model_state, data)
     figures = detection.mean_average_precision(found, labels, data.classes)
@@ -757,10 +767,12 @@ def test_the_task_of_the_command_line(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     top = make_voc(tmp_path / "v", {"a": [OBJECT.format("disc", "", 9, 14, 32, 37)]}, {"a": (80, 60)})
     Image.fromarray(blobs()[0][0]).save(top / "JPEGImages" / "a.png")
-    data = TASK.load(str(top), "train", None, None)
+    data = TASK.load(Recipe(data=str(top)), "train")
     assert data.inputs[1].shape == (1, 800, 4)
     assert list((tmp_path / "cache" / "jaxcnn").iterdir())
-    assert set(TASK.settings(data)) == {"loss", "metrics", "augment"}
+    objective = TASK.objective(Recipe(), TASK.facts(Recipe(), data))
+    assert objective.augment is not None
+    assert TASK.objective(Recipe(augment="none"), {}).augment is None
     model = rcnn(1, backbone=cnn.conv(2, 4, 4), size=8, context=0, units=4)
     params, state = model.init(jax.random.key(0), *cnn.data.to_float(jax.tree.map(lambda x: x[:1], data.inputs)))
     # Every region is a disc, which the network is sure of.
@@ -768,8 +780,8 @@ def test_the_task_of_the_command_line(tmp_path, monkeypatch):
     params["head"]["box"] = jax.tree.map(jnp.zeros_like, params["head"]["box"])
     config = {"inputs": [[60, 80, 3], [800, 4]], "extra": {}}
     trained = Trained(model, params, state, cnn.data.to_float, (), data.classes, config)
-    figures = TASK.evaluate(trained, data)
-    assert 0 < figures[TASK.figure] <= 1
+    figures = objective.evaluate(trained, data)
+    assert 0 < figures[TASK.metric.primary] <= 1
     assert set(figures) == {"map", "map_07", "ap disc", "ap_07 disc"}
     large = tmp_path / "large.png"
     Image.fromarray(blobs()[0][0]).resize((160, 120)).save(large)
@@ -787,10 +799,10 @@ def test_the_task_of_the_command_line(tmp_path, monkeypatch):
     for row, scale in zip(rows, (1, 2, 1), strict=True):
         assert max(iou_loop(np.array([8, 13, 32, 37]) * scale, found["box"]) for found in row["objects"]) > 0.6
     json.dumps(rows)
-    with pytest.raises(DataError, match="or give the path of any folder in Pascal VOC's form"):
-        TASK.load("bccd", "train", tmp_path, None)
+    with pytest.raises(DataError, match=r"the dataset bccd was not found under .*Pascal VOC's form"):
+        TASK.load(Recipe(data="bccd", data_dir=tmp_path), "train")
     with pytest.raises(UserError, match="unknown dataset 'bcd': did you mean bccd"):
-        TASK.load("bcd", "train", tmp_path, None)
+        TASK.load(Recipe(data="bcd", data_dir=tmp_path), "train")
 
 
 def test_bccd(data_dir):

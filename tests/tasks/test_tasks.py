@@ -11,12 +11,12 @@ import tiny
 from PIL import Image
 
 from jaxcnn import cli, models, tasks
+from jaxcnn.data import datasets
 from jaxcnn.data.datasets import clevr
 from jaxcnn.errors import UserError
 from jaxcnn.explore import subject
 from jaxcnn.explore.network import Network
 from jaxcnn.explore.server import message, unpack
-from jaxcnn.tasks.vqa import task as vqa
 
 SMALL = "--epochs 1 --batch-size 2"
 
@@ -40,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vqa, "SPLITS", {name: (seed, 4) for name, (seed, _) in vqa.SPLITS.items()})
+    monkeypatch.setattr(clevr, "SPLITS", {name: (seed, 4) for name, (seed, _) in clevr.SPLITS.items()})
 
 
 def test_every_task_is_here() -> None:
@@ -50,10 +50,10 @@ def test_every_task_is_here() -> None:
     assert {models.MODELS[name].task for name in TASKS} == named - {tasks.CLASSIFY}
     for name in named - {tasks.CLASSIFY}:
         task = tasks.find(name)
-        assert task is not None
         assert task.name == name
-        assert task.data in tasks.DATASETS
-    assert tasks.find(tasks.CLASSIFY) is None
+        assert datasets.DATASETS[task.defaults.data].kind == task.kind
+    for before, name in tasks.ALIASES.items():
+        assert tasks.find(before) is tasks.find(name)
     with pytest.raises(UserError, match="unknown task 'segments': did you mean segment"):
         tasks.find("segments")
 
@@ -65,7 +65,7 @@ def test_a_run_from_training_to_prediction(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    if models.MODELS[model].task == "detect":
+    if models.MODELS[model].task == "detection":
         pytest.importorskip("cv2")
     options, figure, given, written = TASKS[model]
     cli.main(["train", model, *options.split(), *SMALL.split(), "--data-dir", str(data), "--run", "run"])

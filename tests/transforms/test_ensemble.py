@@ -93,7 +93,7 @@ def test_soft_and_hard_votes():
 def test_an_ensemble_is_fitted_saved_and_shown_as_any_layer(tmp_path):
     model = cnn.ensemble(small(norm=False), 3)
     assert repr(model).startswith("ensemble(\n  serial(")
-    fitted = train.fit(model, DIGITS, test=DIGITS, loss=LOSS, epochs=2, batch_size=32, run=tmp_path / "run", show=False)
+    fitted = train.fit(model, DIGITS, LOSS, test=DIGITS, epochs=2, batch_size=32, run=tmp_path / "run", show=False)
     single = small(norm=False).init(KEY, jnp.zeros((1, 32, 32, 1)))[0]
     assert fitted.result["params"] == 3 * sum(x.size for x in jax.tree.leaves(single))
     assert fitted.history[-1]["loss"] > fitted.result["test_loss"]  # the sum over three members, and their vote's

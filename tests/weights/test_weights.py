@@ -1069,7 +1069,9 @@ def test_fine_tuning(saved, tmp_path):
     images[8:, :20] //= 4
     data = cnn.data.Dataset(images, np.arange(16) // 8, ("light", "dark"), "halves")
     preprocess = cnn.data.Preprocess((32, 32), (0.5,) * 3, (0.25,) * 3, (36, "bilinear"))
-    fitted = cnn.train.fit(model, data, preprocess=preprocess, variables=variables, epochs=2, batch_size=8, show=False)
+    fitted = cnn.train.fit(
+        model, data, cnn.train.Objective(preprocess=preprocess), variables=variables, epochs=2, batch_size=8, show=False
+    )
     same(fitted.model_state["layer1"], before[1]["layer1"])
     assert not np.array_equal(fitted.params["fc"]["kernel"], before[0]["fc"]["kernel"])
     cnn.weights.save(model, fitted.params, fitted.model_state, tmp_path / "tuned.safetensors")

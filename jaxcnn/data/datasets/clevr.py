@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxcnn.data.dataset import Examples
+from jaxcnn.data.datasets.registry import Folder, Size, dataset
 from jaxcnn.data.text import UNKNOWN, Vocabulary, tokenize
 from jaxcnn.errors import DataError, UserError
 
@@ -71,6 +72,29 @@ PHRASES: dict[str, tuple[str, ...]] = {
 
 LENGTH = 16
 """The words that a question may have."""
+
+
+SPLITS = {"train": (0, 10_000), "validation": (1, 500), "test": (2, 1_000)}
+"""The seed of each split's scenes, and their number. Each scene has 20 questions."""
+
+
+@dataset(
+    "sort-of-clevr",
+    about="generated scenes with questions about them, 75x75 (Santoro et al. 2017)",
+    kind="questions",
+    splits=tuple(SPLITS),
+    classes=ANSWERS,
+)
+def generated(split: str, data_dir: Folder = None, size: Size = None) -> Examples:
+    """The scenes of a split, drawn anew each time, which takes a few seconds for 10,000; see `sort_of_clevr`.
+
+    Raises:
+      UserError: for a size other than 75x75.
+    """
+    if size is not None and tuple(size) != (SIZE, SIZE):
+        raise UserError(f"the pictures of sort-of-clevr are {SIZE}x{SIZE}, they cannot be {size}")
+    seed, count = SPLITS[split]
+    return sort_of_clevr(count, seed, name="sort-of-clevr")
 
 
 def vocabulary() -> Vocabulary:

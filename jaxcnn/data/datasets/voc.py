@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxcnn.data.dataset import Examples
+from jaxcnn.data.datasets.registry import PATH, Folder, Size, data_folder, dataset, reader
 from jaxcnn.data.images import ENDINGS, opened_image, orientation_of, read_image
 from jaxcnn.errors import DataError, first_line
 from jaxcnn.files import hidden, located, normal, read_text, regular
@@ -42,11 +43,37 @@ class _Annotation:
     objects: list[_Object]
 
 
+@dataset(
+    "bccd",
+    about="364 images of blood cells with boxes, 640x480, in Pascal VOC's form",
+    kind="boxes",
+    splits=("train", "validation", "test", "val", "trainval"),
+    size=(240, 320),
+    classes=("Platelets", "RBC", "WBC"),
+)
+def bccd(split: str, data_dir: Folder = None, size: Size = None) -> Examples:
+    """The Blood Cell Count and Detection dataset: red and white cells and platelets, half size by default.
+
+    Source: https://github.com/Shenggan/BCCD_Dataset (2017).
+    """
+    how = "Put the folder bccd there, in Pascal VOC's form: Annotations, JPEGImages and ImageSets/Main"
+    folder = data_folder("bccd", data_dir, how)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # two cells are points
+        return voc(folder, split, size=size)
+
+
+@reader(PATH, about="a folder in Pascal VOC's form: Annotations, JPEGImages, ImageSets/Main", kind="boxes")
+def boxes(name: str, split: str, data_dir: Folder = None, size: Size = None) -> Examples:
+    """Any folder in Pascal VOC's form, see `voc`."""
+    return voc(name, split, size=size)
+
+
 def voc(
     folder: str | Path,
     split: str = "train",
     classes: Sequence[str] | None = None,
-    size: tuple[int, int] | None = None,
+    size: Size = None,
 ) -> Examples:
     """The images and objects of a split of a folder in Pascal VOC's form.
 
