@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from jaxcnn.core import COMPOSITIONS, Layer
 from jaxcnn.errors import unknown
+from jaxcnn.format import printable
 from jaxcnn.inspect.cost import Cost, costs, macs, nbytes
 from jaxcnn.inspect.graph import check_suffix, draw
 from jaxcnn.inspect.receptive_field import Field, image
@@ -116,6 +118,12 @@ class Summary:
         ]
         rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], self._memory()])
+
+    def _repr_html_(self) -> str:
+        """The table in HTML: what a notebook shows of a summary."""
+        header, *body, total = self._table("\u2003")
+        rows = [_cells("th", header), *(_cells("td", line) for line in body), _cells("th", total)]
+        return f"<table>{''.join(rows)}</table><p>{escape(self._memory())}</p>"
 
     def _table(self, indent: str) -> list[list[str]]:
         header = [
@@ -318,6 +326,13 @@ def _line(row: Row, name: str) -> list[str]:
     shape = "x".join(map(str, row.output_shape[1:])) or ("-" if row.output_shape else "")
     places = [_sides(row.receptive_field, "x"), _sides(row.receptive_stride), _sides(row.receptive_offset)]
     return [name, code, shape, *sizes, *places]
+
+
+def _cells(tag: str, line: Sequence[str]) -> str:
+    """A row in HTML: text to the left, numbers to the right."""
+    style = ("text-align: left; white-space: nowrap", "text-align: right; white-space: nowrap")
+    cells = [f'<{tag} style="{style[i > 2]}">{escape(printable(cell))}</{tag}>' for i, cell in enumerate(line)]
+    return f"<tr>{''.join(cells)}</tr>"
 
 
 def _number(count: int) -> str:

@@ -31,13 +31,14 @@ from jaxcnn.train.callbacks import Callback, names_of
 from jaxcnn.train.checks import check_data, check_settings, example_of, figures_of, outputs_of
 from jaxcnn.train.evaluate import Evaluation, make_evaluate
 from jaxcnn.train.optimizers import make_optimizer
+from jaxcnn.train.report import result_html, result_text
 from jaxcnn.train.step import TrainState, create_state, make_step
 from jaxcnn.train.training import Training
 
 Data = Dataset | Examples | Stream
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FitResult:
     """What `fit` returns.
 
@@ -66,6 +67,12 @@ class FitResult:
     def probabilities(self, images: Any) -> np.ndarray:
         """The probability of each class, softmax of the outputs: `(N, classes)`."""
         return np.asarray(jax.nn.softmax(self.outputs(images)))
+
+    def __repr__(self) -> str:
+        return result_text(self)
+
+    def _repr_html_(self) -> str:
+        return result_html(self)
 
 
 def fit(
