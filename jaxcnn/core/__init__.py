@@ -17,7 +17,7 @@ from jaxcnn.core.compose import concat, identity, parallel, residual, serial
 from jaxcnn.core.layer import Call, Layer, LayerError, PyTree, Variables, as_layer, layer
 from jaxcnn.core.network import Net, fold_in, network, structs_of
 from jaxcnn.core.tree import Path, get, leaves, map_at, map_leaves, put, sublayer, unwrap
-from jaxcnn.core.watch import Watcher, watch
+from jaxcnn.core.watch import Record, Watcher, numbered, watch
 
 COMPOSITIONS = (network, serial, parallel, residual)
 """The functions that make a network of layers that they are given."""
@@ -30,6 +30,7 @@ __all__ = [
     "Net",
     "Path",
     "PyTree",
+    "Record",
     "Variables",
     "Watcher",
     "as_layer",
@@ -42,6 +43,7 @@ __all__ = [
     "map_at",
     "map_leaves",
     "network",
+    "numbered",
     "parallel",
     "put",
     "residual",

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxcnn.errors import UserError
-from jaxcnn.inspect.seeing import Unit
+from jaxcnn.inspect.unit import Unit
 from jaxcnn.tasks.edges import objective as boundaries
 from jaxcnn.tasks.segmentation import objective as segmentation
 

@@ -5,7 +5,6 @@ Everything here takes and gives arrays and plain values; `server` makes messages
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import math
@@ -19,16 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core import Layer, get, network
+from jaxcnn.core import Layer, get, network, numbered
 from jaxcnn.data.preprocess import Preprocess
 from jaxcnn.errors import UserError
 from jaxcnn.explore.answer import Pixel
 from jaxcnn.explore.subject import Subject
 from jaxcnn.inspect import summary
+from jaxcnn.inspect.outline import Call, Outline
+from jaxcnn.inspect.program import program
 from jaxcnn.inspect.saliency import grad_cam, link_of, saliency
-from jaxcnn.inspect.seeing import Program
-from jaxcnn.inspect.summary import Row
-from jaxcnn.inspect.trace import Call
+from jaxcnn.inspect.summary import Row, Summary
 from jaxcnn.inspect.windows import filters, receptive_window, see_unit
 from jaxcnn.ops import fuse
 from jaxcnn.transforms import split
@@ -103,9 +102,8 @@ class Network:
     def _records(self) -> list[dict[str, Any]]:
         table = self._table
         records: dict[str, dict[str, Any]] = {}
-        named = _Names()
-        for row in _rows(table.total):
-            name = named(row.name)
+        rows = list(_rows(table.total))
+        for row, name in zip(rows, numbered(tuple(row.name.split("/")) for row in rows), strict=True):
             call = self._calls.get(name)
             if call is None:
                 continue
@@ -128,26 +126,22 @@ class Network:
         return list(records.values())
 
     @functools.cached_property
-    def _table(self) -> Any:
+    def _table(self) -> Summary:
         return summary(self.model, self.struct)
 
     @functools.cached_property
     def _calls(self) -> dict[str, Call]:
         """The calls of layers by the names that `activations` gives them."""
-        found: dict[str, Call] = {}
-        named = _Names()
+        return self._outline.calls()
 
-        def walk(call: Call) -> None:
-            for inner in call.calls:
-                walk(inner)
-                found[named("/".join(inner.path))] = inner
-
-        walk(self._table._trace.root)
-        return found
+    @property
+    def _outline(self) -> Outline:
+        assert self._table.outline is not None
+        return self._table.outline
 
     def _input_shape(self, call: Call) -> list[int] | None:
         first = next((i for i in call.inputs if i is not None), None)
-        return None if first is None else list(self._table._trace.values[first].shape[1:])
+        return None if first is None else list(self._outline.values[first].shape[1:])
 
     def _filter_shape(self, name: str) -> list[int] | None:
         try:
@@ -215,13 +209,13 @@ class Network:
 
         def run(params: Any, state: Any, image: jax.Array) -> Any:
             given = self.subject.trained.preprocess(image)
-            program = Program(self.model, params, state, (given,))
-            known = program.run(program.start, program.jaxpr.eqns)
+            traced = program(self.model, params, state, given)
+            known = traced.known()
             arrays: list[jax.Array] = []
             known_as: dict[int, int] = {}
             places: tuple[dict[str, int], dict[str, int]] = {}, {}
-            for name, at in program.marks.items():
-                for tree, found in zip(program.values(at, known), places, strict=True):
+            for name in traced.marks:
+                for tree, found in zip(traced.values(name, known), places, strict=True):
                     # What has no axis of examples has no map.
                     first = next((x for x in jax.tree.leaves(tree) if x.ndim > 1 and len(x) == 1), None)
                     if first is None:
@@ -230,7 +224,7 @@ class Network:
                     if found[name] == len(arrays):
                         arrays.append(first)
             self._places = places
-            return given, program.results(known), [x.astype(jnp.float32) for x in arrays]
+            return given, traced.output(known), [x.astype(jnp.float32) for x in arrays]
 
         return jax.jit(run)
 
@@ -412,7 +406,7 @@ class Network:
     @functools.cached_property
     def _covering(self) -> Any:
         def run(params: Any, state: Any, given: jax.Array, corners: jax.Array, index: Any, size: Any) -> jax.Array:
-            link = self.subject.answer.probability or link_of(Program(self.model, params, state, (given,)))
+            link = self.subject.answer.probability or link_of(program(self.model, params, state, given))
             y, x = (jnp.arange(n)[None] - corners[:, axis, None] for axis, n in enumerate(self.shape[:2]))
             inside = ((y >= 0) & (y < size))[:, :, None] & ((x >= 0) & (x < size))[:, None, :]
             covered = jnp.where(inside[..., None], jnp.zeros((), given.dtype), given)
@@ -450,17 +444,6 @@ class Network:
         for name in names:
             found = found if found and "pool" in known[name]["kind"] else name
         return found
-
-
-class _Names:
-    """The names that `activations` gives: the second call of `conv1` is `conv1#2`."""
-
-    def __init__(self) -> None:
-        self._calls: collections.Counter[str] = collections.Counter()
-
-    def __call__(self, path: str) -> str:
-        self._calls[path] += 1
-        return f"{path}#{self._calls[path]}" if self._calls[path] > 1 else path
 
 
 def _only(net: Any, *inputs: Any) -> Any:

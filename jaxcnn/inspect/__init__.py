@@ -4,14 +4,15 @@ from jaxcnn.inspect import pictures, plots
 from jaxcnn.inspect.activations import activations
 from jaxcnn.inspect.features import Patches, Strongest, maximize, patches, strongest
 from jaxcnn.inspect.gradient import gradient_check
+from jaxcnn.inspect.program import Program, layer_outputs, program, split_at
 from jaxcnn.inspect.saliency import Occlusion, grad_cam, input_gradient, occlusion, saliency
-from jaxcnn.inspect.seeing import layer_outputs, split_at
 from jaxcnn.inspect.summary import Row, Summary, draw_graph, summary
 from jaxcnn.inspect.windows import Seen, Window, filters, receptive_window, see_unit
 
 __all__ = [
     "Occlusion",
     "Patches",
+    "Program",
     "Row",
     "Seen",
     "Strongest",
@@ -29,6 +30,7 @@ __all__ = [
     "patches",
     "pictures",
     "plots",
+    "program",
     "receptive_window",
     "saliency",
     "see_unit",

@@ -29,10 +29,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-from jaxcnn.inspect.receptive_field import POINTWISE, inner_jaxprs
-from jaxcnn.inspect.trace import Op, Trace, runs
+from jaxcnn.inspect.outline import Outline
+from jaxcnn.inspect.receptive_field import POINTWISE
 from jaxcnn.ops import cpu
 from jaxcnn.ops.backend import stored_p
+from jaxcnn.ops.jaxpr import Step, inner, runs
 
 _NAMES = "convert_element_type copy copy_p imag name real reduce_precision stop_gradient"
 _MOVES = frozenset(_NAMES.split()) | {stored_p.name}
@@ -122,31 +123,31 @@ def _flops(eqn: Any) -> int:
 
 
 def _inside(eqn: Any, count: Any) -> int:
-    each = [count(inner) for inner in inner_jaxprs(eqn)]
+    each = [count(body) for body in inner(eqn)]
     return max(each, default=0) if eqn.primitive.name == "cond" else runs(eqn) * sum(each)
 
 
 # --- the gradient ------------------------------------------------------------------------------------------------
 
 
-def costs(trace: Trace) -> dict[Op, Cost]:
+def costs(outline: Outline) -> dict[Step, Cost]:
     """The cost of each operation of a network, and of its gradient by the parameters.
 
     A value that several operations' gradients need is held once, and so belongs to the first of them.
     """
-    values = trace.values
+    values = outline.values
     active = [False] * len(values)  # depends on a parameter
-    for i in trace.weights:
+    for i in outline.weights:
         active[i] = _differentiable(values[i])
-    for op, _ in trace.ops:
+    for op in outline.ops:
         if _depends(op, active):
             for i in op.outputs:
                 active[i] = _differentiable(values[i])
 
-    wanted = {i for i in trace.outputs if i is not None and active[i]}  # the result depends on it
-    gradients: dict[Op, int] = {}
-    keeps: dict[Op, tuple[list[int | None], int]] = {}
-    for op, _ in reversed(trace.ops):
+    wanted = {i for i in outline.outputs if i is not None and active[i]}  # the result depends on it
+    gradients: dict[Step, int] = {}
+    keeps: dict[Step, tuple[list[int | None], int]] = {}
+    for op in reversed(outline.ops):
         towards = {i for i in op.inputs if i is not None and active[i]}
         if not (towards and wanted.intersection(op.outputs) and _depends(op, active)):
             continue
@@ -159,8 +160,8 @@ def costs(trace: Trace) -> dict[Op, Cost]:
         gradients[op] = pulled.flops + sum(math.prod(values[i].shape) for i in again)
 
     result = {}
-    held = set(trace.present)
-    for op, _ in trace.ops:
+    held = set(outline.present)
+    for op in outline.ops:
         if op.eqn is None:
             result[op] = Cost()
             continue
@@ -168,7 +169,7 @@ def costs(trace: Trace) -> dict[Op, Cost]:
         backward = gradients.get(op, 0) + (forward if op.again and op in gradients else 0)
         kept, more = keeps.get(op, ([], 0))
         if op.again and op in gradients:  # of what is computed again, what goes in is enough
-            kept, more = [i for i in op.inputs if i in trace.kept], 0
+            kept, more = [i for i in op.inputs if i in outline.kept], 0
         new = {i for i in kept if i is not None} - held
         held |= new
         size = op.times * (more + sum(nbytes(values[i]) for i in new))
@@ -181,7 +182,7 @@ def nbytes(aval: Any) -> int:
     return math.prod(aval.shape) * aval.dtype.itemsize
 
 
-def _depends(op: Op, active: Sequence[bool]) -> bool:
+def _depends(op: Step, active: Sequence[bool]) -> bool:
     stops = op.eqn is not None and op.eqn.primitive.name == "stop_gradient"
     return not stops and any(i is not None and active[i] for i in op.inputs)
 

@@ -13,8 +13,10 @@ import numpy as np
 
 from jaxcnn.core import Layer
 from jaxcnn.errors import UserError
+from jaxcnn.inspect.program import program
+from jaxcnn.inspect.rules import Rule
 from jaxcnn.inspect.saliency import input_gradient
-from jaxcnn.inspect.seeing import Chosen, Program, Rule, Unit, limits, only_array, score
+from jaxcnn.inspect.unit import Chosen, Unit, limits, only_array, score
 from jaxcnn.inspect.windows import Window, receptive_window
 
 
@@ -109,9 +111,7 @@ def _highest(model: Layer, params: Any, state: Any, images: Any, layer: str) -> 
 
 
 def _layer(model: Layer, params: Any, state: Any, images: Any, layer: str) -> jax.Array:
-    program = Program(model, params, state, (images,))
-    at = program.find(layer)
-    output = program.values(at, program.run(program.start, program.jaxpr.eqns[:at]))[1]
+    output = program(model, params, state, images).run(until=layer)
     if only_array(output).ndim < 2:
         raise UserError(f"layer {layer!r} gives {output.shape}: expected (N, ..., channels)")
     return only_array(output)

@@ -11,7 +11,7 @@ Source: Araujo, Norris and Sim, Computing receptive fields of convolutional neur
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -21,6 +21,7 @@ from jax.extend import core as jex
 
 from jaxcnn.ops import cpu
 from jaxcnn.ops.backend import stored_p
+from jaxcnn.ops.jaxpr import called
 
 
 @dataclass(frozen=True)
@@ -79,16 +80,6 @@ def image(shape: Sequence[int]) -> Field | None:
     return Field(tuple(Span(axis, one, zero, zero) for axis in range(1, len(shape) - 1)))
 
 
-def inner_jaxprs(eqn: Any) -> Iterator[jex.Jaxpr]:
-    """The functions inside an operation: of a `jit`, a `custom_jvp`, a loop."""
-    for value in eqn.params.values():
-        for item in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(item, jex.ClosedJaxpr):
-                yield item.jaxpr
-            elif isinstance(item, jex.Jaxpr):
-                yield item
-
-
 def through(eqn: Any, ins: Sequence[Field | None]) -> list[Field | None]:
     """The fields of an operation's outputs, from those of its inputs; None where there is no dependence."""
     if all(f is None for f in ins):
@@ -98,9 +89,8 @@ def through(eqn: Any, ins: Sequence[Field | None]) -> list[Field | None]:
     rule = _pointwise if name in POINTWISE else _RULES.get(name)
     if rule is not None:
         return [rule(eqn.params, ins, shapes, eqn.outvars[0].aval.shape)] * len(eqn.outvars)
-    inner = [] if name in LOOPS else list(inner_jaxprs(eqn))
-    if len(inner) == 1 and len(inner[0].invars) == len(ins) and len(inner[0].outvars) == len(eqn.outvars):
-        return _follow(inner[0], ins)
+    if (body := called(eqn)) is not None:
+        return _follow(body.jaxpr, ins)
     return [anywhere(ins, shapes)] * len(eqn.outvars)
 
 
@@ -329,8 +319,6 @@ _RULES = {
     cpu.product_p.name: _matmul,
     "concatenate": _concatenate,
 }
-
-LOOPS = frozenset({"scan", "while", "cond", "shard_map"})  # what is inside runs often, or in part, or on another shape
 
 _NAMES = """
     abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy copy_p cos cosh

@@ -28,7 +28,10 @@ from jax.scipy.special import expit
 
 from jaxcnn.core import Layer, PyTree
 from jaxcnn.errors import UserError
-from jaxcnn.inspect.seeing import Chosen, Program, Rule, Unit, flat_index, image_of, limits, only_array, score, split_at
+from jaxcnn.inspect.program import Program, program, split_at
+from jaxcnn.inspect.rules import Rule
+from jaxcnn.inspect.unit import Chosen, Unit, flat_index, image_of, limits, only_array, score
+from jaxcnn.ops.jaxpr import Step
 from jaxcnn.ops.precision import wide
 
 
@@ -79,13 +82,7 @@ def _gradient(
 
     def total(image: jax.Array) -> tuple[jax.Array, jax.Array]:
         given = (*inputs[:at], image, *inputs[at + 1 :])
-        program = Program(model, params, state, given)
-        eqns = program.jaxpr.eqns
-        if layer is None:
-            output = program.results(program.run(program.start, eqns, rule))
-        else:
-            place = program.find(layer)
-            output = program.values(place, program.run(program.start, eqns[:place], rule))[1]
+        output = program(model, params, state, *given).run(until=layer, rule=rule)
         return score(output, kind, where).sum(), limits(output, kind)
 
     return jax.grad(total, has_aux=True)(inputs[at])
@@ -146,7 +143,7 @@ def _grad_cam(
     model: Layer, params: Any, state: Any, inputs: Any, where: Any, layer: str | None, kind: Any
 ) -> tuple[jax.Array, jax.Array]:
     image = inputs[image_of(inputs)]
-    name = layer if layer is not None else Program(model, params, state, inputs).maps(image.ndim)
+    name = layer if layer is not None else program(model, params, state, *inputs).maps(image.ndim)
     if name is None:
         raise UserError("Grad-CAM needs maps with height and width, and no layer of this network gives any")
     maps, rest = split_at(model, params, state, *inputs, layer=name)
@@ -280,7 +277,7 @@ def _occlusion(
     image = inputs[at]
     examples, height, width, _ = image.shape
     rows, columns = (-(-(n - size) // stride) + 1 for n in (height, width))
-    link = probability or link_of(Program(model, params, state, inputs))
+    link = probability or link_of(program(model, params, state, *inputs))
 
     def outputs(*inputs: Any) -> Any:
         return link(model.apply(params, state, *inputs)[0])
@@ -317,14 +314,20 @@ def _occlusion(
     return covered.reshape(examples, rows, columns), scores, index, limits(whole, kind)
 
 
-def link_of(program: Program) -> Callable[[Any], Any]:
-    """What makes probabilities of a network's output: nothing where its last operation is a sigmoid or softmax."""
-    made = {v: eqn for eqn in program.jaxpr.eqns for v in eqn.outvars}
-    eqn = made.get(program.jaxpr.outvars[0]) if len(program.jaxpr.outvars) == 1 else None
-    while eqn is not None and eqn.primitive.name in ("jaxcnn_output", "reshape", "squeeze", "convert_element_type"):
-        eqn = made.get(eqn.invars[0])
-    if eqn is None or len(program.jaxpr.outvars) != 1:
+def link_of(traced: Program) -> Callable[[Any], Any]:
+    """The function that makes probabilities of a network's output: none where it ends in a sigmoid or softmax."""
+    line = traced.line
+    if len(line.outputs) != 1:
         return lambda outputs: outputs
-    name = eqn.primitive.name
-    exponentials = [made[v].primitive.name for v in eqn.invars if v in made] if name == "div" else []
+    made: dict[int | None, Step] = {i: step for step in line.steps for i in step.outputs}
+    step = made.get(line.outputs[0])
+    while step is not None and step.eqn.primitive.name in _SAME:
+        step = made.get(step.inputs[0])
+    if step is None:
+        return lambda outputs: outputs
+    name = step.eqn.primitive.name
+    exponentials = [made[i].eqn.primitive.name for i in step.inputs if i in made] if name == "div" else []
     return (lambda outputs: outputs) if name == "logistic" or "exp" in exponentials else probability
+
+
+_SAME = ("jaxcnn_output", "reshape", "squeeze", "convert_element_type")

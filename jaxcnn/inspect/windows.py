@@ -17,9 +17,10 @@ import numpy as np
 
 from jaxcnn.core import Layer, get
 from jaxcnn.errors import UserError, unknown
+from jaxcnn.inspect.outline import Call, Outline
+from jaxcnn.inspect.program import outline_of, program
 from jaxcnn.inspect.receptive_field import Field, image
-from jaxcnn.inspect.seeing import Program, image_of
-from jaxcnn.inspect.trace import Call, Trace, fields_of, trace
+from jaxcnn.inspect.unit import image_of
 from jaxcnn.transforms import split
 
 
@@ -207,9 +208,8 @@ def _variables(params: Any, state: Any, layer: str) -> dict[str, Any]:
 
 @functools.partial(jax.jit, static_argnames=("model", "layer"))
 def _values(model: Layer, params: Any, state: Any, inputs: Any, layer: str) -> Any:
-    program = Program(model, params, state, inputs)
-    at = program.find(layer)
-    return program.values(at, program.run(program.start, program.jaxpr.eqns[:at]))
+    traced = program(model, params, state, *inputs)
+    return traced.values(layer, traced.known(layer))
 
 
 # --- the geometry of a traced network ----------------------------------------------------------------------------
@@ -217,13 +217,13 @@ def _values(model: Layer, params: Any, state: Any, inputs: Any, layer: str) -> A
 
 @dataclass(frozen=True, eq=False)
 class _Geometry:
-    trace: Trace
+    outline: Outline
     calls: dict[str, Call]
     fields: dict[int, Field]
 
     def shape(self, call: Call) -> tuple[int, ...]:
         """Of the first array that a layer puts out, without the batch."""
-        return tuple(self.trace.values[_first(call.outputs)].shape[1:])
+        return tuple(self.outline.values[_first(call.outputs)].shape[1:])
 
     def field(self, call: Call) -> Field | None:
         return self.fields.get(_first(call.outputs))
@@ -231,9 +231,9 @@ class _Geometry:
     def local(self, call: Call) -> Field | None:
         """What the output sees of the layer's own input; None where that has no height and width."""
         source = _first(call.inputs)
-        if (start := image(self.trace.values[source].shape)) is None:
+        if (start := image(self.outline.values[source].shape)) is None:
             return None
-        return fields_of(self.trace, call.ops(), {source: start}).get(_first(call.outputs))
+        return self.outline.fields(call.ops(), {source: start}).get(_first(call.outputs))
 
     def weights(self, call: Call) -> Any:
         """The convolution or product that a layer is, if it is nothing else but that and a sum; else None."""
@@ -261,11 +261,10 @@ def _geometry(model: Layer, *inputs: Any) -> _Geometry:
             _traced.pop(next(iter(_traced)))
         structs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
         one = jax.tree.map(lambda s: jax.ShapeDtypeStruct((1, *s.shape[1:]), s.dtype) if s.shape else s, structs)
-        traced = trace(model, *one)
+        outline = outline_of(model, *one)
         whole = image(one[at].shape)
-        start = {traced.inputs[_leaf(one, at)]: whole} if whole else {}
-        fields = fields_of(traced, (op for op, _ in traced.ops), start)
-        _traced[key] = _Geometry(traced, _named(traced.root), fields)
+        start = {outline.inputs[_leaf(one, at)]: whole} if whole else {}
+        _traced[key] = _Geometry(outline, outline.calls(), outline.fields(outline.ops, start))
     return _traced[key]
 
 
@@ -280,21 +279,6 @@ def _signature(tree: Any) -> Any:
 def _leaf(inputs: Sequence[Any], at: int) -> int:
     """Which of all arrays of the inputs is the image."""
     return sum(len(jax.tree.leaves(x)) for x in inputs[:at])
-
-
-def _named(root: Call) -> dict[str, Call]:
-    """The calls of layers by the names that `activations` gives them: in the order in which they end."""
-    found: dict[str, Call] = {}
-
-    def walk(call: Call) -> None:
-        for inner in call.calls:
-            walk(inner)
-            path = "/".join(inner.path)
-            count = sum(name.split("#")[0] == path for name in found)
-            found[f"{path}#{count + 1}" if count else path] = inner
-
-    walk(root)
-    return found
 
 
 def _at(calls: dict[str, Call], layer: str) -> Call:
