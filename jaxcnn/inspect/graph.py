@@ -132,7 +132,7 @@ class _Builder:
 
 
 def _prune(graph: Graph) -> None:
-    """Without small nodes that lead nowhere: what becomes of them is state, or is not used."""
+    """Removes small nodes that lead nowhere: their values become state, or are not used."""
     while True:
         leading = {a for a, _ in graph.edges}
         dead = [n for n in graph.nodes if len(n.texts) == 1 and len(n.texts[0]) == 1 and n not in leading]
@@ -147,7 +147,7 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def _name(op: Step, sources: int) -> str:
-    """What a network's own operation is called in the picture; nothing for one that only moves or scales a value."""
+    """The name of a network's own operation in the picture; empty for one that only moves or scales a value."""
     if op.eqn is None:
         return "loop" if sources > 1 else ""
     name = op.eqn.primitive.name
@@ -167,7 +167,7 @@ def _within(eqn: Any) -> Iterator[Any]:
 
 
 def _kind(call: Call, row: Row) -> str:
-    """What a layer is by what it computes, so that it holds for a layer of one's own, too."""
+    """The layer's kind, inferred from its operations (works for user layers)."""
     names = {eqn.primitive.name for op in call.ops() if op.eqn is not None for eqn in _within(op.eqn)}
     if names & {"conv_general_dilated", cpu.convolution_p.name}:
         return "convolution"

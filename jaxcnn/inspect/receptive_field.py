@@ -26,7 +26,7 @@ from jaxcnn.ops.jaxpr import called
 
 @dataclass(frozen=True)
 class Span:
-    """What an array sees of one axis of the input: along `axis` of the array, or as a whole where `axis` is None."""
+    """The interval of one axis of the input that an array depends on: along its own `axis`, or as a whole for None."""
 
     axis: int | None
     jump: Fraction
@@ -35,14 +35,14 @@ class Span:
 
     @property
     def size(self) -> int:
-        # Behind a transposed convolution, intervals begin between pixels; of its neighbours, one may see a pixel more.
+        # After a transposed convolution, intervals begin between pixels, and neighbours may differ by one pixel.
         phases = [Fraction(i, self.jump.denominator) for i in range(self.jump.denominator)]
         return max(math.floor(self.last + t) - math.ceil(self.first + t) + 1 for t in phases)
 
 
 @dataclass(frozen=True)
 class Field:
-    """What one value of an array sees of the input: a span for each spatial axis."""
+    """The part of the input that one value of an array depends on: a span for each spatial axis."""
 
     spans: tuple[Span, ...]
 
@@ -53,12 +53,12 @@ class Field:
 
     @property
     def stride(self) -> float | tuple[float, ...]:
-        """How many pixels lie between the fields of two neighbours; 0 where all values see the same."""
+        """The pixels between the fields of two neighbours; 0 where all values have the same field."""
         return alike(_number(span.jump) for span in self.spans)
 
     @property
     def offset(self) -> int | tuple[int, ...]:
-        """The pixel where the field of the first value begins: 0 is the image's first, padding is below."""
+        """The pixel where the field of the first value begins: 0 is the image's first pixel, padding is negative."""
         return alike(math.ceil(span.first) for span in self.spans)
 
 
@@ -111,7 +111,7 @@ def _follow(jaxpr: Any, start: Sequence[Field | None]) -> list[Field | None]:
 
 
 def _whole(span: Span, shape: Sequence[int]) -> Span:
-    """All that an array sees of an axis, by whichever of its values."""
+    """The interval of an axis that the values of an array depend on together."""
     if span.axis is None:
         return span
     return Span(None, Fraction(0), span.first, span.last + span.jump * (shape[span.axis] - 1))
@@ -135,7 +135,7 @@ def _union(ins: Sequence[Field | None], shapes: Sequence[Sequence[int]]) -> Fiel
 
 
 def _moved(field: Field, shape: Sequence[int], where: dict[int, int]) -> Field:
-    """The field of an array whose axes went to `where`; an axis that went nowhere is seen as a whole."""
+    """The field of an array whose axes moved to `where`; an axis that is gone counts as a whole."""
     return Field(
         tuple(
             replace(s, axis=where[s.axis]) if s.axis in where else _whole(s, shape) if s.axis is not None else s
@@ -145,13 +145,13 @@ def _moved(field: Field, shape: Sequence[int], where: dict[int, int]) -> Field:
 
 
 def _slide(span: Span, axis: int, stride: int, reach: tuple[int, int], stuffing: int = 1) -> Span:
-    """The span of a window: output i sees the input's indices [stride i + reach[0], stride i + reach[1]] / stuffing."""
+    """The span of a window: output i covers the indices [stride i + reach[0], stride i + reach[1]] / stuffing."""
     jump, (low, high) = span.jump / stuffing, reach
     return Span(axis, jump * stride, span.first + jump * low, span.last + jump * high)
 
 
 def _pointwise(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
-    # An axis of length 1 may be repeated along the output's: all of these see what its only value sees.
+    # An axis of length 1 may be repeated along the output's, whose values then all have the field of its only value.
     def stretched(span: Span, shape: Sequence[int]) -> Span:
         return span if span.axis is None or shape[span.axis] == out[span.axis] else _whole(span, shape)
 
@@ -241,7 +241,7 @@ def _broadcast(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
 
 
 def _reshape(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
-    # An axis lives on where one of the same length stands behind as many elements.
+    # An axis is kept where the output has one of the same length after the same number of elements.
     def before(shape: Sequence[int], a: int) -> int:
         return math.prod(shape[:a])
 

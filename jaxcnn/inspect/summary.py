@@ -1,8 +1,8 @@
 """A table of a network's layers, measured from the computation itself.
 
-The network is traced once, abstractly. Multiply-accumulates, operations and the gradient's are counted in what was
-traced (`jaxcnn.inspect.cost` has the rules), and the receptive field of each output is followed through it, so that the
-figures hold for any Layer, a user's own included; nothing is typed in layer by layer.
+The network is traced once, abstractly. Multiply-accumulates, operations and those of the gradient are counted in the
+traced program (`jaxcnn.inspect.cost` has the rules), and the receptive field of each output is followed through it. So
+the figures hold for any Layer, a user's own included; none is written down layer by layer.
 """
 
 from __future__ import annotations
@@ -327,7 +327,7 @@ def _number(count: int) -> str:
 
 
 def _short(count: int) -> str:
-    """`1,234`, `12.3 K`, `12.3 M`, `12.3 G`: operations are no exact science."""
+    """`1,234`, `12.3 K`, `12.3 M`, `12.3 G`: three digits are enough for operations."""
     if count < 10_000:
         return _number(count)
     power = next(p for p in (1, 2, 3, 4) if count < 999.95 * 1000**p or p == 4)

@@ -1,8 +1,8 @@
-"""In inference, what follows a convolution is done inside it: bias, batch normalization, residual sum and activation.
+"""Fusion for inference: bias, batch normalization, residual sum and activation inside the convolution before them.
 
-By themselves they read the whole image from memory and write it back; inside oneDNN's convolution
-(`jaxcnn.ops.cpu`) they are done on each piece of the result while the processor has it at hand. The code of a
-network does not say that they belong together and need not: `fuse` traces it and finds them in its program.
+Each of them alone reads the whole image from memory and writes it back. oneDNN's convolution (`jaxcnn.ops.cpu`) applies
+them to each piece of its result while that is in the cache. The code of a network need not say that they belong
+together: `fuse` traces the network and finds them in its program.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 def fuse(function: Callable[P, T]) -> Callable[P, T]:
-    """The same function, with convolutions taking in what follows them.
+    """The same function, with convolutions that include the operations after them.
 
     A chain  conv -> * and + of `(K,)` vectors -> + residual -> activation,  any part of which may be missing, becomes
     one convolution where nothing else uses the values in between:
@@ -40,7 +40,7 @@ def fuse(function: Callable[P, T]) -> Callable[P, T]:
 
     The activation is ReLU, `jax.nn.relu6`, `silu` or `hard_swish`.
 
-    The product kernel f is computed in each call; where the kernel is large for its image, it would cost more than it
+    The product kernel f is computed in each call. Where the kernel is large for its image, that costs more than it
     saves, and the chain is left as it is.
 
     Args:
@@ -49,7 +49,7 @@ def fuse(function: Callable[P, T]) -> Callable[P, T]:
     Returns:
       A function of the same arguments, for `jax.jit`, `vmap` and gradients as before, whose results are those of
       `function` within the rounding of float32, and whose derivatives are `function`'s own. Where oneDNN's
-      convolution is not used it calls `function`. One difference: what is NaN before a ReLU is 0 behind oneDNN's.
+      convolution is not used it calls `function`. One difference: a NaN before a ReLU is 0 after oneDNN's.
 
     Example:
       >>> predict = jax.jit(fuse(lambda params, state, x: model.apply(params, state, x)[0]))
@@ -72,14 +72,14 @@ def fuse(function: Callable[P, T]) -> Callable[P, T]:
 
 @dataclass
 class _Chain:
-    """A convolution and what it takes in, as the steps of the program.
+    """A convolution and the steps of the program that it includes.
 
     Attributes:
       conv: the convolution.
-      steps: where it and what follows stand in the program; the last one's result is the chain's.
+      steps: the positions of its steps in the program; the result of the last is the chain's.
       affine: `("mul" | "add" | "sub", vector)` in their order.
       residual: the value that is added, or None.
-      activation: the name of what ends it, a key of `jaxcnn.ops.cpu.fused.ACTIVATIONS`.
+      activation: the name of the activation at its end, a key of `jaxcnn.ops.cpu.fused.ACTIVATIONS`, or empty.
     """
 
     conv: JaxprEqn

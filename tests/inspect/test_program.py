@@ -113,19 +113,27 @@ def test_a_name_counts_calls_in_loops_as_well():
         traced.run(until="conv")
 
 
-@pytest.mark.parametrize("layer", ["conv", "act", "flat"])
-def test_in_an_ensemble_the_rest_uses_the_members_values(layer):
-    member = cnn.serial(conv=cnn.conv(5, 3, 2, 1), act=jnp.tanh, flat=cnn.flatten, head=cnn.dense(3))
+MEMBERS = {
+    "conv": cnn.serial(first=cnn.conv(5, 3, 2, 1), act=jnp.tanh, flat=cnn.flatten, head=cnn.dense(3)),
+    # Its first product has the axis of members behind that of examples.
+    "dense": cnn.serial(flat=cnn.flatten, first=cnn.dense(4, bias=False), act=jnp.tanh, head=cnn.dense(3)),
+}
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_in_an_ensemble_the_rest_uses_the_members_values(name):
+    member = MEMBERS[name]
     model = cnn.ensemble(member, 3)
     params, state = model.init(KEY, X)
-    value, rest = split_at(model, params, state, X, layer=layer)
-    moved = value + normal(2, *value.shape)
-    members = []
-    for k in range(3):
-        own = jax.tree.map(lambda a, k=k: a[k], params)
-        _, tail = split_at(member, own, {}, X, layer=layer)
-        members.append(jax.nn.softmax(tail(moved[k])))
-    close(jax.nn.softmax(rest(moved)), np.mean(members, 0))
+    for layer in ("first", "act"):
+        value, rest = split_at(model, params, state, X, layer=layer)
+        moved = value + normal(2, *value.shape)
+        members = []
+        for k in range(3):
+            own = jax.tree.map(lambda a, k=k: a[k], params)
+            _, tail = split_at(member, own, {}, X, layer=layer)
+            members.append(jax.nn.softmax(tail(moved[k])))
+        close(jax.nn.softmax(rest(moved)), np.mean(members, 0))
 
 
 def test_a_program_in_jit_is_that_of_its_values():

@@ -481,6 +481,11 @@ def test_squares_that_cannot_be(settings, says):
         occlusion(model, *made(model, X), X, **settings)
 
 
+def test_an_unknown_setting_is_an_error():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'batchsize'"):
+        occlusion(tiny(), *made(tiny(), X), X, size=2, batchsize=3)
+
+
 # --- windows -----------------------------------------------------------------------------------------------------
 
 GEOMETRIES = {
@@ -642,6 +647,8 @@ def test_gradient_ascent_goes_up():
         features.maximize(model, params, state, X, unit=3, steps=1)
     with pytest.raises(UserError, match="in floating point, or their shape"):
         features.maximize(model, params, state, X.astype(np.int32), unit=1)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'step'"):
+        features.maximize(model, params, state, X, unit=1, step=1)
 
 
 def test_blur_keeps_what_is_even_and_spreads_what_is_not():
