@@ -18,7 +18,7 @@ from jaxcnn.core.compose import concat, identity, parallel, residual, serial
 from jaxcnn.core.layer import Call, EvaluationOnly, Layer, LayerError, PyTree, Variables, as_layer, layer
 from jaxcnn.core.network import Net, fold_in, network, structs_of
 from jaxcnn.core.tree import Path, get, leaves, map_at, map_leaves, put, sublayer, unwrap
-from jaxcnn.core.watch import Watcher, watch
+from jaxcnn.core.watch import Record, Watcher, numbered, watch
 
 COMPOSITIONS = (network, serial, parallel, residual)
 """The functions that make a network of given layers."""
@@ -32,6 +32,7 @@ __all__ = [
     "Net",
     "Path",
     "PyTree",
+    "Record",
     "Variables",
     "Watcher",
     "as_layer",
@@ -44,6 +45,7 @@ __all__ = [
     "map_at",
     "map_leaves",
     "network",
+    "numbered",
     "parallel",
     "put",
     "residual",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import NamedTuple
 
 from jaxcnn.core.layer import Layer, PyTree
 
@@ -31,6 +33,36 @@ class Watcher:
 
     def called(self, layer: Layer, inputs: tuple[PyTree, ...], output: PyTree) -> None:
         """Called after the sublayer at `self.path` has run; inner layers come first."""
+
+
+class Called(NamedTuple):
+    """One call of a sublayer: its path, the layer, and what went in and came out."""
+
+    path: tuple[str, ...]
+    layer: Layer
+    inputs: tuple[PyTree, ...]
+    output: PyTree
+
+
+class Record(Watcher):
+    """Keeps every call in `calls`, in the order in which the calls end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Called] = []
+
+    def called(self, layer: Layer, inputs: tuple[PyTree, ...], output: PyTree) -> None:
+        self.calls.append(Called(self.path, layer, inputs, output))
+
+
+def numbered(paths: Iterable[tuple[str, ...]]) -> list[str]:
+    """The name of each call: its path, `"block1/conv2"`; for the second call of the same layer `"block1/conv2#2"`."""
+    count: Counter[str] = Counter()
+    names = []
+    for path in map("/".join, paths):
+        count[path] += 1
+        names.append(path if count[path] == 1 else f"{path}#{count[path]}")
+    return names
 
 
 _watcher: ContextVar[Watcher | None] = ContextVar("jaxcnn_watcher", default=None)

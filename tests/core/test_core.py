@@ -413,6 +413,22 @@ def test_watch_sees_every_sublayer_with_its_path_inner_ones_first():
     ]
 
 
+def test_a_record_keeps_every_call_and_calls_have_names():
+    model = cnn.network(
+        lambda net, x: net.conv(net.block(net.conv(x))), conv=cnn.conv(3, 1), block=cnn.residual(cnn.relu)
+    )
+    params, state = model.init(KEY, IMAGES)
+    record = cnn.core.Record()
+    with watch(record):
+        y = model.apply(params, state, IMAGES)[0]
+    paths = [call.path for call in record.calls]
+    assert paths == [("conv",), ("block", "body"), ("block",), ("conv",)]
+    assert cnn.core.numbered(paths) == ["conv", "block/body", "block", "conv#2"]
+    assert record.calls[0].inputs[0] is IMAGES
+    assert record.calls[-1].output is y
+    assert record.calls[2].inputs[0] is record.calls[0].output
+
+
 # --- several inputs, several outputs -----------------------------------------------------------------------------
 
 

@@ -14,9 +14,10 @@ from jaxcnn import cli, models, tasks
 from jaxcnn.data import datasets
 from jaxcnn.data.datasets import clevr
 from jaxcnn.errors import UserError
-from jaxcnn.explore import subject
+from jaxcnn.explore import target
+from jaxcnn.explore.answers import message
+from jaxcnn.explore.messages import unpack
 from jaxcnn.explore.network import Network
-from jaxcnn.explore.server import message, unpack
 
 SMALL = "--epochs 1 --batch-size 2"
 
@@ -101,13 +102,13 @@ def test_a_run_from_training_to_prediction(
 
     if models.MODELS[model].task not in ("segment", "boundaries"):
         with pytest.raises(UserError, match="given one image and nothing else"):
-            subject.of_run("run")
+            target.of_run("run")
         return
-    explored = subject.of_run("run")
+    explored = target.of_run("run")
     assert explored.about()["measure"] == figure
     record, sent = unpack(message(Network(explored), Network(explored).see(explored.examples().inputs[0]), []))
     assert record["pictures"] == ["said"]
-    assert len(sent) == record["image"] + np.prod(explored.answer.size)
+    assert len(sent) == record["image"] + np.prod(explored.head.size)
 
 
 @pytest.mark.parametrize(
