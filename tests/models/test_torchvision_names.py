@@ -23,7 +23,7 @@ from jaxcnn.weights.names import variables
 
 THEIRS = torchvision_fixture.load()
 NETWORKS = [n for n in THEIRS if n in MODELS]
-SEGMENTERS = [n for n in NETWORKS if MODELS[n].task == "segment"]
+SEGMENTERS = [n for n in NETWORKS if MODELS[n].task == "segmentation"]
 HEADS = {"googlenet": 6_379_984}  # parameters of auxiliary heads that the published number leaves out
 IMAGES_FROM_MINUS_1_TO_1 = ("googlenet", "inception_v3")  # done in torchvision's network, and here before it
 

@@ -100,7 +100,7 @@ def test_a_run_from_training_to_prediction(
     cli.main(["train", "--run", "run", "--resume"])
     assert "is complete: test" in capsys.readouterr().out
 
-    if models.MODELS[model].task not in ("segment", "boundaries"):
+    if models.MODELS[model].task not in ("segmentation", "edges", "keypoints"):
         with pytest.raises(UserError, match="given one image and nothing else"):
             target.of_run("run")
         return
