@@ -33,6 +33,7 @@ class Published:
       mean, std: what images from 0 to 1 are normalized by, channel by channel.
       size: the height and width of an image.
       resize: how long its shorter side is before the middle is cut out, and by which interpolation.
+      timm: as `torch`, for timm's files where they have other names and the network computes the same.
       older: a regular expression and what replaces it, which bring names in older files to today's.
     """
 
@@ -44,6 +45,7 @@ class Published:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     size: int = 224
     resize: tuple[int, str] = (256, "bilinear")
+    timm: Callable[[Layer], Callable[[LayerPath], str]] | None = None
     older: tuple[str, str] | None = None
 
 
