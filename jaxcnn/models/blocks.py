@@ -66,6 +66,39 @@ def mobile_names(inside: str) -> Callable[[Layer], Callable[[Path], str]]:
     return names
 
 
+def timm_names(where: Callable[[Path], str]) -> Callable[[Layer], Callable[[Path], str]]:
+    """timm's names of networks of inverted residuals: `blocks.2.1.conv_dw`.
+
+    Args:
+      where: the path of a block -> the numbers of its stage and of it in the stage, `"2.1"`.
+    """
+    whole = {"expand": ("conv_pw", "bn1"), "depthwise": ("conv_dw", "bn2"), "project": ("conv_pwl", "bn3")}
+    short = {"depthwise": ("conv_dw", "bn1"), "project": ("conv_pw", "bn2")}  # of a block that does not expand
+    squeeze = {"fc1": "se.conv_reduce", "fc2": "se.conv_expand"}
+    outside = {
+        "stem/conv": "conv_stem",
+        "stem/bn": "bn1",
+        "last/conv": "conv_head",
+        "last/bn": "bn2",
+        "fc": "classifier",
+    }
+
+    def names(model: Layer) -> Callable[[Path], str]:
+        paths = [path for path, _ in leaves(model)]
+        expanding = {path[:-2] for path in paths if path[-2:-1] == ("expand",)}
+
+        def name(path: Path) -> str:
+            *block, unit, layer = path if len(path) > 2 else ("", "", *path)
+            if not any(block) or (layer not in ("conv", "bn") and layer not in squeeze):
+                return outside.get("/".join(path), "/".join(path))
+            inner = squeeze.get(layer) or (whole if tuple(block) in expanding else short)[unit][layer == "bn"]
+            return f"blocks.{where(tuple(block))}.{inner}"
+
+        return name
+
+    return names
+
+
 def divisible(channels: float, by: int = 8) -> int:
     """The nearest multiple of `by`, or the next one if that is less than nine tenths of the channels.
 

@@ -19,7 +19,7 @@ from jax.nn import initializers
 
 from jaxcnn import core
 from jaxcnn.layers import batch_norm, dense, dropout, global_avg_pool, relu6, silu, squeeze_excite
-from jaxcnn.models.blocks import conv_norm_act, divisible, he_fan_out, mobile_names
+from jaxcnn.models.blocks import conv_norm_act, divisible, he_fan_out, mobile_names, timm_names
 from jaxcnn.models.mobilenet_v2 import Unit, inverted_residual, shortcut
 from jaxcnn.models.registry import Published, model, with_weights
 
@@ -114,11 +114,21 @@ def _lite_names(model: core.Layer) -> Callable[[core.Path], str]:
     return name
 
 
+def _place(block: core.Path) -> str:
+    stage, number = (int(part.removeprefix("stage").removeprefix("block")) for part in block)
+    return f"{stage - 1}.{number - 1}"
+
+
 _HALF = (0.5, 0.5, 0.5)
 WEIGHTS = Published("efficientnet", mobile_names("block"), heads=("fc",), resize=(256, "bicubic"))
 LITE = dataclasses.replace(
     WEIGHTS, family="efficientnet_lite", torch=_lite_names, mean=(127 / 255,) * 3, std=(128 / 255,) * 3
 )
+
+
+_TIMM = timm_names(
+    _place
+)  # of B0 to B4: timm's other networks have another eps or padding, and would compute otherwise
 
 
 def _made_for(size: int, resize: int, method: str = "bicubic", **options: Any) -> Published:
@@ -240,7 +250,7 @@ def _b(width: float, depth: float, classes: int, options: dict[str, Any]) -> cor
     return efficientnet(stages, divisible(32 * width), 4 * stages[-1].features, classes, **options)
 
 
-@model("EfficientNet-B0 (Tan and Le 2019)", input=(224, 224, 3), published=_made_for(224, 256))
+@model("EfficientNet-B0 (Tan and Le 2019)", input=(224, 224, 3), published=_made_for(224, 256, timm=_TIMM))
 def efficientnet_b0(classes: int = 1000, **options: Any) -> core.Layer:
     """The network of the search: 5,288,548 parameters for RGB.
 
@@ -249,7 +259,7 @@ def efficientnet_b0(classes: int = 1000, **options: Any) -> core.Layer:
     return _b(1.0, 1.0, classes, {"drop": 0.2, **options})
 
 
-@model("EfficientNet-B1 (2019)", input=(240, 240, 3), published=_made_for(240, 256))
+@model("EfficientNet-B1 (2019)", input=(240, 240, 3), published=_made_for(240, 256, timm=_TIMM))
 def efficientnet_b1(classes: int = 1000, **options: Any) -> core.Layer:
     """1.0 times as wide, 1.1 times as deep: 7,794,184 parameters for RGB.
 
@@ -258,7 +268,7 @@ def efficientnet_b1(classes: int = 1000, **options: Any) -> core.Layer:
     return _b(1.0, 1.1, classes, {"drop": 0.2, **options})
 
 
-@model("EfficientNet-B2 (2019)", input=(260, 260, 3), published=_made_for(288, 288))
+@model("EfficientNet-B2 (2019)", input=(260, 260, 3), published=_made_for(288, 288, timm=_TIMM))
 def efficientnet_b2(classes: int = 1000, **options: Any) -> core.Layer:
     """1.1 times as wide, 1.2 times as deep: 9,109,994 parameters for RGB. torchvision's weights take images of 288.
 
@@ -267,7 +277,7 @@ def efficientnet_b2(classes: int = 1000, **options: Any) -> core.Layer:
     return _b(1.1, 1.2, classes, {"drop": 0.3, **options})
 
 
-@model("EfficientNet-B3 (2019)", input=(300, 300, 3), published=_made_for(300, 320))
+@model("EfficientNet-B3 (2019)", input=(300, 300, 3), published=_made_for(300, 320, timm=_TIMM))
 def efficientnet_b3(classes: int = 1000, **options: Any) -> core.Layer:
     """1.2 times as wide, 1.4 times as deep: 12,233,232 parameters for RGB.
 
@@ -276,7 +286,7 @@ def efficientnet_b3(classes: int = 1000, **options: Any) -> core.Layer:
     return _b(1.2, 1.4, classes, {"drop": 0.3, **options})
 
 
-@model("EfficientNet-B4 (2019)", input=(380, 380, 3), published=_made_for(380, 384))
+@model("EfficientNet-B4 (2019)", input=(380, 380, 3), published=_made_for(380, 384, timm=_TIMM))
 def efficientnet_b4(classes: int = 1000, **options: Any) -> core.Layer:
     """1.4 times as wide, 1.8 times as deep: 19,341,616 parameters for RGB.
 

@@ -13,7 +13,7 @@ from jax.nn import initializers
 
 from jaxcnn import core
 from jaxcnn.layers import batch_norm, dense, dropout, global_avg_pool, relu
-from jaxcnn.models.blocks import conv_norm_act, divisible
+from jaxcnn.models.blocks import conv_norm_act, divisible, timm_names
 from jaxcnn.models.mobilenet_v2 import inverted_residual
 from jaxcnn.models.registry import Published, model, with_weights
 
@@ -35,7 +35,13 @@ def _torch_names(model: core.Layer) -> Callable[[core.Path], str]:
     return name
 
 
-WEIGHTS = Published("mnasnet", _torch_names, heads=("fc",))
+def _place(block: core.Path) -> str:
+    if block == ("separable",):
+        return "0.0"
+    return f"{block[0].removeprefix('stage')}.{int(block[1].removeprefix('block')) - 1}"
+
+
+WEIGHTS = Published("mnasnet", _torch_names, heads=("fc",), timm=timm_names(_place))
 _LATER = dataclasses.replace(WEIGHTS, resize=(232, "bilinear"))  # of 0.75 and 1.3, which came later
 
 # Figure 7 (a), by torchvision: kernel, stride, times more channels in the middle, channels of the output, blocks.

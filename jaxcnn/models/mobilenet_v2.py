@@ -14,7 +14,7 @@ from jax.nn import initializers
 
 from jaxcnn import core
 from jaxcnn.layers import dense, drop_path, dropout, global_avg_pool, relu6
-from jaxcnn.models.blocks import conv_norm_act, divisible, mobile_names
+from jaxcnn.models.blocks import conv_norm_act, divisible, mobile_names, timm_names
 from jaxcnn.models.registry import Published, model
 
 Unit = Callable[..., core.Layer]
@@ -33,7 +33,12 @@ def _torch_names(model: core.Layer) -> Callable[[core.Path], str]:
     return name
 
 
-WEIGHTS = Published("mobilenet_v2", _torch_names, heads=("fc",))
+# Table 2: how many times more channels in the middle, channels of the output, blocks, stride of the first block.
+TABLE_2 = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+
+_PLACES = [f"{stage}.{i}" for stage, (_, _, count, _) in enumerate(TABLE_2) for i in range(count)]
+_timm_names = timm_names(lambda block: _PLACES[int(block[0].removeprefix("block")) - 1])
+WEIGHTS = Published("mobilenet_v2", _torch_names, heads=("fc",), timm=_timm_names)
 
 
 @core.layer
@@ -97,10 +102,6 @@ def unit(features: int, kernel_size: int, stride: int = 1, *, groups: int = 1, a
     """Convolution without bias, batch normalization, ReLU6."""
     options: dict[str, Any] = {"groups": groups} if groups > 1 else {}
     return core.serial(**conv_norm_act(features, kernel_size, stride, act=act, **options))
-
-
-# Table 2: how many times more channels in the middle, channels of the output, blocks, stride of the first block.
-TABLE_2 = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
 @model("MobileNetV2 (Sandler et al. 2018)", input=(224, 224, 3), published=WEIGHTS)

@@ -33,6 +33,7 @@ class Published:
       mean, std: the normalization of images from 0 to 1, per channel.
       size: the height and width of an image.
       resize: the length to which the shorter side is brought before the central crop, and the interpolation.
+      timm: as `torch`, for timm's files if they have other names and the network computes the same.
       older: a regular expression and its replacement, which turn names in older files into today's.
     """
 
@@ -44,6 +45,7 @@ class Published:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     size: int = 224
     resize: tuple[int, str] = (256, "bilinear")
+    timm: Callable[[Layer], Callable[[LayerPath], str]] | None = None
     older: tuple[str, str] | None = None
 
 

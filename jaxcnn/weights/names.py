@@ -9,6 +9,9 @@ Names, this package's on the left:
     VGG,        conv1_2, bn1_2                  features.2, .3: numbers count all layers
     AlexNet     fc6, fc7, fc8                   classifier.0, .3, .6
                 fc6, fc7, fc8                   pre_logits.fc1, pre_logits.fc2, head.fc timm's VGG
+    MobileNet,  block3/depthwise/conv           features.3.conv.1.0                     all layers counted
+    EfficientNet, stage2/block1/squeeze/fc1     features.2.0.block.2.fc1
+    MNASNet     stage2/block1/depthwise/conv    blocks.1.0.conv_dw                      timm's
 
 Arrays, PyTorch's on the right:
 

@@ -242,6 +242,8 @@ def _namer(
         )
     if found.family == "vgg" and any(name.startswith("pre_logits.") for name in arrays):
         return timm_vgg(model)
+    if found.timm is not None and any(name.startswith("conv_stem.") for name in arrays):
+        return found.timm(model)
     return found.torch(model)
 
 

@@ -29,6 +29,7 @@ from PIL import Image
 
 import jaxcnn as cnn
 from jaxcnn.errors import DataError, UserError
+from jaxcnn.models.registry import published_weights
 from jaxcnn.weights import files, pth
 
 KEY = jax.random.key(0)
@@ -118,7 +119,6 @@ def test_names_and_axes_are_torchvisions():
 
 
 def names_of(model):
-    from jaxcnn.models.registry import published_weights
     from jaxcnn.weights.names import variables
 
     inputs = (jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32),)
@@ -1092,3 +1092,21 @@ def test_fine_tuning(saved, tmp_path):
     tuned = cnn.weights.load(net, tmp_path / "tuned.safetensors")
     x = preprocess(images)
     close(net.apply(*tuned, x)[0], model.apply(fitted.params, fitted.model_state, x)[0])
+
+
+def test_names_of_the_mobile_networks_in_timms_files():
+    """`conv_pw` is the first convolution of a block that expands, and the last of one that does not."""
+    found = {}
+    for name in ("mobilenet_v2", "mnasnet0_5", "efficientnet_b0"):
+        model = getattr(cnn.models, name)()
+        namer = published_weights(model).timm(model)
+        found[name] = {"/".join(path): namer(path) for path, _ in cnn.core.leaves(model)}
+    mobile, mnas, efficient = found.values()
+    assert mobile["stem/conv"] == mnas["stem/conv"] == "conv_stem"
+    assert efficient["last/bn"] == "bn2"
+    assert mobile["fc"] == "classifier"
+    assert mobile["block1/project/conv"] == mnas["separable/project/conv"] == "blocks.0.0.conv_pw"
+    assert mobile["block3/expand/bn"] == mnas["stage1/block2/expand/bn"] == "blocks.1.1.bn1"
+    assert mobile["block17/project/bn"] == mnas["stage6/block1/project/bn"] == "blocks.6.0.bn3"
+    assert efficient["stage6/block4/squeeze/fc2"] == "blocks.5.3.se.conv_expand"
+    assert efficient["stage6/block4/depthwise/conv"] == "blocks.5.3.conv_dw"
