@@ -63,10 +63,14 @@ def mnasnet(width: float = 1.0, classes: int = 1000, *, drop: float = 0.2) -> co
     Weights start as in torchvision: convolutions by fan-out (He et al. 2015), the dense layer uniformly within
     sqrt(3 / classes).
 
+    torchvision's `MNASNet.load_state_dict` asks for the version of a state dict, 2, which a file of ours does not have:
+    `state = OrderedDict(load_file(path)); state._metadata = {"": {"version": 2}}`.
+
     Source: section 5 and figure 7.
     """
     first, entering = divisible(32 * width), divisible(16 * width)
-    layers: dict[str, Any] = {"stem": unit(first, 3, 2), "separable": inverted_residual(unit, first, first, entering)}
+    separable = {"depthwise": unit(first, 3, groups=first), "project": unit(entering, 1, act=None)}  # never a shortcut
+    layers: dict[str, Any] = {"stem": unit(first, 3, 2), "separable": core.serial(**separable)}
     for stage, (kernel, stride, times, features, count) in enumerate(STAGES, 1):
         blocks = {}
         for i in range(count):

@@ -148,7 +148,7 @@ SYSTEMS = {
 
 
 def test_every_model_is_counted_here():
-    """Or in `test_torchvision.py`, if torchvision has it."""
+    """Or in `test_torchvision_names.py`, if torchvision has it."""
     elsewhere = set(torchvision_fixture.load())
     assert set(CLASSIFIERS) - set(PARAMETERS) - elsewhere == {"convnet", "resnet1202"}  # a pattern; and see below
     assert set(MODELS) - set(CLASSIFIERS) == set(SYSTEMS)

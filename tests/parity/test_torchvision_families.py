@@ -5,6 +5,9 @@ constructor, in double precision: with batch statistics of a few pixels, float32
 that would find a mistake.
 """
 
+import collections
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +15,9 @@ import pytest
 from helpers import close, normal
 
 import jaxcnn as cnn
+from jaxcnn.models.efficientnet import Stage, unit
+from jaxcnn.models.mobilenet_v3 import LARGE as LARGE_TABLE
+from jaxcnn.models.mobilenet_v3 import SMALL as SMALL_TABLE
 from jaxcnn.models.registry import published_weights
 from jaxcnn.weights.names import variables
 
@@ -55,6 +61,19 @@ def last(tensor):
 
 # Name: the size of the images; small ones compute all that large ones do.
 WHOLE = {
+    "squeezenet1_0": 64,
+    "squeezenet1_1": 71,
+    "mobilenet_v2": 64,
+    "mobilenet_v3_small": 64,
+    "mobilenet_v3_large": 71,
+    "shufflenet_v2_x0_5": 64,
+    "shufflenet_v2_x2_0": 64,
+    "mnasnet0_5": 64,
+    "mnasnet1_3": 64,
+    "efficientnet_b0": 64,
+    "efficientnet_b3": 71,
+    "efficientnet_b5": 64,
+    "efficientnet_v2_s": 64,
     "densenet121": 64,
     "densenet161": 64,
     "inception_v3": 107,
@@ -95,7 +114,8 @@ def test_outputs_from_torchvisions_file(name, size, tmp_path):
     from safetensors.torch import load_file
 
     cnn.weights.save(net, params, state, tmp_path / "ours.safetensors")
-    found = load_file(tmp_path / "ours.safetensors")
+    found = collections.OrderedDict(load_file(tmp_path / "ours.safetensors"))
+    found._metadata = {"": {"version": 2}}  # MNASNet asks for it
     model.load_state_dict(found)
     for key, value in torch.load(tmp_path / "theirs.pth").items():
         if "num_batches_tracked" not in key:
@@ -136,8 +156,59 @@ def small_segmenter(kind):
     return deeplab.segmenter(cnn.serial(**layers), head, deeplab.fcn_head(7, 1024, drop=0.0), ("layer3", "layer4"))
 
 
+ROWS = (*SMALL_TABLE[:2], *LARGE_TABLE[2:5], *LARGE_TABLE[6:8], *SMALL_TABLE[-3:-1])
+
+
+def small_mobilenet_v3():
+    config, entering = [], 16
+    for kernel, hidden, features, squeezed, activation, stride in ROWS:
+        sizes = entering, kernel, hidden, features
+        config.append(zoo.mobilenetv3.InvertedResidualConfig(*sizes, squeezed, activation, stride, 1, 1.0))
+        entering = features
+    return zoo.mobilenetv3.MobileNetV3(config, last_channel=24, num_classes=7)
+
+
+STAGES = (Stage(1, 3, 1, 8, 2), Stage(4, 5, 2, 16, 2))
+FUSED = (Stage(1, 3, 1, 8, 2, True), Stage(4, 3, 2, 16, 2, True), Stage(4, 3, 2, 24, 2))
+
+
+def small_efficientnet(stages, stem):
+    config, entering = [], stem
+    for times, kernel, stride, features, blocks, fused in stages:
+        kind = zoo.efficientnet.FusedMBConvConfig if fused else zoo.efficientnet.MBConvConfig
+        config.append(kind(times, kernel, stride, entering, features, blocks))
+        entering = features
+    norm = functools.partial(nn.BatchNorm2d, eps=0.01, momentum=0.3)
+    return zoo.efficientnet.EfficientNet(config, 0.0, 0.0, 7, norm, 24)
+
+
+def ours_efficientnet(stages, stem):
+    made = functools.partial(unit, norm=(0.7, 0.01))
+    return cnn.models.efficientnet(stages, stem, 24, 7, unit=made, drop=0.0, drop_path=0.0)
+
+
 # Theirs, ours, whose names they have, and the size of the images.
 SMALL = {
+    "squeezenet": (
+        lambda: zoo.squeezenet1_1(num_classes=7), lambda: cnn.models.squeezenet1_1(7, drop=0.0), "squeezenet1_1", 64,
+    ),
+    "mobilenet_v2": (
+        lambda: zoo.MobileNetV2(7, 0.25), lambda: cnn.models.mobilenet_v2(7, width=0.25, drop=0.0), "mobilenet_v2", 64,
+    ),
+    "mobilenet_v3": (
+        small_mobilenet_v3, lambda: cnn.models.mobilenet_v3(ROWS, 24, 7, drop=0.0), "mobilenet_v3_small", 64,
+    ),
+    "shufflenet_v2": (
+        lambda: zoo.ShuffleNetV2([4, 8, 4], [24, 16, 32, 64, 48], 7),
+        lambda: cnn.models.shufflenet_v2((16, 32, 64, 48), 7), "shufflenet_v2_x0_5", 64,
+    ),
+    "mnasnet": (lambda: zoo.MNASNet(0.25, 7), lambda: cnn.models.mnasnet(0.25, 7, drop=0.0), "mnasnet0_5", 64),
+    "efficientnet": (
+        lambda: small_efficientnet(STAGES, 16), lambda: ours_efficientnet(STAGES, 16), "efficientnet_b0", 33,
+    ),
+    "efficientnet_v2": (
+        lambda: small_efficientnet(FUSED, 8), lambda: ours_efficientnet(FUSED, 8), "efficientnet_v2_s", 33,
+    ),
     "densenet": (
         lambda: zoo.densenet.DenseNet(8, (2, 3, 2, 1), 16, num_classes=7),
         lambda: cnn.models.densenet((2, 3, 2, 1), 7, growth=8, width=16), "densenet121", 64,

@@ -1,7 +1,7 @@
 """Networks that torchvision has, against what it publishes of them: names, shapes, operations, constants, images.
 
 `torchvision_fixture.py` says where the numbers are from. Outputs and gradients are compared in
-`parity/test_torchvision_zoo.py`. Nothing is compiled here.
+`parity/test_torchvision_families.py`. Nothing is compiled here.
 """
 
 import functools
@@ -22,8 +22,25 @@ from jaxcnn.models.registry import published_weights
 from jaxcnn.weights.names import variables
 
 THEIRS = torchvision_fixture.load()
-NETWORKS = [n for n in THEIRS if n in MODELS]
-SEGMENTERS = [n for n in NETWORKS if MODELS[n].task == "segment"]
+
+
+def _quick():
+    """The smaller networks: to 300 arrays, or the smallest of its family."""
+    arrays = {name: len(theirs["state"]) for name, theirs in THEIRS.items()}
+    family = {name: published_weights(MODELS[name].make()).family for name in THEIRS}
+    smallest = {min((n for n in THEIRS if family[n] == f), key=arrays.__getitem__) for f in family.values()}
+    return smallest | {name for name, count in arrays.items() if count <= 300}
+
+
+QUICK = _quick()
+
+
+def networks(*tasks):
+    """What torchvision has of these tasks. Larger networks, which take seconds to trace, are tested where CI is set."""
+    names = [name for name in THEIRS if MODELS[name].task in tasks]
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 HEADS = {"googlenet": 6_379_984}  # parameters of auxiliary heads that the published number leaves out
 IMAGES_FROM_MINUS_1_TO_1 = ("googlenet", "inception_v3")  # done in torchvision's network, and here before it
 
@@ -41,7 +58,7 @@ def image(name):
     return jax.ShapeDtypeStruct((1, *THEIRS[name]["size"], 3), jnp.float32)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", networks("classify", "segment"))
 def test_every_array_has_its_name_and_shape(name):
     _, found = made(name)
     assert {key: list(variable.there) for key, variable in found.items()} == THEIRS[name]["state"]
@@ -49,7 +66,7 @@ def test_every_array_has_its_name_and_shape(name):
     assert parameters - HEADS.get(name, 0) == THEIRS[name]["parameters"]
 
 
-@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in SEGMENTERS])
+@pytest.mark.parametrize("name", networks("classify"))
 def test_multiply_accumulates(name):
     """Published with three decimals: within half of the last one."""
     model, found = made(name)
@@ -61,7 +78,7 @@ def test_multiply_accumulates(name):
     assert operations / 1e9 == pytest.approx(THEIRS[name]["gmacs"], abs=0.5001e-3)
 
 
-@pytest.mark.parametrize("name", SEGMENTERS)
+@pytest.mark.parametrize("name", networks("segment"))
 def test_multiply_accumulates_of_segmenters(name):
     """Of their convolutions, that of auxiliary heads, too: theirs run in evaluation, and enlarging is not counted."""
     model, _ = made(name)
@@ -78,7 +95,7 @@ def convolutions(model, x):
     return sum(row.macs for row in cnn.inspect.summary(model, x).layers if row.layer.startswith("conv("))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", networks("classify", "segment"))
 def test_constants(name):
     """Batch normalization's eps and momentum, the rates of dropout and of stochastic depth."""
     calls = [leaf.call for _, leaf in leaves(made(name)[0]) if leaf.kind in ("batch_norm", "dropout", "drop_path")]
@@ -96,7 +113,7 @@ def _arguments(call):
     return bound.arguments
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", THEIRS)
 def test_images(name):
     """The size, interpolation and normalization of the first published weights' images."""
     found, theirs = cnn.weights.preprocess(MODELS[name].make()), THEIRS[name]
