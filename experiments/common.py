@@ -9,16 +9,17 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 import jaxcnn as cnn
+from jaxcnn.cli.parse import BadOption, parse
 from jaxcnn.errors import UserError
+from jaxcnn.format import printable
 
 
 def images(
@@ -99,8 +100,19 @@ def machine() -> str:
 
 
 def main(experiment: Callable[..., None]) -> None:
-    """Runs an experiment with options from the command line."""
+    """Runs an experiment with options from the command line; what is wrong with them, or with the data, is one line."""
+    name = Path(sys.argv[0]).stem
+    command = f"python -m experiments.{name}"
     try:
-        tyro.cli(experiment)
+        run = parse(experiment, command, sys.argv[1:])
+    except BadOption as error:
+        _end(f"{name}: {error}; see {command} --help", 2)
+    try:
+        run()
     except UserError as error:
-        sys.exit(f"{sys.argv[0]}: {error}")
+        _end(f"{name}: {error}", 1)
+
+
+def _end(message: str, status: int) -> NoReturn:
+    print(printable(message), file=sys.stderr)
+    sys.exit(status)

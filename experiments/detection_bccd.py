@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import statistics
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +14,7 @@ import jax
 import jaxcnn as cnn
 from experiments.common import machine, main, percent, save, table
 from jaxcnn import detection
-from jaxcnn.data.datasets.voc import voc
 from jaxcnn.data.proposals import cache_folder, selective_search, with_regions
-from jaxcnn.data.sources import data_root
-from jaxcnn.errors import DataError
 from jaxcnn.inspect.plots import Figure
 from jaxcnn.models.fast_rcnn import fast_rcnn, small_backbone
 from jaxcnn.models.rcnn import rcnn
@@ -26,11 +22,9 @@ from jaxcnn.models.rcnn import rcnn
 Which = Literal["both", "fast_rcnn", "rcnn"]
 
 
-def _data(folder: Path, split: str, scale: float, regions: int, examples: int | None) -> tuple[Any, float]:
+def _data(data_dir: Path | None, split: str, scale: float, regions: int, examples: int | None) -> tuple[Any, float]:
     """The images of a split with their regions, and the seconds that those took, an image (0 from the cache)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # two objects of BCCD are points
-        data = voc(folder, split, size=(round(480 * scale), round(640 * scale)))
+    data = cnn.data.load("bccd", split, data_dir, (round(480 * scale), round(640 * scale)))
     data = data if examples is None else data.take(slice(examples))
     began = time.perf_counter()
     found = selective_search(data.inputs, most=regions, cache=cache_folder())
@@ -83,11 +77,8 @@ def detection_bccd(
     """
     if full:
         width, units, epochs, rcnn_epochs = 64, 1024, 120, 60
-    root = data_root(data_dir)
-    if root is None:
-        raise DataError("no --data-dir was given and JAXCNN_DATA_DIR is not set: where is the folder bccd?")
-    train, took = _data(root / "bccd", "trainval", scale, regions, examples)
-    test, test_took = _data(root / "bccd", "test", scale, regions, examples)
+    train, took = _data(data_dir, "trainval", scale, regions, examples)
+    test, test_took = _data(data_dir, "test", scale, regions, examples)
     classes = train.classes
     recall = detection.recall_of(test.inputs[1], test.labels, classes)
     count = (test.inputs[1][..., 2] > 0).sum(1).mean()
@@ -109,10 +100,17 @@ def detection_bccd(
         model = make(classes=len(classes), backbone=small_backbone(width), units=units)
         steps = count * (len(train) // min(batch_size, len(train)))
         run = cnn.train.fit(
-            model, train, loss=detection.multi_task(), augment=_augment(sampled), epochs=count, batch_size=batch_size,
+            model,
+            train,
+            cnn.train.Objective(
+                detection.multi_task(), metrics={}, augment=_augment(sampled), preprocess=cnn.data.to_float
+            ),
+            epochs=count,
+            batch_size=batch_size,
             optimizer=cnn.train.make_optimizer("adam", lr, "cosine", steps, weight_decay=1e-4, clip=10.0),
-            seed=seed, metrics={}, preprocess=cnn.data.to_float, show=False,
-        )  # fmt: skip
+            seed=seed,
+            show=False,
+        )
         losses = " ".join(f"{record['loss']:.3f}" for record in run.history)
         print(f"{name}: loss by epoch {losses}", flush=True)
         detect = detection.make_detect(model, batch_size=1)

@@ -71,11 +71,19 @@ def fcn_camvid(
         model = fcn(stride, len(classes), backbone, width=width, units=units)
         optimizer = cnn.train.make_optimizer("adam", lr, "onecycle", steps, weight_decay)
         run = cnn.train.fit(
-            model, train, loss=loss, optimizer=optimizer, epochs=epochs, batch_size=batch_size, seed=seed,
-            preprocess=preprocess, augment=augment, metrics={}, show=False,
-        )  # fmt: skip
+            model,
+            train,
+            cnn.train.Objective(loss, metrics={}, augment=augment, preprocess=preprocess),
+            optimizer=optimizer,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            show=False,
+        )
         evaluate = cnn.train.make_evaluate(
-            model, loss, preprocess=preprocess, metrics=segmentation.measures(classes), batch_size=batch_size
+            model,
+            cnn.train.Objective(loss, metrics=segmentation.measures(classes), preprocess=preprocess),
+            batch_size=batch_size,
         )
         found = evaluate(run.params, run.model_state, test, keep=False).metrics
         each = [found[f"iou_{one}"] for one in classes]

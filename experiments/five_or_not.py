@@ -48,8 +48,8 @@ def five_or_not(
         optimizer = optax.sgd(rate)
         state = cnn.train.create_state(model, optimizer, jax.random.key(seed), train.images[:1], preprocess)
         metrics = {"accuracy": cnn.metrics.binary_accuracy}
-        step = cnn.train.make_step(model, loss, optimizer, preprocess=preprocess, metrics=metrics)
-        evaluate = cnn.train.make_evaluate(model, loss, preprocess=preprocess, metrics=metrics)
+        step = cnn.train.make_step(model, cnn.train.Objective(loss, metrics=metrics, preprocess=preprocess), optimizer)
+        evaluate = cnn.train.make_evaluate(model, cnn.train.Objective(loss, metrics=metrics, preprocess=preprocess))
         began = time.monotonic()
         for epoch in range(epochs):
             for batch in cnn.data.batches(train, size, seed, epoch):

@@ -65,10 +65,21 @@ def flownet(
     for name, model in networks.items():
         steps = epochs * (len(learn) // min(batch_size, len(learn)))
         fitted = cnn.train.fit(
-            model, learn, test=test, loss=flow.multi_scale(), metrics={"end_point_error": flow.end_point_error},
-            augment=flow.moving(largest), epochs=epochs, batch_size=batch_size, seed=seed, preprocess=cnn.data.to_float,
-            optimizer=cnn.train.make_optimizer("adam", lr, "cosine", steps), show=False,
-        )  # fmt: skip
+            model,
+            learn,
+            cnn.train.Objective(
+                flow.multi_scale(),
+                metrics={"end_point_error": flow.end_point_error},
+                augment=flow.moving(largest),
+                preprocess=cnn.data.to_float,
+            ),
+            test=test,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            optimizer=cnn.train.make_optimizer("adam", lr, "cosine", steps),
+            show=False,
+        )
         assert fitted.test is not None
         drawn[name] = fitted.test.outputs
         rows.append(_row(name, drawn[name], test.labels, fitted.result["params"], fitted.result["seconds"]))

@@ -64,13 +64,23 @@ def hed_camvid(
         rows.append(_row(name, found, alone, 0, time.monotonic() - began))
 
     fitted = cnn.train.fit(
-        hed(width=width, norm=True), learn, validation=held, test=test,
-        loss=cnn.losses.every_output(boundaries.class_balanced_cross_entropy),
-        metrics={"boundaries": boundaries.boundary_f(distance)}, primary="f", higher_is_better=True, augment=flip,
-        epochs=epochs, batch_size=batch_size,
+        hed(width=width, norm=True),
+        learn,
+        cnn.train.Objective(
+            cnn.losses.every_output(boundaries.class_balanced_cross_entropy),
+            metrics={"boundaries": boundaries.boundary_f(distance)},
+            primary="f",
+            higher_is_better=True,
+            augment=flip,
+        ),
+        validation=held,
+        test=test,
+        epochs=epochs,
+        batch_size=batch_size,
         optimizer=cnn.train.make_optimizer("adam", lr, "cosine", epochs * (len(learn) // min(batch_size, len(learn)))),
-        seed=seed, show=False,
-    )  # fmt: skip
+        seed=seed,
+        show=False,
+    )
     found = {name.removeprefix("test_"): value for name, value in fitted.result.items() if name.startswith("test_")}
     assert fitted.test is not None
     scores = jax.nn.sigmoid(fitted.test.outputs)

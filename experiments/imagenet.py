@@ -82,10 +82,19 @@ def imagenet(
     if len(learn.classes) > 5:
         measures["top5"] = cnn.metrics.top_k(5)
     fitted = cnn.train.fit(
-        network, learn, validation=held, loss=cnn.losses.every_output(loss), optimizer=optimizer, epochs=epochs,
-        batch_size=batch_size, seed=seed, ema=ema, accumulate=accumulate, devices=on, run=run, resume=resume,
-        metrics=measures,
-    )  # fmt: skip
+        network,
+        learn,
+        cnn.train.Objective(cnn.losses.every_output(loss), metrics=measures),
+        validation=held,
+        optimizer=optimizer,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        ema=ema,
+        accumulate=accumulate,
+        devices=on,
+        run=None if run is None else cnn.train.Run(run, resume=resume),
+    )
     if devices.first_process():
         best = fitted.result
         print(f"{model} on {data}: validation accuracy {best['validation_accuracy']:.2%} at epoch {best['best_epoch']} "

@@ -89,8 +89,9 @@ def initialization(
                 variables = started(model, initializer, jax.random.key(seed), preprocess(train.images[:1]))
                 runs.append(
                     cnn.train.fit(
-                        model, train, test=test, preprocess=preprocess, epochs=epochs, batch_size=batch_size,
-                        optimizer=cnn.train.make_optimizer("adam", lr), seed=seed, variables=variables, show=False,
+                        model, train, cnn.train.Objective(preprocess=preprocess), test=test, epochs=epochs,
+                        batch_size=batch_size, optimizer=cnn.train.make_optimizer("adam", lr), seed=seed,
+                        variables=variables, show=False,
                     )
                 )  # fmt: skip
             different = ", ".join(

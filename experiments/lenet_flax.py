@@ -94,7 +94,9 @@ def lenet_flax(
 
 def _jaxcnn(optimizer: optax.GradientTransformation, preprocess: Any) -> tuple[Any, Any, Any]:
     model = cnn.models.lenet5()
-    train_step = cnn.train.make_step(model, cnn.losses.softmax_cross_entropy, optimizer, preprocess=preprocess)
+    train_step = cnn.train.make_step(
+        model, cnn.train.Objective(cnn.losses.softmax_cross_entropy, preprocess=preprocess), optimizer
+    )
 
     def init(key: jax.Array, example: np.ndarray) -> Any:
         return cnn.train.create_state(model, optimizer, key, example, preprocess)

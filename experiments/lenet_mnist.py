@@ -41,10 +41,17 @@ def lenet_mnist(
     rows, errors = [], []
     for seed in range(first_seed, first_seed + seeds):
         result = cnn.train.fit(
-            model, train, validation=held, test=test, preprocess=preprocess, epochs=epochs, batch_size=batch_size,
-            optimizer=cnn.train.make_optimizer("adam", lr, "cosine", steps, weight_decay), seed=seed, show=False,
-            augment=cnn.data.affine() if augment == "affine" else None,
-        ).result  # fmt: skip
+            model,
+            train,
+            cnn.train.Objective(augment=cnn.data.affine() if augment == "affine" else None, preprocess=preprocess),
+            validation=held,
+            test=test,
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=cnn.train.make_optimizer("adam", lr, "cosine", steps, weight_decay),
+            seed=seed,
+            show=False,
+        ).result
         errors.append(100 * (1 - result["test_accuracy"]))
         rows.append([seed, f"{100 * (1 - result['train_accuracy']):.2f} %", f"{errors[-1]:.2f} %",
                      f"{result['test_loss']:.4f}", result["best_epoch"], f"{result['seconds']:.0f}"])  # fmt: skip

@@ -39,15 +39,16 @@ def optimizers(
     else:
         model = cnn.models.lenet5(classes, activation=cnn.relu)
         preprocess = cnn.data.Preprocess.of(train.images, (32, 32))
-    evaluate = cnn.train.make_evaluate(model, cnn.losses.softmax_cross_entropy, preprocess=preprocess)
+    objective = cnn.train.Objective(preprocess=preprocess)
+    evaluate = cnn.train.make_evaluate(model, objective)
     steps = epochs * (len(train) // min(batch_size, len(train)))
     rows, losses, errors, styles = [], {}, {}, {}
     for index, (name, lr) in enumerate({"sgd": sgd, "momentum": momentum, "adam": adam}.items()):
         for schedule, style in (("constant", "--"), ("cosine", "-")):
             runs = [
                 cnn.train.fit(
-                    model, train, validation=test, preprocess=preprocess, epochs=epochs, batch_size=batch_size,
-                    optimizer=cnn.train.make_optimizer(name, lr, schedule, steps), seed=seed, show=False,
+                    model, train, objective, validation=test, epochs=epochs, batch_size=batch_size, seed=seed,
+                    optimizer=cnn.train.make_optimizer(name, lr, schedule, steps), show=False,
                 )
                 for seed in range(seeds)
             ]  # fmt: skip

@@ -75,18 +75,25 @@ def regularization(
     }
     rows, lines = [], {}
     for name, (model, options) in forms.items():
-        settings = {"epochs": epochs, "loss": loss, **options}
-        steps = settings["epochs"] * (len(train) // min(batch_size, len(train)))
-        evaluate = cnn.train.make_evaluate(model, settings["loss"], preprocess=preprocess)
+        passes = options.pop("epochs", epochs)
+        objective = cnn.train.Objective(preprocess=preprocess, **options)
+        steps = passes * (len(train) // min(batch_size, len(train)))
+        evaluate = cnn.train.make_evaluate(model, objective)
         train_error, test_error, gap, seconds = [], [], [], []
         history: list[Any] = []
         for seed in range(seeds):
             # The test set is only watched, for the figure: without a choice by it, the last epoch counts.
             run = cnn.train.fit(
-                model, train, validation=test if seed == 0 and picture else None, preprocess=preprocess,
-                batch_size=batch_size, optimizer=cnn.train.make_optimizer("adam", lr, "cosine", steps), seed=seed,
-                show=False, **settings,
-            )  # fmt: skip
+                model,
+                train,
+                objective,
+                epochs=passes,
+                validation=test if seed == 0 and picture else None,
+                batch_size=batch_size,
+                optimizer=cnn.train.make_optimizer("adam", lr, "cosine", steps),
+                seed=seed,
+                show=False,
+            )
             variables = run.state.params, run.state.model_state
             learned, unseen = (evaluate(*variables, part).metrics for part in (train, test))
             train_error.append(1 - learned["accuracy"])

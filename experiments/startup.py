@@ -35,7 +35,9 @@ def measure(library: str, model: str, batch_size: int) -> dict[str, Any]:
         network = cnn.models.resnet(BLOCKS[model], bottleneck=True)
         state: Any = cnn.train.create_state(network, optimizer, key, images)
         params = state.params
-        train_step = cnn.train.make_step(network, cnn.losses.softmax_cross_entropy, optimizer, metrics={})
+        train_step = cnn.train.make_step(
+            network, cnn.train.Objective(cnn.losses.softmax_cross_entropy, metrics={}), optimizer
+        )
     else:
         module = ResNet(1000, BLOCKS[model])
         # Inside jit, as Flax's examples do: outside, the whole network is run layer by layer.

@@ -29,7 +29,8 @@ from PIL import Image
 import jaxcnn as cnn
 from experiments.common import machine, main, table
 from experiments.peers.__main__ import peak
-from jaxcnn.data.sources import Files, find
+from jaxcnn.data.load import find
+from jaxcnn.data.sources import Files
 from jaxcnn.errors import UserError
 
 

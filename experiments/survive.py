@@ -61,10 +61,17 @@ def train(folder: Path) -> None:
     found = cnn.data.Dataset(images, labels, tuple(map(str, range(10))), "cifar10")
     learn, held = found.hold_out(0.25)
     cnn.train.fit(
-        network(), learn, validation=held, test=held, epochs=6, batch_size=64, run=folder, show=False,
-        resume=(folder / "config.json").exists(), save_every=0.5, ema=0.99,
-        augment=cnn.data.compose(cnn.data.flip, cnn.data.crop(padding=4)),
-    )  # fmt: skip
+        network(),
+        learn,
+        cnn.train.Objective(augment=cnn.data.compose(cnn.data.flip, cnn.data.crop(padding=4))),
+        validation=held,
+        test=held,
+        epochs=6,
+        batch_size=64,
+        run=cnn.train.Run(folder, resume=(folder / "config.json").exists(), save_every=0.5),
+        show=False,
+        ema=0.99,
+    )
 
 
 def kill_at(name: str, when: str) -> None:

@@ -14,11 +14,12 @@ import optax
 
 import jaxcnn as cnn
 from experiments.common import machine, main, percent, save, table
-from jaxcnn.data.text import Corpus, Vocabulary, by_length, drop_words, folds, load_text
+from jaxcnn.data.datasets.reviews import load_text
+from jaxcnn.data.text import Corpus, Vocabulary, by_length, drop_words, folds
 from jaxcnn.inspect.plots import Figure, plain
 from jaxcnn.models.text_cnn import text_cnn
 from jaxcnn.tasks.text.task import evidence
-from jaxcnn.train.max_norm import max_norm
+from jaxcnn.train import max_norm
 
 KIM = 0.761  # CNN-rand on MR, table 2
 
@@ -67,7 +68,9 @@ def text(
     steps = epochs * (tenth * 9 // batch_size)
     optimizer = optax.chain(optax.adam(optax.cosine_decay_schedule(lr, steps)), max_norm(limit, "fc"))
     loss = cnn.losses.softmax_cross_entropy
-    step = cnn.train.make_step(model, loss, optimizer, augment=drop_words(words_drop) if words_drop else None)
+    step = cnn.train.make_step(
+        model, cnn.train.Objective(loss, augment=drop_words(words_drop) if words_drop else None), optimizer
+    )
     evaluate = cnn.train.make_evaluate(model, loss)
     longest = max(map(len, corpus.sentences))
     began = time.monotonic()

@@ -63,9 +63,15 @@ def vqa(
         optimizer = cnn.train.make_optimizer("adam", lr, "cosine", steps, warmup=steps // 20, clip=5.0)
         began, used = time.monotonic(), time.process_time()
         run = cnn.train.fit(
-            model, train, test=test, preprocess=preprocess, epochs=passes, batch_size=batch_size, optimizer=optimizer,
-            seed=seed, metrics=METRICS,
-        )  # fmt: skip
+            model,
+            train,
+            cnn.train.Objective(metrics=METRICS, preprocess=preprocess),
+            test=test,
+            epochs=passes,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            seed=seed,
+        )
         assert run.test is not None
         answers[name] = run.test.outputs.argmax(-1)
         right = answers[name] == test.labels

@@ -87,7 +87,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# The last four are the objectives of tasks, under the names that they had before.
+# The last four are the objectives of tasks, under their former names.
 _ROOMS = {
     **{
         name: name
@@ -174,7 +174,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # The rooms are opened on first use: `import jaxcnn` costs what JAX costs.
+    # Submodules are imported on first use, so `import jaxcnn` takes no longer than `import jax`.
     if name in _ROOMS:
         return import_module(f"jaxcnn.{_ROOMS[name]}")
     raise AttributeError(f"module 'jaxcnn' has no attribute {name!r}")

@@ -418,9 +418,8 @@ def is_five(data):
 result = cnn.train.fit(
     cnn.models.logistic(classes=1),
     is_five(train),
+    cnn.train.Objective(cnn.losses.sigmoid_cross_entropy, metrics={"accuracy": cnn.metrics.binary_accuracy}),
     test=is_five(test),
-    loss=cnn.losses.sigmoid_cross_entropy,
-    metrics={"accuracy": cnn.metrics.binary_accuracy},
     show=False,
 )
 print(f"test accuracy {100 * result.test.metrics['accuracy']:.1f} %, loss {result.test.metrics['loss']:.4f}")
@@ -682,7 +681,7 @@ print(cnn.inspect.summary(lenet, jnp.zeros((1, 32, 32, 1))))
 
 # %%
 to_lenet = cnn.data.Preprocess.of(learn.images, (32, 32))
-lenet_result = cnn.train.fit(lenet, learn, preprocess=to_lenet, **settings)
+lenet_result = cnn.train.fit(lenet, learn, cnn.train.Objective(preprocess=to_lenet), **settings)
 print(f"test accuracy {100 * lenet_result.test.metrics['accuracy']:.2f} %")
 cnn.inspect.plots.curves(lenet_result.history)
 
@@ -797,7 +796,7 @@ print(f"the MLP's first kernel: {kernel.shape[0]} inputs x {kernel.shape[1]} uni
 #
 # ## What next
 #
-# - `augment=cnn.data.affine()` in `cnn.train.fit` shifts and turns the training digits a little, anew in each epoch.
+# - `cnn.train.Objective(augment=cnn.data.affine())` shifts and turns the training digits a little, anew in each epoch.
 #   It is the cheapest way to a smaller generalization gap.
 # - `jaxcnn train lenet5` on the command line does what section 9 did, and writes curves, confusion matrix, mistakes
 #   and checkpoints to a folder.

@@ -25,12 +25,13 @@ from sklearn.datasets import load_sample_image
 
 import jaxcnn as cnn
 from jaxcnn.data.datasets import clevr
-from jaxcnn.data.text import Corpus, Vocabulary, movie_reviews, tokenize
+from jaxcnn.data.datasets.reviews import movie_reviews
+from jaxcnn.data.text import Corpus, Vocabulary, tokenize
 from jaxcnn.errors import DataError
 from jaxcnn.models.text_cnn import text_cnn
 from jaxcnn.models.vqa import vqa_cnn
 from jaxcnn.tasks.text import evidence
-from jaxcnn.train.max_norm import max_norm
+from jaxcnn.train import max_norm
 
 DATA = "digits"  # or "mnist", "cifar10"
 

@@ -664,7 +664,7 @@ print(f"the cost of 64 digits: {before:.3f}, after one step of gradient descent 
 assert after < before
 
 settings = {"epochs": 15, "batch_size": 32} if DATA == "digits" else {"epochs": 4, "batch_size": 128}
-result = cnn.train.fit(lenet, train, test=test, preprocess=prepare, show=False, **settings)
+result = cnn.train.fit(lenet, train, cnn.train.Objective(preprocess=prepare), test=test, show=False, **settings)
 print(f"{len(train):,} training and {len(test):,} test images")
 print(f"test accuracy {100 * result.test.metrics['accuracy']:.1f} %")
 assert result.test.metrics["accuracy"] > (0.4 if DATA == "cifar10" else 0.95)
@@ -708,7 +708,7 @@ assert DATA == "cifar10" or seen["head"][0].argmax() == 5  # photographs are har
 
 # %%
 frozen = cnn.freeze(cnn.models.lenet5(classes=10), "conv1", "conv2")
-half = cnn.train.fit(frozen, train, test=test, preprocess=prepare, show=False, **settings)
+half = cnn.train.fit(frozen, train, cnn.train.Objective(preprocess=prepare), test=test, show=False, **settings)
 for name, one in (("all layers trained", result), ("convolutions left at random", half)):
     measured = one.test.metrics
     print(f"{name:28} test accuracy {100 * measured['accuracy']:.1f} %, loss {measured['loss']:.3f}")

@@ -814,7 +814,7 @@ plt.show()
 #
 # Its gradient is $\nabla C_0 + 2\lambda w$, so that a step of descent first shrinks each weight by the factor
 # $1 - 2\gamma\lambda$: **weight decay**. Descent finds the w of the normal equations, and the library has the sum of
-# squares for `fit(penalty=...)`:
+# squares for `Objective(penalty=...)`:
 
 # %%
 P = np.vander(few_x, 10, increasing=True)
@@ -940,9 +940,13 @@ rows, several = {}, {}
 loss = cnn.losses.every_output(cnn.losses.softmax_cross_entropy)
 for name, (model, data, options) in forms.items():
     run = cnn.train.fit(
-        cnn.ensemble(model, 5), data, loss=loss, epochs=300 * 25 // len(data), batch_size=25,
-        preprocess=standard, show=False, **options,
-    )  # fmt: skip
+        cnn.ensemble(model, 5),
+        data,
+        cnn.train.Objective(loss, preprocess=standard, **options),
+        epochs=300 * 25 // len(data),
+        batch_size=25,
+        show=False,
+    )
     members = jax.jit(jax.vmap(lambda p, model=model: model.apply(p, {}, standard(test.images))[0]))
     one = members(run.params)
     together = run.outputs(test.images)
@@ -1102,9 +1106,14 @@ def deep_net(depth, shortcuts, width=32):
 curves = {}
 for depth, (kind, shortcuts) in itertools.product((4, 40), (("plain", False), ("residual", True))):
     run = cnn.train.fit(
-        deep_net(depth, shortcuts), train, epochs=8, batch_size=50, preprocess=standard,
-        optimizer=optax.adam(1e-3), show=False,
-    )  # fmt: skip
+        deep_net(depth, shortcuts),
+        train,
+        cnn.train.Objective(preprocess=standard),
+        epochs=8,
+        batch_size=50,
+        optimizer=optax.adam(1e-3),
+        show=False,
+    )
     curves[f"{kind}, {depth}"] = [record["loss"] for record in run.history]
 print("training loss after 8 epochs:", {name: round(losses[-1], 3) for name, losses in curves.items()})
 figure, axes = plt.subplots(figsize=(6.5, 3))
@@ -1263,10 +1272,16 @@ def for_detection(images, masks, boxes, classes):
 detector = cnn.models.fast_rcnn(10, backbone=backbone(), pool=4, units=64)
 batches = 5 * len(scenes[0]) // 8
 fast = cnn.train.fit(
-    detector, for_detection(*scenes), loss=detection.multi_task(), metrics={}, epochs=5, batch_size=8, show=False,
-    augment=detection.sample_regions(24, positive=0.5, background=(0.0, 0.5)),
+    detector,
+    for_detection(*scenes),
+    cnn.train.Objective(
+        detection.multi_task(), metrics={}, augment=detection.sample_regions(24, positive=0.5, background=(0.0, 0.5))
+    ),
+    epochs=5,
+    batch_size=8,
+    show=False,
     optimizer=cnn.train.make_optimizer("adam", 3e-3, "cosine", batches),
-)  # fmt: skip
+)
 seen = for_detection(*new_scenes)
 found = detection.make_detect(detector, fast.preprocess, batch_size=20, least=0.3)(fast.params, fast.model_state, seen)
 precision = detection.mean_average_precision(found, seen.labels, names)["map"]
@@ -1353,7 +1368,15 @@ def standardized(images):
     return (cnn.data.to_float(images) - scenes[0].mean() / 255) / (scenes[0].std() / 255)
 
 
-run = cnn.train.fit(classifier, pieces, test=new_pieces, preprocess=standardized, epochs=8, batch_size=64, show=False)
+run = cnn.train.fit(
+    classifier,
+    pieces,
+    cnn.train.Objective(preprocess=standardized),
+    test=new_pieces,
+    epochs=8,
+    batch_size=64,
+    show=False,
+)
 print(f"{len(pieces):,} windows; accuracy on new ones {100 * run.result['test_accuracy']:.1f} %")
 assert run.result["test_accuracy"] > 0.85
 
@@ -1531,9 +1554,13 @@ def small_fcn(classes=11, width=16):
 
 
 run = cnn.train.fit(
-    small_fcn(), cnn.data.Examples(*scenes[:2], ("background", *names)), preprocess=standardized, metrics={},
-    loss=cnn.losses.every_output(segmentation.cross_entropy), epochs=8, batch_size=8, show=False,
-)  # fmt: skip
+    small_fcn(),
+    cnn.data.Examples(*scenes[:2], ("background", *names)),
+    cnn.train.Objective(cnn.losses.every_output(segmentation.cross_entropy), metrics={}, preprocess=standardized),
+    epochs=8,
+    batch_size=8,
+    show=False,
+)
 iou, masks = {}, {"truth": new_scenes[1][:2]}
 for stride, outputs in zip((8, 4, 2), run.outputs(new_scenes[0])):
     counts = np.asarray(segmentation.confusion(outputs, jnp.asarray(new_scenes[1])).sum(0))

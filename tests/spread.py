@@ -16,6 +16,7 @@ import optax
 import jaxcnn as cnn
 from jaxcnn import data, devices, train
 from jaxcnn.errors import Stopped, UserError
+from jaxcnn.train import training
 
 
 def network():
@@ -70,13 +71,21 @@ def fitted(request, on):
                 signal.raise_signal(signal.SIGTERM)
             yield batch
 
-    train.fit.__globals__["batches"] = until
+    training.batches = until
     kept = train.fit(
-        network(), found, validation=found.take(slice(100)), test=found.take(slice(90)), epochs=request["epochs"],
-        batch_size=request["batch"], seed=request.get("seed", 3), devices=on, show=False, run=request.get("run"),
-        resume=request.get("resume", False), optimizer=optax.adam(request.get("lr", 3e-3)),
-        augment=data.affine() if request.get("augment") else None,
-    )  # fmt: skip
+        network(),
+        found,
+        train.Objective(augment=data.affine() if request.get("augment") else None),
+        validation=found.take(slice(100)),
+        test=found.take(slice(90)),
+        epochs=request["epochs"],
+        batch_size=request["batch"],
+        seed=request.get("seed", 3),
+        devices=on,
+        show=False,
+        run=train.Run(request["run"], resume=request.get("resume", False)) if "run" in request else None,
+        optimizer=optax.adam(request.get("lr", 3e-3)),
+    )
     return kept.history, kept.result
 
 

@@ -57,8 +57,8 @@ def jaxcnn_(data: Arrays, lr: float, steps: int, seed: int) -> tuple[Any, Any]:
 
     state = cnn.train.create_state(model, optimizer, jax.random.key(seed), data["images"][:1], preprocess)
     one_step = cnn.train.make_step(
-        model, cnn.losses.softmax_cross_entropy, optimizer, preprocess=preprocess, metrics={}
-    )  # fmt: skip
+        model, cnn.train.Objective(cnn.losses.softmax_cross_entropy, metrics={}, preprocess=preprocess), optimizer
+    )
 
     def step(images: np.ndarray, labels: np.ndarray) -> None:
         nonlocal state

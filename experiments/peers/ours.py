@@ -97,7 +97,7 @@ def _built(task: Task) -> tuple[cnn.Layer, tuple[Any, Any], jax.Array, jax.Array
 def trainer(task: Task) -> Callable[[], Any]:
     model, variables, images, labels = _built(task)
     optimizer = optax.sgd(LEARNING_RATE, MOMENTUM)
-    step = cnn.train.make_step(model, cnn.losses.softmax_cross_entropy, optimizer, metrics={})
+    step = cnn.train.make_step(model, cnn.train.Objective(cnn.losses.softmax_cross_entropy, metrics={}), optimizer)
     state = cnn.train.create_state(model, optimizer, jax.random.key(0), images, variables=variables)
     del variables
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
-import itertools
 import re
 import sys
 import warnings
@@ -21,6 +19,7 @@ from jaxcnn.cli.explore import Explore, run_explore
 from jaxcnn.cli.export import Export, run_export
 from jaxcnn.cli.lists import Datasets, Models, run_datasets, run_models
 from jaxcnn.cli.options import Train
+from jaxcnn.cli.parse import BadOption, parse
 from jaxcnn.cli.predict import Predict, run_predict
 from jaxcnn.cli.runs import Runs, run_runs
 from jaxcnn.cli.summary import Summary, run_summary
@@ -95,24 +94,17 @@ def _warned(message: Any, *_: Any, **__: Any) -> None:
 
 
 def _parse(args: list[str]) -> Any:
-    """The command with its options. What the parser prints of a bad option is a box; it becomes one line."""
+    """The command with its options."""
     union: Any = Annotated[_union(), tyro.conf.FlagCreatePairsOff]
     args = args or ["--help"]
     first = args[0]
     if not first.startswith("-") and first not in COMMANDS:
         sys.exit(fail(str(unknown("command", first, COMMANDS)), 2))
-    errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors):
-            command = tyro.cli(union, prog="jaxcnn", args=args, description=_ABOUT)
-    except SystemExit as end:
-        if not end.code:
-            raise
-        box = re.sub(r"\x1b\[[0-9;]*m", "", errors.getvalue())
-        # A title, then what is wrong up to the next rule; without UTF-8 a rule is below the title, too, and of hyphens.
-        lines = itertools.dropwhile(_is_rule, [line.strip("│ ") for line in box.strip().splitlines()][1:])
+        command = parse(union, "jaxcnn", args, _ABOUT)
+    except BadOption as wrong:
+        message = str(wrong)
         named = f"jaxcnn {first} --help" if first in COMMANDS else "jaxcnn --help"
-        message = " ".join(itertools.takewhile(lambda line: not _is_rule(line), lines)) or "the options cannot be read"
         if first in COMMANDS and message.startswith("Unrecognized"):
             fields = [f for f in dataclasses.fields(COMMANDS[first][0]) if "Positional" not in str(f.type)]
             known = ["--help", *("--" + f.name.replace("_", "-") for f in fields)]
@@ -121,13 +113,10 @@ def _parse(args: list[str]) -> Any:
         sys.exit(fail(f"{message}; see {named}", 2))
     # An option may be given with the value that it has by default: for --resume that is not the same as not at all.
     if isinstance(command, Train):
-        options = {arg[2:].split("=")[0].replace("-", "_") for arg in args if arg.startswith("--")}
-        command.named = frozenset(options | ({"model"} if command.model in args[1:] else set()))  # type: ignore[attr-defined]
+        options = {re.sub("^no_", "", arg[2:].split("=")[0].replace("-", "_")) for arg in args if arg.startswith("--")}
+        positional = {"model"} if command.model in args[1:] else set()
+        command = dataclasses.replace(command, given=frozenset(options | positional))
     return command
-
-
-def _is_rule(line: str) -> bool:
-    return set(line) <= set("─-")
 
 
 _ABOUT = "Convolutional networks in JAX. `jaxcnn train` trains LeNet-5 on handwritten digits."

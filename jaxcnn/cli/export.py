@@ -35,10 +35,10 @@ def run_export(given: Export) -> None:
     out = given.out or given.run / "export"
     export.check_new(out)
     trained = train.Trained.load(given.run, trust=given.trust)
-    task = trained.config.get("task", tasks.CLASSIFY)
-    if task != tasks.CLASSIFY:
+    task = tasks.find(trained.config.get("task") or tasks.CLASSIFY)
+    if task.name != tasks.CLASSIFY:
         raise UserError(
-            f"export writes networks that name the class of an image; {given.run} is one of the task {task}"
+            f"export writes networks that name the class of an image; {given.run} is one of the task {task.name}"
         )
     result = train.Run(given.run).result or {}
     kept = ("best_epoch", "validation_accuracy", "test_accuracy")

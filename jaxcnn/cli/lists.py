@@ -26,9 +26,9 @@ class Datasets:
 
 
 def run_datasets(given: Datasets) -> None:
-    from jaxcnn import data, tasks
+    from jaxcnn.data.datasets import listed
 
-    every = {**data.DATASETS, **tasks.DATASETS}
-    width = max(map(len, every))
-    for name, about in every.items():
-        say(f"{name:{width}s}  {about}")
+    entries = listed()
+    names, kinds = (max(len(getattr(entry, field)) for entry in entries) for field in ("name", "kind"))
+    for entry in entries:
+        say(f"{entry.name:{names}s}  {entry.kind:{kinds}s}  {entry.about}")

@@ -1,36 +1,41 @@
-"""What a run that goes on takes from its config.json, and what several processes compare before they begin."""
+"""Which recipe the options of `jaxcnn train` mean: a new one, a file's, or that of the run that goes on."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import re
-import typing
 from pathlib import Path
 from typing import Any
 
 from jaxcnn import __version__
-from jaxcnn.cli.options import Train, usual_augment
+from jaxcnn.cli.options import Train
 from jaxcnn.errors import UserError
+from jaxcnn.runs.process import Process
+from jaxcnn.runs.recipe import Recipe
 
-# What a run that goes on may do in another way: it says how its process works, not what is computed.
-_NAMES = "run resume devices distributed coordinator processes process save_every keep tensorboard"
-_NAMES += " profile workers trust"
-OF_THE_PROCESS = frozenset(_NAMES.split())
-
-
-def fresh(given: Train) -> tuple[Train, Any]:
-    if given.run is None:
-        return given, None
-    from jaxcnn.devices import from_first
-    from jaxcnn.train import Run
-
-    path = given.run
-    return given, Run(from_first(lambda: str(Run.new(path).path)))
+_PATHS = frozenset(("data_dir", "weights", "model", "data"))  # they may differ between hosts; compared later
 
 
-def resumed(given: Train) -> tuple[Train, Any]:
-    """The run's own settings; what was given beside them has to agree."""
+def process_of(given: Train) -> Process:
+    """The options of the process."""
+    return Process(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Process)})
+
+
+def recipe_of(given: Train) -> Recipe:
+    """The recipe that the options give, on top of that of `--config`."""
+    fields = dataclasses.fields(Recipe)
+    if given.config is None:
+        return Recipe(**{field.name: getattr(given, field.name) for field in fields})
+    named = {field.name: getattr(given, field.name) for field in fields if field.name in given.given}
+    return dataclasses.replace(Recipe.read(given.config), **named)
+
+
+def resumed(given: Train) -> tuple[Recipe, Process, Any]:
+    """The recipe, process and folder of a run that goes on; options that were given beside them have to agree.
+
+    Raises:
+      UserError: when they do not, or the folder is no run that can go on.
+    """
     from jaxcnn.devices import from_first
     from jaxcnn.runs import lock
     from jaxcnn.runs.identity import check_code
@@ -45,29 +50,36 @@ def resumed(given: Train) -> tuple[Train, Any]:
         config = found.config
         lock.refuse(found.path / lock.NAME)  # before the data are read
         found.check()
-        _check_types(found.path, config)
+        if "model" not in config:
+            raise UserError(f"{found.path / 'config.json'} does not say 'model': the run cannot go on")
+        Recipe.of(config, str(found.path / "config.json"))
         return config
 
     config = from_first(read)
-    folder = Run(path)
-    options = dataclasses.replace(given)
-    named: frozenset[str] = getattr(given, "named", frozenset())
-    for f in dataclasses.fields(Train):
-        if f.name in OF_THE_PROCESS or f.name not in config:
-            continue
-        asked, was = getattr(absolute(given), f.name), config[f.name]
-        is_asked = f.name in named or asked != f.default
-        if f.name == "augment" and asked == "auto" and was == usual_augment(config.get("data")):
-            asked = was
-        if is_asked and str(asked) != str(was) and f.name != "data_dir":
-            option = "--" + f.name.replace("_", "-") if f.name != "model" else "model"
-            raise UserError(f"{given.run} was made with {option} {was}, not {asked}; start another run for that")
-        if f.name != "data_dir" or asked is None:
-            setattr(options, f.name, Path(was) if f.name in ("data_dir", "weights") and was else was)
-    options.devices = _devices(given, config)
+    process = process_of(given)
+    folder = Run(path, resume=True, **process.written())
+    was, asked = Recipe.of(config), recipe_of(given).absolute()
+    recipe = dataclasses.replace(was, data_dir=asked.data_dir or was.data_dir)
+    for field in dataclasses.fields(Recipe):
+        if field.name in given.given and field.name in config and field.name != "data_dir":
+            _check_same(given.run, field.name, getattr(asked, field.name), getattr(was, field.name), was)
     trusted = given.trust or given.model != Train.model  # who names the file knows what it is
     from_first(lambda: check_code(folder.path, config, trusted))
-    return options, folder
+    return recipe, dataclasses.replace(process, devices=_devices(given, config)), folder
+
+
+def _check_same(run: Path, name: str, asked: Any, was: Any, recipe: Recipe) -> None:
+    """Checks that an option is what the run was made with."""
+    from jaxcnn import tasks
+    from jaxcnn.tasks.classification.task import usual_augment
+
+    if name == "augment" and asked == "auto" and was == usual_augment(recipe.data):
+        return
+    if name == "task" and None not in (asked, was) and tasks.find(asked) is tasks.find(was):
+        return
+    if str(asked) != str(was):
+        option = "model" if name == "model" else "--" + name.replace("_", "-")
+        raise UserError(f"{run} was made with {option} {was}, not {asked}; start another run for that")
 
 
 def _devices(given: Train, config: dict[str, Any]) -> int | None:
@@ -78,58 +90,19 @@ def _devices(given: Train, config: dict[str, Any]) -> int | None:
     was = config.get("devices")
     if given.devices is not None or was is None or jax.process_count() > 1 or was > jax.device_count():
         return given.devices
-    return was
+    return int(was)
 
 
-def _check_types(run: Path, config: dict[str, Any]) -> None:
-    """Whether the settings in a config.json have the types of their options.
-
-    Raises:
-      UserError: for the first one that has not.
-    """
-    from jaxcnn.runs.record import named
-
-    for name, expected in typing.get_type_hints(Train).items():
-        kinds = (str if kind is Path else kind for kind in typing.get_args(expected) or (expected,))
-        if name in config and not any(_has_type(config[name], kind) for kind in kinds):
-            said = re.sub(r"<class '(\w+)'>|typing\.|pathlib\.", r"\1", str(expected))
-            raise UserError(f"{run / 'config.json'}: {name} is {named(config[name])}, expected {said}")
-    if "model" not in config:
-        raise UserError(f"{run / 'config.json'} does not say 'model': the run cannot go on")
-
-
-def _has_type(value: Any, kind: Any) -> bool:
-    """Whether a JSON value is of a type, or one of a Literal's words."""
-    if not isinstance(kind, type):
-        return value == kind
-    if isinstance(value, bool) or kind is bool:
-        return isinstance(value, bool) and kind is bool
-    return isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
-
-
-def told(given: Train) -> dict[str, Any]:
+def same_in_all(given: Train) -> dict[str, Any]:
     """What has to be the same in all processes before they do anything together: the options and the code."""
     import jax
 
     from jaxcnn import devices
 
-    # Paths may differ between hosts; what is read from them is compared later.
-    own = OF_THE_PROCESS - {"resume", "devices"} | {"data_dir", "weights", "model", "data"}
-    options = {"--" + f.name.replace("_", "-"): getattr(given, f.name) for f in dataclasses.fields(given)
-               if f.name not in own}  # fmt: skip
-    names = {name: Path(str(getattr(given, name))).name for name in ("model", "data")}
+    recipe = recipe_of(given)
+    options = {"--" + field.name.replace("_", "-"): getattr(recipe, field.name) for field in dataclasses.fields(recipe)
+               if field.name not in _PATHS}  # fmt: skip
+    options |= {"--resume": given.resume, "--devices": given.devices}
+    names = {name: os.path.basename(str(getattr(recipe, name))) for name in ("model", "data")}
     versions = {"the version of jaxcnn": __version__, "the version of JAX": jax.__version__}
     return {**versions, "the code of jaxcnn": devices.code_hash(), **names, **options}
-
-
-def absolute(options: Train) -> Train:
-    """The options with absolute paths, which stay right when `evaluate` is called from another folder."""
-    model, data = options.model, options.data
-    if ":" in model:
-        file, _, function = model.rpartition(":")
-        model = f"{Path(file).expanduser().absolute()}:{function}"
-    if data and (os.sep in data or data.startswith(("~", "."))):
-        data = str(Path(data).expanduser().absolute())
-    paths = {name: getattr(options, name) for name in ("data_dir", "weights")}
-    absolute = {name: path and path.expanduser().absolute() for name, path in paths.items()}
-    return dataclasses.replace(options, model=model, data=data, **absolute)

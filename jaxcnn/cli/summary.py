@@ -8,8 +8,9 @@ from typing import Any
 
 import tyro
 
-from jaxcnn.cli.common import numbers, say
+from jaxcnn.cli.common import say
 from jaxcnn.errors import UserError
+from jaxcnn.runs.recipe import numbers
 
 
 @dataclass

@@ -1,12 +1,13 @@
 """Datasets by name, images from files, batches, and augmentation.
 
-`load("digits", "train")` needs nothing but the package; `mnist`, `cifar10` and other sets of tensorflow-datasets are
-looked for in `data_dir`, or in the folder that `JAXCNN_DATA_DIR` names; a path is a folder of images by class.
-`load` reads all of a set into memory; `stream` reads it batch by batch while the network trains.
+`load("digits", "train")` needs nothing but the package; other sets are looked for in `data_dir`, or in the folder that
+`JAXCNN_DATA_DIR` names; a path is a folder of images by class. `load` reads all of a set into memory; `stream` reads
+labelled images batch by batch while the network trains. `@dataset` adds a dataset of your own.
 """
 
 from jaxcnn.data.augment import (
     Joint,
+    PairedTransform,
     affine,
     augmented,
     colour,
@@ -21,15 +22,17 @@ from jaxcnn.data.augment import (
 )
 from jaxcnn.data.batches import batches, padded_batches
 from jaxcnn.data.dataset import Dataset, Examples
+from jaxcnn.data.datasets import DATASETS, dataset
 from jaxcnn.data.datasets.camvid import load_segmentation
 from jaxcnn.data.datasets.clevr import sort_of_clevr
+from jaxcnn.data.datasets.reviews import load_text, movie_reviews
 from jaxcnn.data.datasets.voc import voc
 from jaxcnn.data.images import read_image
-from jaxcnn.data.load import DATASETS, load
+from jaxcnn.data.load import load
 from jaxcnn.data.preprocess import Preprocess, to_float
 from jaxcnn.data.proposals import selective_search, sliding_windows
 from jaxcnn.data.stream import Stream, prefetch, read_middle, stream
-from jaxcnn.data.text import Corpus, Vocabulary, load_text, movie_reviews, tokenize
+from jaxcnn.data.text import Corpus, Vocabulary, tokenize
 
 __all__ = [
     "DATASETS",
@@ -37,6 +40,7 @@ __all__ = [
     "Dataset",
     "Examples",
     "Joint",
+    "PairedTransform",
     "Preprocess",
     "Stream",
     "Vocabulary",
@@ -47,6 +51,7 @@ __all__ = [
     "compose",
     "crop",
     "cutout",
+    "dataset",
     "flip",
     "load",
     "load_segmentation",

@@ -11,17 +11,18 @@ from typing import Any
 import matplotlib
 import matplotlib.figure
 import numpy as np
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.textpath import text_to_path
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from jaxcnn.data.dataset import Dataset
+from jaxcnn.errors import UserError
 from jaxcnn.format import printable, shortened
 from jaxcnn.metrics import is_share, name_of
 
 _TRAIN, _VALIDATION = "#3b6fb6", "#d9822b"
 
-
-_LONGEST = 40  # characters of a name
 _NO_GLYPH = re.compile(r"Glyph (\d+) .*missing from (?:current font|font\(s\) (.*?))\.?$", re.DOTALL)
 
 
@@ -36,6 +37,23 @@ def plain(text: object, most: int | None = None) -> str:
     """
     shown = printable(text, lines=True)
     return (shown if most is None else shortened(shown, most)).replace("$", r"\$")
+
+
+def _inches(text: str, size: float) -> float:
+    """The width of the text's longest line, set in `size` points, in inches."""
+    font = FontProperties(size=size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a character that no font has; `savefig` says so once
+        widths = [text_to_path.get_text_width_height_descent(line, font, False)[0] for line in text.split("\n")]
+    return float(max(widths)) / 72
+
+
+def _cut(text: str, inches: float, size: float) -> str:
+    """The text, shortened until it fits into so many inches."""
+    most = len(text)
+    while most > 2 and _inches(shortened(text, most), size) > inches:
+        most -= 1
+    return shortened(text, most)
 
 
 class Figure(matplotlib.figure.Figure):
@@ -74,7 +92,12 @@ def curves(history: Sequence[Mapping[str, Any]], primary: str | None = None, hig
     Args:
       primary: the figure that is drawn beside the loss; when not given, accuracy (as the error) where it was measured.
       higher_is_better: whether it is maximized.
+
+    Raises:
+      UserError: when there are no records.
     """
+    if not history:
+        raise UserError("expected the records of at least one epoch, got none")
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     measures = _measures(history[0], primary, higher_is_better)
     epochs = [r["epoch"] for r in history]
@@ -83,7 +106,8 @@ def curves(history: Sequence[Mapping[str, Any]], primary: str | None = None, hig
         for key, title, color in ((name, "training", _TRAIN), (f"validation_{name}", "validation", _VALIDATION)):
             if key in history[0]:
                 values = [scale(r[key]) for r in history]
-                axes.plot(epochs, values, color=color, label=title, marker="o", markersize=3)
+                # Not clipped: a point on the edge, an error of zero for instance, is drawn whole.
+                axes.plot(epochs, values, color=color, label=title, marker="o", markersize=3, clip_on=False, zorder=3)
                 lines += values
         axes.set(xlabel="epoch", ylabel=label)
         _by_epoch(axes, lines)
@@ -156,39 +180,84 @@ def _by_epoch(axes: Any, values: Sequence[float]) -> None:
     known = [value for value in values if np.isfinite(value)]
     if known and min(known) > 0 and max(known) > 20 * min(known):
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
     elif not known or min(known) >= 0:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * max(known, default=0) or 1)
+    low, high = axes.get_xlim()
+    if high - low < 1:  # one epoch: matplotlib would label fractions of it
+        axes.set_xlim(round((low + high) / 2) - 1, round((low + high) / 2) + 1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
+
+
+_MOST_NAMED = 120  # classes whose names stand beside the confusion matrix; of more they would be too small to read
+_MOST_DRAWN = 400  # rows of a confusion matrix that are drawn one by one; a pixel or more each
+_LISTED = 30  # confusions that are listed beside a matrix without names
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     """A confusion matrix: rows are the true classes, columns the predicted ones; off the diagonal are the mistakes.
 
-    Colour is the share of the row, so that rare classes show; up to 20 classes the counts are written in.
+    Colour is the share of the row, so that rare classes show. Up to 20 classes the counts are written in, up to 120
+    the classes' names stand beside it. Of more classes the most frequent confusions are listed by name instead, and of
+    more than 400 a cell is the largest share of a block of classes.
     """
     matrix = np.asarray(matrix)
     count = len(matrix)
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    side = min(12.0, 2.4 + 0.42 * count)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.subplots()
+    title = f"{np.trace(matrix):,} of {matrix.sum():,} right"
+    side = max(min(10.5, 1.7 + 0.42 * count), _inches(title, 12) - 0.2)  # of the matrix, the title above it
+    named = count <= _MOST_NAMED
+    size = min(8.0, 0.8 * 72 * side / count) if named else 8.0
+    names = [_cut(printable(name), 2.6, size) for name in classes]
+    label = max(_inches(name, size) for name in names) if named else 0.4
+    width = side + label + 0.6
+    listed = [] if named else _confused(matrix, names)
+    beside = max((_inches(line, 8) for line in listed), default=0) + 0.3 if listed else 0
+    figure = Figure(figsize=(width + beside, side + label + 0.9), layout="constrained")
+    if listed:
+        axes, text = figure.subplots(1, 2, width_ratios=(width, beside))
+        text.axis("off")
+        text.text(0, 1, plain("\n".join(listed)), transform=text.transAxes, va="top", fontsize=8, linespacing=1.5)
+    else:
+        axes = figure.subplots()
     # A square root brings out the few per cent that are wrong.
-    axes.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=1)
+    shown = np.sqrt(_blocks(share, -(-count // _MOST_DRAWN)))
+    edges = (-0.5, count - 0.5, count - 0.5, -0.5)
+    axes.imshow(shown, cmap="Blues", vmin=0, vmax=1, extent=edges, interpolation="nearest")
     if count <= 20:
-        for i in range(count):
-            for j in range(count):
-                if matrix[i, j]:
-                    axes.text(j, i, f"{matrix[i, j]}", ha="center", va="center", fontsize=8,
-                              color="white" if share[i, j] > 0.3 else "black")  # fmt: skip
-    names = [plain(name, _LONGEST) for name in classes]
-    if count <= 50:
-        axes.set_xticks(range(count), names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=8)
-        axes.set_yticks(range(count), names, fontsize=8)
+        digits = max(_inches(str(value), 8) for value in matrix.ravel())
+        small = 8 * min(1.0, 0.9 * side / count / digits)
+        for i, j in zip(*np.nonzero(matrix), strict=True):
+            color = "white" if share[i, j] > 0.3 else "black"
+            axes.text(j, i, f"{matrix[i, j]}", ha="center", va="center", fontsize=small, color=color)
+    if named:
+        names = [plain(name) for name in names]
+        axes.set_xticks(range(count), names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=size)
+        axes.set_yticks(range(count), names, fontsize=size)
     axes.grid(False)
-    right = np.trace(matrix)
-    axes.set(xlabel="predicted", ylabel="true", title=f"{right:,} of {matrix.sum():,} right")
+    number = "" if named else ", by number"
+    axes.set(xlabel=f"predicted{number}", ylabel=f"true{number}", title=title)
     return figure
+
+
+def _blocks(share: np.ndarray, side: int) -> np.ndarray:
+    """The largest value of each block of `side` rows and columns."""
+    more = -len(share) % side
+    padded = np.pad(share, ((0, more), (0, more)))
+    return padded.reshape(len(padded) // side, side, len(padded) // side, side).max((1, 3))
+
+
+def _confused(matrix: np.ndarray, names: Sequence[str]) -> list[str]:
+    """The most frequent confusions, a line each: how often, the true class, the predicted one."""
+    wrong = matrix.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_LISTED]
+    places = [divmod(int(place), len(wrong)) for place in order]
+    lines = [f"{wrong[i, j]:,}x {names[i]} → {names[j]}" for i, j in places if wrong[i, j]]
+    return ["most frequent mistakes, true → predicted:", "", *lines] if lines else []
 
 
 def mistakes(data: Dataset, probabilities: np.ndarray, most: int = 32) -> Figure:
@@ -196,32 +265,60 @@ def mistakes(data: Dataset, probabilities: np.ndarray, most: int = 32) -> Figure
     predicted = probabilities.argmax(1)
     sure = probabilities.max(1)
     wrong = np.flatnonzero(predicted != data.labels)
+    count = len(wrong)
     wrong = wrong[np.argsort(-sure[wrong], kind="stable")][:most]
-    if not len(wrong):
+    if not count:
         figure = Figure(figsize=(4, 1), layout="none")  # type: ignore[arg-type]  # its stubs lack "none"
         figure.text(0.5, 0.5, "no mistakes", ha="center", va="center")
         return figure
-    names = [shortened(printable(name), _LONGEST // 2) for name in data.classes]
-    titles = [f"{names[data.labels[i]]} → {names[predicted[i]]}  {100 * sure[i]:.0f} %" for i in wrong]
-    return images(data.images[wrong], titles, f"{(predicted != data.labels).sum()} mistakes, true → predicted")
+    names = {
+        label: printable(data.classes[label]) for label in {*data.labels[wrong].tolist(), *predicted[wrong].tolist()}
+    }
+    found = [(names[data.labels[i]], names[predicted[i]], f"  {100 * sure[i]:.0f} %") for i in wrong]
+    titles = [f"{true} → {said}{how}" for true, said, how in found]
+    if max(_inches(title, _TITLE) for title in titles) > _CELL - _GAP:
+        room = _WIDEST - _GAP
+        titles = [
+            f"{_cut(true, room, _TITLE)}\n→ {_cut(said, room - _inches(f'→ {how}', _TITLE), _TITLE)}{how}"
+            for true, said, how in found
+        ]
+    which = "" if count == len(wrong) else f", the {len(wrong)} surest"
+    heading = f"{count:,} mistake{'s' if count > 1 else ''}{which}, true → predicted"
+    return images(data.images[wrong], titles, heading)
+
+
+_CELL, _WIDEST, _GAP = 1.25, 2.1, 0.12  # inches: an image's place in a grid, the widest for a long title, between them
+_TITLE, _HEADING = 8, 10  # points
 
 
 def images(pictures: np.ndarray, titles: Sequence[str] | None = None, heading: str | None = None) -> Figure:
-    """A grid of images `(N, H, W, 1 or 3)`, with a title each. Floating-point images are shown from their own range."""
+    """A grid of images `(N, H, W, 1 or 3)`, with a title each. Floating-point images are shown from their own range.
+
+    Titles may have several lines. Where they are long the grid has fewer columns, and what is too long is cut.
+    """
     pictures = np.asarray(pictures)
-    columns = min(8, len(pictures))
+    shown = ["\n".join(_cut(line, _WIDEST - _GAP, _TITLE) for line in _lines(title)) for title in titles or ()]
+    cell = max([_CELL, *(_inches(title, _TITLE) + _GAP for title in shown)])
+    columns = min(int(8 * _CELL / cell), len(pictures))
     rows = -(-len(pictures) // columns)
-    figure = Figure(figsize=(1.25 * columns, 1.45 * rows + (0.4 if heading else 0)), layout="constrained")
+    lines = max((title.count("\n") for title in shown), default=0)
+    width = max(cell * columns, _inches(printable(heading, lines=True), _HEADING) + _GAP if heading else 0)
+    height = (min(cell, 1.7) + 0.2 + 0.14 * lines) * rows + (0.4 if heading else 0)
+    figure = Figure(figsize=(width, height), layout="constrained")
     grid = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
     for axes in grid:
         axes.axis("off")
     for i, picture in enumerate(pictures):
         _show(grid[i], picture)
-        if titles is not None:
-            grid[i].set_title(plain(titles[i]), fontsize=8)
+        if shown:
+            grid[i].set_title(plain(shown[i]), fontsize=_TITLE)
     if heading:
-        figure.suptitle(plain(heading), fontsize=10)
+        figure.suptitle(plain(heading), fontsize=_HEADING)
     return figure
+
+
+def _lines(title: object) -> list[str]:
+    return printable(title, lines=True).split("\n")
 
 
 def filters(kernel: np.ndarray) -> Figure:

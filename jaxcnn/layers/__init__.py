@@ -1,4 +1,4 @@
-"""Layers with variables or settings: `init` and `apply` over `jaxcnn.ops`."""
+"""Layers: `init` and `apply` on top of the functions of `jaxcnn.ops`."""
 
 from jaxcnn.layers.activation import (
     elu,

@@ -34,16 +34,17 @@ def conv(
 
     Args:
       features: K, the number of filters.
-      kernel_size: F. An integer for a square (or cubic) filter, its dimensions following the input: `(N, W, C)`,
-        `(N, H, W, C)` or `(N, D, H, W, C)`; or one integer a dimension.
-      stride: S, an integer or one a dimension.
-      padding: P zeros on every side, one integer a dimension, explicit pairs ((top, bottom), (left, right)),
-        `"VALID"` for none, or `"SAME"` for an output of ceil(W / S). At stride 2, `"SAME"` pads the far side more,
-        where PyTorch's `padding=1` pads both sides.
-      dilation: D, the distance between taps.
-      groups: divides channels and filters into groups that do not mix; as many as channels is a depthwise convolution.
-      bias: whether there is one.
-      floor: let the filter stop short of the edge. Without it, a filter that does not fit is an error.
+      kernel_size: F, an integer or one per dimension. With an integer, the filter has as many dimensions as the input:
+        `(N, W, C)`, `(N, H, W, C)` or `(N, D, H, W, C)`.
+      stride: S, an integer or one per dimension.
+      padding: P zeros on every side; or one integer per dimension; or pairs ((top, bottom), (left, right)); or
+        `"VALID"` for none; or `"SAME"` for an output of ceil(W / S). At stride 2, `"SAME"` pads only the far side by
+        one pixel, where PyTorch's `padding=1` pads both sides (3x3 filter, even W).
+      dilation: D, the distance between the filter's taps.
+      groups: the number of groups that channels and filters are divided into. Each group of filters sees only its
+        group of channels. As many groups as channels make a depthwise convolution.
+      bias: whether to add a bias.
+      floor: whether the last windows may leave pixels unseen at the edge. If False, this is an error.
       kernel_init, bias_init: as in `jax.nn.initializers`.
 
     Variables: params `kernel` `(*size, C / groups, K)`, `bias` `(K,)`: F F C K / groups + K numbers.
@@ -52,9 +53,9 @@ def conv(
       A Layer `(N, *spatial, C) -> (N, *out, K)`, out = (W - F + 2P) / S + 1, in the wider of the two dtypes.
 
     Raises:
-      LayerError: when the filter is larger than the padded input; when it does not fit, that is when pixels of the
-        image itself would be left over behind the last window, more than the windows skip between them; for a wrong
-        number of channels or dimensions; for an integer image.
+      LayerError: when the filter is larger than the padded input; when the filter does not fit, i.e. more pixels of the
+        image are left after the last window than lie between two windows; for a wrong number of channels or dimensions;
+        for an integer image.
 
     Source: LeCun et al., Gradient-based learning applied to document recognition (1998), section II.
     """
@@ -169,13 +170,13 @@ def conv_transpose(
     kernel_init: Initializer = initializers.lecun_normal(),
     bias_init: Initializer = initializers.zeros,
 ) -> Layer:
-    """Transposed convolution ("deconvolution"): each input pixel adds its own multiple of the kernel to the output.
+    """Transposed convolution ("deconvolution"): each input pixel adds a multiple of the kernel to the output.
 
     Args:
       features: K, the output channels.
-      kernel_size, stride, padding, dilation: those of the convolution it transposes; see `conv`.
-      output_padding: pixels added behind, to choose among the sizes that this convolution maps to the input's. It is
-        smaller than the stride, or than the dilation.
+      kernel_size, stride, padding, dilation: those of the convolution that is transposed; see `conv`.
+      output_padding: extra pixels at the end of each dimension. The convolution maps several sizes to the input's size;
+        this chooses one of them. It must be smaller than the stride or the dilation.
       bias, kernel_init, bias_init: as in `conv`.
 
     Variables: params `kernel` `(*size, C, K)`, `bias` `(K,)`.
@@ -184,8 +185,8 @@ def conv_transpose(
       A Layer `(N, *spatial, C) -> (N, *out, K)`, out = S (W - 1) - 2P + D (F - 1) + 1 + output_padding.
 
     Raises:
-      LayerError: when output_padding is smaller than neither stride nor dilation, or the output would be empty; for a
-        wrong number of channels or dimensions; for an integer image.
+      LayerError: when output_padding is too large, or the output would be empty; for a wrong number of channels or
+        dimensions; for an integer image.
 
     Source: Long, Shelhamer and Darrell, Fully convolutional networks (2015), section 3.3.
     """
@@ -207,7 +208,7 @@ def conv_transpose(
             raise LayerError(f"made for {kernel.shape[-2]} channels, got {x.shape[-1]} in {x.shape}")
         y = _checked(ops.conv_transpose, x, kernel, stride, padding, dilation, output_padding)
         if 0 in y.shape[1:-1]:
-            raise LayerError(f"on {by(x.shape[1:-1])} the output would be {by(y.shape[1:-1])}: less padding is needed")
+            raise LayerError(f"on {by(x.shape[1:-1])} the output would be {by(y.shape[1:-1])}: use less padding")
         return y + ops.spread(params["bias"], y) if bias else y
 
     return stateless(init, apply)
@@ -223,7 +224,7 @@ def _checked(function: Any, *args: Any) -> Any:
 def _fits(
     sizes: tuple[int, ...], window: tuple[int, ...], stride: Size, padding: Padding, dilation: Size, floor: bool
 ) -> None:
-    """Raises where a filter is larger than its input, or would stop short of the image's last pixels."""
+    """Checks that the filter is not larger than its input, and that its windows cover the image."""
     ndim = len(sizes)
     strides = _checked(per_dim, stride, ndim, "stride")
     dilations = _checked(per_dim, dilation, ndim, "dilation")
@@ -234,8 +235,10 @@ def _fits(
         pad = "" if not lo + hi else f"+2*{lo}" if lo == hi else f"+{lo}+{hi}"
         what = f"{by(window)} filter{f' dilated by {d}' if d > 1 else ''}, stride {s} on {by(sizes)}"
         if span < 0:
-            raise LayerError(f"{what}: the filter covers {e} pixels and there are {w}{pad}; a larger input or padding")
-        # Padding may be left over, and so may as many pixels as lie unseen between two windows anyway.
+            raise LayerError(
+                f"{what}: the filter covers {e} pixels and there are {w}{pad}; use a larger input or more padding"
+            )
+        # Padding may be left over. So may as many pixels as lie between two windows, which no window sees either.
         left_over = span % s - hi
         if not floor and left_over > max(0, s - e):
             raise LayerError(

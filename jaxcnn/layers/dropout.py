@@ -15,20 +15,20 @@ from jaxcnn.layers.common import batch_axis
 
 @layer
 def dropout(rate: float, *, shared_axes: Sequence[int] = ()) -> Layer:
-    """In training each value is set to 0 with probability `rate`, and the others are divided by 1 - rate.
+    """In training, each value is set to 0 with probability `rate`, and the others are divided by 1 - rate.
 
-    The expected output is then the input, so that nothing is done outside training. The paper, and the lectures, leave
-    the training pass unscaled and multiply the weights by 1 - rate afterwards: the same network, scaled elsewhere.
+    The expected output is the input, so an evaluation uses the input unchanged. The paper and the lectures do not scale
+    the training pass, and multiply the weights by 1 - rate in an evaluation, which is equivalent.
 
     Args:
-      rate: the share that is dropped, 0 <= rate < 1.
-      shared_axes: axes along which one decision holds; `(1, 2)` drops whole feature maps.
+      rate: the probability of dropping a value, 0 <= rate < 1.
+      shared_axes: axes along which all values are dropped together; `(1, 2)` drops whole feature maps.
 
     Returns:
-      A Layer of the input's shape. `apply` with `train=True` needs `key`.
+      A Layer whose output has the input's shape. `apply` with `train=True` needs `key`.
 
     Raises:
-      LayerError: for a rate outside [0, 1), axes that are not there, or in training without a key.
+      LayerError: for a rate outside [0, 1), axes that do not exist, or in training without a key.
 
     Source: Srivastava et al., Dropout (2014), section 4.
     """
@@ -99,10 +99,10 @@ def _dropping(name: str, rate: float, shared_axes: Callable[[jax.Array], set[int
 
 
 def _draw(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
-    """Booleans that are true with probability `rate`: for a part of a batch, those that the whole would have there."""
+    """Booleans that are true with probability `rate`. For a part of a batch, a slice of those of the whole batch."""
     axis = batch_axis()
     if axis is None or shape[0] == 1:
         return jax.random.bernoulli(key, rate, shape)
-    # XLA computes of the whole what the slice needs: each number follows from its place.
+    # XLA computes only the slice: each random number depends on its position alone.
     whole = jax.random.bernoulli(key, rate, (shape[0] * lax.axis_size(axis), *shape[1:]))
     return lax.dynamic_slice_in_dim(whole, lax.axis_index(axis) * shape[0], shape[0])

@@ -1,13 +1,14 @@
-"""Architectures, one file each, to be read beside their papers: `cnn.models.NAME(classes=...) -> Layer`.
+"""Architectures, one file each, to be read together with their papers: `cnn.models.NAME(classes=...) -> Layer`.
 
-A new model is a file here with `@model(...)` over its builder, and a line below.
+To add a model, write a file here with `@model(...)` over its builder, and add a line below.
 """
 
-# In the order of `jaxcnn models`: classifiers from the simplest on, then the networks of other tasks.
+# In the order of `jaxcnn models`: classifiers, the simplest first, then the networks of other tasks.
 # isort: off
 from jaxcnn.models.registry import MODELS, Entry, make, unknown_model
 from jaxcnn.models.logistic import logistic as logistic
 from jaxcnn.models.mlp import mlp as mlp
+from jaxcnn.models.keypoint_net import keypoint_net as keypoint_net
 from jaxcnn.models.lenet import lenet5 as lenet5, lenet5_1998 as lenet5_1998
 from jaxcnn.models.lecture_cnn import lecture_cnn as lecture_cnn
 from jaxcnn.models.convnet import convnet as convnet

@@ -1,4 +1,4 @@
-"""What many architectures are built of: a convolution with its normalization and activation."""
+"""Parts that many architectures share: a convolution with normalization and activation, and initializers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from jaxcnn.layers.common import Initializer
 from jaxcnn.ops.geometry import Padding, Size
 
 he_fan_out = initializers.variance_scaling(2, "fan_out", "normal")
-"""Normal weights with variance 2 / (F F K): He et al. (2015), equation 14, by fan-out, as in torchvision."""
+"""Normal weights with variance 2 / (F F K): He et al. (2015), equation 14, with fan-out as in torchvision."""
 
 uniform_fan_in = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""Uniform weights within 1 / sqrt(fan-in): PyTorch's default."""
+"""Uniform weights in +-1 / sqrt(fan-in): PyTorch's default."""
 
 
 def counted_names(model: Layer) -> Callable[[Path], str]:
-    """`features.N` and `classifier.N` of torchvision's AlexNet and VGG, which count layers without variables, too."""
+    """Names in torchvision's AlexNet and VGG: `features.N`, `classifier.N`. N also counts layers without variables."""
     layers = list(model.sublayers)
     features, classifier = layers[: layers.index("avgpool")], layers[layers.index("flat") + 1 :]
     names = {layer: f"features.{i}" for i, layer in enumerate(features)}
@@ -89,15 +89,15 @@ def conv_norm_act(
 ) -> dict[str, Layer | Callable[..., Any]]:
     """The layers `conv`, `bn` and `relu`, or `act` for another one, by name: `serial(**conv_norm_act(64, 3))`.
 
-    The convolution keeps the image's size, but for the stride. It has a bias only where no normalization follows.
+    At stride 1 the convolution keeps the image's size. It has a bias only if no normalization follows.
 
     Args:
-      features, kernel_size, stride: of the convolution.
-      at: the end of the names: `"1"` makes `conv1`, `bn1` and `relu1`.
-      padding: of the convolution; half of the kernel's size when None, which is an integer or one a dimension.
+      features, kernel_size, stride: arguments of the convolution.
+      at: the ending of the names: `"1"` gives `conv1`, `bn1` and `relu1`.
+      padding: the padding of the convolution, an integer or one per dimension; None for half the kernel size.
       norm: the normalization; True for `batch_norm()`, False or None for none.
       act: the activation; None for none.
-      kernel_init, options: of the convolution.
+      kernel_init, **options: arguments of the convolution.
     """
     strides = (stride,) if stride != 1 else ()
     if padding is None:

@@ -249,7 +249,7 @@ def dilated_fcn(
     return segmenter(base.layers, fcn_head(classes, base.channels[1]), aux_head, (base.early, base.last))
 
 
-_SEGMENT: dict[str, Any] = {"input": (520, 520, 3), "task": "segment", "classes": 21, "published": WEIGHTS}
+_SEGMENT: dict[str, Any] = {"input": (520, 520, 3), "task": "segmentation", "classes": 21, "published": WEIGHTS}
 
 
 @model("a class a pixel, dilated ResNet-50 (Long et al. 2015)", **_SEGMENT)

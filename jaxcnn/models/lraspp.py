@@ -67,7 +67,7 @@ WEIGHTS = Published(
 @model(
     "a class a pixel, LR-ASPP on MobileNetV3 (Howard et al. 2019)",
     input=(520, 520, 3),
-    task="segment",
+    task="segmentation",
     classes=21,
     published=WEIGHTS,
 )

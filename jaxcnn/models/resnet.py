@@ -1,11 +1,11 @@
 """Residual networks for ImageNet (He, Zhang, Ren and Sun, Deep residual learning for image recognition, 2016).
 
-What the layers of a block learn is the difference from its input: H(x) = F(x) + x. Where F is of no use, weights near
-zero leave x as it is, and so a deeper network is not harder to fit than a shallow one.
+The layers of a block learn the difference from its input: H(x) = F(x) + x. If F does not help, weights near zero leave
+x unchanged, so a deeper network is not harder to fit than a shallow one.
 
-Two families make the bottlenecks otherwise. ResNeXt (Xie, Girshick, Dollar, Tu and He, Aggregated residual
-transformations for deep neural networks, 2017) divides their 3x3 convolutions into groups. Wide ResNets (Zagoruyko and
-Komodakis, Wide residual networks, 2016) give them more filters.
+Two families change the bottlenecks. ResNeXt (Xie, Girshick, Dollar, Tu and He, Aggregated residual transformations for
+deep neural networks, 2017) divides their 3x3 convolutions into groups. Wide ResNets (Zagoruyko and Komodakis, Wide
+residual networks, 2016) give them more filters.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _conv3(features: int, stride: int, at: str, padding: Pads, dilation: int, **
 
 
 def _projection(features: int, stride: int) -> core.Layer:
-    """The shortcut to another shape: a 1x1 convolution, normalized."""
+    """The shortcut when the shape changes: a 1x1 convolution with normalization."""
     return core.serial(**conv_norm_act(features, 1, stride, act=None))
 
 
@@ -62,15 +62,15 @@ def basic_block(
     padding: Pads = "symmetric",
     dilation: tuple[int, int] = (1, 1),
 ) -> core.Layer:
-    """Two 3x3 convolutions and a shortcut around them: `(N, H, W, C) -> (N, H / stride, W / stride, features)`.
+    """Two 3x3 convolutions with a shortcut: `(N, H, W, C) -> (N, H / stride, W / stride, features)`.
 
     Args:
-      project: whether the shortcut is a projection; if not, it is the identity, and C is `features` already.
-      last_scale: where the scale of the last normalization starts. At zero, the block starts as its shortcut.
+      project: whether the shortcut is a projection; otherwise it is the identity, and C must equal `features`.
+      last_scale: the initializer of the last normalization's scale. With zeros, the block starts as its shortcut.
       padding: as in `resnet`.
       dilation: the distance between the taps of the first 3x3 convolution, and of the second.
 
-    Source: He et al. (2016), figure 5 on the left.
+    Source: He et al. (2016), figure 5, left.
     """
 
     def forward(net: core.Net, x: jax.Array) -> jax.Array:
@@ -98,19 +98,19 @@ def bottleneck_block(
     inner: int | None = None,
     groups: int = 1,
 ) -> core.Layer:
-    """1x1 to a quarter of the features, 3x3 there, 1x1 back, and a shortcut around them.
+    """A 1x1 convolution to a quarter of the features, a 3x3 convolution, a 1x1 convolution back, with a shortcut.
 
     Arguments and shapes as in `basic_block`, and:
 
     Args:
       dilation: only the first number is used: there is one 3x3 convolution.
-      inner: filters of the first two convolutions; a quarter of the features when None.
-      groups: of the 3x3 convolution.
+      inner: the number of filters of the first two convolutions; a quarter of the features when None.
+      groups: the number of groups of the 3x3 convolution.
 
-    As in torchvision ("v1.5"), the 3x3 convolution has the stride, where the paper has it in the first 1x1, which then
-    skips three of four pixels.
+    As in torchvision ("v1.5"), the 3x3 convolution has the stride. In the paper, the first 1x1 convolution has it and
+    ignores three of four pixels.
 
-    Source: He et al. (2016), figure 5 on the right; with groups, Xie et al. (2017), figure 3 (c).
+    Source: He et al. (2016), figure 5, right; with groups, Xie et al. (2017), figure 3 (c).
     """
     width = features // 4 if inner is None else inner
     grouped: dict[str, Any] = {"groups": groups} if groups > 1 else {}
@@ -148,23 +148,23 @@ def resnet(
     """A stem, stages of residual blocks, the mean over the image and one dense layer: `(N, H, W, C) -> (N, classes)`.
 
     Args:
-      blocks: how many there are in each stage: a column of the paper's table 1.
-      bottleneck: blocks of three convolutions, whose outputs have four times the features, instead of two.
-      width: filters of the stem and the first stage. Each stage has twice as many on half as many rows and columns.
-      stem: `"imagenet"`, a 7x7 convolution and a pool that leave a quarter of the rows and columns, or `"cifar"` for
-        small images, a 3x3 convolution that leaves them all.
+      blocks: the number of blocks in each stage: a column of the paper's table 1.
+      bottleneck: whether blocks have three convolutions, and four times as many output features, instead of two.
+      width: filters of the stem and the first stage. Each stage has twice as many, on half as many rows and columns.
+      stem: `"imagenet"`, a 7x7 convolution and a pool, which reduce rows and columns to a quarter; or `"cifar"` for
+        small images, a 3x3 convolution, which keeps them.
       zero_init_residual: whether every block starts as its shortcut (Goyal et al. 2017, section 5.1).
-      padding: where the 3x3 windows of stride 2, the stem's pool included, have their border: `"symmetric"`, one pixel
-        on every side, as torchvision's weights expect; or `"same"`, as those of Flax's ImageNet example do: of an even
-        number of rows or columns only behind the last.
+      padding: the padding of the 3x3 windows of stride 2, including the stem's pool: `"symmetric"`, one pixel on every
+        side, for torchvision's weights; or `"same"`, for the weights of Flax's ImageNet example: for an even number of
+        rows or columns, one pixel after the last.
       groups, group_width: of the bottlenecks' 3x3 convolutions, which have groups * group_width filters in the first
         stage when `width` is 64: ResNeXt's cardinality and its d.
-      output_stride: how many pixels of the image lie between two of the last map: 32, 16 or 8. Stages beyond it keep
-        their rows and columns, and their 3x3 convolutions are dilated instead (Yu and Koltun, Multi-scale context
-        aggregation by dilated convolutions, 2016), so that trained weights see what they saw.
+      output_stride: the distance in pixels of the image between two positions of the last map: 32, 16 or 8. Later
+        stages keep their rows and columns, and their 3x3 convolutions are dilated instead (Yu and Koltun, Multi-scale
+        context aggregation by dilated convolutions, 2016), so that trained weights see what they saw.
 
-    Shortcuts are the identity, and projections where the shape changes: the paper's option B. The weights start by
-    fan-out (He et al. 2015), as in torchvision.
+    Shortcuts are the identity, or projections if the shape changes: the paper's option B. The initial weights are those
+    of He et al. (2015) with fan-out, as in torchvision.
 
     Raises:
       UserError: for a stem, padding or output stride that is none of these, or groups of basic blocks.

@@ -34,7 +34,7 @@ def _two_convolutions(filters: int, **options: Any) -> core.Layer:
     return core.serial(**first, **second)
 
 
-@model("a class a pixel, U-Net (Ronneberger et al. 2015)", input=(240, 320, 3), task="segment", classes=21)
+@model("a class a pixel, U-Net (Ronneberger et al. 2015)", input=(240, 320, 3), task="segmentation", classes=21)
 def unet(
     classes: int = 21,
     *,
@@ -155,19 +155,19 @@ def resnet_unet(
     )
 
 
-@model("U-Net on ResNet-18 (Ronneberger et al. 2015)", input=(240, 320, 3), task="segment", classes=21)
+@model("U-Net on ResNet-18 (Ronneberger et al. 2015)", input=(240, 320, 3), task="segmentation", classes=21)
 def unet_resnet18(classes: int = 21, **options: Any) -> core.Layer:
     """The left side is ResNet-18. Options are those of `resnet_unet`."""
     return resnet_unet("resnet18", classes, **options)
 
 
-@model("U-Net on ResNet-34 (2015)", input=(240, 320, 3), task="segment", classes=21)
+@model("U-Net on ResNet-34 (2015)", input=(240, 320, 3), task="segmentation", classes=21)
 def unet_resnet34(classes: int = 21, **options: Any) -> core.Layer:
     """The left side is ResNet-34. Options are those of `resnet_unet`."""
     return resnet_unet("resnet34", classes, **options)
 
 
-@model("U-Net on ResNet-50 (2015)", input=(240, 320, 3), task="segment", classes=21)
+@model("U-Net on ResNet-50 (2015)", input=(240, 320, 3), task="segmentation", classes=21)
 def unet_resnet50(classes: int = 21, **options: Any) -> core.Layer:
     """The left side is ResNet-50. Options are those of `resnet_unet`."""
     return resnet_unet("resnet50", classes, **options)

@@ -36,18 +36,48 @@ LAST = "curves.png"
 
 
 class Run:
-    """A run's folder.
+    """The folder of a run, and how `fit` writes it: `fit(..., run=Run("runs/a", save_every=60))`.
 
-    Use `Run.new` for a new one, `Run.numbered` for one that finds its own name, and `Run.open` for one that is there.
+    `Run(path)` is a new run, or with `resume` one that goes on. `Run.numbered` finds its own name, and `Run.open` reads
+    the folder of an earlier run.
+
+    Args:
+      path: the folder.
+      resume: go on from the newest checkpoint, at the batch that comes next, with the data that the run began with.
+      save_every: the seconds after which a checkpoint is written inside an epoch; there is one after each epoch.
+      keep: the number of checkpoints that stay.
+      tensorboard: whether the metrics are written for TensorBoard, too, to `path/tensorboard`.
+      profile: the number of steps that are profiled, to `path/profile`, for TensorBoard or Perfetto.
+      config: what config.json says beside the settings that `fit` knows.
 
     Attributes:
       path: absolute.
       checkpoints: those in it.
+
+    Raises:
+      UserError: for a negative time, or fewer than one checkpoint.
     """
 
-    def __init__(self, path: str | Path):
-        self.checkpoints = Checkpoints(Path())
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        resume: bool = False,
+        save_every: float = 600,
+        keep: int = 2,
+        tensorboard: bool = False,
+        profile: int = 0,
+        config: Mapping[str, Any] | None = None,
+    ):
+        if keep < 1:
+            raise UserError(f"keep={keep}: at least 1 checkpoint has to stay")
+        if profile < 0 or not save_every >= 0:
+            raise UserError(f"profile={profile} and save_every={save_every} should be at least 0")
+        self.resume, self.save_every = resume, save_every
+        self.tensorboard, self.profile, self.asked = tensorboard, profile, dict(config or {})
+        self.checkpoints = Checkpoints(Path(), keep)
         self.move(path)
+        self._given = path
         self._numbered: Path | None = None
         self._lock: lock.Lock | None = None
         self._belongs: str | None = None  # the hash of config.json when this process began
@@ -60,21 +90,31 @@ class Run:
         self.path = Path(path).expanduser().absolute()
         self.checkpoints.path = self.path / "checkpoints"
 
+    def looked_at(self) -> Run:
+        """The folder, after a look: a new one may not hold anything, one to be resumed has to be a run.
+
+        Raises:
+          UserError: when that is not so.
+        """
+        if self.resume:
+            Run.open(self._given)
+        elif self._numbered is None:
+            self._check_empty(self._given)
+        return self
+
     @staticmethod
-    def new(path: str | Path) -> Run:
+    def new(path: str | Path, **settings: Any) -> Run:
         """A folder for `make` to make; an empty one that is there is taken.
 
         Raises:
           UserError: when it is there and not empty, or cannot be looked into.
         """
-        run = Run(path)
-        run._check_empty(path)
-        return run
+        return Run(path, **settings).looked_at()
 
     @staticmethod
-    def numbered(path: str | Path) -> Run:
+    def numbered(path: str | Path, **settings: Any) -> Run:
         """A folder PATH-1, PATH-2, ... for `make` to choose and make: the first one that is not there."""
-        run = Run(path)
+        run = Run(path, **settings)
         run._numbered = run.path
         return run
 

@@ -1,4 +1,4 @@
-"""What looks on while a network is trained: TensorBoard, and the profiler."""
+"""TensorBoard and profiler hooks of a training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-_FIRST = 3  # the step of this process before which a profile begins: those before it compile
+_COMPILING = 2  # steps of this process that are not profiled: they compile
 
 
 class Metrics:
@@ -30,8 +30,9 @@ class Metrics:
             )
 
     def close(self) -> None:
-        if self._board is not None:
-            self._board.close()
+        board, self._board = self._board, None
+        if board is not None:
+            board.close()
 
 
 class Profile:
@@ -43,22 +44,22 @@ class Profile:
         self._seen = 0
         self._on = False
 
-    def before(self) -> None:
+    def step(self, measured: Any) -> None:
+        """After a step: begins after the first ones, and ends when enough steps were profiled."""
         if self._folder is None:
             return
         self._seen += 1
-        if self._seen == _FIRST:
-            jax.profiler.start_trace(str(self._folder / "profile"))
-            self._on = True
-
-    def after(self, measured: Any) -> None:
         if self._on:
             self._left -= 1
             if not self._left:
                 jax.block_until_ready(measured)
                 self.end()
+        elif self._seen == _COMPILING:
+            jax.profiler.start_trace(str(self._folder / "profile"))
+            self._on = True
 
     def end(self) -> None:
+        """Writes what was profiled so far."""
         if self._on:
             self._on, self._folder = False, None
             jax.profiler.stop_trace()

@@ -24,7 +24,7 @@ from jaxcnn.runs.record import Record, parsed, reason, text_of
 
 _SHOWN = {"model", "data", "epochs"}  # settings with a column of their own
 # In config.json, and nobody's choice.
-_FACTS = {"classes", "image", "preprocess", "version", "data_dir", "id", "examples", "code_sha256"}
+_FACTS = {"classes", "image", "preprocess", "version", "data_dir", "id", "examples", "code_sha256", "facts"}
 _FACTS |= {"primary", "higher_is_better", "tested"}
 _WIDEST = 40  # letters of a setting
 _LARGEST = 1e300  # of a figure: JSON has integers that no float can hold

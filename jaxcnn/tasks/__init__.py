@@ -1,38 +1,36 @@
-"""What networks are for: a class for an image, for each of its pixels, boxes, boundaries, flow, sentences, questions.
+"""What networks are for: a class for an image or each of its pixels, boxes, edges, flow, sentences, questions.
 
-`jaxcnn train` and `evaluate` and `predict` ask a `Task` what they should do. Naming the class of an image, `CLASSIFY`,
-is what they do without one.
+A task is a folder here: its `task.py` has a `Task` called `TASK`, and its `objective.py` what it minimizes and
+measures. `jaxcnn train`, `evaluate` and `predict` ask the task what they should do; a new folder is a new task.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from pkgutil import iter_modules
 
 from jaxcnn.errors import unknown
+from jaxcnn.runs.recipe import Recipe
+from jaxcnn.tasks.objective import Objective
 from jaxcnn.tasks.task import Task
 
-__all__ = ["CLASSIFY", "DATASETS", "NAMES", "Task", "find"]
+__all__ = ["CLASSIFY", "NAMES", "Objective", "Recipe", "Task", "find"]
 
-CLASSIFY = "classify"
-_FOLDERS = {"segment": "segmentation", "detect": "detection", "boundaries": "edges", "flow": "flow"}
-_FOLDERS |= {"text": "text", "vqa": "vqa"}
-NAMES = (CLASSIFY, *_FOLDERS)
-
-DATASETS = {
-    "camvid": "701 road scenes, each pixel with a class, 240x180 (Brostow et al. 2009): for segment, boundaries, flow",
-    "bccd": "364 images of blood cells with boxes, 640x480, in Pascal VOC's form: for detect",
-    "rt-polarity": "10,662 sentences of movie reviews, half of them positive (Pang and Lee 2005): for text",
-    "sort-of-clevr": "generated scenes with questions about them, 75x75 (Santoro et al. 2017): for vqa",
-}
-"""What the tasks beside `classify` are tried on; a path stands for data of one's own in the same form."""
+CLASSIFY = "classification"
+NAMES = (CLASSIFY, *sorted(m.name for m in iter_modules(__path__) if m.ispkg and m.name != CLASSIFY))
+"""The names of the tasks."""
+ALIASES = {"classify": CLASSIFY, "segment": "segmentation", "detect": "detection", "boundaries": "edges"}
+"""Names that tasks had before; they go on working."""
 
 
-def find(name: str) -> Task | None:
-    """The task of a name; None for `classify`.
+def find(name: str) -> Task:
+    """The task of a name.
 
     Raises:
       UserError: for another name.
     """
-    if name not in NAMES:
-        raise unknown("task", name, NAMES)
-    return None if name == CLASSIFY else import_module(f"jaxcnn.tasks.{_FOLDERS[name]}.task").TASK
+    found = ALIASES.get(name, name)
+    if found not in NAMES:
+        raise unknown("task", name, [*NAMES, *ALIASES])
+    task: Task = import_module(f"jaxcnn.tasks.{found}.task").TASK
+    return task

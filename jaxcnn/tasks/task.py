@@ -1,73 +1,145 @@
-"""What a kind of network is for: how it is trained, measured and asked. The command line knows nothing else of it."""
+"""What a network is for: how it is trained, measured and asked. Commands and `train` know nothing else of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from jaxcnn.data.dataset import Dataset, Examples
+import optax
+
+from jaxcnn import data
+from jaxcnn.data.datasets import lookup
+from jaxcnn.errors import UserError
 from jaxcnn.runs.primary import LOSS, Primary
+from jaxcnn.runs.recipe import Recipe
 from jaxcnn.runs.trained import Trained
+from jaxcnn.tasks.objective import Objective
 
-Data = Dataset | Examples
+Data = Any
+"""A `Dataset`, `Examples` or a `Stream`."""
 Row = dict[str, Any]
+Facts = Mapping[str, Any]
+"""What a task has to know of the training data to build its objective and its model: JSON, kept in config.json."""
 
 
-def _nothing(data: Any) -> dict[str, Any]:
-    return {}
-
-
-@dataclass(frozen=True)
 class Task:
-    """A kind of question that networks answer about images, or sentences.
+    """A kind of question that networks answer about images, or sentences. A task is a subclass in a folder of its own.
+
+    `load`, `facts` and `objective` are what a training asks for, in this order; `evaluate` and `predict` are asked of a
+    trained network, with the facts of its run, so that no training data is read again.
 
     Attributes:
-      name: `segment`, `detect`, ...
+      name: segment, detect, ...
       about: what is asked, in a few words.
-      data: the dataset when none is named.
-      load: `(name, split, data_dir, size) -> data`, the split being train, validation or test, and size (height, width)
-        or None for the data's own.
-      settings: `data -> ` arguments of `fit` that the training data call for: loss, metrics, augment, preprocess.
-      options: `data -> ` arguments of the model beside `classes`, a vocabulary's size for instance.
-      validation: whether the data has a validation split of its own; else a share of the training split is held out.
-      figure: the figure that chooses the best epoch, and that a result begins with.
-      better: whether a `high` or a `low` figure is good.
-      chooses: whether it is measured after each epoch; where only `evaluate` gives it, the loss chooses.
-      evaluate: `(trained, data) -> ` figures that are no means over examples, the mean average precision for instance.
-      predict: `(trained, given, out) -> ` a row for each file or sentence given: `text` for a reader, and what a
-        program wants to know. Pictures are written to the folder `out`.
-      adapt: `(data, trained) -> data` as a network can take other data than its own, with its own vocabulary.
-      constrain: `optimizer -> optimizer` for a rule that the parameters keep, a largest norm for instance.
-      what: what the data are made of, in the plural.
-      batch_size, epochs: of a training where nothing is said.
+      kind: the kind of data, a key of `jaxcnn.data.datasets.KINDS`.
+      unit: what the data consist of, in the plural.
+      defaults: the recipe's data, batch_size and epochs where a recipe does not say them.
+      metric: the figure by which results are compared, and whether it is maximized.
+      chooses: whether `metric` is measured after each epoch and chooses the best one; else the loss does.
     """
 
     name: str
     about: str
-    data: str
-    load: Callable[[str, str, Path | None, tuple[int, int] | None], Data]
-    predict: Callable[[Trained, Sequence[str], Path], list[Row]]
-    figure: str
-    settings: Callable[[Any], Mapping[str, Any]] = _nothing
-    options: Callable[[Any], Mapping[str, Any]] = _nothing
-    validation: bool = False
-    better: Literal["high", "low"] = "high"
+    kind: str = "images"
+    unit: str = "images"
+    defaults: Recipe = Recipe()
+    metric: Primary = LOSS
     chooses: bool = True
-    evaluate: Callable[[Trained, Any], Mapping[str, float]] | None = None
-    adapt: Callable[[Any, Trained], Any] | None = None
-    constrain: Callable[[Any], Any] | None = None
-    what: str = "images"
-    batch_size: int = 16
-    epochs: int = 30
 
     @property
     def primary(self) -> Primary:
-        """The figure, and whether it is maximized."""
-        return Primary(self.figure, self.better == "high")
-
-    @property
-    def choice(self) -> Primary:
         """The figure that chooses the best epoch."""
-        return self.primary if self.chooses else LOSS
+        return self.metric if self.chooses else LOSS
+
+    # --- for a training
+
+    def completed(self, recipe: Recipe) -> Recipe:
+        """The recipe with the defaults of the task where it says nothing.
+
+        Raises:
+          UserError: for settings that the task has no use for.
+        """
+        for name, value in (("stream", recipe.stream), ("weights", recipe.weights), ("ensemble", recipe.ensemble)):
+            if value:
+                raise UserError(f"--{name} is for networks that name the class of an image; {recipe.model} does not")
+        if recipe.augment not in ("auto", "none"):
+            raise UserError(f"--augment {recipe.augment}: for {self.about}, choose auto or none")
+        return self.with_defaults(recipe)
+
+    def with_defaults(self, recipe: Recipe) -> Recipe:
+        """The recipe with the task's name, and its data, batch size and epochs where it says nothing."""
+        missing = {
+            name: getattr(self.defaults, name)
+            for name in ("data", "batch_size", "epochs")
+            if getattr(recipe, name) is None
+        }
+        return dataclasses.replace(recipe, task=self.name, **missing)
+
+    def load(self, recipe: Recipe, split: str) -> Data:
+        """The data of a split."""
+        return data.load(str(recipe.data), split, recipe.data_dir, recipe.shape, kind=self.kind)
+
+    def splits(self, recipe: Recipe) -> tuple[Data, Data | None, Data]:
+        """Training, validation and test data. A set without a validation split has a share of its training data held
+        out; there is no validation where the recipe's share is 0."""
+        train, val = self.load(recipe, recipe.training_split), None
+        if recipe.validation and lookup(str(recipe.data), self.kind).validation:
+            val = self.load(recipe, "validation")
+        elif recipe.validation:
+            train, val = train.hold_out(recipe.validation)
+        return train, val, self.load(recipe, "test")
+
+    def facts(self, recipe: Recipe, train: Data) -> dict[str, Any]:
+        """What the objective and the model have to know of the training data."""
+        return {"classes": list(train.classes)}
+
+    def model_options(self, recipe: Recipe, train: Data) -> dict[str, Any]:
+        """Arguments of the model, beside `classes`, that the training data decide: the size of a vocabulary."""
+        return {}
+
+    def objective(self, recipe: Recipe, facts: Facts) -> Objective:
+        """What is minimized and measured."""
+        raise NotImplementedError
+
+    def optimizer(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+        """The optimizer, with a rule that the parameters keep, such as a largest norm."""
+        return optimizer
+
+    def epochs(self, recipe: Recipe, steps_per_epoch: int) -> int:
+        """The number of epochs of a recipe that does not say it."""
+        raise UserError(f"--epochs is missing: the task {self.name} has no number of its own")
+
+    # --- for a trained network
+
+    def recorded(self, config: Mapping[str, Any]) -> Facts:
+        """The facts in a run's config.json. Runs of earlier versions have them at its top level, or lack them."""
+        return config.get("facts") or config
+
+    def evaluation(self, recipe: Recipe, facts: Facts) -> Objective:
+        """What `evaluate` measures: the objective, with what is measured on a test set."""
+        return self.objective(recipe, facts).for_test()
+
+    def adapted(self, found: Data, trained: Trained) -> Data:
+        """Other data than the run's own as the network can take it, with its own vocabulary for instance."""
+        return found
+
+    def load_for(self, trained: Trained, name: str, split: str, data_dir: Path | None) -> Data:
+        """The data of a split for a trained network.
+
+        Raises:
+          UserError: when it has another number of classes than the network.
+        """
+        recipe = Recipe.of(trained.config, str(trained.config.get("run", "config.json")))
+        found = self.load(dataclasses.replace(recipe, data=name, data_dir=data_dir), split)
+        if len(found.classes) != len(trained.classes):
+            raise UserError(f"{name} has {len(found.classes)} classes; the run has {len(trained.classes)}")
+        return self.adapted(found, trained)
+
+    def predict(self, trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
+        """A row for each file or sentence: `text` for a reader, and what a program wants to know.
+
+        Pictures are written to the folder `out`.
+        """
+        raise NotImplementedError

@@ -23,6 +23,35 @@ from jaxcnn.train.step import measure, of_batch
 PyTree = Any
 
 
+def check_data(**sets: Any) -> None:
+    """Checks the types of datasets: other libraries take other things in these places."""
+    for name, given in sets.items():
+        if isinstance(given, (tuple, list, dict, float, int, str, np.ndarray, jax.Array)):
+            if isinstance(given, float):
+                hint = f"`train, val = data.hold_out({given})` divides the data"
+            else:
+                hint = "cnn.data.Dataset(images, labels, classes) makes one of arrays"
+            raise UserError(f"{name}: expected a Dataset, Examples or a Stream, got {type(given).__name__}; {hint}")
+
+
+def check_settings(
+    epochs: int, batch_size: int, seed: int, patience: int | None, accumulate: int, ema: float | None, validated: bool
+) -> None:
+    """Checks the settings of `fit` that are numbers."""
+    if epochs < 1 or batch_size < 1:
+        raise UserError(f"epochs={epochs} and batch_size={batch_size} should be at least 1")
+    if not 0 <= seed < 1 << 31:
+        raise UserError(f"seed={seed} should be from 0 to 2147483647")
+    if patience is not None and patience < 1:
+        raise UserError(f"patience={patience} should be at least 1 epoch")
+    if patience is not None and not validated:
+        raise UserError("early stopping needs validation data to see when to stop")
+    if accumulate < 1:
+        raise UserError(f"accumulate={accumulate} should be at least 1")
+    if ema is not None and not 0 < ema < 1:
+        raise UserError(f"ema={ema} should be between 0 and 1, for instance 0.999")
+
+
 def example_of(data: Any, size: int) -> PyTree:
     """The shapes and dtypes of a batch of so many inputs."""
     if isinstance(data, Stream):

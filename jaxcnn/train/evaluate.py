@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +12,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn import tasks
 from jaxcnn.core import Layer
 from jaxcnn.data.batches import padded_batches
 from jaxcnn.data.dataset import Dataset, Examples
-from jaxcnn.data.preprocess import inputs_of, to_float
+from jaxcnn.data.preprocess import inputs_of
 from jaxcnn.data.stream import Stream
 from jaxcnn.declared import calls, is_per_example
 from jaxcnn.devices import OneDevice
 from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss
-from jaxcnn.metrics import Metric, Summed
+from jaxcnn.metrics import Summed
+from jaxcnn.runs.recipe import Recipe
+from jaxcnn.runs.trained import Trained
+from jaxcnn.tasks.objective import Objective
+from jaxcnn.tasks.task import Data
 from jaxcnn.train.checks import check_inputs, check_labels
 from jaxcnn.train.step import measure
 
@@ -42,10 +48,8 @@ class Evaluation:
 
 def make_evaluate(
     model: Layer,
-    loss: Loss,
+    objective: Objective | Loss,
     *,
-    preprocess: Callable[[Any], Any] = to_float,
-    metrics: Mapping[str, Metric] | None = None,
     batch_size: int = _BATCH,
     devices: OneDevice | None = None,
 ) -> Callable[..., Evaluation]:
@@ -56,14 +60,16 @@ def make_evaluate(
     compiled too: what fills it would count among its neighbours. A figure is then the mean over all examples of what
     each got in its batch of `batch_size`. The network is taken to look at each example alone.
 
-    Arguments as in `make_step`; with `devices`, the variables are those that its `whole` returns, and each process has
-    all results. With `keep=False` the outputs are not kept: a score of each class for each pixel is more than the
-    images are.
+    `objective` says what is measured: its loss, metrics and preprocess; or it is only a loss. With `devices`, the
+    variables are those that its `whole` returns, and each process has all results. With `keep=False` the outputs are
+    not kept: a score of each class for each pixel is larger than the images.
 
     Raises:
       UserError: when it is called: for labels that the loss refuses, for images whose values are not what a
         `Preprocess` expects, and for a loss that gives one number for the whole batch.
     """
+    objective = Objective.of(objective)
+    loss, metrics, preprocess = objective.loss, objective.metrics, objective.inputs
     on = devices or OneDevice()
     shared = -(-batch_size // on.size) * on.size
     alone = True  # whether loss and metrics look at each example alone, as far as they have been seen
@@ -133,6 +139,23 @@ def make_evaluate(
         return Evaluation(figures, jax.tree.map(lambda *parts: np.concatenate(parts), *outputs) if keep else None)
 
     return evaluate
+
+
+def evaluate(trained: Trained, data: Data) -> dict[str, float]:
+    """What a trained network of a run does on data: the figures of its task, as `jaxcnn evaluate` prints them.
+
+    The objective follows from the recipe and the facts in the run's config.json; no training data is read.
+    """
+    config = trained.config
+    task = tasks.find(config.get("task") or tasks.CLASSIFY)
+    facts = task.recorded(config)
+    objective = dataclasses.replace(task.evaluation(Recipe.of(config), facts), preprocess=trained.preprocess)
+    most = {"batch_size": config["batch_size"]} if isinstance(data, Examples) else {}
+    measure = make_evaluate(trained.model, objective, **most)
+    figures = measure(trained.params, trained.model_state, data, keep=False).metrics
+    if objective.evaluate is not None:
+        figures = {**objective.evaluate(trained, data), **figures}
+    return figures
 
 
 def _parts(data: Dataset | Examples | Stream, size: int, shard: tuple[int, int]) -> Iterator[tuple[Any, Any]]:

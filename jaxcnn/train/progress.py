@@ -15,15 +15,27 @@ from jaxcnn.runs.primary import ACCURACY, Primary
 
 
 class Display:
-    """Shows epoch, loss, the primary figure, images a second and the time left. `show=False` shows nothing."""
+    """Shows epoch, loss, the primary figure, images a second and the time left. `show=False` shows nothing.
+
+    The time left does not count what happens once, in the first epoch: compilation. After the first epoch that is
+    shown it is the time that the remaining images take at the rate of this one, whose first step, the one that is
+    compiled, does not count; from then on it is the time of the last whole epoch, its validation included, times the
+    number of epochs that remain.
+    """
 
     def __init__(
-        self, epochs: int, examples: int, show: bool = True, stream: TextIO | None = None, primary: Primary = ACCURACY
+        self,
+        epochs: int,
+        examples: int,
+        show: bool = True,
+        stream: TextIO | None = None,
+        primary: Primary = ACCURACY,
+        unit: str = "images",
     ):
         self.primary = primary
-        self.epochs, self.examples, self.show = epochs, examples, show
+        self.epochs, self.examples, self.show, self.unit = epochs, examples, show, unit
         self.stream = stream or sys.stdout
-        self.mark = time.monotonic()  # when the last epoch ended
+        self.mark: float | None = None  # when the last epoch ended; before the first one nothing is known of an epoch
         self._bar: Progress | None = None
         console = Console(file=self.stream)
         # A notebook's kernel sets FORCE_COLOR for the programs that it starts, and they write to a pipe all the same.
@@ -46,21 +58,31 @@ class Display:
     def update(self, epoch: int, seen: int, metrics: dict[str, float], rate: float) -> None:
         """In the middle of an epoch: `seen` of its examples, at `rate` images a second."""
         if self._bar:
-            left = ((self.epochs - epoch) * self.examples + self.examples - seen) / max(rate, 1e-9)
-            text = f"{self._figures(metrics)}  {rate:,.0f} images/s  {duration(left)} left"
+            left = self._at(rate, (self.epochs - epoch) * self.examples + self.examples - seen)
+            text = "  ".join([self._figures(metrics), *self._pace(rate, left)])
             self._bar.update(self._task, completed=seen, description=f"epoch {epoch}/{self.epochs}", text=text)
 
     def epoch(self, record: dict) -> None:
         """After an epoch, with its record as in metrics.jsonl."""
         now = time.monotonic()
-        left, self.mark = (now - self.mark) * (self.epochs - record["epoch"]), now
+        remaining, rate = self.epochs - record["epoch"], record["images_per_second"]
+        left = self._at(rate, remaining * self.examples) if self.mark is None else (now - self.mark) * remaining
+        self.mark = now
         if not self.show:
             return
         parts = [f"epoch {record['epoch']:>{len(str(self.epochs))}}/{self.epochs}", self._figures(record)]
         if "validation_loss" in record:
             parts.append("validation " + self._figures(record, "validation_"))
-        parts += [f"{record['images_per_second']:,.0f} images/s", f"{duration(left)} left"]
-        self.line("  ".join(parts))
+        self.line("  ".join([*parts, *self._pace(rate, left if remaining else None)]))
+
+    def _at(self, rate: float, examples: int) -> float | None:
+        """The seconds that these examples take at a rate; None for a rate of 0, which was not measured."""
+        return examples / rate if rate > 0 else None
+
+    def _pace(self, rate: float, left: float | None) -> list[str]:
+        """Images a second and the time left, as far as they are known."""
+        shown = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+        return [f"{shown} {self.unit}/s"] * (rate > 0) + ([] if left is None else [f"{duration(left)} left"])
 
     def line(self, text: str) -> None:
         if not self.show:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcnn.core import Layer
-from jaxcnn.data.augment import Augment, augmented
+from jaxcnn.data.augment import augmented
 from jaxcnn.data.preprocess import inputs_of, to_float
 from jaxcnn.declared import Call, calls
 from jaxcnn.devices import OneDevice
@@ -19,11 +19,14 @@ from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss
 from jaxcnn.metrics import Metric, Summed, accuracy
 from jaxcnn.ops.precision import rounded, wide
+from jaxcnn.tasks.objective import Objective
 from jaxcnn.transforms import synchronized
 
 PyTree = Any
 SKIPPED = "skipped_steps"
 """The metric of a training with a `LossScale`: how many steps were skipped so far."""
+Watch = Callable[[PyTree, PyTree, PyTree], Mapping[str, Any]]
+"""`(gradients, updates, params) -> {name: scalar}`: figures of a step, computed inside it."""
 Step = Callable[["TrainState", tuple[Any, Any]], tuple["TrainState", dict[str, jax.Array]]]
 
 
@@ -139,8 +142,25 @@ def strong(tree: PyTree) -> PyTree:
     )
 
 
-def _check_arguments(model: Any, optimizer: Any, loss: Any = len) -> None:
-    """Raises for what is no network, no loss or no optimizer."""
+def watched(
+    function: Watch, gradients: PyTree, updates: PyTree, params: PyTree, measured: Mapping[str, Any]
+) -> dict[str, jax.Array]:
+    """The figures of a `watch` function, as float32 scalars.
+
+    Raises:
+      UserError: when one is no scalar, or has the name of a figure that is measured already.
+    """
+    found = dict(function(gradients, updates, params))
+    for name, value in found.items():
+        if name in measured:
+            raise UserError(f"watch: a step measures {name!r} already; choose another name")
+        if jnp.ndim(value) != 0:
+            raise UserError(f"watch: {name!r} has the shape {jnp.shape(value)}, expected one number")
+    return {name: jnp.asarray(value, jnp.float32) for name, value in found.items()}
+
+
+def _check_arguments(model: Any, optimizer: Any) -> None:
+    """Checks the types of the model and the optimizer."""
 
     def got(given: Any) -> str:
         return repr(given) if isinstance(given, (str, int, float)) else type(given).__name__
@@ -150,10 +170,6 @@ def _check_arguments(model: Any, optimizer: Any, loss: Any = len) -> None:
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         named = f"; cnn.train.make_optimizer({optimizer!r}) makes one of a name" if isinstance(optimizer, str) else ""
         raise UserError(f"optimizer: expected one of Optax, such as optax.adam(1e-3), got {got(optimizer)}{named}")
-    if not callable(loss):
-        raise UserError(
-            f"loss: expected a function of outputs and labels, such as those of cnn.losses, got {got(loss)}"
-        )
 
 
 def _check_variables(model: Layer, key: jax.Array, inputs: tuple[Any, ...], variables: Any) -> None:
@@ -175,17 +191,14 @@ def _check_variables(model: Layer, key: jax.Array, inputs: tuple[Any, ...], vari
 
 def make_step(
     model: Layer,
-    loss: Loss,
+    objective: Objective | Loss,
     optimizer: optax.GradientTransformation,
     *,
-    preprocess: Callable[[Any], Any] = to_float,
-    augment: Augment | None = None,
-    metrics: Mapping[str, Metric] | None = None,
-    penalty: Callable[[PyTree], jax.Array] | None = None,
     accumulate: int = 1,
     ema: float | None = None,
-    axis_name: str | None = None,
+    watch: Sequence[Watch] = (),
     devices: OneDevice | None = None,
+    axis_name: str | None = None,
 ) -> Step:
     """One step of gradient descent, compiled: `step(state, batch) -> (state, metrics)`.
 
@@ -194,51 +207,43 @@ def make_step(
     The state given is donated: its memory is the new state's, and it cannot be used again.
 
     Args:
-      loss: `(outputs, labels) -> one number an example`.
+      objective: what is minimized and measured; or only a loss, `(outputs, labels) -> (N,)`.
       optimizer: an Optax transformation. One that takes extra arguments (`optax.GradientTransformationExtraArgs`, such
         as `optax.contrib.reduce_on_plateau` and `optax.lbfgs`) is given `value`, the step's loss with the penalty;
         `grad`, its gradient; and `value_fn`, the loss of this batch as a function of the parameters.
-      preprocess: what is done to the inputs inside the step; uint8 images become float32 from 0 to 1 when not given.
-      augment: `(images, key) -> images`, before `preprocess`; or a `Joint`, as `mixup`, which changes the labels too.
-      metrics: measures beside `loss`, by name: `(outputs, labels) -> one number an example`, or `Summed` over the
-        batch. When not given, `accuracy`, if the loss is one of classes (`softmax_cross_entropy`, `multiclass_hinge`,
-        `zero_one`, one that calls them with the outputs, or Optax's of integer labels) and the labels are integers. Of
-        several outputs the first counts, and of mixed labels the larger part.
-      penalty: a function of the parameters that is added to the loss, for instance `lambda p: 1e-4 * l2_penalty(p)`.
-      accumulate: in how many parts the batch is taken, one after the other: the gradient is the mean of theirs, and
-        the memory that of one part. Batch normalization takes the statistics of each part.
-      ema: for a state with a moving average, its decay, 0.999 when not given: ema' = d ema + (1 - d) params' where, at
-        step t, d = min(ema, (1 + t) / (10 + t)).
+      accumulate: the number of parts in which a batch is computed, one after the other. The gradient is the mean of
+        theirs; the memory is that of one part. Batch normalization takes the statistics of each part.
+      ema: the decay of the moving average, for a state that keeps one; 0.999 when None: ema' = d ema + (1 - d) params'
+        where, at step t, d = min(ema, (1 + t) / (10 + t)).
+      watch: functions `(gradients, updates, params) -> {name: scalar}`, computed inside the step and added to its
+        metrics: the norm of the gradient, for instance.
+      devices: the devices that share a batch, `jaxcnn.devices.DataParallel()`; the step then takes what its `replicate`
+        and `batch` return.
       axis_name: for a step that you map yourself: `jax.pmap(make_step(..., axis_name="data"), "data")`, each device
         with its part of the batch. It is not compiled then. Gradients, metrics and batch statistics are means over the
-        axis; dropout is that of the whole batch, and augmentation has its own random numbers on each device.
-      devices: the devices to spread the step over, `jaxcnn.devices.DataParallel()`; the step then takes what its
-        `replicate` and `batch` return.
+        axis; dropout is that of the whole batch, and each device has its own random numbers for augmentation.
 
     Returns:
       A jitted function of a `TrainState` and a batch `(inputs, labels)`; `inputs` may be a tuple for a network of
-      several inputs. Its metrics are scalars: `loss` (with the penalty) and the measures, means over the batch; with a
-      `LossScale` also `skipped_steps`, how many steps were skipped so far.
+      several inputs. Its metrics are scalars: `loss` (with the penalty) and the objective's metrics, means over the
+      batch; with a `LossScale` also `skipped_steps`, the number of skipped steps since the start.
 
     Raises:
       UserError: for what is no model, loss or optimizer; and, when the step is first called, for an optimizer that
         needs other arguments than those, a loss that gives one number for the whole batch, a state of another
         optimizer or without the average asked for, or a batch that cannot be divided into the parts asked for.
     """
-    _check_arguments(model, optimizer, loss)
+    _check_arguments(model, optimizer)
+    objective = Objective.of(objective)
+    loss, metrics, penalty, augment = objective.loss, objective.metrics, objective.penalty, objective.augment
+    preprocess = objective.inputs
     if devices is not None:
         axis_name = devices.axis_name
     if axis_name is not None:
         model = synchronized(model, axis_name)
 
-    def objective(
-        params: PyTree,
-        model_state: PyTree,
-        inputs: tuple[Any, ...],
-        labels: Any,
-        classes: Any,
-        key: jax.Array,
-        scale: Any,
+    def value_of(
+        params: PyTree, model_state: PyTree, inputs: Any, labels: Any, classes: Any, key: jax.Array, scale: Any
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
         outputs, model_state = model.apply(params, model_state, *inputs, train=True, key=key)
         with calls() as seen:
@@ -270,7 +275,7 @@ def make_step(
             """Gradient, metrics and the model's new state at these parameters, for all parts of the batch."""
 
             def gradient(model_state: PyTree, part: Any) -> tuple[PyTree, tuple[PyTree, dict[str, jax.Array]]]:
-                found, (measured, model_state) = jax.grad(objective, has_aux=True)(params, model_state, *part, scale)
+                found, (measured, model_state) = jax.grad(value_of, has_aux=True)(params, model_state, *part, scale)
                 return model_state, (found, measured)
 
             if accumulate == 1:
@@ -287,6 +292,8 @@ def make_step(
 
         slope, measured, model_state = differentiated(state.params)
         updates, opt_state = _updates(optimizer, state, slope, measured["loss"], _objective_of(differentiated))
+        for function in watch:
+            measured = measured | watched(function, slope, updates, state.params, measured)
         params = optax.apply_updates(state.params, updates)
         new = state.replace(params=params, model_state=strong(model_state), opt_state=strong(opt_state))
         if ema and state.ema is None:

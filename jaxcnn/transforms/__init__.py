@@ -1,4 +1,4 @@
-"""Transformations: they take a network and give the same one, used in another way.
+"""Transformations, `Layer -> Layer`: the same network, trained or computed in another way.
 
 `freeze`, `mixed_precision`, `remat`, `synchronized`, `ensemble`, `spectral_norm` and `weight_standardization` can be
 combined in any order. Layers keep their names and paths, so `weights.load`, `inspect.summary` and further

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageOps
 
 import jaxcnn
-from jaxcnn import cli, data, models, tasks, train
+from jaxcnn import cli, data, models, train
 from jaxcnn.inspect import summary
 from jaxcnn.ops import cpu
 from jaxcnn.signals import stopped_by_sigterm
@@ -120,7 +120,7 @@ def test_help_of_a_command_gives_every_option_and_its_default(run, name):
     for field in cli.COMMANDS[name][0].__dataclass_fields__.values():
         if "Positional" not in str(field.type):
             assert f"--{field.name.replace('_', '-')}" in text
-            assert f"(default: {field.default})" in text
+            assert field.default is None or f"(default: {field.default})" in text
     if name == "train":
         assert "(default: lenet5)" in text
 
@@ -133,7 +133,8 @@ def test_models_and_datasets_are_a_line_each(run):
     assert "LeNet-5, the modern form" in out
     status, out, err = run("datasets")
     assert (status, err) == (0, "")
-    assert [line.split()[0] for line in out.splitlines()] == [*data.DATASETS, *tasks.DATASETS]
+    assert [line.split()[:2] for line in out.splitlines()] == [[e.name, e.kind] for e in data.datasets.listed()]
+    assert {line.split()[0] for line in out.splitlines()} >= {*data.DATASETS, "camvid", "digit-corners"}
 
 
 def test_summary_as_a_table_and_as_json(run, columns):
@@ -219,7 +220,7 @@ def test_train_says_what_it_does_and_finds_a_name_for_the_run(run, columns, tmp_
 def test_resume_goes_on_as_if_nothing_had_happened(run, columns, tmp_path, monkeypatch):
     monkeypatch.chdir(columns)  # code is executed where it lies below the current folder
     assert run(*train_columns(columns, tmp_path / "whole"))[0] == 0
-    whole = train.fit.__globals__["batches"]
+    whole = data.batches
 
     def until(data, size, seed, epoch, *where):
         if epoch == 3:
@@ -228,7 +229,7 @@ def test_resume_goes_on_as_if_nothing_had_happened(run, columns, tmp_path, monke
 
     part = tmp_path / "part"
     with monkeypatch.context() as patch:
-        patch.setitem(train.fit.__globals__, "batches", until)
+        patch.setattr("jaxcnn.train.training.batches", until)
         status, _, err = run(*train_columns(columns, part))
     assert status == 130
     assert err == f"jaxcnn: interrupted; go on with: jaxcnn train --run {part} --resume\n"
@@ -397,12 +398,12 @@ BAD = [  # arguments, exit status, what stderr says
     (["train", "--seed=-1"], 1, "seed=-1 should be from 0"),
     (["train", "--patience", "0"], 1, "patience=0 should be at least 1"),
     (["train", "--patience", "2", "--validation", "0"], 1, "early stopping needs validation data"),
-    (["train", "--data", "./nothere"], 1, "the folder nothere is not there"),
+    (["train", "--data", "./nothere"], 1, "there is no folder nothere"),
     (["train", "--data", "./empty"], 1, "empty has no folders in it; expected one for each class"),
     (["train", "--data", "./blank"], 1, "blank holds no images: the dataset is empty"),
-    (["train", "--data", "mnist"], 1, "mnist is not prepared .*JAXCNN_DATA_DIR is not set.*pip install tensorflow"),
-    (["train", "--data", "mnist", "--data-dir", "empty"], 1, "mnist is not prepared under empty.*four IDX files"),
-    (["train", "--data", "mnist", "--data-dir", "gone"], 1, r"the data directory gone \(--data-dir\) is not there"),
+    (["train", "--data", "mnist"], 1, "mnist was not found .*JAXCNN_DATA_DIR is not set.*pip install tensorflow"),
+    (["train", "--data", "mnist", "--data-dir", "empty"], 1, "mnist was not found under empty.*four IDX files"),
+    (["train", "--data", "mnist", "--data-dir", "gone"], 1, r"the data directory gone \(--data-dir\) does not exist"),
     (["train", "--data", "mnits"], 1, "unknown dataset 'mnits': did you mean mnist"),
     (["train", "{mine}:wide", "--data", "{columns}"], 1, "conv1: 9x9 filter"),
     (["train", "--run", "full"], 1, "the run folder full is there and not empty; .* go on with --resume"),
@@ -413,7 +414,7 @@ BAD = [  # arguments, exit status, what stderr says
     (["evaluate", "gone"], 1, "the run folder gone is not there"),
     (["evaluate", "full"], 1, "full is no run of jaxcnn"),
     (["evaluate", RUN, "--split", "dev"], 1, "digits has the splits train and test, not 'dev'"),
-    (["evaluate", RUN, "--data", "mnist", "--data-dir", "empty"], 1, "mnist is not prepared under empty"),
+    (["evaluate", RUN, "--data", "mnist", "--data-dir", "empty"], 1, "mnist was not found under empty"),
     (["evaluate", RUN, "--data", "{columns}"], 1, "has 3 classes and 1 channels; the run has 10 and 1"),
     (["predict", RUN], 1, "predict needs at least one image file"),
     (["predict", "gone", OK], 1, "the run folder gone is not there"),
@@ -552,7 +553,7 @@ def test_a_signal_outside_of_the_loop(number, expected, said, where, run, column
     if where == "data":
         monkeypatch.setattr(data, "load", stopped)
     else:
-        name = {"state": "create_state", "evaluation": "make_evaluate", "pictures": "_pictures"}[where]
+        name = {"state": "create_state", "evaluation": "make_evaluate", "pictures": "pictures"}[where]
         monkeypatch.setitem(train.fit.__globals__, name, stopped)
     before = signal.getsignal(signal.SIGTERM)
     status, _, err = run(*train_columns(columns, tmp_path / "run"))
@@ -574,8 +575,8 @@ def test_a_run_that_was_stopped_says_so_until_it_goes_on(run, columns, tmp_path,
     args = train_columns(columns, tmp_path / "run")
     with monkeypatch.context() as patch:
         whole = data.batches
-        patch.setitem(
-            train.fit.__globals__, "batches",
+        patch.setattr(
+            "jaxcnn.train.training.batches",
             lambda *given: signal.raise_signal(signal.SIGTERM) or whole(*given) if given[3] == 2 else whole(*given),
         )  # fmt: skip
         status, _, err = run(*args)

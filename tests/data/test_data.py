@@ -20,8 +20,8 @@ from PIL import Image
 from jaxcnn import data
 from jaxcnn.data import images as image_files
 from jaxcnn.data.datasets.camvid import _labels as label_numbers
+from jaxcnn.data.datasets.mnist import read_idx
 from jaxcnn.data.images import read_part
-from jaxcnn.data.load import read_idx
 from jaxcnn.errors import DataError
 from jaxcnn.export import predict as export_predict
 
@@ -180,7 +180,7 @@ def test_any_prepared_set_of_labelled_images_can_be_loaded(tmp_path):
     assert train.labels.tolist() == [0, 1] * 6
     assert numbers(data.load("my_flowers", "test", tmp_path).images) == [0, 10, 20, 30]  # its validation
     assert data.load("my_flowers", "train[:2]", tmp_path, (3, 7)).images.shape == (2, 3, 7, 3)
-    with pytest.raises(DataError, match="my_flowers has the splits train, validation, not 'dev'"):
+    with pytest.raises(DataError, match="my_flowers has the splits train and validation, not 'dev'"):
         data.load("my_flowers", "dev", tmp_path)
 
     damaged = tmp_path / "tfds/my_flowers/1.0.0/my_flowers-train.array_record-00000-of-00001"
@@ -202,10 +202,10 @@ def test_a_prepared_set_with_one_split_is_divided_and_a_bad_image_in_it_is_named
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("mnist", r"mnist is not prepared under .*pip install tensorflow .*'mnist'.*four IDX files.*--data digits"),
-        ("cifar10", r"cifar10 is not prepared under .*pip install tensorflow .*'cifar10'"),
-        ("food101", r"food101 is not prepared under .*'food101'"),  # known to tensorflow-datasets
-        ("mnits", r"unknown dataset 'mnits': did you mean mnist.*a folder of images is given with a slash: ./mnits"),
+        ("mnist", r"mnist was not found under .*pip install tensorflow .*'mnist'.*four IDX files.*--data digits"),
+        ("cifar10", r"cifar10 was not found under .*pip install tensorflow .*'cifar10'"),
+        ("food101", r"food101 was not found under .*'food101'"),  # known to tensorflow-datasets
+        ("mnits", r"unknown dataset 'mnits': did you mean mnist.*a path to a folder needs a slash: ./mnits"),
         ("qqqqqq", r"unknown dataset 'qqqqqq'"),
     ],
 )
@@ -219,10 +219,10 @@ def test_the_data_directory_is_named_in_the_message(tmp_path, monkeypatch):
     monkeypatch.delenv("JAXCNN_DATA_DIR", raising=False)
     with pytest.raises(DataError, match=r"no --data-dir was given and JAXCNN_DATA_DIR is not set"):
         data.load("mnist")
-    with pytest.raises(DataError, match=r"gone \(--data-dir\) is not there"):
+    with pytest.raises(DataError, match=r"gone \(--data-dir\) does not exist"):
         data.load("mnist", data_dir=tmp_path / "gone")
     monkeypatch.setenv("JAXCNN_DATA_DIR", str(tmp_path / "lost"))
-    with pytest.raises(DataError, match=r"lost \(JAXCNN_DATA_DIR\) is not there"):
+    with pytest.raises(DataError, match=r"lost \(JAXCNN_DATA_DIR\) does not exist"):
         data.load("cifar10")
     assert len(data.load("digits", "test")) == 355  # needs none
 
@@ -253,16 +253,16 @@ def test_read_idx(tmp_path, name, content):
         ("a.gz", PACKED[:40], "cut short or damaged"),
         ("a.gz", PACKED[:200] + bytes(8) + PACKED[208:], "cut short or damaged"),
         ("a.gz", PACKED[:-8] + bytes(8), "cut short or damaged .*CRC"),
-        ("a.gz", IDX, "is no gzip file, though its name says so"),
-        ("a.gz", b"<html>404 not found</html>", "is no gzip file, though its name says so"),
+        ("a.gz", IDX, "is not a gzip file, although its name ends in .gz"),
+        ("a.gz", b"<html>404 not found</html>", "is not a gzip file, although its name ends in .gz"),
         ("a.gz", gzip.compress(IDX[:-1], mtime=0), "cut short or damaged: 4,719 bytes, 4,720 expected"),
         ("a.gz", gzip.compress(IDX + b"x", mtime=0), "cut short or damaged: 4,721 bytes or more, 4,720 expected"),
         ("a", IDX[:1000], "cut short or damaged: 1,000 bytes at most, 4,720 expected"),
         ("a", IDX + b"x", "4,721 bytes or more, 4,720 expected"),
         ("a", IDX[:9], "cut short: 9 bytes, the header alone has 16"),
-        ("a", b"", "no IDX file of bytes: it begins with nothing"),
-        ("a", b"\x89PNG" + IDX, "no IDX file of bytes: it begins with 89504e47"),
-        ("a", b"\0\0\x0d\x03" + IDX[4:], "no IDX file of bytes: it begins with 00000d03"),  # of floats
+        ("a", b"", "not an IDX file of bytes: it begins with nothing"),
+        ("a", b"\x89PNG" + IDX, "not an IDX file of bytes: it begins with 89504e47"),
+        ("a", b"\0\0\x0d\x03" + IDX[4:], "not an IDX file of bytes: it begins with 00000d03"),  # of floats
         ("a", None, "cannot be read: No such file"),
     ],
 )
@@ -375,7 +375,7 @@ def test_a_folder_with_its_own_splits(tmp_path, monkeypatch):
     assert (numbers(test.images), test.labels.tolist()) == ([1], [1])
     assert (numbers(dev.images), dev.labels.tolist()) == ([2], [0])
     assert len(data.load(tmp_path.name, "train")) == 3  # a folder that is there needs no slash
-    with pytest.raises(DataError, match="has the splits dev, test, train, not 'validation'"):
+    with pytest.raises(DataError, match="has the splits dev, test and train, not 'validation'"):
         data.load(str(tmp_path), "validation")
 
 
@@ -401,8 +401,8 @@ def test_the_training_images_say_what_all_are(tmp_path):
         (["train", "test"], "train", "train has no folders in it"),
         (["train/cat=2", "test/cat"], "test", "test holds no images: the dataset is empty"),
         (["train/cat=2", "test/cat=1", "test/dog=1"], "test", "test has classes that .*train lacks: dog"),
-        (["cat=3"], "test", "too few images for a test split; every fifth of a class is the test's"),
-        (None, "train", "the folder .* is not there"),
+        (["cat=3"], "test", "too few images for a test split; every fifth of a class is a test image"),
+        (None, "train", "there is no folder"),
     ],
 )
 def test_a_folder_that_cannot_be_used(tmp_path, folders, split, says):
@@ -560,7 +560,7 @@ def test_to_float_scales_bytes_only():
 
 
 def test_preprocess_of_images_that_are_no_bytes_is_refused():
-    with pytest.raises(DataError, match="float32, not uint8: pass a `preprocess` of your own"):
+    with pytest.raises(DataError, match="float32, not uint8: pass your own `preprocess`"):
         data.Preprocess.of(np.zeros((2, 4, 4, 1), np.float32))
 
 
@@ -807,7 +807,7 @@ def test_image_files_that_are_not_there(tmp_path, monkeypatch):
             (4, 8, 8, 3),
             (4, 10),
             ("a",),
-            r"labels of shape \(4, 10\), expected \(4,\); of one-hot labels, labels.argmax",
+            r"labels of shape \(4, 10\), expected \(4,\); for one-hot labels, use labels.argmax",
         ),
         ((4, 8, 8, 3), (4,), 10, r"the names of the classes, for instance .*, got 10"),
         ((4, 8, 8, 3), (4,), "abc", r"the names of the classes, for instance .*, got 'abc'"),

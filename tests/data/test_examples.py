@@ -79,7 +79,9 @@ def test_a_summed_measure_is_of_the_whole_set_and_not_a_mean_of_images():
     data = masks()
     model = cnn.conv(2, 1)
     params, state = model.init(jax.random.key(0), jnp.zeros((1, 6, 8, 3)))
-    evaluate = train.make_evaluate(model, cnn.losses.softmax_cross_entropy, metrics=METRICS, batch_size=5)
+    evaluate = train.make_evaluate(
+        model, train.Objective(cnn.losses.softmax_cross_entropy, metrics=METRICS), batch_size=5
+    )
     measured = evaluate(params, state, data)
     predicted = measured.outputs.argmax(-1)
     pairs = [(predicted == k, k == MASKS) for k in (0, 1)]
@@ -101,10 +103,17 @@ def test_pixels_are_learned_and_the_run_says_what_it_needs_to_go_on(tmp_path):
 
     data = masks()
     fitted = train.fit(
-        cnn.conv(2, 1), data, validation=data, test=data, metrics=METRICS, augment=Joint(mirror), epochs=30,
-        primary="mean_iou", higher_is_better=True,
-        batch_size=4, optimizer=optax.adam(0.1), run=tmp_path / "run", show=False,
-    )  # fmt: skip
+        cnn.conv(2, 1),
+        data,
+        train.Objective(metrics=METRICS, primary="mean_iou", higher_is_better=True, augment=Joint(mirror)),
+        validation=data,
+        test=data,
+        epochs=30,
+        batch_size=4,
+        optimizer=optax.adam(0.1),
+        run=tmp_path / "run",
+        show=False,
+    )
     assert mirrored
     assert fitted.result["test_mean_iou"] > 0.95
     best = max(fitted.history, key=lambda record: (record["validation_mean_iou"], -record["validation_loss"]))
@@ -128,9 +137,15 @@ def test_several_inputs_and_labels_of_a_dict(tmp_path):
         return jnp.square(outputs[:, 0] - labels["count"]) / 100
 
     fitted = train.fit(
-        cnn.network(forward, out=cnn.dense(1)), PAIRS, test=PAIRS, loss=loss, epochs=2, batch_size=6,
-        run=tmp_path / "run", show=False,
-    )  # fmt: skip
+        cnn.network(forward, out=cnn.dense(1)),
+        PAIRS,
+        loss,
+        test=PAIRS,
+        epochs=2,
+        batch_size=6,
+        run=tmp_path / "run",
+        show=False,
+    )
     assert np.isfinite(fitted.result["test_loss"])
     trained = train.Trained.load(tmp_path / "run", fitted.model)
     assert trained.outputs(PAIRS.inputs).shape == (12, 1)

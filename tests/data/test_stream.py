@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from fitting import fit
 from PIL import Image
 from test_data import FILES, encode, numbers, prepare
 
@@ -372,9 +373,9 @@ def test_a_record_without_a_label_is_named(tmp_path):
         ({"size": (16,)}, r"expected \(height, width\)"),
         ({"crop": "middle"}, "crop='middle'.: expected 'random' or 'center'"),
         ({"damaged": "ignore"}, "damaged='ignore'.: expected 'stop' or 'skip'"),
-        ({"workers": 0}, "workers=0, processes=0.: expected 1 thread or more"),
-        ({"processes": -1}, "0 processes or more"),
-        ({"split": "dev"}, "has the splits train, val, not 'dev'"),
+        ({"workers": 0}, "workers=0, processes=0.: expected 1 or more threads"),
+        ({"processes": -1}, "0 or more processes"),
+        ({"split": "dev"}, "has the splits train and val, not 'dev'"),
         ({"split": "train[9:3]"}, r"the split train\[9:3\] is empty"),
         ({"split": "train[a]"}, "expected a name, or a name with a slice"),
     ],
@@ -389,7 +390,7 @@ def test_settings_that_make_no_sense(folder, settings, says):
     [
         ({"size": 24}, "a batch of 24 is larger than the set of 23 images"),
         ({"size": 0}, "expected a size of 1 or more"),
-        ({"size": 4, "start": -1}, "a batch from 0 on"),
+        ({"size": 4, "start": -1}, "a batch of 0 or more"),
         ({"size": 10, "shard": (0, 3)}, "a batch of 10 cannot be divided among 3 shards"),
         ({"size": 10, "shard": (2, 2)}, r"shard \(2, 2\): expected \(i, n\)"),
         ({"size": 10, "shard": (0, 0)}, r"shard \(0, 0\): expected \(i, n\)"),
@@ -407,9 +408,9 @@ def test_batches_that_make_no_sense(folder, arguments, says):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("./gone", "the folder gone is not there"),
+        ("./gone", "there is no folder gone"),
         ("digits", "fit in memory: jaxcnn.data.load"),
-        ("cifar10", "cifar10 is not prepared under .*pip install tensorflow"),
+        ("cifar10", "cifar10 was not found under .*pip install tensorflow"),
         ("mnits", "unknown dataset 'mnits': did you mean mnist"),
     ],
 )
@@ -531,7 +532,7 @@ def test_a_run_on_a_stream_is_stopped_and_goes_on(folder, tmp_path, monkeypatch)
     model = cnn.serial(pool=cnn.avg_pool(4), flat=cnn.flatten, drop=cnn.dropout(0.1), head=cnn.dense(2))
     learn, test = streamed(folder), streamed(folder, split="test")
     settings = {"validation": test, "test": test, "epochs": 3, "batch_size": 5, "show": False}
-    whole = train.fit(model, learn, **settings)
+    whole = fit(model, learn, **settings)
     with monkeypatch.context() as patch:
         read = data.Stream.batches
 
@@ -543,8 +544,8 @@ def test_a_run_on_a_stream_is_stopped_and_goes_on(folder, tmp_path, monkeypatch)
 
         patch.setattr(data.Stream, "batches", until)
         with pytest.raises(Stopped):
-            train.fit(model, learn, run=tmp_path / "run", **settings)
-    again = train.fit(model, learn, run=tmp_path / "run", resume=True, **settings)
+            fit(model, learn, run=tmp_path / "run", **settings)
+    again = fit(model, learn, run=tmp_path / "run", resume=True, **settings)
 
     def untimed(records):
         return [{k: v for k, v in r.items() if k not in ("seconds", "images_per_second")} for r in records]

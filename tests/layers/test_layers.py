@@ -516,7 +516,7 @@ def test_batch_norm_takes_no_single_value_in_training():
         params, state = model.init(KEY, x[:1])
         assert model.apply(params, state, x[:1])[0].shape == (1, 2)
         assert model.apply(params, state, x, train=True)[0].shape == (2, 2)
-        with pytest.raises(LayerError, match=r"bn: one value a channel in \(1, 4\)"):
+        with pytest.raises(LayerError, match=r"bn: one value per channel in \(1, 4\)"):
             model.apply(params, state, x[:1], train=True)
     params, state = cnn.batch_norm().init(KEY, x[:1])
     assert cnn.batch_norm().apply(params, state, x[:1], train=True)[0].shape == (1, 5, 5, 1)
@@ -527,10 +527,10 @@ def test_batch_norm_takes_no_single_value_in_training():
 @pytest.mark.parametrize(
     ("layer", "x", "says"),
     [
-        (lambda: cnn.group_norm(4), (2, 1, 1, 4), "one value is to be normalized by itself"),
-        (lambda: cnn.layer_norm(), (2, 3, 1), "one value is to be normalized by itself"),
-        (lambda: cnn.layer_norm(axes=(-3, -2, -1)), (2, 1, 1, 1), "one value is to be normalized by itself"),
-        (lambda: cnn.batch_norm(momentum=1.5), (2, 3), "momentum=1.5: expected the share"),
+        (lambda: cnn.group_norm(4), (2, 1, 1, 4), "only one value is normalized at a time"),
+        (lambda: cnn.layer_norm(), (2, 3, 1), "only one value is normalized at a time"),
+        (lambda: cnn.layer_norm(axes=(-3, -2, -1)), (2, 1, 1, 1), "only one value is normalized at a time"),
+        (lambda: cnn.batch_norm(momentum=1.5), (2, 3), "momentum=1.5: expected the weight"),
         (lambda: cnn.batch_norm(eps=-1.0), (2, 3), "eps=-1.0: expected"),
         (lambda: cnn.layer_norm(-1), (2, 3), "eps=-1: expected"),
         (lambda: cnn.group_norm(1, -1.0), (2, 3), "eps=-1.0: expected"),

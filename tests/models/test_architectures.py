@@ -18,7 +18,7 @@ from jaxcnn.models import MODELS, cifar_resnet, lenet, resnet, vgg16
 from jaxcnn.models.googlenet import TABLE_1
 
 KEY = jax.random.key(0, impl="rbg")
-CLASSIFIERS = {name: entry for name, entry in MODELS.items() if entry.task == "classify"}
+CLASSIFIERS = {name: entry for name, entry in MODELS.items() if entry.task == "classification"}
 
 
 def image(*shape):

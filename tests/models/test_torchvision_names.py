@@ -58,7 +58,7 @@ def image(name):
     return jax.ShapeDtypeStruct((1, *THEIRS[name]["size"], 3), jnp.float32)
 
 
-@pytest.mark.parametrize("name", networks("classify", "segment"))
+@pytest.mark.parametrize("name", networks("classification", "segmentation"))
 def test_every_array_has_its_name_and_shape(name):
     _, found = made(name)
     assert {key: list(variable.there) for key, variable in found.items()} == THEIRS[name]["state"]
@@ -66,7 +66,7 @@ def test_every_array_has_its_name_and_shape(name):
     assert parameters - HEADS.get(name, 0) == THEIRS[name]["parameters"]
 
 
-@pytest.mark.parametrize("name", networks("classify"))
+@pytest.mark.parametrize("name", networks("classification"))
 def test_multiply_accumulates(name):
     """Published with three decimals: within half of the last one."""
     model, found = made(name)
@@ -78,7 +78,7 @@ def test_multiply_accumulates(name):
     assert operations / 1e9 == pytest.approx(THEIRS[name]["gmacs"], abs=0.5001e-3)
 
 
-@pytest.mark.parametrize("name", networks("segment"))
+@pytest.mark.parametrize("name", networks("segmentation"))
 def test_multiply_accumulates_of_segmenters(name):
     """Of their convolutions, that of auxiliary heads, too: theirs run in evaluation, and enlarging is not counted."""
     model, _ = made(name)
@@ -95,7 +95,7 @@ def convolutions(model, x):
     return sum(row.macs for row in cnn.inspect.summary(model, x).layers if row.layer.startswith("conv("))
 
 
-@pytest.mark.parametrize("name", networks("classify", "segment"))
+@pytest.mark.parametrize("name", networks("classification", "segmentation"))
 def test_constants(name):
     """Batch normalization's eps and momentum, the rates of dropout and of stochastic depth."""
     calls = [leaf.call for _, leaf in leaves(made(name)[0]) if leaf.kind in ("batch_norm", "dropout", "drop_path")]

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from fitting import fit as flat_fit
 from helpers import same
 from PIL import Image
 
@@ -28,6 +29,7 @@ from jaxcnn.errors import TrainingError, UserError
 from jaxcnn.inspect import plots
 from jaxcnn.runs import checkpoint, identity, lock, table
 from jaxcnn.runs import folder as folder_module
+from jaxcnn.runs.writer import RunWriter
 
 NET = """
 import jaxcnn as cnn
@@ -54,7 +56,7 @@ DATA, TEST = examples(48, 1), examples(24, 2)
 
 
 def fit(run: Any, **changes: Any) -> train.FitResult:
-    return train.fit(net(), **{"data": DATA, "validation": TEST, "test": TEST, "run": run, **SETTINGS, **changes})
+    return flat_fit(net(), **{"data": DATA, "validation": TEST, "test": TEST, "run": run, **SETTINGS, **changes})
 
 
 def untimed(values: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +79,7 @@ def killed_after(epochs: int, run: Path, **changes: Any) -> None:
         def until(found: Any, size: int, seed: int, epoch: int, *where: Any) -> Any:
             return killed() if epoch > epochs else whole(found, size, seed, epoch, *where)
 
-        patch.setitem(train.fit.__globals__, "batches", until)
+        patch.setattr("jaxcnn.train.training.batches", until)
         save = train.Run.save
 
         def at_once(folder: train.Run, *what: Any) -> None:  # else the next epoch may end before it is written
@@ -171,7 +173,7 @@ def test_a_folder_is_held_while_it_is_trained(tmp_path: Path) -> None:
                 fit(tmp_path / "run", **other)
         return {}
 
-    fit(tmp_path / "run", test_metrics=look)
+    fit(tmp_path / "run", evaluate=look)
     assert seen == [("running", os.getpid())]
     assert table.find([tmp_path])[0].state == "complete"
 
@@ -261,7 +263,7 @@ def test_the_command_makes_the_pictures_too(tmp_path: Path, command: Any, monkey
 def test_figures_of_the_test_set_are_in_the_result_or_there_is_none(tmp_path: Path, undisturbed: Any) -> None:
     """A detector's mean average precision takes minutes: a run that is killed meanwhile is not complete."""
     with pytest.raises(Killed):
-        fit(tmp_path / "run", test_metrics=killed)
+        fit(tmp_path / "run", evaluate=killed)
     assert not (tmp_path / "run/result.json").exists()
 
     def measured(trained: train.Trained, test: Any) -> dict[str, float]:
@@ -269,11 +271,11 @@ def test_figures_of_the_test_set_are_in_the_result_or_there_is_none(tmp_path: Pa
         assert trained.config["epochs"] == 3
         return {"map": float((np.asarray(trained.outputs(test.images)).argmax(1) == test.labels).mean())}
 
-    again = fit(tmp_path / "run", resume=True, test_metrics=measured)
+    again = fit(tmp_path / "run", resume=True, evaluate=measured)
     expected = {**undisturbed[0].result, "test_map": undisturbed[0].result["test_accuracy"]}
     assert untimed(again.result) == untimed(expected)
     assert train.Run.open(tmp_path / "run").result == again.result
-    assert untimed(fit(None, test_metrics=lambda *_: {"map": 1.0}).result)["test_map"] == 1
+    assert untimed(fit(None, evaluate=lambda *_: {"map": 1.0}).result)["test_map"] == 1
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "result.json", "curves.png", "mistakes.png"])
@@ -287,7 +289,7 @@ def test_a_full_disk_leaves_no_half_of_a_file(name: str, tmp_path: Path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        with pytest.raises(TrainingError, match=rf"{name} cannot be written: the disk is full. Make room and go on"):
+        with pytest.raises(TrainingError, match=rf"{name} cannot be written: the disk is full. Free some space"):
             fit(tmp_path / "run")
     assert all(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
     assert not list(tmp_path.rglob(".*"))
@@ -463,7 +465,7 @@ def test_a_stream_goes_on_with_its_own_files_alone(tmp_path: Path) -> None:
         return {"data": made, "validation": None, "test": None, "batch_size": 4, "epochs": 2}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(train.fit.__globals__, "_write", killed)
+        patch.setattr(RunWriter, "epoch", killed)
         with pytest.raises(Killed):
             fit(tmp_path / "run", **streamed())
     gone, second = tmp_path / "images/1/0.png", tmp_path / "images/1/1.png"

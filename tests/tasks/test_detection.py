@@ -24,6 +24,7 @@ from jaxcnn.ops import boxes as box
 from jaxcnn.ops import roi
 from jaxcnn.ops.nms import nms
 from jaxcnn.runs.trained import Trained
+from jaxcnn.tasks import Recipe
 from jaxcnn.tasks.detection.task import TASK
 
 
@@ -459,10 +460,19 @@ def test_fit_learns_to_find_bright_squares():
     data = proposals.with_regions(cnn.data.Examples(images, labels, ("square",)), windows)
     model = fast_rcnn(1, backbone=cnn.serial(conv=cnn.conv(8, 4, 4), act=cnn.relu), units=16, pool=2)
     run = cnn.train.fit(
-        model, data, loss=detection.multi_task(), augment=detection.sample_regions(16, 0.5, background=(0, 0.5)),
-        epochs=60, batch_size=3, optimizer=cnn.train.make_optimizer("adam", 5e-3), show=False, metrics={},
-        preprocess=cnn.data.to_float,
-    )  # fmt: skip
+        model,
+        data,
+        cnn.train.Objective(
+            detection.multi_task(),
+            metrics={},
+            augment=detection.sample_regions(16, 0.5, background=(0, 0.5)),
+            preprocess=cnn.data.to_float,
+        ),
+        epochs=60,
+        batch_size=3,
+        optimizer=cnn.train.make_optimizer("adam", 5e-3),
+        show=False,
+    )
     assert run.history[-1]["loss"] < run.history[0]["loss"] / 3
     found = detection.make_detect(model)(run.params, run.model_state, data)
     figures = detection.mean_average_precision(found, labels, data.classes)
@@ -624,12 +634,12 @@ def test_damaged_voc_folders_are_named(tmp_path):
             voc(top, split, **options)
 
     refused(r"no split 'test'; there are train", "test")
-    refused(r"b?a\.xml: the class 'rbc' is none of cat", classes=("cat",))
+    refused(r"b?a\.xml: the class 'rbc' is not one of cat", classes=("cat",))
     (sets / "val.txt").write_text("\n")
     refused("the split is empty", "validation")
     for text, says in (
-        ("<annotation><object>", "no XML that can be read"),
-        ("", "no XML that can be read"),
+        ("<annotation><object>", "not XML that can be read"),
+        ("", "not XML that can be read"),
         ("<annotation><object><name>rbc</name></object></annotation>", "expected four numbers"),
         (f"<annotation>{OBJECT.format('rbc', '', 'x', 1, 2, 3)}</annotation>", "expected four numbers"),
         (f"<annotation>{OBJECT.format('rbc', '', 'nan', 1, 2, 3)}</annotation>", "a name and a box"),
@@ -719,11 +729,11 @@ LAUGHS = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 10))
     ("xml", "says"),
     [
         ('<?xml version="1.0" encoding="klingon"?><a/>', "unknown encoding: klingon"),
-        ('<?xml version="1.0" encoding="zip"?><a/>', "no XML that can be read"),
+        ('<?xml version="1.0" encoding="zip"?><a/>', "not XML that can be read"),
         (f'<!DOCTYPE a [<!ENTITY l0 "ha">{LAUGHS}]><a>&l9;</a>', "it declares an entity, l0"),
         (f"<annotation>{OBJECT.format('x' * 3000, '', 1, 1, 9, 9)}</annotation>", "x… has 3,000 letters|has 3,000"),
         (f"<annotation>{OBJECT.format('x', '', '9' * 9999 + 'y', 1, 9, 9)}</annotation>", "expected four numbers"),
-        ("<annotation>" + " " * (17 << 20), "larger than an annotation ever is"),
+        ("<annotation>" + " " * (17 << 20), "too large for an annotation"),
         (None, "it is a pipe; expected a regular file"),
     ],
 )
@@ -744,7 +754,7 @@ def test_names_of_images_stay_in_their_folder(tmp_path):
     top = make_voc(tmp_path / "v", {"a": []}, {"a": (40, 30)})
     for name in ("../../etc/passwd", "/etc/passwd", "x" * 5000, "红" * 200, "a\x1b[31m"):
         (top / "ImageSets" / "Main" / "train.txt").write_text(f"{name}\n", "utf-8")
-        with pytest.raises(DataError, match="is no name of an image in JPEGImages") as error:
+        with pytest.raises(DataError, match="is not the name of an image in JPEGImages") as error:
             voc(top)
         assert len(str(error.value)) < 1000
         assert "\x1b" not in str(error.value)
@@ -757,10 +767,12 @@ def test_the_task_of_the_command_line(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     top = make_voc(tmp_path / "v", {"a": [OBJECT.format("disc", "", 9, 14, 32, 37)]}, {"a": (80, 60)})
     Image.fromarray(blobs()[0][0]).save(top / "JPEGImages" / "a.png")
-    data = TASK.load(str(top), "train", None, None)
+    data = TASK.load(Recipe(data=str(top)), "train")
     assert data.inputs[1].shape == (1, 800, 4)
     assert list((tmp_path / "cache" / "jaxcnn").iterdir())
-    assert set(TASK.settings(data)) == {"loss", "metrics", "augment"}
+    objective = TASK.objective(Recipe(), TASK.facts(Recipe(), data))
+    assert objective.augment is not None
+    assert TASK.objective(Recipe(augment="none"), {}).augment is None
     model = rcnn(1, backbone=cnn.conv(2, 4, 4), size=8, context=0, units=4)
     params, state = model.init(jax.random.key(0), *cnn.data.to_float(jax.tree.map(lambda x: x[:1], data.inputs)))
     # Every region is a disc, which the network is sure of.
@@ -768,8 +780,8 @@ def test_the_task_of_the_command_line(tmp_path, monkeypatch):
     params["head"]["box"] = jax.tree.map(jnp.zeros_like, params["head"]["box"])
     config = {"inputs": [[60, 80, 3], [800, 4]], "extra": {}}
     trained = Trained(model, params, state, cnn.data.to_float, (), data.classes, config)
-    figures = TASK.evaluate(trained, data)
-    assert 0 < figures[TASK.figure] <= 1
+    figures = objective.evaluate(trained, data)
+    assert 0 < figures[TASK.metric.primary] <= 1
     assert set(figures) == {"map", "map_07", "ap disc", "ap_07 disc"}
     large = tmp_path / "large.png"
     Image.fromarray(blobs()[0][0]).resize((160, 120)).save(large)
@@ -787,10 +799,10 @@ def test_the_task_of_the_command_line(tmp_path, monkeypatch):
     for row, scale in zip(rows, (1, 2, 1), strict=True):
         assert max(iou_loop(np.array([8, 13, 32, 37]) * scale, found["box"]) for found in row["objects"]) > 0.6
     json.dumps(rows)
-    with pytest.raises(DataError, match="or give the path of any folder in Pascal VOC's form"):
-        TASK.load("bccd", "train", tmp_path, None)
+    with pytest.raises(DataError, match=r"the dataset bccd was not found under .*Pascal VOC's form"):
+        TASK.load(Recipe(data="bccd", data_dir=tmp_path), "train")
     with pytest.raises(UserError, match="unknown dataset 'bcd': did you mean bccd"):
-        TASK.load("bcd", "train", tmp_path, None)
+        TASK.load(Recipe(data="bcd", data_dir=tmp_path), "train")
 
 
 def test_bccd(data_dir):
@@ -851,13 +863,14 @@ def test_selective_search_finds_discs_and_is_kept(tmp_path, monkeypatch):
     same(proposals.selective_search(images, most=50), regions)  # the same again, without the file
 
     calls = []
-    monkeypatch.setattr(proposals, "_search", lambda image, settings: calls.append(1) or np.zeros((50, 4), np.float32))
+    monkeypatch.setattr(proposals, "_search", lambda *_: calls.append(1) or np.zeros((50, 4), np.float32))
     same(proposals.selective_search(images, most=50, cache=tmp_path / "c"), regions)
     assert not calls
     same(proposals.selective_search(images[1:], most=50, cache=tmp_path / "c"), regions[1:])  # another split
     assert not calls
     assert proposals.selective_search(images[:, 1:], most=50, cache=tmp_path / "c").sum() == 0  # other images
-    assert proposals.selective_search(images, most=50, base=31, cache=tmp_path / "c").sum() == 0  # other settings
+    other = proposals.SearchSettings(base=31)
+    assert proposals.selective_search(images, most=50, settings=other, cache=tmp_path / "c").sum() == 0
     assert len(calls) == 4
     for file in (tmp_path / "c").iterdir():
         file.write_bytes(file.read_bytes()[:40])

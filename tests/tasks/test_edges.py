@@ -12,6 +12,7 @@ from jaxcnn import boundaries
 from jaxcnn.core import as_layer
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.models.hed import hed
+from jaxcnn.tasks import Recipe
 from jaxcnn.tasks.edges.task import TASK
 
 LABELS = np.random.default_rng(0).integers(-1, 3, (2, 6, 7)).astype(np.int32)
@@ -332,12 +333,12 @@ def folder(tmp_path):
 
 
 def test_the_task_reads_and_draws(folder, tmp_path):
-    data = TASK.load("camvid", "train", folder, None)
+    data = TASK.load(Recipe(data="camvid", data_dir=folder), "train")
     assert data.labels.shape == (4, 20, 24)
     assert set(np.unique(data.labels)) == {0, 1}
-    test = TASK.load("camvid", "test", folder, (16, 16))
+    test = TASK.load(Recipe(data="camvid", data_dir=folder, size=(16, 16)), "test")
     assert test.inputs.shape == (1, 16, 16, 3)
-    assert set(TASK.settings(data)) == {"loss", "metrics", "augment"}
+    assert set(TASK.objective(Recipe(), TASK.facts(Recipe(), data)).metrics) == {"boundaries"}
     model = as_layer(lambda x: x[..., 0] * 2)  # the redder, the likelier
     trained = cnn.train.Trained(model, {}, {}, cnn.data.Preprocess.of(data.inputs), (20, 24, 3), (), {})
     images = sorted(str(f) for f in (folder / "camvid" / "test").glob("?.png"))

@@ -13,6 +13,7 @@ from jaxcnn.core import LayerError, as_layer
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.models.flownet import flownet_c, flownet_s
 from jaxcnn.ops.correlation import correlation
+from jaxcnn.tasks import Recipe
 from jaxcnn.tasks.flow.task import TASK
 
 # --- correlation -------------------------------------------------------------------------------------------------
@@ -322,11 +323,11 @@ def folder(tmp_path):
 
 
 def test_the_task_reads_and_draws(folder, tmp_path):
-    data, test = (TASK.load("camvid", split, folder, None) for split in ("train", "test"))
+    recipe = Recipe(data="camvid", data_dir=folder)
+    data, test = (TASK.load(recipe, split) for split in ("train", "test"))
     assert data.inputs[0].shape == (2, 20, 24, 3)
     assert not np.array_equal(data.labels, test.labels)
-    assert set(TASK.settings(data)) == {"loss", "metrics", "augment"}
-    assert TASK.figure in TASK.settings(data)["metrics"]
+    assert set(TASK.objective(recipe, TASK.facts(recipe, data)).metrics) == {TASK.metric.primary}
     found = normal(0, 20, 24, 2)
     model = as_layer(lambda first, second: (first[..., :2] - second[..., :2]) + found)
     trained = cnn.train.Trained(model, {}, {}, cnn.data.to_float, (), (), {})

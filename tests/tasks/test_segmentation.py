@@ -19,6 +19,7 @@ from jaxcnn.errors import DataError, UserError
 from jaxcnn.models import convolutional
 from jaxcnn.models.fcn import BACKBONES, fcn, fcn8s, fcn16s, fcn32s
 from jaxcnn.ops.bilinear import bilinear, upsample
+from jaxcnn.tasks import Recipe
 from jaxcnn.tasks.segmentation.task import TASK
 
 KEY = jax.random.key(0)
@@ -44,7 +45,7 @@ def test_bilinear_kernel_is_the_formula(size):
 
 
 def test_bilinear_needs_a_kernel():
-    with pytest.raises(UserError, match="kernels of transposed convolutions"):
+    with pytest.raises(UserError, match=r"kernels of shape \(F, F, C, K\) for transposed"):
         bilinear(KEY, (3, 4))
 
 
@@ -177,7 +178,7 @@ def test_fcn32s_learns_two_halves_of_an_image():
     params, state = filled(model, (64, 64, 1))
     params["score"] = jax.tree.map(np.zeros_like, params["score"])
     state = cnn.train.create_state(model, optimizer, KEY, x, variables=(params, state))
-    step = cnn.train.make_step(model, segmentation.cross_entropy, optimizer, metrics={})
+    step = cnn.train.make_step(model, cnn.train.Objective(segmentation.cross_entropy, metrics={}), optimizer)
     losses = []
     for _ in range(12):
         state, measured = step(state, (x, y))
@@ -397,7 +398,9 @@ def test_measures_of_a_whole_set_are_those_of_its_pixels(case):
     # Batches of 2 of 5 images: means over batches or images would be other numbers.
     names = ("a", "b", "c", "d")
     evaluate = cnn.train.make_evaluate(
-        cnn.serial(cnn.identity), segmentation.cross_entropy, metrics=segmentation.measures(names), batch_size=2
+        cnn.serial(cnn.identity),
+        cnn.train.Objective(segmentation.cross_entropy, metrics=segmentation.measures(names)),
+        batch_size=2,
     )
     found = evaluate({}, {}, cnn.data.Examples(logits, labels), keep=False).metrics
     there = each[~np.isnan(each)]
@@ -554,7 +557,7 @@ def _spoil(folder, what):
         ("colours", "one number a pixel .* this one is RGB"),
         ("damaged", "b_label.png"),
         ("no image", "b_label.png is no image that can be read"),
-        ("sizes differ", "b.png is 5x4 and a.png 2x3: say to what size"),
+        ("sizes differ", "b.png is 5x4 and a.png 2x3: give the size to resize"),
         ("no classes", "classes.txt is missing"),
         ("empty classes", "classes.txt is empty"),
         ("empty", "there is no image in it"),
@@ -570,13 +573,16 @@ def test_data_that_is_not_there_is_said(tmp_path, monkeypatch):
     folder_of(tmp_path)
     with pytest.raises(DataError, match="has no folder test"):
         load_segmentation(str(tmp_path), "test")
-    with pytest.raises(DataError, match="split 'val'"):
+    with pytest.raises(DataError, match="has the splits train, validation and test, not 'val'"):
         load_segmentation(str(tmp_path), "val")
     with pytest.raises(DataError, match="there is no folder"):
         load_segmentation(str(tmp_path / "none"))
-    with pytest.raises(DataError, match="no segmentation data called 'cityscapes'"):
+    with pytest.raises(
+        DataError,
+        match=r"unknown dataset 'cityscapes': there are camvid; .* ./cityscapes",
+    ):
         load_segmentation("cityscapes")
-    with pytest.raises(DataError, match="there is no folder camvid in"):
+    with pytest.raises(DataError, match=r"the dataset camvid was not found under .*, and 11 for void; then pass"):
         load_segmentation("camvid", data_dir=tmp_path)
 
 
@@ -631,13 +637,19 @@ def test_the_task_trains_and_measures(tmp_path):
         for i in range(4):
             land = np.random.default_rng(i).random((8, 8)) > 0.5
             write(folder / split, f"{i}", np.where(land, 1, 0), np.repeat(land[..., None], 3, -1))
-    data, held = (TASK.load(str(folder), split, None, None) for split in ("train", "validation"))
+    recipe = Recipe(data=str(folder))
+    data, held = (TASK.load(recipe, split) for split in ("train", "validation"))
     model = cnn.serial(conv=cnn.conv(3, 1))
-    settings = TASK.settings(data)
-    assert settings["loss"].keywords["weights"].shape == (3,)
-    run = cnn.train.fit(model, data, validation=held, epochs=2, batch_size=2, show=False, **settings)
+    facts = json.loads(json.dumps(TASK.facts(recipe, data)))
+    objective = TASK.objective(recipe, facts)
+    assert objective.loss.keywords["weights"].shape == (3,)
+    same(objective.loss.keywords["weights"], segmentation.median_frequency(data.labels, 3, 0.5))
+    run = cnn.train.fit(model, data, objective, validation=held, epochs=2, batch_size=2, show=False)
     assert 0 <= run.result["validation_mean_iou"] <= 1
     assert {"train_pixel_accuracy", "validation_pixel_accuracy", "train_mean_iou"} <= set(run.result)
     bright = {"conv": {"kernel": jnp.asarray([[-1.0, 1, 0]] * 3)[None, None], "bias": jnp.asarray([0.0, 0, -9])}}
-    measured = TASK.evaluate(asked(model, bright, data.classes), held)
-    assert measured == {"iou_sea": 1.0, "iou_land": 1.0}, "the reef is neither there nor predicted"
+    measured = cnn.train.make_evaluate(model, objective.for_test(), batch_size=2)(bright, {}, held).metrics
+    assert (measured["iou_sea"], measured["iou_land"]) == (1, 1)
+    assert np.isnan(measured["iou_reef"]), "the reef is neither there nor predicted"
+    tested = cnn.train.fit(model, data, objective, test=held, epochs=1, batch_size=2, show=False).result
+    assert {"test_iou_sea", "test_iou_land", "test_mean_iou"} <= set(tested)

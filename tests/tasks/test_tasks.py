@@ -11,12 +11,13 @@ import tiny
 from PIL import Image
 
 from jaxcnn import cli, models, tasks
+from jaxcnn.data import datasets
 from jaxcnn.data.datasets import clevr
 from jaxcnn.errors import UserError
-from jaxcnn.explore import subject
+from jaxcnn.explore import target
+from jaxcnn.explore.answers import message
+from jaxcnn.explore.messages import unpack
 from jaxcnn.explore.network import Network
-from jaxcnn.explore.server import message, unpack
-from jaxcnn.tasks.vqa import task as vqa
 
 SMALL = "--epochs 1 --batch-size 2"
 
@@ -27,6 +28,7 @@ TASKS: dict[str, tuple[str, str, list[str], list[str]]] = {
     "flownet_s": ("--options width=2 --size 64,64", "end_point_error", ["{image}", "{image}"],
                   ["{name}-flow.png", "{name}.flo"]),
     "fast_rcnn": ("--size 96,128", "map", ["{cells}"], ["{cells_name}-boxes.png"]),
+    "keypoint_net": ("--options width=2", "distance", ["{image}"], ["{name}-points.png"]),
     "text_cnn": ("--options embedding=8,features=4", "accuracy", ["a fine film", "a poor film"], []),
     "vqa_cnn": ("--options features=4,units=8", "accuracy", ["scene:7", "what shape is the red object?"],
                 ["scene7.png"]),
@@ -40,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vqa, "SPLITS", {name: (seed, 4) for name, (seed, _) in vqa.SPLITS.items()})
+    monkeypatch.setattr(clevr, "SPLITS", {name: (seed, 4) for name, (seed, _) in clevr.SPLITS.items()})
 
 
 def test_every_task_is_here() -> None:
@@ -50,10 +52,10 @@ def test_every_task_is_here() -> None:
     assert {models.MODELS[name].task for name in TASKS} == named - {tasks.CLASSIFY}
     for name in named - {tasks.CLASSIFY}:
         task = tasks.find(name)
-        assert task is not None
         assert task.name == name
-        assert task.data in tasks.DATASETS
-    assert tasks.find(tasks.CLASSIFY) is None
+        assert datasets.DATASETS[task.defaults.data].kind == task.kind
+    for before, name in tasks.ALIASES.items():
+        assert tasks.find(before) is tasks.find(name)
     with pytest.raises(UserError, match="unknown task 'segments': did you mean segment"):
         tasks.find("segments")
 
@@ -65,7 +67,7 @@ def test_a_run_from_training_to_prediction(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    if models.MODELS[model].task == "detect":
+    if models.MODELS[model].task == "detection":
         pytest.importorskip("cv2")
     options, figure, given, written = TASKS[model]
     cli.main(["train", model, *options.split(), *SMALL.split(), "--data-dir", str(data), "--run", "run"])
@@ -98,15 +100,15 @@ def test_a_run_from_training_to_prediction(
     cli.main(["train", "--run", "run", "--resume"])
     assert "is complete: test" in capsys.readouterr().out
 
-    if models.MODELS[model].task not in ("segment", "boundaries"):
+    if models.MODELS[model].task not in ("segmentation", "edges", "keypoints"):
         with pytest.raises(UserError, match="given one image and nothing else"):
-            subject.of_run("run")
+            target.of_run("run")
         return
-    explored = subject.of_run("run")
+    explored = target.of_run("run")
     assert explored.about()["measure"] == figure
     record, sent = unpack(message(Network(explored), Network(explored).see(explored.examples().inputs[0]), []))
     assert record["pictures"] == ["said"]
-    assert len(sent) == record["image"] + np.prod(explored.answer.size)
+    assert len(sent) == record["image"] + np.prod(explored.head.size)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ from jaxcnn.data.datasets.clevr import (
 from jaxcnn.data.text import Vocabulary
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.models.vqa import objects, question_encoder, vqa_cnn, vqa_relation
-from jaxcnn.tasks.vqa.task import METRICS, TASK, load, predict
+from jaxcnn.tasks import Recipe
+from jaxcnn.tasks.vqa.task import METRICS, TASK, predict
 
 WORDS = clevr.vocabulary()
 DATA = sort_of_clevr(60, seed=5, each=18)
@@ -154,7 +155,7 @@ def test_all_phrases_fit():
         ("is the red elephant left of the hat?", "the word elephant, of, hat|the word elephant, hat"),
         ("what shape is the object?", "names no colour: a question is about one of the objects, red, green"),
         ("is the red object left or the blue object right?", "names red and blue"),
-        ("what shape is the red object " * 4, "24 words and marks: at most 16"),
+        ("what shape is the red object " * 4, "24 words and marks; the limit is 16"),
     ],
 )
 def test_questions_that_cannot_be_understood(question, says):
@@ -282,7 +283,14 @@ def trained():
     train = sort_of_clevr(16, seed=0, each=3)
     model = MODELS["cnn"]
     result = cnn.train.fit(
-        model, train, test=train, epochs=1, batch_size=8, show=False, optimizer=optax.adam(1e-3), **TASK.settings(train)
+        model,
+        train,
+        TASK.objective(Recipe(), {}),
+        test=train,
+        epochs=1,
+        batch_size=8,
+        show=False,
+        optimizer=optax.adam(1e-3),
     )
     assert {"test_plain", "test_relational", "test_accuracy"} <= result.result.keys()
 
@@ -325,15 +333,19 @@ def test_what_cannot_be_answered(trained, tmp_path, given, says):
         predict(trained, given, tmp_path)
 
 
+def load(name, split, size=None):
+    return TASK.load(Recipe(data=name, size=size), split)
+
+
 def test_loading(monkeypatch):
-    monkeypatch.setattr("jaxcnn.tasks.vqa.task.SPLITS", {"train": (0, 30), "test": (2, 4)})
+    monkeypatch.setattr("jaxcnn.data.datasets.clevr.SPLITS", {"train": (0, 30), "test": (2, 4)})
     train, test = load("sort-of-clevr", "train"), load("sort-of-clevr", "test")
     assert (len(train), len(test)) == (30, 4)
-    assert TASK.options(train) == {"vocabulary": len(WORDS)}
+    assert TASK.model_options(Recipe(), train) == {"vocabulary": len(WORDS)}
     same(load("sort-of-clevr", "train[:5]").inputs, (train.inputs[0][:5], train.inputs[1][:5]))
-    with pytest.raises(DataError, match="splits train, test, not 'dev'"):
+    with pytest.raises(DataError, match="splits train, validation and test, not 'dev'"):
         load("sort-of-clevr", "dev")
     with pytest.raises(UserError, match="did you mean sort-of-clevr"):
         load("sort-of-clever", "train")
     with pytest.raises(UserError, match="cannot be"):
-        load("sort-of-clevr", "train", None, (32, 32))
+        load("sort-of-clevr", "train", (32, 32))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fitting import fit
 
 import jaxcnn as cnn
 from jaxcnn import boundaries, data, detection, losses, metrics, segmentation, train
@@ -57,7 +58,7 @@ def test_examples_that_are_compared_never_meet_copies(size: int) -> None:
     model, params, state = embedding()
     outputs = np.asarray(model.apply(params, state, POINTS)[0])
     spread = {"spread": lambda o, y: jnp.abs(o - o.mean(0)).sum(1)}
-    evaluate = train.make_evaluate(model, contrastive, batch_size=size, metrics=spread)
+    evaluate = train.make_evaluate(model, train.Objective(contrastive, metrics=spread), batch_size=size)
     found = evaluate(params, state, Examples(POINTS, CLASSES))
     assert found.metrics["loss"] == pytest.approx(by_hand(outputs, CLASSES, size), rel=1e-6)
     parts = [outputs[i : i + size].astype(np.float64) for i in range(0, 10, size)]
@@ -69,7 +70,9 @@ def test_examples_that_are_compared_never_meet_copies(size: int) -> None:
 def test_a_metric_across_examples_is_enough() -> None:
     model, params, state = embedding()
     shifted = train.make_evaluate(
-        model, losses.softmax_cross_entropy, batch_size=8, metrics={"shift": lambda o, y: o[:, 0] - o[:, 0].mean() + y}
+        model,
+        train.Objective(losses.softmax_cross_entropy, metrics={"shift": lambda o, y: o[:, 0] - o[:, 0].mean() + y}),
+        batch_size=8,
     )
     found = shifted(params, state, Examples(POINTS, CLASSES)).metrics["shift"]
     assert found == pytest.approx(CLASSES.mean(), abs=1e-6)  # each batch's deviations have the sum 0
@@ -95,7 +98,7 @@ def test_only_what_is_not_known_to_look_at_one_example_is_compiled_again(loss: A
         return points
 
     model, params, state = embedding()
-    evaluate = train.make_evaluate(model, loss, batch_size=4, preprocess=preprocess)
+    evaluate = train.make_evaluate(model, train.Objective(loss, preprocess=preprocess), batch_size=4)
     for _ in range(2):
         evaluate(params, state, Examples(POINTS, CLASSES))
     assert traced == shapes
@@ -147,11 +150,11 @@ def test_labels_that_a_loss_has_no_use_for_are_refused_before_training(case: str
     given = Examples(inputs, labels, name="given")
     settings: dict[str, Any] = {"loss": loss, "epochs": 1, "show": False, "metrics": {}}
     with pytest.raises(UserError, match=f"given: .*{says}"):
-        train.fit(model, given, run=tmp_path / "run", **settings)
+        fit(model, given, run=tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
     params, state = model.init(jax.random.key(0), inputs)
     with pytest.raises(UserError, match=f"given: .*{says}"):
-        train.make_evaluate(model, loss, metrics={}, batch_size=4)(params, state, given)
+        train.make_evaluate(model, train.Objective(loss, metrics={}), batch_size=4)(params, state, given)
 
 
 def test_validation_and_test_are_looked_at_too(tmp_path: Path) -> None:
@@ -159,7 +162,7 @@ def test_validation_and_test_are_looked_at_too(tmp_path: Path) -> None:
     for name in ("validation", "test"):
         wrong = Examples(POINTS, CLASSES - 1, name=name)
         with pytest.raises(UserError, match=f"{name}: labels from -1 to 1"):
-            train.fit(cnn.dense(3), right, epochs=1, show=False, **{name: wrong})
+            fit(cnn.dense(3), right, epochs=1, show=False, **{name: wrong})
 
 
 def test_labels_that_a_loss_declares_or_knows_are_taken() -> None:
@@ -177,7 +180,7 @@ def test_labels_that_a_loss_declares_or_knows_are_taken() -> None:
         (cnn.dense(3), POINTS, np.eye(3, dtype=np.float32)[CLASSES], losses.kl_divergence),
     ):
         given = Examples(inputs, labels)
-        found = train.fit(model, given, test=given, loss=loss, epochs=1, batch_size=5, show=False)
+        found = fit(model, given, test=given, loss=loss, epochs=1, batch_size=5, show=False)
         assert np.isfinite(found.result["test_loss"])
         assert not any("accuracy" in name for name in found.result)  # -1 is none of the classes
 
@@ -185,12 +188,12 @@ def test_labels_that_a_loss_declares_or_knows_are_taken() -> None:
 @pytest.mark.parametrize(
     ("loss", "outputs", "labels", "says"),
     [
-        (losses.hinge, (4,), [0, 1, 0, 1], "labels 0, 1: expected -1 or 1; of labels 0 and 1, 2 \\* labels - 1"),
+        (losses.hinge, (4,), [0, 1, 0, 1], "labels 0, 1: expected -1 or 1; convert labels 0 and 1 by 2 \\* labels - 1"),
         (losses.hinge, (4, 1), [-1, 1, 2, 1], "labels -1, 1, 2: expected -1 or 1"),
         (losses.sigmoid_cross_entropy, (4,), [-1, 1, 1, -1], "labels -1, 1: expected 0 or 1"),
         (losses.sigmoid_cross_entropy, (4,), [0.0, 2.0, 5.0, 7.0], "labels from 0 to 7: expected 0 or 1"),
         (losses.sigmoid_cross_entropy, (2,), [0.0, np.nan], "expected 0 or 1"),
-        (losses.softmax_cross_entropy, (1, 3), [[0.5, 0.5, 0.5]], "sums over the classes 1.5"),
+        (losses.softmax_cross_entropy, (1, 3), [[0.5, 0.5, 0.5]], "sums over the classes are 1.5"),
         (losses.kl_divergence, (1, 3), [[1.5, -0.5, 0.0]], "expected probabilities"),
         (boundaries.class_balanced_cross_entropy, (1, 2, 2), [[[0, 1], [255, 1]]], "from 0 to 255: expected 1, 0, or"),
     ],
@@ -231,17 +234,17 @@ def test_images_of_other_values_than_were_learned_are_refused(tmp_path: Path) ->
     """Of 0 to 255 as floats, where a `Preprocess` makes 0 to 1 of uint8; it is said what is expected."""
     model = cnn.serial(flat=cnn.flatten, head=cnn.dense(3))
     learned = data.Dataset(images(), np.arange(12) % 3, ("a", "b", "c"))
-    fitted = train.fit(model, learned, epochs=1, batch_size=4, show=False, run=tmp_path / "run")
+    fitted = fit(model, learned, epochs=1, batch_size=4, show=False, run=tmp_path / "run")
     trained = train.Trained.load(tmp_path / "run", model)
-    evaluate = train.make_evaluate(model, losses.softmax_cross_entropy, preprocess=fitted.preprocess)
+    evaluate = train.make_evaluate(model, train.Objective(losses.softmax_cross_entropy, preprocess=fitted.preprocess))
     floats = learned.images.astype(np.float32)
     says = r"float32 from 0 to 25\d; expected floats from 0 to 1, or uint8 from 0 to 255"
     for ask in (
         lambda x: fitted.outputs(x), lambda x: fitted.probabilities(x), lambda x: trained.outputs(x),
         lambda x: trained.probabilities(x),
         lambda x: evaluate(fitted.params, fitted.model_state, Examples(x, learned.labels)),
-        lambda x: train.fit(model, Examples(x, learned.labels), preprocess=fitted.preprocess, epochs=1, show=False),
-        lambda x: train.fit(model, learned, test=Examples(x, learned.labels), epochs=1, show=False),
+        lambda x: fit(model, Examples(x, learned.labels), preprocess=fitted.preprocess, epochs=1, show=False),
+        lambda x: fit(model, learned, test=Examples(x, learned.labels), epochs=1, show=False),
     ):  # fmt: skip
         with pytest.raises(UserError, match=says):
             ask(floats)

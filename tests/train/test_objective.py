@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fitting import fit
 from matplotlib.axes import Axes
 
 import jaxcnn as cnn
@@ -87,10 +88,13 @@ def test_a_run_from_before_is_read_as_it_chose() -> None:
 
 
 def test_every_task_says_what_chooses() -> None:
-    found = {name: tasks.find(name) for name in tasks.NAMES if name != tasks.CLASSIFY}
-    chosen = {name: (task.choice.primary, task.choice.higher_is_better) for name, task in found.items() if task}
+    chosen = {
+        name: (task.primary.primary, task.primary.higher_is_better)
+        for name, task in ((name, tasks.find(name)) for name in tasks.NAMES)
+    }
     assert chosen == {
-        "segment": ("mean_iou", True), "detect": ("loss", False), "boundaries": ("f", True),
+        "classification": ("accuracy", True), "segmentation": ("mean_iou", True), "detection": ("loss", False),
+        "edges": ("f", True),
         "flow": ("end_point_error", False), "text": ("accuracy", True), "vqa": ("accuracy", True),
     }  # fmt: skip
 
@@ -109,7 +113,7 @@ def turning(steps: int) -> optax.GradientTransformation:
 
 def fitted(**settings: Any) -> train.FitResult:
     given = {"validation": POINTS, "epochs": 5, "batch_size": 12, "optimizer": turning(6), "show": False, **settings}
-    return train.fit(given.pop("model", scores()), given.pop("data", POINTS), **given)
+    return fit(given.pop("model", scores()), given.pop("data", POINTS), **given)
 
 
 def test_a_validation_that_is_not_finite_at_first_stops_nothing() -> None:
@@ -121,7 +125,7 @@ def test_a_validation_that_is_not_finite_at_first_stops_nothing() -> None:
 
     ones = np.ones((8, 1), np.float32)
     data, held = Examples(ones, np.zeros(8, np.float32)), Examples(ones, np.ones(8, np.float32))
-    found = train.fit(
+    found = fit(
         cnn.serial(one=cnn.dense(1, bias=False, kernel_init=jax.nn.initializers.zeros)), data, validation=held,
         loss=loss, epochs=20, batch_size=8, patience=2, optimizer=optax.sgd(0.1), show=False,
     )  # fmt: skip

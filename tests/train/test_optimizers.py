@@ -66,7 +66,7 @@ def test_a_step_is_that_of_a_loop_with_optax(name: str, accumulate: int) -> None
     state = cnn.train.create_state(model, optimizer, jax.random.key(0), batch[0])
     expected = by_hand(optimizer, state.params, steps=4)
     step = cnn.train.make_step(
-        model, cnn.losses.softmax_cross_entropy, optimizer, penalty=penalty, accumulate=accumulate
+        model, cnn.train.Objective(cnn.losses.softmax_cross_entropy, penalty=penalty), optimizer, accumulate=accumulate
     )
     losses = []
     for _ in range(4):

@@ -93,7 +93,7 @@ def test_soft_and_hard_votes():
 def test_an_ensemble_is_fitted_saved_and_shown_as_any_layer(tmp_path):
     model = cnn.ensemble(small(norm=False), 3)
     assert repr(model).startswith("ensemble(\n  serial(")
-    fitted = train.fit(model, DIGITS, test=DIGITS, loss=LOSS, epochs=2, batch_size=32, run=tmp_path / "run", show=False)
+    fitted = train.fit(model, DIGITS, LOSS, test=DIGITS, epochs=2, batch_size=32, run=tmp_path / "run", show=False)
     single = small(norm=False).init(KEY, jnp.zeros((1, 32, 32, 1)))[0]
     assert fitted.result["params"] == 3 * sum(x.size for x in jax.tree.leaves(single))
     assert fitted.history[-1]["loss"] > fitted.result["test_loss"]  # the sum over three members, and their vote's
@@ -123,7 +123,7 @@ def test_every_output_adds_the_weighted_losses():
     several = losses.every_output(losses.softmax_cross_entropy, [0.5, 2.0])(outputs, labels)
     np.testing.assert_allclose(several, each[0] + 0.5 * each[1] + 2 * each[2], rtol=1e-6)
     np.testing.assert_array_equal(losses.every_output(losses.l2)(outputs[0], outputs[1]), losses.l2(*outputs[:2]))
-    with pytest.raises(UserError, match="gives 3 outputs in training and this is a loss of one"):
+    with pytest.raises(UserError, match="gives 3 outputs in training and this loss takes one"):
         losses.softmax_cross_entropy(outputs, labels)
     with pytest.raises(UserError, match="1 weights for 2 outputs"):
         losses.every_output(losses.softmax_cross_entropy, [0.3])(outputs, labels)

@@ -28,7 +28,7 @@ from jaxcnn.ops.bilinear import upsample
 from jaxcnn.ops.correlation import correlation
 from jaxcnn.ops.fusion import fuse
 from jaxcnn.ops.roi import crop_regions
-from jaxcnn.train.max_norm import max_norm
+from jaxcnn.train import max_norm
 from tests.layers.test_layers import CASES, Case
 
 every_layer = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -171,9 +171,13 @@ def test_a_step_is_traced_without_rank_promotion(name: str) -> None:
     with jax.numpy_rank_promotion("raise"):
         state = jax.eval_shape(lambda: cnn.train.create_state(network(), optimizer, KEY, images, ema=True))
         step = cnn.train.make_step(
-            network(), cnn.losses.softmax_cross_entropy, optimizer, augment=augment.mixup(3), accumulate=2,
-            penalty=cnn.losses.l2_penalty,
-        )  # fmt: skip
+            network(),
+            cnn.train.Objective(
+                cnn.losses.softmax_cross_entropy, augment=augment.mixup(3), penalty=cnn.losses.l2_penalty
+            ),
+            optimizer,
+            accumulate=2,
+        )
         jax.eval_shape(step, state, (images, labels))
 
 
@@ -255,7 +259,9 @@ def test_every_kind_of_key(kind: str, default: str) -> None:
     images, labels = jnp.zeros((4, 8, 8, 1), jnp.uint8), jnp.zeros(4, jnp.int32)
     optimizer = optax.sgd(0.1)
     both = augment.compose(augment.crop(padding=1), augment.affine(), augment.cutout(2), augment.mixup(3))
-    step = cnn.train.make_step(network(), cnn.losses.softmax_cross_entropy, optimizer, augment=both, accumulate=2)
+    step = cnn.train.make_step(
+        network(), cnn.train.Objective(cnn.losses.softmax_cross_entropy, augment=both), optimizer, accumulate=2
+    )
     with jax.default_prng_impl(default):
         key = jax.random.key(0, impl=kind)
         state = cnn.train.create_state(network(), optimizer, key, images)

@@ -8,15 +8,49 @@ from pathlib import Path
 import numpy as np
 
 from jaxcnn.data.dataset import Examples
+from jaxcnn.data.datasets.registry import PATH, Folder, Size, data_folder, dataset, read, reader
 from jaxcnn.data.images import ENDINGS, opened_image, orientation_of, read_image, upright
-from jaxcnn.data.sources import data_root, is_path
 from jaxcnn.errors import DataError
 from jaxcnn.files import hidden, located, normal, read_text
 
 CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
-"""CamVid's 11 classes, in the order of the labels; 11 is void."""
+"""The 11 classes of CamVid, in the order of the labels; 11 is void."""
 
-_FOLDERS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+_SPLITS = ("train", "validation", "test")
+_FORM = "train, val and test, in each of them NAME.jpg (or another kind of image) and NAME_label.png"
+
+
+@dataset(
+    "camvid",
+    about="701 road scenes, each pixel with a class, 240x180 (Brostow et al. 2009)",
+    kind="segmentation",
+    splits=_SPLITS,
+    classes=CAMVID,
+)
+def camvid(split: str, data_dir: Folder = None, size: Size = None) -> Examples:
+    """CamVid in SegNet's division of 367 training, 101 validation and 233 test images.
+
+    Source: Brostow, Fauqueur and Cipolla, Semantic object classes in video (2009).
+    """
+    how = (
+        f"Put the folder camvid into the data folder, with {_FORM}, labels 0 to 10 in the order {' '.join(CAMVID)}, "
+        "and 11 for void"
+    )
+    return _load(data_folder("camvid", data_dir, how), "camvid", split, size)
+
+
+@reader(
+    PATH,
+    about="the folders train, val and test of NAME.jpg and NAME_label.png, and classes.txt",
+    kind="segmentation",
+    splits=_SPLITS,
+)
+def label_maps(name: str, split: str, data_dir: Folder = None, size: Size = None) -> Examples:
+    """Images and label maps of any folder, see `load_segmentation`."""
+    root = Path(name).expanduser()
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root}")
+    return _load(root, root.name, split, size)
 
 
 def load_segmentation(
@@ -25,15 +59,15 @@ def load_segmentation(
     data_dir: str | Path | None = None,
     size: tuple[int, int] | None = None,
 ) -> Examples:
-    """Images and label maps that fit in memory.
+    """Images and label maps that fit in memory: `cnn.data.load` for data of the kind "segmentation".
 
     Args:
-      name: `camvid` (Brostow, Fauqueur and Cipolla 2009, in SegNet's split of 367, 101 and 233 images), or the path of
-        a folder with the folders `train`, `val` (or `validation`) and `test`, in each of which `NAME_label.png` lies
-        beside `NAME.jpg` (or another kind of image). A label image has one number a pixel. The folder's file
-        `classes.txt` has the name of a class a line; the label that follows the last one, and 255, are void.
-      split: `train`, `validation` or `test`.
-      data_dir: where `camvid` lies; `JAXCNN_DATA_DIR` when not given.
+      name: `camvid`, or another segmentation dataset that `jaxcnn datasets` lists; or the path of a folder with the
+        folders `train`, `val` (or `validation`) and `test`, in each of which `NAME_label.png` lies beside `NAME.jpg`
+        (or another kind of image). A label image has one number a pixel. The folder's file `classes.txt` has the name
+        of a class a line; the label after the last one, and 255, are void.
+      split: `train`, `validation` or `test`, with or without a slice.
+      data_dir: the folder that has `camvid` in it; `JAXCNN_DATA_DIR` when not given.
       size: (height, width) to resize to, images bilinearly, labels to the nearest pixel; needed where sizes differ.
 
     Returns:
@@ -43,10 +77,15 @@ def load_segmentation(
       DataError: when the folder, a label image or `classes.txt` is missing, a label image has another size than its
         image or a label outside the classes, or the images differ in size.
     """
-    root, classes = _folder(name, data_dir)
-    folder = next((root / own for own in _names(split) if (root / own).is_dir()), None)
+    return read(name, split, data_dir, size, kind="segmentation")
+
+
+def _load(root: Path, name: str, split: str, size: Size) -> Examples:
+    classes = _classes(root)
+    names = ("validation", "val") if split == "validation" else (split,)
+    folder = next((root / name for name in names if (root / name).is_dir()), None)
     if folder is None:
-        raise DataError(f"{root} has no folder {' or '.join(_names(split))}")
+        raise DataError(f"{root} has no folder {' or '.join(names)}")
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in ENDINGS and not f.stem.endswith("_label"))
     files = [file for file in files if not hidden(file.name)]
     if not files:
@@ -55,42 +94,22 @@ def load_segmentation(
     for file, image in zip(files, images, strict=True):
         if image.shape != images[0].shape:
             (h, w), (height, width) = image.shape[:2], images[0].shape[:2]
-            raise DataError(f"{file} is {h}x{w} and {files[0].name} {height}x{width}: say to what size to resize")
-    return Examples(np.stack(images), np.stack(labels), classes, name if not is_path(name) else root.name)
-
-
-def _names(split: str) -> tuple[str, ...]:
-    if split not in _FOLDERS:
-        raise DataError(f"split {split!r}: expected train, validation or test")
-    return _FOLDERS[split]
-
-
-def _folder(name: str, data_dir: str | Path | None) -> tuple[Path, tuple[str, ...]]:
-    """Where the data lies, and its classes."""
-    if is_path(name):
-        root = Path(name).expanduser()
-        if not root.is_dir():
-            raise DataError(f"there is no folder {root}")
-    elif name != "camvid":
-        raise DataError(f"there is no segmentation data called {name!r}: expected camvid, or ./{name} for a folder")
-    else:
-        base = data_root(data_dir)
-        if base is None or not (base / name).is_dir():
-            where = f"in {base}" if base else "(no --data-dir was given and JAXCNN_DATA_DIR is not set)"
             raise DataError(
-                f"there is no folder camvid {where}. It should have train, val and test with NAME.jpg and "
-                "NAME_label.png, labels 0 to 10 in the order sky building pole road pavement tree sign fence car "
-                "pedestrian bicyclist, and 11 for void"
+                f"{file} is {h}x{w} and {files[0].name} {height}x{width}: give the size to resize all images to"
             )
-        root = base / name
+    return Examples(np.stack(images), np.stack(labels), classes, name)
+
+
+def _classes(root: Path) -> tuple[str, ...]:
+    """The names of a folder's classes, in the order of the labels."""
     listed = root / "classes.txt"
     if listed.is_file():
         classes = tuple(normal(line.strip()) for line in read_text(listed).splitlines() if line.strip())
         if not classes:
             raise DataError(f"{listed} is empty; expected the name of a class a line")
-        return root, classes
+        return classes
     if root.name == "camvid":
-        return root, CAMVID
+        return CAMVID
     raise DataError(f"{listed} is missing: it has the name of a class a line, in the order of the labels 0, 1, 2, ...")
 
 
@@ -101,12 +120,12 @@ def _read(file: Path, classes: int, size: Sequence[int] | None) -> tuple[np.ndar
     labels = _labels(path, file)
     with opened_image(file, str(file)) as opened:
         orientation = orientation_of(opened)
-    # A camera's turn is applied to the image. The labels are of the file's pixels, unless their size says otherwise.
+    # EXIF's orientation is applied to the image. Labels are in the orientation of the file, unless their size differs.
     if orientation < 5 or labels.shape != image.shape[:2]:
         labels = upright(labels, orientation)
     if labels.shape != image.shape[:2]:
         (h, w), (height, width) = labels.shape, image.shape[:2]
-        raise DataError(f"{path} is {h}x{w} and its image {height}x{width}: they should be of one size")
+        raise DataError(f"{path} is {h}x{w} and its image {height}x{width}: they should have the same size")
     void = (labels == classes) | (labels == 255)
     if (wrong := (labels > classes) & ~void).any():
         row, column = np.argwhere(wrong)[0]
@@ -126,7 +145,7 @@ def _read(file: Path, classes: int, size: Sequence[int] | None) -> tuple[np.ndar
 
 
 def _labels(path: Path, image: Path) -> np.ndarray:
-    """The numbers of a label image, `(H, W)`, int32; those of a palette, not its colours."""
+    """The numbers of a label image, `(H, W)`, int32; for a palette the indices, not the colours."""
     if not path.exists():
         raise DataError(f"{image.name} has no labels: expected {path}")
     with opened_image(path, str(path)) as opened:

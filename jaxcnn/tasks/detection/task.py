@@ -2,55 +2,27 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxcnn.data.augment import compose
 from jaxcnn.data.dataset import Examples
-from jaxcnn.data.datasets.voc import voc
 from jaxcnn.data.images import read_image
 from jaxcnn.data.proposals import cache_folder, selective_search, with_regions
-from jaxcnn.data.sources import data_root, is_path
-from jaxcnn.errors import DataError, unknown
 from jaxcnn.format import printable
 from jaxcnn.ops.boxes import area
+from jaxcnn.runs.primary import Primary
+from jaxcnn.runs.recipe import Recipe
 from jaxcnn.runs.trained import Trained
 from jaxcnn.tasks.detection import objective as detection
 from jaxcnn.tasks.files import stems, write_image
-from jaxcnn.tasks.task import Row, Task
+from jaxcnn.tasks.objective import Objective
+from jaxcnn.tasks.task import Data, Facts, Row, Task
 
-_KNOWN = {"bccd": (240, 320)}
-"""Sets that have a name, and the size that their images are brought to."""
 _REGIONS = 800
 _SURE = 0.5  # the probability from which on an object is shown
-
-
-def _load(name: str, split: str, data_dir: Path | None, size: tuple[int, int] | None) -> Examples:
-    if is_path(name):
-        data = voc(name, split, size=size)
-    elif name in _KNOWN:
-        root = data_root(data_dir)
-        if root is None or not (root / name).is_dir():
-            where = f"{root} has no folder {name}" if root else "no --data-dir was given and JAXCNN_DATA_DIR is not set"
-            raise DataError(f"{name}: {where}; or give the path of any folder in Pascal VOC's form")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # two of BCCD's cells are points
-            data = voc(root / name, split, size=size or _KNOWN[name])
-    else:
-        raise unknown("dataset", name, [*_KNOWN, "path/to/folder in Pascal VOC's form"])
-    return with_regions(data, selective_search(data.inputs, most=_REGIONS, cache=cache_folder()))
-
-
-def _settings(data: Examples) -> Mapping[str, Any]:
-    return {
-        "loss": detection.multi_task(),
-        "metrics": {},
-        "augment": compose(detection.flip_boxes(), detection.sample_regions(positive=0.4, background=(0.0, 0.5))),
-    }
 
 
 def _evaluate(trained: Trained, data: Examples) -> Mapping[str, float]:
@@ -96,18 +68,32 @@ def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
     return rows
 
 
-TASK = Task(
-    name="detect",
-    about="a box and a class for each object",
-    data="bccd",
-    load=_load,
-    settings=_settings,
-    predict=_predict,
-    evaluate=_evaluate,
-    figure="map",
-    chooses=False,  # it takes the detections in all of a set's images
-    validation=True,
-    batch_size=2,
-    epochs=14,
-)
-"""Object detection: networks of regions, `fast_rcnn` and `rcnn`."""
+class Detection(Task):
+    """A box and a class for each object, among regions that selective search proposes."""
+
+    name = "detection"
+    about = "a box and a class for each object"
+    kind = "boxes"
+    defaults = Recipe(data="bccd", batch_size=2, epochs=14)
+    metric = Primary("map", True)
+    chooses = False  # it takes the detections in all images of a set
+
+    def load(self, recipe: Recipe, split: str) -> Data:
+        found = super().load(recipe, split)
+        return with_regions(found, selective_search(found.inputs, most=_REGIONS, cache=cache_folder()))
+
+    def objective(self, recipe: Recipe, facts: Facts) -> Objective:
+        augment = compose(detection.flip_boxes(), detection.sample_regions(positive=0.4, background=(0.0, 0.5)))
+        return Objective(
+            detection.multi_task(),
+            metrics={},
+            primary=self.primary.primary,
+            augment=None if recipe.augment == "none" else augment,
+            evaluate=_evaluate,
+        )
+
+    def predict(self, trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
+        return _predict(trained, given, out)
+
+
+TASK = Detection()

@@ -4,38 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxcnn.data.dataset import Examples
-from jaxcnn.data.datasets.camvid import load_segmentation
 from jaxcnn.format import printable
 from jaxcnn.losses import every_output
+from jaxcnn.runs.primary import Primary
+from jaxcnn.runs.recipe import Recipe
 from jaxcnn.runs.trained import Trained
 from jaxcnn.tasks.edges import objective as boundaries
 from jaxcnn.tasks.files import read, stems, write_image
+from jaxcnn.tasks.objective import Objective
 from jaxcnn.tasks.segmentation.objective import flip
-from jaxcnn.tasks.task import Row, Task
-
-
-def _load(name: str, split: str, data_dir: Path | None, size: tuple[int, int] | None) -> Examples:
-    data = load_segmentation(name, split, data_dir, size)
-    return dataclasses.replace(data, labels=boundaries.between(data.labels), classes=())
-
-
-def _settings(data: Examples) -> Mapping[str, Any]:
-    return {
-        "loss": every_output(boundaries.class_balanced_cross_entropy),
-        "metrics": {"boundaries": boundaries.boundary_f()},
-        "augment": flip,
-    }
-
-
-def _options(data: Examples) -> Mapping[str, Any]:
-    return {"norm": True}  # a VGG-16 hardly learns from random weights without
+from jaxcnn.tasks.task import Data, Facts, Row, Task
 
 
 def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
@@ -64,17 +48,33 @@ def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
     return rows
 
 
-TASK = Task(
-    name="boundaries",
-    about="the boundaries between things",
-    data="camvid",
-    load=_load,
-    settings=_settings,
-    options=_options,
-    predict=_predict,
-    figure="f",
-    validation=True,
-    batch_size=4,
-    epochs=16,
-)
-"""Boundary detection: networks that give a logit for each pixel, `(N, H, W)`, as `hed` does."""
+class Edges(Task):
+    """The edges between the things in an image, learned from maps of their classes."""
+
+    name = "edges"
+    about = "the boundaries between things"
+    kind = "segmentation"
+    defaults = Recipe(data="camvid", batch_size=4, epochs=16)
+    metric = Primary("f", True)
+
+    def load(self, recipe: Recipe, split: str) -> Data:
+        found = super().load(recipe, split)
+        return dataclasses.replace(found, labels=boundaries.between(found.labels), classes=())
+
+    def model_options(self, recipe: Recipe, train: Data) -> dict[str, Any]:
+        return {"norm": True}  # a VGG-16 hardly learns from random weights without
+
+    def objective(self, recipe: Recipe, facts: Facts) -> Objective:
+        return Objective(
+            every_output(boundaries.class_balanced_cross_entropy),
+            metrics={"boundaries": boundaries.boundary_f()},
+            primary=self.metric.primary,
+            higher_is_better=self.metric.higher_is_better,
+            augment=None if recipe.augment == "none" else flip,
+        )
+
+    def predict(self, trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
+        return _predict(trained, given, out)
+
+
+TASK = Edges()

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxcnn.data.dataset import Examples
-from jaxcnn.data.datasets.camvid import load_segmentation
 from jaxcnn.data.images import read_image
 from jaxcnn.data.preprocess import inputs_of
+from jaxcnn.data.splits import parse_split
 from jaxcnn.errors import UserError
 from jaxcnn.format import printable
+from jaxcnn.runs.primary import Primary
+from jaxcnn.runs.recipe import Recipe
 from jaxcnn.runs.trained import Trained
 from jaxcnn.tasks.files import stems, write_image
 from jaxcnn.tasks.flow import objective as flow
-from jaxcnn.tasks.task import Row, Task
+from jaxcnn.tasks.objective import Objective
+from jaxcnn.tasks.task import Data, Facts, Row, Task
 
 _SEEDS = {"train": 0, "validation": 1_000_000, "test": 2_000_000}
-
-
-def _load(name: str, split: str, data_dir: Path | None, size: tuple[int, int] | None) -> Examples:
-    """The frames, each with the same frame moved by a random smooth flow."""
-    frames = load_segmentation(name, split, data_dir, size)
-    return flow.moved_windows(frames.inputs, seed=_SEEDS[split], name=frames.name)
-
-
-def _settings(data: Examples) -> Mapping[str, Any]:
-    return {
-        "loss": flow.multi_scale(),
-        "metrics": {"end_point_error": flow.end_point_error},
-        "augment": flow.moving(),
-    }
 
 
 def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
@@ -74,18 +62,31 @@ def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
     return rows
 
 
-TASK = Task(
-    name="flow",
-    about="the optical flow between two images",
-    data="camvid",
-    load=_load,
-    settings=_settings,
-    predict=_predict,
-    figure="end_point_error",
-    better="low",
-    validation=True,
-    what="pairs of images",
-    batch_size=8,
-    epochs=40,
-)
-"""Optical flow: networks that give `(N, H, W, 2)` for two images, as `flownet_s` does."""
+class Flow(Task):
+    """The optical flow between two images, learned from frames that are moved by a random smooth flow."""
+
+    name = "flow"
+    about = "the optical flow between two images"
+    kind = "segmentation"
+    unit = "pairs of images"
+    defaults = Recipe(data="camvid", batch_size=8, epochs=40)
+    metric = Primary("end_point_error", False)
+
+    def load(self, recipe: Recipe, split: str) -> Data:
+        frames = super().load(recipe, split)
+        return flow.moved_windows(frames.inputs, seed=_SEEDS[parse_split(split)[0]], name=frames.name)
+
+    def objective(self, recipe: Recipe, facts: Facts) -> Objective:
+        return Objective(
+            flow.multi_scale(),
+            metrics={"end_point_error": flow.end_point_error},
+            primary=self.metric.primary,
+            higher_is_better=self.metric.higher_is_better,
+            augment=None if recipe.augment == "none" else flow.moving(),
+        )
+
+    def predict(self, trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
+        return _predict(trained, given, out)
+
+
+TASK = Flow()

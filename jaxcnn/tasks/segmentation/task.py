@@ -12,41 +12,14 @@ import numpy as np
 
 from jaxcnn.atomic import put
 from jaxcnn.data.augment import colour, compose
-from jaxcnn.data.dataset import Examples
-from jaxcnn.data.datasets.camvid import load_segmentation
 from jaxcnn.format import printable
+from jaxcnn.runs.primary import Primary
+from jaxcnn.runs.recipe import Recipe
 from jaxcnn.runs.trained import Trained
 from jaxcnn.tasks.files import read, stems, write_image
+from jaxcnn.tasks.objective import Objective
 from jaxcnn.tasks.segmentation import objective as segmentation
-from jaxcnn.tasks.task import Row, Task
-from jaxcnn.train.evaluate import make_evaluate
-
-
-def _settings(data: Examples) -> Mapping[str, Any]:
-    return {
-        "loss": _loss(data),
-        "metrics": segmentation.measures(),
-        "augment": compose(segmentation.flip, segmentation.scaled_crop(), colour(0.2, 0.2, 0.2)),
-    }
-
-
-def _loss(data: Examples) -> Any:
-    """Cross-entropy in which a rare class counts by the square root of how rare it is."""
-    weights = segmentation.median_frequency(data.labels, len(data.classes), 0.5)
-    return functools.partial(segmentation.cross_entropy, weights=weights)
-
-
-def _evaluate(trained: Trained, data: Examples) -> Mapping[str, float]:
-    """The intersection over union of each class that occurs."""
-    measure = make_evaluate(
-        trained.model,
-        segmentation.cross_entropy,
-        preprocess=trained.preprocess,
-        metrics=segmentation.measures(trained.classes),
-        batch_size=8,
-    )
-    found = measure(trained.params, trained.model_state, data, keep=False).metrics
-    return {name: value for name, value in found.items() if name.startswith("iou_") and np.isfinite(value)}
+from jaxcnn.tasks.task import Data, Facts, Row, Task
 
 
 def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
@@ -79,17 +52,40 @@ def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
     return rows
 
 
-TASK = Task(
-    name="segment",
-    about="a class for each pixel",
-    data="camvid",
-    load=load_segmentation,
-    settings=_settings,
-    predict=_predict,
-    evaluate=_evaluate,
-    figure="mean_iou",
-    validation=True,
-    batch_size=8,
-    epochs=30,
-)
-"""Semantic segmentation: networks that give scores `(N, H, W, classes)`, as `fcn8s` does."""
+class Segmentation(Task):
+    """A class for each pixel; rare classes count by the square root of how rare they are."""
+
+    name = "segmentation"
+    about = "a class for each pixel"
+    kind = "segmentation"
+    defaults = Recipe(data="camvid", batch_size=8, epochs=30)
+    metric = Primary("mean_iou", True)
+
+    def facts(self, recipe: Recipe, train: Data) -> dict[str, Any]:
+        weights = segmentation.median_frequency(train.labels, len(train.classes), 0.5)
+        return {**super().facts(recipe, train), "class_weights": [float(weight) for weight in weights]}
+
+    def objective(self, recipe: Recipe, facts: Facts) -> Objective:
+        weights = np.array(facts["class_weights"], np.float32)
+        augment = compose(segmentation.flip, segmentation.scaled_crop(), colour(0.2, 0.2, 0.2))
+        return Objective(
+            functools.partial(segmentation.cross_entropy, weights=weights),
+            metrics=segmentation.measures(),
+            primary=self.metric.primary,
+            higher_is_better=self.metric.higher_is_better,
+            augment=None if recipe.augment == "none" else augment,
+            test_metrics=segmentation.measures(facts["classes"]),
+        )
+
+    def recorded(self, config: Mapping[str, Any]) -> Facts:
+        facts = super().recorded(config)
+        if "class_weights" in facts:
+            return facts
+        recipe = Recipe.of(config)  # of an earlier version: the weights are counted again
+        return {**facts, **self.facts(recipe, self.load(recipe, "train"))}
+
+    def predict(self, trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
+        return _predict(trained, given, out)
+
+
+TASK = Segmentation()

@@ -12,39 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.atomic import put
-from jaxcnn.data.dataset import Examples
-from jaxcnn.data.datasets.clevr import SIZE, draw, encode_questions, scenes, sort_of_clevr
+from jaxcnn.data.datasets.clevr import SIZE, draw, encode_questions, scenes
 from jaxcnn.data.images import read_image
-from jaxcnn.data.sources import parse_split
 from jaxcnn.data.text import Vocabulary
 from jaxcnn.declared import per_example
-from jaxcnn.errors import DataError, UserError, unknown
+from jaxcnn.errors import UserError
 from jaxcnn.format import printable
 from jaxcnn.inspect.plots import Figure, plain
+from jaxcnn.runs.primary import ACCURACY
+from jaxcnn.runs.recipe import Recipe
 from jaxcnn.runs.trained import Trained
 from jaxcnn.tasks.files import stems
-from jaxcnn.tasks.task import Task
-
-SPLITS = {"train": (0, 10_000), "validation": (1, 500), "test": (2, 1_000)}
-"""The seed of each split's scenes, and how many there are. Each has 20 questions."""
-
-
-def load(name: str, split: str, data_dir: Path | None = None, size: tuple[int, int] | None = None) -> Examples:
-    """The scenes of a split, drawn anew each time: a few seconds for 10,000.
-
-    Raises:
-      DataError: for another split.
-    """
-    base, part = parse_split(split)
-    if name != "sort-of-clevr":
-        raise unknown("set of questions", name, ["sort-of-clevr"])
-    if base not in SPLITS:
-        raise DataError(f"{name} has the splits {', '.join(SPLITS)}, not {base!r}")
-    if size not in (None, (SIZE, SIZE)):
-        raise UserError(f"the pictures of {name} are {SIZE}x{SIZE}, they cannot be {size}")
-    seed, count = SPLITS[base]
-    data = sort_of_clevr(count, seed, name=name)
-    return data if part is None else data.take(part(count))
+from jaxcnn.tasks.objective import Objective
+from jaxcnn.tasks.task import Data, Facts, Row, Task
 
 
 def right(outputs: jax.Array, labels: jax.Array) -> jax.Array:
@@ -116,17 +96,24 @@ def _image(name: str) -> np.ndarray:
     return draw(*scenes(1, [3, int(seed)]))[0]
 
 
-TASK = Task(
-    name="vqa",
-    about="the answer to a question about a picture",
-    data="sort-of-clevr",
-    load=load,
-    options=lambda data: {"vocabulary": len(data.extra["vocabulary"])},
-    settings=lambda data: {"metrics": METRICS},
-    validation=True,
-    figure="accuracy",
-    predict=predict,
-    what="pictures",
-    batch_size=8,
-    epochs=30,
-)
+class QuestionAnswering(Task):
+    """The answer to a question about a picture."""
+
+    name = "vqa"
+    about = "the answer to a question about a picture"
+    kind = "questions"
+    unit = "pictures"
+    defaults = Recipe(data="sort-of-clevr", batch_size=8, epochs=30)
+    metric = ACCURACY
+
+    def model_options(self, recipe: Recipe, train: Data) -> dict[str, Any]:
+        return {"vocabulary": len(train.extra["vocabulary"])}
+
+    def objective(self, recipe: Recipe, facts: Facts) -> Objective:
+        return Objective(metrics=METRICS, primary=self.metric.primary, higher_is_better=self.metric.higher_is_better)
+
+    def predict(self, trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
+        return predict(trained, given, out)
+
+
+TASK = QuestionAnswering()

@@ -1,0 +1,137 @@
+"""Options from a command line: its help says what each option takes, and a mistake is one line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+import io
+import itertools
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+
+_TYPES: dict[Any, str] = {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}
+_NAMES = {
+    "data": "NAME", "task": "NAME", "optimizer": "NAME", "schedule": "NAME", "layer": "NAME", "sort": "NAME",
+    "options": "NAME=VALUE,...", "augment": "NAME,...", "fresh": "LAYER,...", "freeze": "LAYER,...",
+    "size": "HEIGHT,WIDTH", "input": "HEIGHT,WIDTH,CHANNELS", "coordinator": "HOST:PORT",
+}  # fmt: skip
+"""What an option takes: by its name where that says more than the type."""
+
+
+class BadOption(Exception):
+    """What is wrong with a command line, in one line."""
+
+
+def parse(what: Any, prog: str, args: Sequence[str], description: str | None = None) -> Any:
+    """Options from a command line: of a dataclass, or of a union of them as subcommands.
+
+    Of a function, its arguments are the options, and what is returned calls it with them.
+
+    Raises:
+      BadOption: with what is wrong; the parser itself would print a box.
+      SystemExit: with 0, after `--help`.
+    """
+    errors = io.StringIO()
+    if isinstance(what, types.FunctionType):
+        what = _postponed(what)
+    what = Annotated[what, tyro.conf.PositionalMetavarFromFieldName]
+    try:
+        with contextlib.redirect_stderr(errors), _described():
+            return tyro.cli(what, prog=prog, args=list(args), description=description)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise BadOption(_message(errors.getvalue())) from None
+
+
+def _message(box: str) -> str:
+    """What is wrong, out of the parser's box: the lines behind the title, up to the next rule."""
+    lines = [line.strip("│ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).strip().splitlines()][1:]
+    # Without UTF-8 a rule is below the title, too, and of hyphens.
+    told = itertools.takewhile(lambda line: not _is_rule(line), itertools.dropwhile(_is_rule, lines))
+    text = " ".join(" ".join(told).split()) or "the options cannot be read"
+    if found := re.match(
+        r"Error parsing (\S+): (?:no type matching \S*?(INT|FLOAT)\S*|.*?\b(int|float)\b).*?('.*?')", text
+    ):
+        kind = "a whole number" if (found[2] or found[3]).lower() == "int" else "a number"
+        return f"{found[1]}: expected {kind}, got {found[4]}"
+    return text.removesuffix(".")
+
+
+def _is_rule(line: str) -> bool:
+    return set(line) <= set("─-")
+
+
+def _postponed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, called later: the parser calls what it is given, and takes its errors for its own."""
+
+    @functools.wraps(function)
+    def later(*args: Any, **kwargs: Any) -> Callable[[], Any]:
+        return functools.partial(function, *args, **kwargs)
+
+    hints = typing.get_type_hints(function, include_extras=True)
+    defaults = {name: each.default for name, each in inspect.signature(function).parameters.items()}
+    told = {name: _told(name, hint, defaults[name]) for name, hint in hints.items() if name in defaults}
+    parameters = inspect.signature(function).parameters.values()
+    del later.__dict__["__wrapped__"]  # with it, the annotations of the function itself would be read
+    later.__annotations__ = told
+    later.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [each.replace(annotation=told.get(each.name, each.annotation)) for each in parameters]
+    )
+    return later
+
+
+@contextlib.contextmanager
+def _described() -> Iterator[None]:
+    """Within it the fields of dataclasses are told as `_told` has them."""
+    registry = ConstructorRegistry()
+    inner = False
+
+    @registry.struct_rule
+    def describe(info: StructTypeInfo) -> StructConstructorSpec | None:
+        nonlocal inner
+        if inner or not dataclasses.is_dataclass(info.type):
+            return None
+        inner = True
+        try:
+            spec = ConstructorRegistry.get_struct_spec(info)
+        finally:
+            inner = False
+        if not isinstance(spec, StructConstructorSpec):
+            return None
+        fields = [dataclasses.replace(each, type=_told(each.name, each.type, each.default)) for each in spec.fields]
+        return dataclasses.replace(spec, fields=tuple(fields))
+
+    with registry:
+        yield
+
+
+def _told(name: str, hint: Any, default: Any) -> Any:
+    """The type of an option, with what a person is told of it: `--lr NUMBER`, and no default where that is None."""
+    bare, extras = hint, list[Any]()
+    if typing.get_origin(hint) is Annotated:
+        bare, *extras = typing.get_args(hint)
+    options = [each for each in typing.get_args(bare) if each is not type(None)] or [bare]
+    optional = type(None) in typing.get_args(bare)
+    takes, shown = None, "" if default is None else None
+    if any("Positional" in str(extra) for extra in extras):  # it has the field's name already
+        if typing.get_origin(bare) is tuple:
+            given = isinstance(default, tuple)
+            takes, shown = f"[{name.upper()} ...]" if given else f"{name.upper()} ...", None if given else "(required)"
+    elif len(options) == 1 and (optional or bare in _TYPES):
+        takes = _NAMES.get(name) if options[0] is str else None
+        takes = takes or _TYPES.get(options[0])
+    elif typing.get_origin(bare) is tuple and (kind := _TYPES.get(typing.get_args(bare)[0])):
+        takes = f"{kind} ..." if ... in typing.get_args(bare) else " ".join([kind] * len(typing.get_args(bare)))
+    if takes is None and shown is None:
+        return hint
+    return Annotated[hint, tyro.conf.arg(metavar=takes, help_behavior_hint=shown)]

@@ -1,0 +1,1 @@
+"""Image classification: networks that give a score for each class, `(N, classes)`."""

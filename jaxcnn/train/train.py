@@ -1,0 +1,166 @@
+"""`train`: what `jaxcnn train` does, from a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+
+from jaxcnn import __version__, models, tasks, weights
+from jaxcnn.core import Layer
+from jaxcnn.devices import OneDevice
+from jaxcnn.errors import UserError
+from jaxcnn.runs import identity
+from jaxcnn.runs.folder import Run
+from jaxcnn.runs.process import Process
+from jaxcnn.runs.recipe import Recipe, words
+from jaxcnn.tasks.objective import Objective
+from jaxcnn.tasks.task import Data, Task
+from jaxcnn.train.callbacks import Callback
+from jaxcnn.train.fit import FitResult, fit
+from jaxcnn.train.optimizers import make_optimizer
+
+
+def train(
+    recipe: Recipe,
+    run: str | Path | Run | None = None,
+    *,
+    process: Process | None = None,
+    callbacks: Sequence[Callback] = (),
+    show: bool = True,
+) -> FitResult:
+    """Trains by a recipe, as `jaxcnn train` does: `train(Recipe("lenet5", "mnist"), "runs/five")`, to the last digit.
+
+    Args:
+      recipe: what is trained, on what, and how. `dataclasses.replace(recipe, seed=3)` makes another one of it.
+      run: the folder to write; a `Run` says more about how, and whether the run is resumed. Nothing is written when
+        None.
+      process: devices and threads; one device, or all that JAX has, when None.
+      callbacks: as for `fit`.
+      show: whether to show progress.
+
+    Raises:
+      UserError: for a recipe, data or a folder that cannot be used.
+      TrainingError, Stopped: as for `fit`.
+    """
+    resume = isinstance(run, Run) and run.resume
+    return prepare(recipe, process or Process(), resume).fit(run, callbacks, show)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A recipe with its data and its network: all that `fit` takes.
+
+    Attributes:
+      recipe: the recipe, with the defaults of its task.
+      task: its task.
+      train, val, test: the data; `val` chooses the best epoch and may be None.
+      model: the network, before it is brought to the recipe's precision.
+      objective, optimizer: what is minimized, and how.
+      epochs, steps_per_epoch: the length of the training.
+      variables: what it begins with; None for new variables.
+      devices: the devices that share a batch; None for one device.
+      config: what config.json is to say.
+    """
+
+    recipe: Recipe
+    task: Task
+    train: Data
+    val: Data | None
+    test: Data
+    model: Layer
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    epochs: int
+    steps_per_epoch: int
+    variables: tuple[Any, Any] | None
+    devices: OneDevice | None
+    config: dict[str, Any]
+
+    def fit(self, run: str | Path | Run | None, callbacks: Sequence[Callback] = (), show: bool = True) -> FitResult:
+        """Trains, and writes the run's folder."""
+        recipe = self.recipe
+        if run is not None:
+            run = run if isinstance(run, Run) else Run(run)
+            run.asked = {**self.config, **run.asked}
+        return fit(
+            recipe.computed(self.model), self.train, self.objective, validation=self.val, test=self.test,
+            optimizer=self.optimizer, epochs=self.epochs, batch_size=int(recipe.batch_size or 0), seed=recipe.seed,
+            variables=self.variables, patience=recipe.patience, accumulate=recipe.accumulate, ema=recipe.ema,
+            devices=self.devices, run=run, callbacks=callbacks, show=show,
+        )  # fmt: skip
+
+
+def task_of(recipe: Recipe) -> Task:
+    """The task of a recipe: the one that it names, or that its model is made for.
+
+    Raises:
+      UserError: for an unknown task or model.
+    """
+    if ":" not in recipe.model and recipe.model not in models.MODELS:
+        raise models.unknown_model(recipe.model)
+    entry = models.MODELS.get(recipe.model)
+    return tasks.find(recipe.task or (entry.task if entry else tasks.CLASSIFY))
+
+
+def prepare(recipe: Recipe, process: Process, resume: bool = False) -> Prepared:
+    """Loads the data of a recipe and makes its network.
+
+    Args:
+      resume: whether a run goes on, whose variables are not those that the recipe begins with.
+
+    Raises:
+      UserError: for a recipe that cannot be used.
+    """
+    task = task_of(recipe)
+    recipe = task.completed(recipe)
+    check(recipe)
+    devices = process.spread(recipe.parallel)
+    threads = {"workers": process.workers} if recipe.stream else {}
+    train, val, test = task.splits(recipe, **threads)
+    facts = task.facts(recipe, train)
+    options = {**task.model_options(recipe, train), **recipe.model_options}
+    model = recipe.build(len(train.classes), options)
+    variables = None
+    if recipe.weights is not None and not resume:
+        key = jax.random.key(recipe.seed)
+        variables = weights.load(model, recipe.weights, fresh=words(recipe.fresh), key=key)
+    steps_per_epoch = max(1, len(train) // int(recipe.batch_size or 1))
+    epochs = recipe.epochs or task.epochs(recipe, steps_per_epoch)
+    objective = dataclasses.replace(task.objective(recipe, facts), loss_scale=recipe.precision == "float16")
+    config = {
+        **recipe.as_config(), "model_options": options, "code_sha256": identity.of_code(recipe.model), "epochs": epochs,
+        "version": __version__, "facts": facts,
+    }  # fmt: skip
+    if not task.chooses:
+        config["tested"] = dataclasses.asdict(task.metric)
+    optimizer = task.optimizer(optimizer_of(recipe, epochs, steps_per_epoch))
+    return Prepared(
+        recipe, task, train, val, test, model, objective, optimizer, epochs, steps_per_epoch, variables, devices,
+        config,
+    )  # fmt: skip
+
+
+def check(recipe: Recipe) -> None:
+    """Checks the settings that can be checked before the data are read."""
+    if not 0 <= recipe.validation < 1:
+        raise UserError(f"--validation is a share from 0 to below 1, got {recipe.validation}")
+    if (recipe.batch_size or 0) < 1 or (recipe.epochs is not None and recipe.epochs < 1):
+        raise UserError(f"--batch-size {recipe.batch_size} and --epochs {recipe.epochs} should be at least 1")
+    if recipe.limit is not None and recipe.limit < 1:
+        raise UserError(f"--limit {recipe.limit} should be at least 1 example")
+    _ = recipe.model_options, recipe.shape
+    make_optimizer(recipe.optimizer, recipe.lr, recipe.schedule, 1, clip=recipe.clip)
+
+
+def optimizer_of(recipe: Recipe, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The optimizer of a recipe, for a training of this length."""
+    return make_optimizer(
+        recipe.optimizer, recipe.lr, recipe.schedule, epochs * steps_per_epoch, recipe.weight_decay,
+        warmup=round(recipe.warmup * steps_per_epoch), clip=recipe.clip,
+    )  # fmt: skip
