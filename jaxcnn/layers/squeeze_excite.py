@@ -54,7 +54,7 @@ def squeeze_excite(
         if x.shape[-1] != features:
             raise LayerError(f"made for {features} channels, got {x.shape[-1]} in {x.shape}")
         values = ops.wide(x)
-        mean = ops.global_avg_pool(values).reshape(len(x), *[1] * (x.ndim - 2), features)
+        mean = ops.global_avg_pool(values).reshape(x.shape[0], *[1] * (x.ndim - 2), features)
         return ops.rounded(values * net.gate(net.fc2(net.activation(net.fc1(mean)))), x.dtype)
 
     first: dict[str, Any] = {"kernel_init": kernel_init, "bias_init": bias_init}

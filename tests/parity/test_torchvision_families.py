@@ -240,6 +240,10 @@ SMALL = {
         lambda: segmenter("deeplabv3"), lambda: small_segmenter("deeplabv3"), "deeplabv3_resnet50", 49,
     ),
     "fcn": (lambda: segmenter("fcn"), lambda: small_segmenter("fcn"), "fcn_resnet50", 49),
+    "lraspp": (
+        lambda: zoo.get_model("lraspp_mobilenet_v3_large", weights=None, weights_backbone=None, num_classes=7),
+        lambda: cnn.models.lraspp_mobilenet_v3_large(7), "lraspp_mobilenet_v3_large", 49,
+    ),
 }  # fmt: skip
 
 
