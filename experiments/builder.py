@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import jaxcnn as cnn
@@ -26,14 +27,16 @@ def builder(
       batch_size: examples a step.
       seed: of weights and order.
     """
-    train, test = cnn.data.load(data, f"train[:{examples}]", data_dir), cnn.data.load(data, "test", data_dir)
+    recipe = cnn.train.Recipe(
+        "convnet", data, data_dir=data_dir, limit=examples, epochs=epochs, batch_size=batch_size, seed=seed,
+        validation=0, augment="none",
+    )  # fmt: skip
+    train = cnn.data.load(data, recipe.training_split, data_dir)
     rows = []
     for n, m, k in PATTERNS:
-        model = cnn.models.convnet(len(train.classes), n, m, k, width=width, units=units)
-        macs = cnn.inspect.summary(model, train.images[:1]).macs
-        result = cnn.train.fit(
-            model, train, test=test, epochs=epochs, batch_size=batch_size, seed=seed, show=False
-        ).result  # fmt: skip
+        options = f"n={n},m={m},k={k},width={width},units={units}"
+        fitted = cnn.train.train(replace(recipe, options=options), show=False)
+        macs, result = cnn.inspect.summary(fitted.model, train.images[:1]).macs, fitted.result
         rows.append(
             [n, m, k, f"{result['params']:,}", f"{macs:,}", f"{100 * (1 - result['test_accuracy']):.2f} %",
              f"{result['seconds']:.0f}"]

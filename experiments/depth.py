@@ -73,6 +73,7 @@ def depth(
     augment = cnn.data.crop(padding=shift) if data in ("mnist", "digits") else cnn.data.compose(
         cnn.data.flip, cnn.data.crop(padding=shift)
     )  # fmt: skip
+    objective = cnn.train.Objective(augment=augment, preprocess=preprocess)
     rows, curves, norms, styles = [], {}, {}, {}
     kinds: dict[str, Literal["A"] | None] = {"plain": None, "residual": "A"}
     for kind, shortcut in kinds.items():
@@ -82,11 +83,12 @@ def depth(
                 rate = optax.join_schedules([optax.constant_schedule(lr / 10), schedule], [400])
             optimizer = cnn.train.make_optimizer("momentum", rate, weight_decay=1e-4)
             model = cnn.models.cifar_resnet(layers, len(train.classes), shortcut=shortcut, width=width)
-            evaluate = cnn.train.make_evaluate(
-                model, cnn.train.Objective(cnn.losses.softmax_cross_entropy, preprocess=preprocess)
-            )
+            evaluate = cnn.train.make_evaluate(model, objective)
             runs = [
-                cnn.train.fit(model, train, cnn.train.Objective(augment=augment, preprocess=preprocess), test=test, optimizer=optimizer, epochs=epochs, batch_size=batch_size, seed=seed, show=False)
+                cnn.train.fit(
+                    model, train, objective, test=test, optimizer=optimizer, epochs=epochs, batch_size=batch_size,
+                    seed=seed, show=False,
+                )
                 for seed in range(seeds)
             ]  # fmt: skip
             errors = [1 - evaluate(run.params, run.model_state, train).metrics["accuracy"] for run in runs]

@@ -88,7 +88,11 @@ def initialization(
             for seed in range(seeds):
                 variables = started(model, initializer, jax.random.key(seed), preprocess(train.images[:1]))
                 runs.append(
-                    cnn.train.fit(model, train, cnn.train.Objective(preprocess=preprocess), test=test, epochs=epochs, batch_size=batch_size, optimizer=cnn.train.make_optimizer("adam", lr), seed=seed, variables=variables, show=False)
+                    cnn.train.fit(
+                        model, train, cnn.train.Objective(preprocess=preprocess), test=test, epochs=epochs,
+                        batch_size=batch_size, optimizer=cnn.train.make_optimizer("adam", lr), seed=seed,
+                        variables=variables, show=False,
+                    )
                 )  # fmt: skip
             different = ", ".join(
                 f"{distinct(runs[0].params[layer]['kernel'])} of {runs[0].params[layer]['kernel'].shape[-1]}"

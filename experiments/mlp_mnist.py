@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import jaxcnn as cnn
@@ -22,16 +23,17 @@ def mlp_mnist(
       hidden: hidden units.
       seed: of weights and order.
     """
-    train, test = (cnn.data.load(data, split, data_dir) for split in ("train", "test"))
-    models = {"logistic regression": cnn.models.logistic(), f"MLP, {hidden} hidden": cnn.models.mlp(hidden=hidden)}
+    recipe = cnn.train.Recipe(
+        data=data, data_dir=data_dir, epochs=epochs, batch_size=batch_size, seed=seed, validation=0, augment="none"
+    )  # fmt: skip
+    recipes = {
+        "logistic regression": replace(recipe, model="logistic"),
+        f"MLP, {hidden} hidden": replace(recipe, model="mlp", options=f"hidden={hidden}"),
+    }
     rows = []
-    for name, model in models.items():
+    for name, one in recipes.items():
         for optimizer in cnn.train.OPTIMIZERS:
-            steps = epochs * (len(train) // batch_size)
-            result = cnn.train.fit(
-                model, train, test=test, optimizer=cnn.train.make_optimizer(optimizer, None, "cosine", steps),
-                epochs=epochs, batch_size=batch_size, seed=seed, show=False,
-            ).result  # fmt: skip
+            result = cnn.train.train(replace(one, optimizer=optimizer), show=False).result
             rows.append(
                 [name, optimizer, f"{result['params']:,}", f"{100 * (1 - result['train_accuracy']):.2f} %",
                  f"{100 * (1 - result['test_accuracy']):.2f} %", f"{result['seconds']:.0f}"]

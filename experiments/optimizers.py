@@ -39,15 +39,17 @@ def optimizers(
     else:
         model = cnn.models.lenet5(classes, activation=cnn.relu)
         preprocess = cnn.data.Preprocess.of(train.images, (32, 32))
-    evaluate = cnn.train.make_evaluate(
-        model, cnn.train.Objective(cnn.losses.softmax_cross_entropy, preprocess=preprocess)
-    )
+    objective = cnn.train.Objective(preprocess=preprocess)
+    evaluate = cnn.train.make_evaluate(model, objective)
     steps = epochs * (len(train) // min(batch_size, len(train)))
     rows, losses, errors, styles = [], {}, {}, {}
     for index, (name, lr) in enumerate({"sgd": sgd, "momentum": momentum, "adam": adam}.items()):
         for schedule, style in (("constant", "--"), ("cosine", "-")):
             runs = [
-                cnn.train.fit(model, train, cnn.train.Objective(preprocess=preprocess), validation=test, epochs=epochs, batch_size=batch_size, optimizer=cnn.train.make_optimizer(name, lr, schedule, steps), seed=seed, show=False)
+                cnn.train.fit(
+                    model, train, objective, validation=test, epochs=epochs, batch_size=batch_size, seed=seed,
+                    optimizer=cnn.train.make_optimizer(name, lr, schedule, steps), show=False,
+                )
                 for seed in range(seeds)
             ]  # fmt: skip
             # The last epoch counts, not the best one of the test set, which is only watched here.

@@ -75,9 +75,10 @@ def regularization(
     }
     rows, lines = [], {}
     for name, (model, options) in forms.items():
-        settings = {"epochs": epochs, "loss": loss, **options}
-        steps = settings["epochs"] * (len(train) // min(batch_size, len(train)))
-        evaluate = cnn.train.make_evaluate(model, cnn.train.Objective(settings["loss"], preprocess=preprocess))
+        passes = options.pop("epochs", epochs)
+        objective = cnn.train.Objective(preprocess=preprocess, **options)
+        steps = passes * (len(train) // min(batch_size, len(train)))
+        evaluate = cnn.train.make_evaluate(model, objective)
         train_error, test_error, gap, seconds = [], [], [], []
         history: list[Any] = []
         for seed in range(seeds):
@@ -85,13 +86,13 @@ def regularization(
             run = cnn.train.fit(
                 model,
                 train,
-                cnn.train.Objective(preprocess=preprocess),
+                objective,
+                epochs=passes,
                 validation=test if seed == 0 and picture else None,
                 batch_size=batch_size,
                 optimizer=cnn.train.make_optimizer("adam", lr, "cosine", steps),
                 seed=seed,
                 show=False,
-                **settings,
             )
             variables = run.state.params, run.state.model_state
             learned, unseen = (evaluate(*variables, part).metrics for part in (train, test))

@@ -14,7 +14,8 @@ import numpy as np
 import jaxcnn as cnn
 from experiments.common import machine, main, table
 from jaxcnn.errors import UserError
-from jaxcnn.inspect import features, grad_cam, input_gradient, occlusion, pictures, plots, seeing, windows
+from jaxcnn.inspect import features, grad_cam, input_gradient, layer_outputs, occlusion, pictures, plots, windows
+from jaxcnn.inspect.rules import Rule
 
 
 def network(classes: int, width: int) -> cnn.Layer:
@@ -106,7 +107,7 @@ class _Look:
         self.model, self.params, self.state, self.x = model, params, state, x
         self.apply = jax.jit(lambda params, state, x: model.apply(params, state, x)[0])
         self.classes = np.asarray(self.logits(x)).argmax(1)
-        outputs = seeing.layer_outputs(model, params, state, x[:1])
+        outputs = layer_outputs(model, params, state, x[:1])
         maps = [n for n, s in outputs.items() if getattr(s, "ndim", 0) == 4 and s.shape[1] > 1 and "pool" not in n]
         self.layers = maps
         self.square = max(2, x.shape[1] // 4)
@@ -138,7 +139,7 @@ class _Look:
         return result
 
 
-RULES: dict[str, seeing.Rule] = {"gradient": "plain", "deconvolution": "deconvolution", "guided": "guided"}
+RULES: dict[str, Rule] = {"gradient": "plain", "deconvolution": "deconvolution", "guided": "guided"}
 ALL = ("gradient", "deconvolution", "guided", "Grad-CAM", "occlusion")
 
 
@@ -223,7 +224,7 @@ def draw(look: _Look, shown: np.ndarray, test: Any, preprocess: Any, search: int
     first = next((name for name in look.layers if _has_filters(model, params, state, name)), None)
     if first is not None:
         figures["filters"] = plots.filters(windows.filters(model, params, state, first))
-        shape = seeing.layer_outputs(model, params, state, x[:1])[first].shape
+        shape = layer_outputs(model, params, state, x[:1])[first].shape
         middle = (shape[1] // 2, shape[2] // 2, 0)
         seen = windows.see_unit(model, params, state, x[:1], layer=first, place=middle)
         figures["unit"] = pictures.unit(seen, shown[0])
@@ -249,7 +250,7 @@ def draw(look: _Look, shown: np.ndarray, test: Any, preprocess: Any, search: int
             found[f"{name} {channel}"] = features.patches(
                 model, params, state, test.images[:search], top, int(channel), preprocess=preprocess
             )
-        place = tuple(n // 2 for n in seeing.layer_outputs(model, params, state, x[:1])[name].shape[1:3])
+        place = tuple(n // 2 for n in layer_outputs(model, params, state, x[:1])[name].shape[1:3])
         fields[name] = windows.receptive_window(model, x[:1], layer=name, place=place)
     figures["patches"] = pictures.top_patches(found, "the strongest patches of a channel, and their deconvolutions")
     figures["fields"] = pictures.fields(shown[0], fields, "receptive fields of units in the middle")

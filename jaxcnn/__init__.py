@@ -18,29 +18,51 @@ from jaxcnn.layers import (
     adaptive_avg_pool,
     avg_pool,
     batch_norm,
+    channel_shuffle,
     conv,
     conv_transpose,
     dense,
+    drop_path,
     dropout,
     elu,
     embed,
     flatten,
+    gelu,
+    gelu_tanh,
     global_avg_pool,
     global_max_pool,
     group_norm,
+    hard_sigmoid,
+    hard_swish,
     layer_norm,
+    layer_scale,
     leaky_relu,
     local_response_norm,
     max_pool,
     maxout,
+    param,
+    pixel_shuffle,
     prelu,
     relu,
+    relu6,
+    separable_conv,
     sigmoid,
+    silu,
     softmax,
+    squeeze_excite,
     sum_pool,
     tanh,
+    upsample,
 )
-from jaxcnn.transforms import ensemble, freeze, mixed_precision, remat, synchronized
+from jaxcnn.transforms import (
+    ensemble,
+    freeze,
+    mixed_precision,
+    remat,
+    spectral_norm,
+    synchronized,
+    weight_standardization,
+)
 
 if TYPE_CHECKING:
     from jaxcnn import (
@@ -65,7 +87,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# The last four are the objectives of tasks, under the names that they had before.
+# The last four are the objectives of tasks, under their former names.
 _ROOMS = {
     **{
         name: name
@@ -86,12 +108,14 @@ __all__ = [
     "adaptive_avg_pool",
     "avg_pool",
     "batch_norm",
+    "channel_shuffle",
     "concat",
     "conv",
     "conv_transpose",
     "data",
     "dense",
     "devices",
+    "drop_path",
     "dropout",
     "elu",
     "embed",
@@ -99,13 +123,18 @@ __all__ = [
     "export",
     "flatten",
     "freeze",
+    "gelu",
+    "gelu_tanh",
     "global_avg_pool",
     "global_max_pool",
     "group_norm",
+    "hard_sigmoid",
+    "hard_swish",
     "identity",
     "inspect",
     "layer",
     "layer_norm",
+    "layer_scale",
     "leaky_relu",
     "local_response_norm",
     "losses",
@@ -117,26 +146,35 @@ __all__ = [
     "network",
     "ops",
     "parallel",
+    "param",
+    "pixel_shuffle",
     "prelu",
     "relu",
+    "relu6",
     "remat",
     "residual",
     "runs",
+    "separable_conv",
     "serial",
     "sigmoid",
+    "silu",
     "softmax",
+    "spectral_norm",
+    "squeeze_excite",
     "sum_pool",
     "synchronized",
     "tanh",
     "tasks",
     "train",
     "transforms",
+    "upsample",
+    "weight_standardization",
     "weights",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # The rooms are opened on first use: `import jaxcnn` costs what JAX costs.
+    # Submodules are imported on first use, so `import jaxcnn` takes no longer than `import jax`.
     if name in _ROOMS:
         return import_module(f"jaxcnn.{_ROOMS[name]}")
     raise AttributeError(f"module 'jaxcnn' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Files that are written as a whole, or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from typing import IO, Any
 from jaxcnn.errors import TrainingError, UserError
 
 PART = ".part"
-"""How the names of unfinished files end. What a killed process left of them may be removed."""
+"""The ending of unfinished files. A killed process may leave such files; they can be removed."""
 
 Content = str | bytes | Callable[[IO[bytes]], Any]
 
 
 def write_whole(path: str | Path, content: Content) -> None:
-    """Writes a file under another name, waits for the disk, and renames it: it is never seen half-written.
+    """Writes a file under another name, waits for the disk, and renames it, so it is never half-written.
 
     Args:
-      path: what is there is replaced.
-      content: text (UTF-8), bytes, or a function that is given the open file.
+      path: an existing file is replaced.
+      content: text (written as UTF-8), bytes, or a function that writes to the open file.
 
     Raises:
-      OSError: when it cannot be written; what was at `path` is then still there, and nothing else is left.
+      OSError: when the file cannot be written; an existing file at `path` is then unchanged.
     """
     path = Path(path)
-    # Of a fixed length: the name of the file itself may be as long as the file system allows.
+    # The name has a fixed length, because the name of `path` may be as long as the file system allows.
     part = path.with_name(f".{os.getpid()}-{threading.get_ident()}{PART}")
     try:
         with open(part, "wb") as file:
@@ -46,10 +46,10 @@ def write_whole(path: str | Path, content: Content) -> None:
 
 
 def put(path: str | Path, content: Content) -> None:
-    """`write_whole`, for a file that somebody has asked for; its folder is made.
+    """`write_whole` for a file that the user named; its folder is created.
 
     Raises:
-      UserError: when it cannot be written.
+      UserError: when the file cannot be written.
     """
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def put(path: str | Path, content: Content) -> None:
 
 
 def to_disk(file: IO[bytes]) -> None:
-    """Waits until a file's content is on the disk, where the file system knows of that."""
+    """Waits until a file's content is on the disk, if the file system supports it."""
     try:
         os.fsync(file.fileno())
     except OSError as error:
@@ -69,10 +69,10 @@ def to_disk(file: IO[bytes]) -> None:
 
 @contextlib.contextmanager
 def on_disk(what: str) -> Iterator[None]:
-    """Turns an error of the file system, or of a library that writes to it, into one sentence.
+    """A context that turns an error of the file system, or of a library that writes files, into one sentence.
 
     Raises:
-      TrainingError: which begins with `what`.
+      TrainingError: its message begins with `what`.
     """
     try:
         yield
@@ -82,7 +82,7 @@ def on_disk(what: str) -> Iterator[None]:
         text = " ".join(str(error).split())
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text
         if full:
-            raise TrainingError(f"{what}: the disk is full. Make room and go on with --resume") from error
+            raise TrainingError(f"{what}: the disk is full. Free some space and continue with --resume") from error
         if isinstance(error, OSError):
             raise TrainingError(f"{what}: {error.strerror or error}") from error
         raise TrainingError(f"{what}: {text[:200]}") from error

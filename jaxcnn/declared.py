@@ -1,4 +1,4 @@
-"""What losses and metrics say of themselves: that they look at each example alone, that they score classes."""
+"""Declarations of losses and metrics: that each example counts alone, and that outputs are scores of classes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Call(NamedTuple):
     """A call of a declared function.
 
     Attributes:
-      outputs, labels: what it was given.
-      value: what it returned.
-      of_classes: whether it takes the outputs for scores of classes.
+      outputs, labels: its arguments.
+      value: its result.
+      of_classes: whether the outputs are scores of classes.
     """
 
     outputs: Any
@@ -30,19 +30,19 @@ _calls: ContextVar[list[Call] | None] = ContextVar("calls", default=None)
 
 
 def per_example(function: _F) -> _F:
-    """Declares a loss or a metric whose number for an example depends on that example alone. A decorator.
+    """Decorates a loss or metric whose value for an example depends on that example alone.
 
-    An evaluation fills its last batch up with copies of an example, so that all batches have one shape and are compiled
-    once. A loss across examples (a contrastive one, or one that is weighed by the batch's own classes) must not see
-    such copies. So the last batch keeps its own size, and is compiled again, unless loss and metrics are declared.
-    Those of this package are declared, and a function that returns what a declared one gives for the same arguments
-    need not be.
+    An evaluation pads its last batch with copies of an example, so that all batches have the same shape and the
+    function is compiled once. A loss across examples (a contrastive loss, or one with weights from the classes in the
+    batch) must not see the copies. So the padding is done only if the loss and all metrics are declared; otherwise the
+    function is compiled again for the last batch. The losses and metrics of this package are declared. A function that
+    returns the result of a declared one for the same arguments need not be.
     """
     return _declared(function, of_classes=False)
 
 
 def of_classes(function: _F) -> _F:
-    """As `per_example`, for a loss that takes the outputs for scores of classes, and every label for a class."""
+    """`per_example` for a loss or metric whose outputs are scores of classes and whose labels are classes."""
     return _declared(function, of_classes=True)
 
 
@@ -59,7 +59,7 @@ def _declared(function: _F, of_classes: bool) -> _F:
 
 @contextmanager
 def calls() -> Iterator[list[Call]]:
-    """A context with a list of the calls of declared functions inside it."""
+    """A context that gives a list, to which each call of a declared function inside is added."""
     seen: list[Call] = []
     token = _calls.set(seen)
     try:
@@ -69,5 +69,5 @@ def calls() -> Iterator[list[Call]]:
 
 
 def is_per_example(value: Any, outputs: Any, labels: Any, seen: list[Call]) -> bool:
-    """Whether `value` is what a declared function gave for these very outputs and labels."""
+    """Whether `value` is the result of a declared function for exactly these outputs and labels."""
     return any(c.value is value and c.outputs is outputs and c.labels is labels for c in seen)

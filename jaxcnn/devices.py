@@ -1,14 +1,13 @@
-"""Several devices, on one machine or on several hosts: the one place that knows of them.
+"""Several devices, on one machine or on several hosts. All code that depends on their number is here.
 
-Training is data-parallel: every device has all parameters and a part of each batch. There are two forms of it:
+Training is data-parallel: every device has all parameters and a part of each batch. There are two forms:
 
-- `jit` over a mesh, the usual one: the step is the program for one device, XLA spreads it and adds what has to be added
-  up. Batch statistics, dropout and augmentation are those of the whole batch without further ado.
-- `pmap`, for those who know it: the step runs on each device with its part of the batch, and says itself where means
-  over the devices are taken.
+- `jit` over a mesh, the default: the step is the program for one device, and XLA divides it and adds the communication.
+  Batch statistics, dropout and augmentation are those of the whole batch without extra code.
+- `pmap`: the step runs on each device with its part of the batch, and takes means over the devices explicitly.
 
-Several hosts run the same command, and are told of each other by the cluster (Slurm, Kubernetes, Open MPI, Cloud TPU)
-or by the environment; see `join`. Each reads its part of every batch; the first alone writes.
+Several hosts run the same command. They find each other through the cluster (Slurm, Kubernetes, Open MPI, Cloud TPU) or
+environment variables; see `join`. Each process reads its part of every batch; only the first one writes files.
 """
 
 from __future__ import annotations
@@ -39,25 +38,26 @@ from jaxcnn.errors import TrainingError, UserError, first_line
 PyTree = Any
 Form = Literal["jit", "pmap"]
 AXIS = "data"
-_PATIENCE = 300  # seconds to wait for the other processes to come
-_HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead
+_PATIENCE = 300  # seconds to wait for the other processes to join
+_HEARTBEAT = 30  # seconds without a heartbeat after which a process counts as dead
 _LOST = (
-    "another process of this run has ended, or cannot be reached: see what it says; go on from the last checkpoint "
-    "with --resume in all processes"
+    "another process of this run has ended, or cannot be reached: see its output, then continue from the last "
+    "checkpoint with --resume in all processes"
 )
 
 
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
-    """Joins this process to the others of the run; before anything is computed.
+    """Joins this process to the other processes of the run. Call it before any computation.
+
+    JAX asks the cluster for values that neither an argument nor an environment variable gives.
 
     Args:
-      coordinator: `host:port` of the first process; JAX_COORDINATOR_ADDRESS when not given.
-      processes: how many there are; JAX_NUM_PROCESSES when not given.
-      process: which of them this one is, from 0; JAX_PROCESS_ID when not given. What is given nowhere JAX asks the
-        cluster for.
+      coordinator: `host:port` of the first process; JAX_COORDINATOR_ADDRESS by default.
+      processes: the number of processes; JAX_NUM_PROCESSES by default.
+      process: the index of this process, from 0; JAX_PROCESS_ID by default.
 
     Raises:
-      UserError: when only a part of it is known, or the others do not come.
+      UserError: when some of the values are missing, or the other processes do not join.
     """
 
     def known(value: int | None, name: str) -> int | None:
@@ -91,18 +91,18 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
 
 
 def _end() -> None:
-    """Before JAX's own end: a program that an error has ended does not wait for the other processes."""
+    """Runs before JAX's exit handler: a program that ended with an error does not wait for the other processes."""
     _phase[:] = ["ending"]
     if isinstance(getattr(sys, "last_value", None), Exception):
         leave(1)
 
 
 def _say_what_aborts() -> None:
-    """One sentence and exit status 1 when JAX ends this process because another one is gone.
+    """Makes this process print one sentence and exit with status 1 when JAX aborts it because another process is gone.
 
-    A thread of JAX's learns that a process sends no heartbeats, or that the first one is gone, whatever this process
-    waits for, and calls abort(). Its Python callback for that case cannot be used: jaxlib 0.10 has no conversion for
-    the callback's argument. So the answer is a handler of SIGABRT in C, which runs in that very thread.
+    A thread of JAX notices that a process sends no heartbeats, or that the first process is gone, and calls abort().
+    JAX's Python callback for this case does not work: jaxlib 0.10 cannot convert the callback's argument. So this
+    function sets a C handler of SIGABRT, which runs in that thread.
     """
     if os.name != "posix":
         return
@@ -113,10 +113,10 @@ def _say_what_aborts() -> None:
     def aborted(number: int) -> None:
         own = threading.get_native_id() in {thread.native_id for thread in threading.enumerate()}
         if own and _phase == ["running"]:
-            libc.signal(number, None)  # in a thread of Python's it has another reason, and goes on
+            libc.signal(number, None)  # in a Python thread, the abort has another reason: let it happen
             return
         if not _said:
-            text = f"not all processes came within {_PATIENCE} seconds" if _phase == ["joining"] else _LOST
+            text = f"not all processes joined within {_PATIENCE} seconds" if _phase == ["joining"] else _LOST
             print(f"jaxcnn: {text}", file=sys.stderr, flush=True)
         os._exit(1)
 
@@ -125,15 +125,15 @@ def _say_what_aborts() -> None:
     libc.signal(signal.SIGABRT, _handler)
 
 
-_handler: Any = None  # what C calls has to stay in memory
-_said: list[str] = []  # that another process is gone
+_handler: Any = None  # keeps the C handler in memory
+_said: list[str] = []  # not empty once it was reported that another process is gone
 _phase = ["running"]
 
 
 def lost(error: BaseException) -> TrainingError | None:
-    """The error to raise instead of one of JAX's when another process is gone; None for any other error."""
+    """The error to raise instead of JAX's error if another process is gone; None for any other error."""
     signs = ("Gloo", "NCCL", "oordination", "heartbeat", "onnection reset", "onnection closed", "ocket closed")
-    # What it says comes as a ValueError from an argument, and else as a RuntimeError.
+    # JAX raises a ValueError if the failure reached it through an argument, otherwise a RuntimeError.
     if not joined() or isinstance(error, UserError) or not isinstance(error, (ValueError, RuntimeError)):
         return None
     if not any(sign in str(error) for sign in signs):
@@ -144,7 +144,7 @@ def lost(error: BaseException) -> TrainingError | None:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Raises a TrainingError where JAX says in its own way that another process is gone."""
+    """A context that turns JAX's errors about a lost process into a TrainingError."""
     try:
         yield
     except (ValueError, RuntimeError) as error:
@@ -159,13 +159,13 @@ def joined() -> bool:
 
 
 def leave(status: int) -> NoReturn:
-    """Ends one of several processes that failed.
+    """Ends a process that failed, in a run of several processes.
 
-    The usual end of Python waits for minutes until all processes end, and they may be waiting for this one. Those that
-    fail for the same reason are waited for a moment, so that each can say it.
+    The normal exit of Python would wait for minutes until all processes end, and they may be waiting for this one. This
+    function waits 3 seconds for processes that fail for the same reason, so that each can print its message.
     """
-    with contextlib.suppress(Exception):  # the others do something else, or are gone
-        state = importlib.import_module("jax._src.distributed").global_state  # JAX has no public name for it
+    with contextlib.suppress(Exception):  # the others are still running, or are gone
+        state = importlib.import_module("jax._src.distributed").global_state  # has no public name
         state.client.wait_at_barrier("jaxcnn/failed", 3000)
         time.sleep(0.5 if first_process() else 0)  # the others abort when the first one, their coordinator, is gone
     sys.stdout.flush()
@@ -174,10 +174,10 @@ def leave(status: int) -> NoReturn:
 
 
 def agree(facts: Mapping[str, Any]) -> None:
-    """Compares facts, JSON, among all processes.
+    """Checks that all processes have the same facts, a dict that JSON can represent.
 
     Raises:
-      UserError: in all processes, when they are not the same; it names the first difference.
+      UserError: in all processes, when the facts differ; the message names the first difference.
     """
     if jax.process_count() == 1:
         return
@@ -194,7 +194,7 @@ def agree(facts: Mapping[str, Any]) -> None:
 
 
 def _gathered(text: str) -> list[str]:
-    """The texts of all processes."""
+    """The texts of all processes, in the order of the processes."""
     own = np.frombuffer(text.encode(), np.uint8)
     sizes = np.asarray(multihost_utils.process_allgather(np.int32(len(own)))).reshape(-1)
     padded = np.zeros(int(sizes.max()), np.uint8)
@@ -204,7 +204,7 @@ def _gathered(text: str) -> list[str]:
 
 
 def code_hash() -> str:
-    """The first digits of the SHA-256 of this package's Python files."""
+    """The first 16 digits of the SHA-256 of this package's Python files."""
     found, root = hashlib.sha256(), Path(__file__).parent
     for path in sorted(root.rglob("*.py")):
         found.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
@@ -212,12 +212,12 @@ def code_hash() -> str:
 
 
 def first_process() -> bool:
-    """Whether this process is the one that writes."""
+    """Whether this process is the first one, which writes files."""
     return jax.process_index() == 0
 
 
 def from_first(value: Callable[[], Any]) -> Any:
-    """What `value()` is in the first process, JSON, in all of them; where it raises there, all raise."""
+    """The first process's `value()`, a JSON value, in all processes. If it raises a UserError there, all raise it."""
     if jax.process_count() == 1:
         return value()
     try:
@@ -235,14 +235,14 @@ def from_first(value: Callable[[], Any]) -> Any:
 
 
 def same_everywhere(tree: PyTree) -> PyTree:
-    """The first process's arrays, in all processes."""
+    """The arrays of the first process, in all processes."""
     if jax.process_count() == 1:
         return tree
     return jax.tree.map(jnp.asarray, multihost_utils.broadcast_one_to_all(jax.tree.map(np.asarray, tree)))
 
 
 class OneDevice:
-    """A step on one device: what `DataParallel` does, without anything to be done.
+    """Training on one device, with the interface of `DataParallel`.
 
     Attributes:
       form, size, shard, axis_name: as in `DataParallel`.
@@ -254,16 +254,16 @@ class OneDevice:
     axis_name: str | None = None
 
     def check(self, batch_size: int) -> None:
-        """Any batch will do."""
+        """Does nothing: one device takes any batch."""
 
     def replicate(self, state: PyTree) -> PyTree:
-        """The state as it is."""
+        """The state itself."""
         return state
 
     single = whole = replicate
 
     def batch(self, batch: PyTree) -> PyTree:
-        """The batch, on the device; on a CPU it is there."""
+        """The batch, moved to the device unless that is a CPU."""
         return batch if jax.default_backend() == "cpu" else jax.device_put(batch)
 
     split = batch
@@ -278,17 +278,17 @@ class OneDevice:
 
 
 class DataParallel(OneDevice):
-    """A step on several devices, each with its part of the batch.
+    """Training on several devices, each with its part of the batch.
 
     Args:
-      count: how many devices; all of them when not given. With several processes all are taken.
-      form: see above.
+      count: the number of devices; all by default. Several processes always use all devices.
+      form: `"jit"` or `"pmap"`, see the module's docstring.
 
     Attributes:
-      form: see above.
-      size: how many there are.
-      shard: (which part of each batch this process reads, of how many).
-      axis_name: of the mapped axis, in the `pmap` form; None in the other.
+      form: `"jit"` or `"pmap"`.
+      size: the number of devices.
+      shard: the part of each batch that this process reads, and the number of parts.
+      axis_name: the name of the mapped axis with `pmap`; None with `jit`.
 
     Raises:
       UserError: for more devices than there are.
@@ -302,7 +302,7 @@ class DataParallel(OneDevice):
             divided = f"; JAX_NUM_CPU_DEVICES={count} divides a CPU" if jax.default_backend() == "cpu" else ""
             raise UserError(f"{count} devices were asked for, and there are {len(there)}{divided}")
         if count is not None and jax.process_count() > 1 and count != len(there):
-            raise UserError(f"with several processes all their {len(there)} devices are used, not {count}")
+            raise UserError(f"{count} devices were asked for, but several processes use all their {len(there)} devices")
         chosen = there[:count]
         self.form = form
         self.size = len(chosen)
@@ -312,25 +312,29 @@ class DataParallel(OneDevice):
         self._own = [device for device in chosen if device.process_index == jax.process_index()]
         self._whole: Sharding = NamedSharding(self.mesh, PartitionSpec())
         self._split: Sharding = NamedSharding(self.mesh, PartitionSpec(AXIS))
-        if self.size == 1:  # nothing is to be spread, and JAX is quicker to see it so
+        if self.size == 1:  # JAX is faster with this sharding
             self._whole = self._split = SingleDeviceSharding(chosen[0])
 
     def check(self, batch_size: int) -> None:
-        """Raises UserError for a batch that the devices cannot share equally."""
+        """Checks that the devices can share the batch equally.
+
+        Raises:
+          UserError: when they cannot.
+        """
         if batch_size % self.size:
             low = batch_size - batch_size % self.size
             near = " or ".join(str(size) for size in (low, low + self.size) if size)
             raise UserError(f"a batch of {batch_size} cannot be divided by {self.size} devices: take one of {near}")
 
     def replicate(self, state: PyTree) -> PyTree:
-        """A state of one device, on all of them. It is copied: a step may use up the result."""
+        """A state of one device, copied to all devices. A step may donate the copy."""
         if self.form == "pmap":
             stacked = jax.tree.map(lambda x: jnp.stack([_uncommitted(x)] * len(self._own)), state)
             return jax.pmap(lambda x: x, AXIS, devices=self._all())(stacked)
         return self._put(jax.tree.map(jnp.copy, state), self._whole)
 
     def single(self, state: PyTree) -> PyTree:
-        """The state as one device has it, all of it in this process."""
+        """The state as one device of this process has it."""
         if self.form == "pmap":
             return jax.tree.map(lambda x: x.addressable_data(0)[0], state)
         return jax.tree.map(lambda x: x.addressable_data(0), state)
@@ -339,7 +343,7 @@ class DataParallel(OneDevice):
         """This process's part of a batch, on its devices.
 
         Raises:
-          UserError: when they cannot share it equally.
+          UserError: when the devices cannot share it equally.
         """
         self.check(len(jax.tree.leaves(batch)[0]) * self.shard[1])
         if self.form == "pmap":
@@ -352,11 +356,11 @@ class DataParallel(OneDevice):
         return self._put(batch, self._split)
 
     def whole(self, tree: PyTree) -> PyTree:
-        """Arrays of one device, the same in all processes, as arrays that all devices of a `jit` have."""
+        """Arrays that are the same in all processes, as arrays replicated on all devices."""
         return self._put(tree, self._whole)
 
     def compile(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        """The step `(state, batch) -> (state, metrics)`, for what `replicate` and `batch` return."""
+        """The step `(state, batch) -> (state, metrics)`, compiled for the results of `replicate` and `batch`."""
         if self.form == "pmap":
             mapped = jax.pmap(step, AXIS, donate_argnums=0, devices=self._all())
 
@@ -368,15 +372,15 @@ class DataParallel(OneDevice):
             return run
         if self.size == 1:
             return jax.jit(step, donate_argnums=0)
-        # A batch that nobody has divided would be copied to all devices, and computed by each of them.
+        # Without in_shardings, each device would compute the whole of a batch that is not divided yet.
         return jax.jit(step, donate_argnums=0, in_shardings=(None, self._split), out_shardings=self._whole)
 
     def results(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, compiled for split arrays; what it returns is whole in every process."""
+        """The function, compiled for divided arrays; its results are replicated on all devices."""
         return jax.jit(function, out_shardings=self._whole if self.size > 1 else None)
 
     def _all(self) -> list[Any] | None:
-        # pmap takes the global list only where it is not the usual one.
+        # None means all devices. With several processes, pmap accepts no list.
         return None if jax.process_count() > 1 or self.size == len(jax.devices()) else list(self.mesh.devices.flat)
 
     def _put(self, tree: PyTree, sharding: Sharding) -> PyTree:
@@ -393,12 +397,12 @@ class DataParallel(OneDevice):
 
 
 def _uncommitted(x: Any) -> Any:
-    """An array that belongs to no device yet; one of a checkpoint belongs to the first, and `pmap` refuses it."""
+    """The array without a device. `pmap` refuses an array from a checkpoint, which is committed to the first device."""
     if jnp.issubdtype(getattr(x, "dtype", np.float32), jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jnp.asarray(np.asarray(jax.random.key_data(x))), impl=jax.random.key_impl(x))
     return np.asarray(x)
 
 
 def stop_together(step: int) -> bool:
-    """Whether all processes are to stop after this step, since one of them got a SIGTERM."""
+    """Whether all processes should stop after this step, because one of them received SIGTERM."""
     return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)

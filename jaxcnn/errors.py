@@ -1,4 +1,4 @@
-"""Errors that a user can mend: the message says what was expected, what came, and what to do."""
+"""Errors that a user can fix: the message says what was expected, what was given, and what to do."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from jaxcnn.format import printable
 
 
 class UserError(ValueError):
-    """Something given from outside cannot be used. The command line prints the message alone and exits with 1.
+    """An argument, option or file cannot be used. The command prints only the message, and exits with status 1.
 
-    The message may quote what came from outside. It is shown without control characters, which a terminal would obey.
+    The message may quote input from outside, so control characters in it are escaped.
     """
 
     def __str__(self) -> str:
@@ -19,18 +19,18 @@ class UserError(ValueError):
 
 
 class DataError(UserError):
-    """A dataset or an image file is missing, damaged, or not what it was said to be."""
+    """A dataset or file is missing, damaged, or of another kind than expected."""
 
 
 class TrainingError(UserError):
-    """Training cannot start or go on."""
+    """Training cannot start or continue."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A training was asked to end, by Ctrl-C or SIGTERM, and its state is saved.
+    """A training run was stopped by Ctrl-C or SIGTERM, and its state is saved.
 
     Attributes:
-      signal: which it was.
+      signal: the number of the signal.
     """
 
     def __init__(self, message: str, signal: int):
@@ -39,12 +39,12 @@ class Stopped(KeyboardInterrupt):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says, in one line; its name where it says nothing."""
+    """The first line of an error's message; its type's name if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
-    """An error for a name that does not exist, with the nearest ones that do."""
+    """An error for a name that does not exist; its message suggests the nearest known names."""
     names = sorted(known)
     near = difflib.get_close_matches(name.lower(), names, 3, 0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"

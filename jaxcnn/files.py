@@ -1,4 +1,4 @@
-"""Files and folders as they come: with a system's own files among them, links, pipes, and names in any normal form."""
+"""Reading users' files and folders, which may have system files, links, pipes, and names in any Unicode form."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codec
 
 
 def regular(path: str | Path) -> Path:
-    """The path, if a regular file is there, itself or behind a link. To open a pipe would wait for a writer, forever.
+    """The path, if it is a regular file or a link to one. (Opening a pipe would wait for a writer forever.)
 
     Raises:
-      OSError: FileNotFoundError, IsADirectoryError, or one whose `strerror` says what else is there.
+      OSError: FileNotFoundError, IsADirectoryError, or an error whose `strerror` says what the path is.
     """
     path = Path(path)
     mode = os.stat(path).st_mode
@@ -38,10 +38,10 @@ def regular(path: str | Path) -> Path:
 
 
 def read_text(path: str | Path, encoding: str = "utf-8") -> str:
-    """The text of a file, without its byte-order mark. UTF-16 is recognized by its mark where UTF-8 is expected.
+    """The text of a file, without its byte-order mark. If UTF-8 is expected, UTF-16 is recognized by its mark.
 
     Raises:
-      DataError: when the file cannot be read, or is not text in that encoding.
+      DataError: when the file cannot be read, or is not text in this encoding.
     """
     path = Path(path).expanduser()
     try:
@@ -54,35 +54,35 @@ def read_text(path: str | Path, encoding: str = "utf-8") -> str:
         text = data.removeprefix(mark).decode(encoding)
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path} is no {encoding} text (byte {error.start} is 0x{error.object[error.start]:02x}): "
+            f"{path} is not {encoding} text (byte {error.start} is 0x{error.object[error.start]:02x}): "
             "save it in that encoding"
         ) from None
     if "\0" in text:
-        raise DataError(f"{path} is no {encoding} text: it has bytes 0; save it in that encoding")
+        raise DataError(f"{path} is not {encoding} text: it has bytes 0; save it in that encoding")
     return text
 
 
 def hidden(name: str) -> bool:
-    """Whether a file or folder of this name is a system's or a tool's, and no data: `._0.png`, `__MACOSX`, `.git`."""
+    """Whether a file or folder with this name belongs to a system or tool: `._0.png`, `__MACOSX`, `.git`."""
     return name.startswith(".") or name in _SYSTEMS_OWN
 
 
 def normal(text: str) -> str:
-    """The text in Unicode's normal form C: an accented letter is then the same however it was written."""
+    """The text in Unicode's normal form C, where each accented letter has only one spelling."""
     return unicodedata.normalize("NFC", text)
 
 
 def located(path: Path) -> Path:
-    """The path, or the one of the same name in another normal form that is there: macOS writes accents apart."""
+    """The path, or an existing one whose name differs only in its normal form: macOS stores accents separately."""
     others = (path.with_name(unicodedata.normalize(form, path.name)) for form in ("NFC", "NFD"))
     return next((p for p in (path, *others) if os.path.lexists(p)), path)
 
 
 def below(top: Path) -> tuple[list[Path], list[Path]]:
-    """The files below a folder, nothing hidden, and the links that give none; both sorted.
+    """The files below a folder, without hidden ones, and the links that were not followed; both sorted.
 
-    A link to a file gives that file. One to a folder is not followed: it could lead to a folder above it, or to images
-    that are here already.
+    A link to a file counts as a file. A link to a folder is not followed: it could lead to a folder above it, or to
+    images that are already in the list.
     """
     found: list[Path] = []
     links: list[Path] = []

@@ -1,4 +1,4 @@
-"""Text and numbers for a reader. Names from outside may hold any character: they are made safe for a terminal."""
+"""Text and numbers for a reader, made safe for a terminal: a name from outside may have any character."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ JOINERS = "\u200c\u200d"  # invisible, and part of the spelling of Persian, Hind
 
 
 def printable(text: object, lines: bool = False) -> str:
-    """The text with an escape for each character that a terminal obeys or that cannot be shown.
+    """The text with escapes for characters that control a terminal or cannot be shown, such as `\\x1b`.
 
-    These are control characters (a name may not send escape sequences), marks that reorder the text around them (the
-    right-to-left override, which makes `gpj.exe` of `exe.jpg`), other invisible ones, and the bytes of file names that
-    are no UTF-8: `\\x1b`, `\\u202e`, `\\xe9`. All scripts stay as they are, with their combining marks.
+    Escaped are control characters (a name could send escape sequences), marks that reorder text (the right-to-left
+    override, `\\u202e`, shows `exe.jpg` as `gpj.exe`), other invisible characters, and bytes of file names that are not
+    UTF-8 (`\\xe9`). All scripts stay unchanged, with their combining marks.
 
     Args:
-      text: the text; of another object, what `str` makes of it.
-      lines: keep line feeds.
+      text: the text, or another object, which `str` converts.
+      lines: whether to keep line feeds.
     """
     text = str(text)
     if text.isascii() and text.isprintable():
@@ -29,18 +29,18 @@ def _shown(c: str) -> bool:
 
 
 def _escaped(c: str) -> str:
-    if "\udc80" <= c <= "\udcff":  # how Python keeps a byte that is no UTF-8
+    if "\udc80" <= c <= "\udcff":  # Python's surrogate for a byte that is not UTF-8
         return f"\\x{ord(c) - 0xDC00:02x}"
     return c.encode("unicode_escape").decode()
 
 
 def shortened(text: str, most: int) -> str:
-    """The text, cut to `most` characters, the last of which is then an ellipsis."""
+    """The text, cut to `most` characters if it is longer; the last one is then an ellipsis."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def width(text: str) -> int:
-    """The columns that the text takes on a terminal: two for a wide character (Chinese), none for a combining mark."""
+    """The columns of the text on a terminal: two for a wide character (Chinese), none for a combining mark."""
     if text.isascii():
         return len(text)
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
@@ -49,13 +49,13 @@ def width(text: str) -> int:
 
 
 def padded(text: str, columns: int, right: bool = False) -> str:
-    """The text with spaces behind it, or in front of it, up to a width on the terminal."""
+    """The text with spaces after it, or before it (`right`), up to a number of columns on the terminal."""
     space = " " * (columns - width(text))
     return space + text if right else text + space
 
 
 def duration(seconds: float) -> str:
-    """A time in at most two units: `42s`, `3m07s`, `1h20m`."""
+    """A duration in at most two units: `42s`, `3m07s`, `1h20m`."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds}s"

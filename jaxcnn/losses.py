@@ -1,10 +1,10 @@
-"""Losses: `loss(outputs, labels) -> one number an example`. A training step takes their mean over the batch.
+"""Losses: `loss(outputs, labels)` is one number per example. A training step minimizes the mean over the batch.
 
-Those that Optax has are Optax's; here they have one shape convention. The first axis is the batch; where outputs and
-labels have more axes (pixels, coordinates), classification losses are averaged and regression losses summed over them.
-Losses of half-precision outputs are computed and returned in float32.
+Optax computes the losses that it has. Here they share one convention for shapes: the first axis is the batch; over
+further axes (pixels, coordinates), classification losses are averaged and regression losses are summed. Losses of
+half-precision outputs are computed and returned in float32.
 
-A loss of your own that compares no examples with each other may say so: `@losses.per_example`.
+Decorate your own loss with `@losses.per_example` if the loss of an example does not depend on other examples.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from jaxcnn.ops.precision import wide
 
 Array = jax.Array
 Loss = Callable[[Any, Any], Array]
-"""`(outputs, labels) -> one number an example`."""
+"""`(outputs, labels) -> one number per example`."""
 
 
 @of_classes
 def softmax_cross_entropy(outputs: Array, labels: Array, smoothing: float = 0.0) -> Array:
-    """Categorical negative log-likelihood: -log p_y with p = softmax(outputs). Its gradient by the outputs is p - y.
+    """Categorical negative log-likelihood: -log p_y with p = softmax(outputs). Its gradient with respect to the outputs
+    is p - y.
 
     For one-hot labels it equals the KL divergence from the labels to p; in general they differ by the labels' entropy.
 
     Args:
       outputs: logits `(N, ..., K)`.
       labels: integer classes `(N, ...)`, 0 to K - 1; or probabilities q `(N, ..., K)`, for -sum over k of q_k log p_k.
-      smoothing: the share s of each label that is spread over all classes, q = (1 - s) y + s / K (Szegedy et al. 2016,
-        section 7).
+      smoothing: the label smoothing s from 0 to 1: q = (1 - s) y + s / K (Szegedy et al. 2016, section 7).
 
     Returns:
       `(N,)`.
 
     Raises:
-      UserError: for labels of another shape or dtype, and, outside `jit`, for labels outside the classes or
-        probabilities that are none.
+      UserError: for labels of another shape or dtype, and, outside `jit`, for labels outside 0 to K - 1 or numbers that
+        are not probabilities.
     """
     _check_one(outputs)
     outputs = wide(outputs)
     if not 0 <= smoothing <= 1:
-        raise UserError(f"smoothing={smoothing}: expected a share from 0 to 1")
+        raise UserError(f"smoothing={smoothing}: expected a number from 0 to 1")
     if are_probabilities(outputs, labels):
         _check_probabilities(labels)
         return _mean(optax.softmax_cross_entropy(outputs, optax.smooth_labels(wide(labels), smoothing)))
@@ -63,7 +63,7 @@ def softmax_cross_entropy(outputs: Array, labels: Array, smoothing: float = 0.0)
 def sigmoid_cross_entropy(outputs: Array, labels: Array) -> Array:
     """Bernoulli negative log-likelihood: -y log h - (1 - y) log(1 - h) with h = sigmoid(outputs).
 
-    For logistic regression, outputs = x theta, its gradient is -(y - h(x)) x.
+    For logistic regression, outputs = x theta, the gradient with respect to theta is -(y - h(x)) x.
 
     Args:
       outputs: logits `(N,)`, `(N, 1)`, or of the labels' shape.
@@ -76,7 +76,7 @@ def sigmoid_cross_entropy(outputs: Array, labels: Array) -> Array:
       UserError: for labels of another shape and, outside `jit`, for labels that are not from 0 to 1.
     """
     outputs = _align(outputs, labels)
-    _check_range(labels, 0, 1, "0 or 1, or a probability; of labels -1 and 1, (labels + 1) / 2")
+    _check_range(labels, 0, 1, "0 or 1, or a probability; convert labels -1 and 1 by (labels + 1) / 2")
     return _mean(optax.sigmoid_binary_cross_entropy(outputs, labels.astype(outputs.dtype)))
 
 
@@ -89,7 +89,7 @@ def hinge(outputs: Array, labels: Array) -> Array:
     """
     outputs = _align(outputs, labels)
     if (known := _concrete(labels)) is not None and not np.isin(known, (-1, 1)).all():
-        raise UserError(f"labels {_some(known)}: expected -1 or 1; of labels 0 and 1, 2 * labels - 1")
+        raise UserError(f"labels {_some(known)}: expected -1 or 1; convert labels 0 and 1 by 2 * labels - 1")
     return _mean(optax.hinge_loss(outputs, labels.astype(outputs.dtype)))
 
 
@@ -123,7 +123,7 @@ def l2(outputs: Array, labels: Array) -> Array:
 
 @per_example
 def smooth_l1(outputs: Array, labels: Array) -> Array:
-    """Sum of smooth absolute errors: 0.5 d^2 where |d| < 1, |d| - 0.5 elsewhere, d = y - o.
+    """Sum of smooth absolute errors: 0.5 d^2 if |d| < 1, else |d| - 0.5, with d = y - o.
 
     Source: Girshick, Fast R-CNN (2015), equation 3.
     """
@@ -132,7 +132,7 @@ def smooth_l1(outputs: Array, labels: Array) -> Array:
 
 @of_classes
 def zero_one(outputs: Array, labels: Array) -> Array:
-    """1 where the largest output is not the label, 0 where it is. A measure, not an objective: it has no gradient."""
+    """1 if the largest output is not at the label, else 0. It is a metric rather than a loss: its gradient is 0."""
     check_classes(outputs, labels)
     return _mean((outputs.argmax(-1) != labels).astype(jnp.float32))
 
@@ -146,7 +146,7 @@ def kl_divergence(outputs: Array, targets: Array) -> Array:
       targets: probabilities of the same shape.
 
     Raises:
-      UserError: for targets of another shape and, outside `jit`, for such that are no probabilities.
+      UserError: for targets of another shape and, outside `jit`, for targets that are not probabilities.
     """
     if outputs.shape != targets.shape:
         raise UserError(f"outputs {outputs.shape} and targets {targets.shape} should have the same shape")
@@ -157,13 +157,13 @@ def kl_divergence(outputs: Array, targets: Array) -> Array:
 def every_output(loss: Loss, weights: float | Sequence[float] = 1.0) -> Loss:
     """The loss of a network with several outputs: l(o_1, y) + w_2 l(o_2, y) + ...
 
-    For GoogLeNet with its auxiliary heads, `every_output(softmax_cross_entropy, 0.3)`; for an `ensemble`, whose members
-    each have a loss of their own, `every_output(softmax_cross_entropy)`. Where a network gives one output, as both do
-    in an evaluation, it is `loss` itself.
+    GoogLeNet with auxiliary heads uses `every_output(softmax_cross_entropy, 0.3)`; an `ensemble`, with one output per
+    member, uses `every_output(softmax_cross_entropy)`. For a single output, as both give in an evaluation, it is
+    `loss`.
 
     Args:
-      loss: of one output, `(outputs, labels) -> one number an example`.
-      weights: of the second output and those behind it, or one number for all of them.
+      loss: the loss of one output, `(outputs, labels) -> one number per example`.
+      weights: the weights of the second and later outputs, or one weight for all of them.
 
     Source: Szegedy et al., Going deeper with convolutions (2015), section 5.
     """
@@ -174,14 +174,14 @@ def every_output(loss: Loss, weights: float | Sequence[float] = 1.0) -> Loss:
         others = len(outputs) - 1
         each = [weights] * others if isinstance(weights, (int, float)) else list(weights)
         if len(each) != others:
-            raise UserError(f"every_output has {len(each)} weights for {others} outputs behind the first")
+            raise UserError(f"every_output has {len(each)} weights for {others} outputs after the first")
         return loss(outputs[0], labels) + sum(w * loss(o, labels) for w, o in zip(each, outputs[1:], strict=True))
 
     return total
 
 
 def l2_penalty(params: Mapping[str, Any]) -> Array:
-    """The sum of the squares of all kernels (not biases, not scales): the sum w^2 of C = C_0 + lambda sum w^2."""
+    """The sum of the squared numbers of all kernels (not biases or scales): sum w^2 in C = C_0 + lambda sum w^2."""
     squares = [
         jnp.sum(jnp.square(wide(leaf)))
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
@@ -191,26 +191,26 @@ def l2_penalty(params: Mapping[str, Any]) -> Array:
 
 
 def are_probabilities(outputs: Any, labels: Any) -> bool:
-    """Whether labels are probabilities of the classes, as `mixup` gives them, and no integers."""
+    """Whether labels are probabilities of the classes, as from `mixup`, instead of integers."""
     return jnp.issubdtype(jnp.result_type(labels), jnp.floating) and jnp.shape(labels) == outputs.shape
 
 
 def _check_one(outputs: Any) -> None:
     if isinstance(outputs, (tuple, list)):
         raise UserError(
-            f"the network gives {len(outputs)} outputs in training and this is a loss of one: pass "
+            f"the network gives {len(outputs)} outputs in training and this loss takes one: pass "
             "loss=losses.every_output(losses.softmax_cross_entropy, weights)"
         )
 
 
 def _concrete(labels: Any) -> np.ndarray | None:
-    """Labels whose values are known, for a check; None inside `jit`."""
-    # NumPy also looks at an array that a jitted function closes over.
+    """The labels as NumPy values, to check them; None inside `jit`."""
+    # np.asarray also works for an array that a jitted function closes over.
     return None if isinstance(labels, jax.core.Tracer) else np.asarray(labels)
 
 
 def _some(values: np.ndarray) -> str:
-    """The values of labels in a few words."""
+    """The values of labels as a short text."""
     found = np.unique(values)
     return ", ".join(f"{v:g}" for v in found) if len(found) <= 3 else f"from {found[0]:g} to {found[-1]:g}"
 
@@ -222,16 +222,16 @@ def _check_range(labels: Any, low: float, high: float, expected: str) -> None:
 
 
 def _check_probabilities(labels: Any) -> None:
-    """Raises where known labels are no probabilities of classes."""
+    """Checks that labels, outside `jit`, are probabilities of classes."""
     _check_range(labels, 0, 1, "probabilities of the classes, from 0 to 1")
     if (known := _concrete(labels)) is not None and known.size:
         total = known.sum(-1, dtype=np.float64)
-        if np.abs(total - 1).max() > 0.02:  # half precision rounds each of many
-            raise UserError(f"labels with sums over the classes {_some(total)}: expected probabilities, with sum 1")
+        if np.abs(total - 1).max() > 0.02:  # half precision rounds each probability
+            raise UserError(f"the labels' sums over the classes are {_some(total)}: expected probabilities, with sum 1")
 
 
 def check_classes(outputs: Any, labels: Any) -> None:
-    """Raises where labels are no integer classes of these outputs, or, outside `jit`, none from 0 to K - 1."""
+    """Checks that labels are integer classes with the shape of these outputs and, outside `jit`, from 0 to K - 1."""
     _check_one(outputs)
     known = _concrete(labels)
     labels = labels if known is None else known
@@ -239,8 +239,8 @@ def check_classes(outputs: Any, labels: Any) -> None:
         raise UserError(f"labels should be integer classes, got {labels.dtype} of shape {labels.shape}")
     if outputs.shape[:-1] != labels.shape:
         raise UserError(
-            f"outputs {outputs.shape} and labels {labels.shape} do not belong together: "
-            "outputs need one axis more than labels, the classes"
+            f"outputs {outputs.shape} and labels {labels.shape} do not fit together: "
+            "outputs need one more axis than labels, the classes"
         )
     if isinstance(labels, np.ndarray) and labels.size:
         low, high = int(labels.min()), int(labels.max())
@@ -251,9 +251,9 @@ def check_classes(outputs: Any, labels: Any) -> None:
 
 
 def _align(outputs: Array, labels: Array) -> Array:
-    """The outputs in at least float32.
+    """The outputs in at least float32, in the shape of the labels.
 
-    `(N, 1)` outputs for `(N,)` labels lose their last axis; without this they would broadcast to `(N, N)`.
+    `(N, 1)` outputs with `(N,)` labels lose their last axis; otherwise both would broadcast to `(N, N)`.
     """
     _check_one(outputs)
     outputs = wide(outputs)

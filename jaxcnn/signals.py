@@ -1,4 +1,4 @@
-"""A command that is stopped by SIGTERM ends as one that is stopped by Ctrl-C, with an exit status of its own."""
+"""Stopping a command by SIGTERM, which works as Ctrl-C but gives another exit status."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxcnn.errors import Stopped
 
 @contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM raises `Stopped`, a KeyboardInterrupt, while the context lasts; where it is ignored, it stays ignored."""
+    """A context in which SIGTERM raises `Stopped`, a KeyboardInterrupt, unless the process ignores SIGTERM."""
     before = replaceable(signal.SIGTERM)
     if before is not None:
         signal.signal(signal.SIGTERM, _stop)
@@ -25,23 +25,23 @@ def stopped_by_sigterm() -> Iterator[None]:
 
 
 def replaceable(number: int) -> Any:
-    """A signal's handler, if this thread may set another one and this one again; None if not.
+    """A signal's handler, if this thread may replace it and later restore it; otherwise None.
 
-    None, too, for a signal that is ignored, as a shell's background job ignores Ctrl-C.
+    It is also None for a signal that is ignored; a background job of a shell ignores Ctrl-C.
     """
     if threading.current_thread() is not threading.main_thread():
         return None
-    handler = signal.getsignal(number)  # None for one that was not set by Python
+    handler = signal.getsignal(number)  # None if it was not set by Python
     return None if handler == signal.SIG_IGN else handler
 
 
 def name_of(stopped: KeyboardInterrupt) -> str:
-    """The signal's name that is behind a KeyboardInterrupt."""
+    """The name of the signal that caused a KeyboardInterrupt."""
     return signal.Signals(status_of(stopped) - 128).name
 
 
 def status_of(stopped: KeyboardInterrupt) -> int:
-    """The exit status of a command that was stopped so: 130 for SIGINT, 143 for SIGTERM."""
+    """The exit status of a command that this interrupt stopped: 130 for SIGINT, 143 for SIGTERM."""
     return 128 + (stopped.signal if isinstance(stopped, Stopped) else signal.SIGINT)
 
 

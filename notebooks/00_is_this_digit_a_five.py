@@ -796,7 +796,7 @@ print(f"the MLP's first kernel: {kernel.shape[0]} inputs x {kernel.shape[1]} uni
 #
 # ## What next
 #
-# - `augment=cnn.data.affine()` in `cnn.train.fit` shifts and turns the training digits a little, anew in each epoch.
+# - `cnn.train.Objective(augment=cnn.data.affine())` shifts and turns the training digits a little, anew in each epoch.
 #   It is the cheapest way to a smaller generalization gap.
 # - `jaxcnn train lenet5` on the command line does what section 9 did, and writes curves, confusion matrix, mistakes
 #   and checkpoints to a folder.

@@ -814,7 +814,7 @@ plt.show()
 #
 # Its gradient is $\nabla C_0 + 2\lambda w$, so that a step of descent first shrinks each weight by the factor
 # $1 - 2\gamma\lambda$: **weight decay**. Descent finds the w of the normal equations, and the library has the sum of
-# squares for `fit(penalty=...)`:
+# squares for `Objective(penalty=...)`:
 
 # %%
 P = np.vander(few_x, 10, increasing=True)
@@ -942,11 +942,10 @@ for name, (model, data, options) in forms.items():
     run = cnn.train.fit(
         cnn.ensemble(model, 5),
         data,
-        cnn.train.Objective(loss, preprocess=standard),
+        cnn.train.Objective(loss, preprocess=standard, **options),
         epochs=300 * 25 // len(data),
         batch_size=25,
         show=False,
-        **options,
     )
     members = jax.jit(jax.vmap(lambda p, model=model: model.apply(p, {}, standard(test.images))[0]))
     one = members(run.params)

@@ -1162,7 +1162,7 @@ assert losses["Adam", 0.003][-1] < losses["Adam", 0.01][-1]
 #    with stride 2. What does the unit behind it see, and what does it cost? (Predict, then ask `cnn.inspect.summary`.)
 # 3. **Deeper.** `cnn.models.resnet((3, 12, 48, 3), bottleneck=True)` is deeper than ResNet-152. How many layers are
 #    that, by `3 * (3 + 12 + 48 + 3) + 2`, how many parameters, and does it still work less than VGG-19?
-# 4. **Margins.** Train LeNet-5 on the digits with `loss=cnn.losses.multiclass_hinge`. When does its loss stop falling,
+# 4. **Margins.** Train LeNet-5 on the digits with `cnn.losses.multiclass_hinge`. When does its loss stop falling,
 #    and why can it be exactly 0, which cross-entropy never is?
 # 5. **The race again.** Set the momentum to 0.99. By which factor do you have to divide SGD's rates now?
 #

@@ -16,8 +16,9 @@
 # model = cnn.models.resnet18(classes=5)
 # params, state = cnn.weights.load(model, "resnet18-f37072fd.pth", fresh="head")
 # prepare = cnn.weights.preprocess(model)  # the shorter side to 256 pixels, the middle 224x224, ImageNet's mean
+# objective = cnn.train.Objective(preprocess=prepare)
 # result = cnn.train.fit(
-#     model, data, test=test, preprocess=prepare, variables=(params, state), optimizer=optax.adam(1e-4), epochs=10
+#     model, data, objective, test=test, variables=(params, state), optimizer=optax.adam(1e-4), epochs=10
 # )
 # ```
 #
@@ -106,8 +107,10 @@ published = cnn.weights.preprocess(pretrained)
 prepare = dataclasses.replace(published, size=(16, 16), resize=())
 print(published, prepare, sep="\n")
 
-settings = {"epochs": 8, "batch_size": 64, "augment": cnn.data.affine(), "show": False}
-result = cnn.train.fit(pretrained, old, cnn.train.Objective(preprocess=prepare), test=old_test, **settings)
+settings = {"epochs": 8, "batch_size": 64, "show": False}
+result = cnn.train.fit(
+    pretrained, old, cnn.train.Objective(augment=cnn.data.affine(), preprocess=prepare), test=old_test, **settings
+)
 print(f"test accuracy {100 * result.test.metrics['accuracy']:.1f} % of {len(old.classes)} classes")
 cnn.weights.save(pretrained, result.params, result.model_state, "published.safetensors")
 arrays = cnn.weights.read("published.safetensors")

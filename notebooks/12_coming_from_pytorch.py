@@ -307,12 +307,12 @@ assert np.array_equal(after["bn1"]["mean"], state["bn1"]["mean"])
 # | PyTorch | jaxcnn |
 # | --- | --- |
 # | `torch.autocast("cuda", torch.bfloat16)` | `cnn.mixed_precision(model)` |
-# | `GradScaler` | `create_state(..., loss_scale=True)`, `fit(..., loss_scale=True)` |
+# | `GradScaler` | `create_state(..., loss_scale=True)`, `Objective(loss_scale=True)` |
 # | `loss.backward()` k times, then `optimizer.step()` | `make_step(..., accumulate=k)` |
 # | `torch.utils.checkpoint` | `cnn.remat(model, "layer3")` |
 # | `DistributedDataParallel`, `torchrun` | `make_step(..., devices=DataParallel())`, `jaxcnn train --distributed` |
 # | `SyncBatchNorm` | always so on several devices |
-# | `torch.save({"model": ..., "optimizer": ..., "epoch": ...})` | `fit(..., run="runs/a")`, then `resume=True` |
+# | `torch.save({"model": ..., "optimizer": ..., "epoch": ...})` | `fit(..., run=Run("runs/a"))`; then `resume=True` |
 # | `torch.compile` | `jax.jit`; `make_step`'s result is compiled |
 # | `torch.export`, TorchScript | `jaxcnn export RUN`: StableHLO that runs without jaxcnn |
 # | `nn.utils.clip_grad_norm_` | `make_optimizer("adam", clip=1.0)`, or `optax.clip_by_global_norm` |

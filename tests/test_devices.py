@@ -249,7 +249,7 @@ def test_a_process_that_fails_alone_does_not_keep_the_others(tmp_path, data_dir)
     with commands(tmp_path, [*mnist, str(data_dir)], [*mnist, str(tmp_path / "empty")]) as processes:
         first, second = ended(processes[1], 120), ended(processes[0], 60)
     assert (first[0], second[0]) == (1, 1), second[2]
-    assert "the dataset mnist is not prepared" in first[1][0]
+    assert "the dataset mnist was not found" in first[1][0]
     assert [len(first[1]), len(second[1])] == [1, 1], second[2]
     assert "Traceback" not in second[2]
 

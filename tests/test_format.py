@@ -20,7 +20,7 @@ import jaxcnn as cnn
 from jaxcnn import cli, detection, segmentation, train
 from jaxcnn.data import Dataset
 from jaxcnn.errors import DataError, UserError
-from jaxcnn.explore import answer, frozen, subject
+from jaxcnn.explore import frozen, head, target
 from jaxcnn.explore.network import Network
 from jaxcnn.export import predict
 from jaxcnn.format import padded, printable, shortened, width
@@ -190,11 +190,11 @@ def test_the_page_shows_names_escaped():
     model = cnn.serial(flat=cnn.flatten, head=cnn.dense(3))
     params, state = model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
     data = Dataset(np.zeros((3, 4, 4, 1), np.uint8), np.arange(3), names, "</script>" + ESCAPE)
-    network = Network(subject.of_layer(model, params, state, None, data))
-    about = network.subject.about()
+    network = Network(target.of_layer(model, params, state, None, data))
+    about = network.target.about()
     assert about["classes"] == list(map(printable, names))
     assert harmless(about["title"] + about["data"])
-    assert answer.Class(names).names == names
+    assert head.Class(names).names == names
     html = frozen.page(network, name=REVERSED)
     html.encode()
     assert html.count("</script>") == 2  # its own

@@ -188,9 +188,9 @@ def test_l2_penalty_takes_kernels_only():
         ((2, 3), np.array([-1, 2]), "labels from -1 to 2 for 3 classes"),
         ((2, 3), np.array([0.0, 1.0]), "integer classes, got float"),
         ((2, 3), np.eye(4)[:2], "integer classes, got float"),
-        ((2, 3), np.array([0, 1, 2]), "do not belong together"),
-        ((2, 3), np.array([[0], [1]]), "do not belong together"),
-        ((2,), np.array([0, 1]), "do not belong together"),
+        ((2, 3), np.array([0, 1, 2]), "do not fit together"),
+        ((2, 3), np.array([[0], [1]]), "do not fit together"),
+        ((2,), np.array([0, 1]), "do not fit together"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused(loss, outputs, labels, says):
@@ -270,5 +270,5 @@ def test_smoothed_labels(share):
     q = (1 - share) * np.eye(4)[labels] + share / 4
     close(losses.softmax_cross_entropy(outputs, labels, share), -(q * logs).sum(1))
     close(losses.softmax_cross_entropy(outputs, np.eye(4, dtype=np.float32)[labels], share), -(q * logs).sum(1))
-    with pytest.raises(UserError, match=r"smoothing=-0\.1: expected a share"):
+    with pytest.raises(UserError, match=r"smoothing=-0\.1: expected a number"):
         losses.softmax_cross_entropy(outputs, labels, -0.1)

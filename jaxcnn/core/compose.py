@@ -1,4 +1,4 @@
-"""Compositions that are used most: one layer after the other, beside the other, around the other."""
+"""The most common networks: layers in sequence, in parallel, and with a residual connection."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from jaxcnn.core.network import Net, network
 
 
 def serial(*layers: Layer | Callable[..., PyTree], **named: Layer | Callable[..., PyTree]) -> Layer:
-    """Layers one after the other: `serial(a, b)(x) = b(a(x))`.
+    """Layers in sequence: `serial(a, b)(x) = b(a(x))`.
 
-    Layers are named by keyword, or by position after what they are, counted by kind: `serial(conv(6, 5), tanh,
-    conv(16, 5), flatten, dense(10))` names them `conv1 tanh1 conv2 flatten1 dense1`, so that one more activation
-    renames no convolution. The first layer may take several inputs; each of the others takes the one before's output.
+    Keywords name the layers. Layers given by position are named by their kind and numbered per kind: `serial(conv(6,
+    5), tanh, conv(16, 5), flatten, dense(10))` has `conv1 tanh1 conv2 flatten1 dense1`, so adding an activation does
+    not rename a convolution. The first layer may take several inputs; each of the others takes the previous output.
     """
     steps = _named(layers, named)
     if not steps:
@@ -38,10 +38,10 @@ def parallel(
     join: Callable[..., PyTree] | None = None,
     **named: Layer | Callable[..., PyTree],
 ) -> Layer:
-    """Several layers of the same input: `parallel(a, b)(x) = (a(x), b(x))`, or `join(a(x), b(x))`.
+    """Several layers applied to the same input: `parallel(a, b)(x) = (a(x), b(x))`, or `join(a(x), b(x))`.
 
-    `join=concat` puts the branches' channels one after the other, as an Inception module does; `join=operator.add`
-    adds them. Naming is as in `serial`.
+    `join=concat` concatenates the outputs along the channels, as an Inception module does; `join=operator.add` adds
+    them. Layers are named as in `serial`.
     """
     branches = _named(layers, named)
 
@@ -53,12 +53,12 @@ def parallel(
 
 
 def residual(body: Layer | Callable[..., PyTree], shortcut: Layer | Callable[..., PyTree] | None = None) -> Layer:
-    """A residual connection: `body(x) + shortcut(x)`, the shortcut being the identity when none is given.
+    """A residual connection: `body(x) + shortcut(x)`; the shortcut is the identity by default.
 
     Source: He et al., Deep Residual Learning for Image Recognition (2016), section 3.2.
 
     Raises:
-      LayerError: when the two sides have different shapes.
+      LayerError: when body and shortcut give different shapes.
     """
 
     def add(net: Net, x: PyTree) -> PyTree:
@@ -75,12 +75,12 @@ def residual(body: Layer | Callable[..., PyTree], shortcut: Layer | Callable[...
 
 
 def concat(*xs: jax.Array) -> jax.Array:
-    """Arrays side by side along the channels (the last axis)."""
+    """The arrays concatenated along the channels (the last axis)."""
     return jnp.concatenate(xs, axis=-1)
 
 
 def identity(x: PyTree) -> PyTree:
-    """The input as it is."""
+    """x itself."""
     return x
 
 

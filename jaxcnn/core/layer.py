@@ -18,7 +18,7 @@ P = ParamSpec("P")
 
 
 class LayerError(UserError):
-    """A layer was built or called with something it cannot work on. The message starts with the layer's path."""
+    """A layer was built or called with an argument that it cannot use. The message starts with the layer's path."""
 
     def __init__(self, message: str, path: tuple[str, ...] = ()):
         super().__init__(message)
@@ -29,40 +29,48 @@ class LayerError(UserError):
         return f"{'/'.join(self.path)}: {self.message}" if self.path else self.message
 
     def under(self, name: str) -> LayerError:
-        """The same error seen from one level further out."""
-        return LayerError(self.message, (name, *self.path))
+        """The same error with `name` in front of its path."""
+        return type(self)(self.message, (name, *self.path))
+
+
+class EvaluationOnly(LayerError):
+    """A layer can compute its output in evaluation mode for these inputs, but not in training mode.
+
+    `init`, which traces a network in training mode, then traces the layer in evaluation mode. So a network with batch
+    normalization can be initialized with a single example.
+    """
 
 
 class Layer:
-    """A pair of pure functions, and what they are made of.
+    """A pair of pure functions, and the structure of the network that they compute.
 
     Attributes:
-      init: `(key, *inputs) -> (params, state)`. Inputs are pytrees of arrays or of `jax.ShapeDtypeStruct`: only shapes
-        and dtypes are read. A layer without variables returns `({}, {})`.
+      init: `(key, *inputs) -> (params, state)`. Inputs are pytrees of arrays or of `jax.ShapeDtypeStruct`: `init` reads
+        only their shapes and dtypes. A layer without variables returns `({}, {})`.
       apply: `(params, state, *inputs, train=False, key=None) -> (output, state)`. `train` is a Python bool. The
-        returned state has the structure of the one given.
-      call: the call that made this layer. `repr` prints it, `pickle` repeats it, and layers made by equal calls are
-        equal and hash alike. None for a layer made by `Layer(init, apply)`.
+        returned state has the same structure as the given one.
+      call: the call that made this layer. `repr` prints it, and `pickle` repeats it. Layers made by equal calls are
+        equal and have the same hash. None for a layer made by `Layer(init, apply)`.
       kind: the name of the function that made it: `"conv"`, `"relu"`, `"serial"`.
       sublayers: the named layers inside a network; empty for a leaf.
       forward: the function of a network, `(net, *inputs) -> output`; None for a leaf.
-      base: the layer that a transformation (`freeze`, `mixed_precision`, ...) changed to make this one.
-      inner, wrap: for a layer that runs another one, with variables of the same names: the other one, and the function
-        that wraps a layer in this way. None for all others.
+      base: the layer that a transformation (`freeze`, `mixed_precision`, ...) turned into this one, or None.
+      inner: for a wrapper, the layer that it runs, whose variables have the same names; None for other layers.
+      wrap: for a wrapper, the function that wraps another layer in the same way; None for other layers.
 
-    A user's own layer is `Layer(init, apply)` and nothing more. A Layer is immutable.
+    A user's layer is just `Layer(init, apply)`. A Layer is immutable.
     """
 
-    __slots__ = {  # noqa: RUF023  # in the order of the constructor; the texts are docstrings
+    __slots__ = {  # noqa: RUF023  # in the constructor's order; the texts are docstrings
         "init": "`(key, *inputs) -> (params, state)`.",
         "apply": "`(params, state, *inputs, train=False, key=None) -> (output, state)`.",
         "call": "The call that made this layer, or None.",
         "kind": "The name of the function that made it.",
         "sublayers": "The named layers inside a network.",
         "forward": "The function of a network, or None.",
-        "base": "The layer that a transformation changed to make this one, or None.",
-        "inner": "The layer that this one runs, or None.",
-        "wrap": "Wraps a layer as `inner` is wrapped, or None.",
+        "base": "The layer that a transformation turned into this one, or None.",
+        "inner": "The layer that a wrapper runs, or None.",
+        "wrap": "The function that wraps another layer in the same way, or None.",
         "_key": "What equality and hash compare.",
         "__weakref__": "",
     }
@@ -128,7 +136,7 @@ class Layer:
         return self
 
     def __deepcopy__(self, memo: Any) -> Layer:
-        return self  # nothing in it can change
+        return self  # a Layer is immutable
 
     def __reduce__(self) -> Any:
         if self.call is None:
@@ -138,7 +146,7 @@ class Layer:
 
     @property
     def is_leaf(self) -> bool:
-        """Whether the layer is one piece: it has variables of its own, and no layers inside."""
+        """Whether the layer has no layers inside it."""
         return self.forward is None and self.inner is None
 
     @property
@@ -148,7 +156,7 @@ class Layer:
 
     @property
     def original(self) -> Layer:
-        """The layer before all transformations, for instance the one that `freeze` was given."""
+        """The layer before all transformations, for instance the argument of `freeze`."""
         layer = self
         while layer.base is not None:
             layer = layer.base
@@ -157,7 +165,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Call:
-    """A call as it stands in the code: the function that makes a layer, and the arguments that were given."""
+    """A call in the user's code: the function that makes a layer, and its arguments."""
 
     maker: Callable[..., Layer]
     args: tuple[Any, ...] = ()
@@ -196,7 +204,7 @@ def _show(value: Any) -> str:
 
 
 def layer(make: Callable[P, Layer]) -> Callable[P, Layer]:
-    """Decorates a function that makes a Layer, so that the layer prints as the call that made it.
+    """Decorates a function that returns a Layer: `repr` of the layer then shows the call that made it.
 
     Layers made by calls with equal arguments are equal and have the same hash.
     """
@@ -210,10 +218,10 @@ def layer(make: Callable[P, Layer]) -> Callable[P, Layer]:
 
 
 def as_layer(value: Layer | Callable[..., PyTree]) -> Layer:
-    """A Layer as it is; a plain function of arrays as a layer without variables.
+    """The layer itself; for a plain function of arrays, a layer without variables that applies it.
 
     Raises:
-      LayerError: for anything else, and for a function that makes layers and was not called (`conv` for `conv(6, 5)`).
+      LayerError: for anything else, for instance a layer function that was not called (`conv` for `conv(6, 5)`).
     """
     if isinstance(value, Layer):
         return value
@@ -244,7 +252,7 @@ def _example(make: Callable[..., Any]) -> str:
 
 
 class _Named:
-    """Pickles a function by its module and name, also where it is an object that pickle cannot take (`jax.nn.relu`)."""
+    """Pickles a function by its module and name, even if pickle cannot take the object itself (`jax.nn.relu`)."""
 
     def __init__(self, function: Any):
         self.function = function
@@ -265,7 +273,7 @@ def _same(value: Any) -> Any:
 
 
 def _by_name(value: Any) -> Any:
-    """A call's argument with its functions as pickle takes them."""
+    """An argument of a call, with its functions replaced by `_Named`."""
     if isinstance(value, (tuple, list)):
         return type(value)(map(_by_name, value))
     if isinstance(value, Layer) or inspect.isclass(value) or not callable(value):
@@ -281,7 +289,7 @@ def _repeat(maker: Callable[..., Layer], args: tuple[Any, ...], kwargs: dict[str
 
 
 def _key(layer: Layer) -> Any:
-    """A hashable that is equal for layers made by equal calls; where that cannot be told, the object's own."""
+    """A hashable that is equal for layers made by equal calls; unique if the arguments cannot be compared."""
     try:
         return layer._key
     except AttributeError:
@@ -300,17 +308,17 @@ def _key(layer: Layer) -> Any:
 
 
 def is_comparable(layer: Layer) -> bool:
-    """Whether equal calls make equal layers of this kind; False where an argument cannot be compared."""
+    """Whether the layer equals another one made by an equal call; False if an argument cannot be compared."""
     return layer.call is not None and _key(layer)[0] is not Layer
 
 
 def identity_of(value: Any) -> Any:
     """A hashable that is equal for equal values, and for functions made by the same `def` with equal closures.
 
-    So `he_normal()` twice is one initializer. A `def` that ran a second time, as a notebook's cell does, is another.
+    Two calls of `he_normal()` thus give equal initializers. A notebook cell that runs again defines a new function.
 
     Raises:
-      TypeError: for what has no hash, an array for instance.
+      TypeError: for a value without a hash, such as an array.
     """
     if inspect.isfunction(value):
         held = [cell.cell_contents for cell in value.__closure__ or ()]
@@ -327,7 +335,7 @@ def identity_of(value: Any) -> Any:
 
 
 class _Object:
-    """Compares an object by what it is, not by its content."""
+    """Compares an object by identity, not by content."""
 
     def __init__(self, value: Any):
         self.value = value

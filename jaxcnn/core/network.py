@@ -1,9 +1,9 @@
-"""`network`: a layer of one ordinary function over named sublayers.
+"""`network`: a layer made of an ordinary function and named sublayers.
 
-`init` and `apply` both run that function, so they cannot drift apart. `init` computes nothing on images: the function
-is traced once, abstractly (`jax.eval_shape`). The trace writes down the shapes that each leaf layer gets. Afterwards
-the leaves make their variables, each with the key folded in from its own path. Nothing is traced twice however deep the
-nesting, and the weights of a layer depend on its name alone, not on its neighbours.
+`init` and `apply` both run that function, so they cannot disagree. `init` traces it once, abstractly
+(`jax.eval_shape`), and records the shapes of each leaf's inputs. Then each leaf makes its variables with a key that is
+folded in from its path. Nothing is traced twice, however deep the nesting, and the weights of a layer depend on its
+name alone, not on its neighbours.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.core.cache import Leaf
-from jaxcnn.core.layer import Call, Layer, LayerError, PyTree, Variables, as_layer
+from jaxcnn.core.layer import Call, EvaluationOnly, Layer, LayerError, PyTree, Variables, as_layer
 from jaxcnn.core.watch import watch, watcher
 
 _Plan = dict[tuple[str, ...], Leaf]
 
 
 class Net:
-    """What the function of a `network` gets as its first argument: the sublayers as functions of arrays.
+    """The first argument of a `network`'s function: the sublayers as functions of arrays.
 
     Attributes:
       train: True in a training pass.
-      key: the network's own random key, or None.
+      key: the network's random key, or None.
 
-    `net.conv1(x)` applies the sublayer `conv1` with its own variables; `net["conv1"](x)` is the same. A sublayer called
-    twice shares its parameters, carries its state from the first call to the second, and draws new random numbers.
+    `net.conv1(x)` applies the sublayer `conv1` with its variables; `net["conv1"](x)` is the same. A sublayer that is
+    called twice uses the same parameters both times, passes its state from the first call to the second, and draws new
+    random numbers.
     """
 
     def __init__(self, sublayers: Mapping[str, Layer], train: bool, key: jax.Array | None):
@@ -74,7 +75,7 @@ class Net:
         return output
 
     def _key(self, name: str, count: int) -> jax.Array | None:
-        """The key of a sublayer's call, when it was called `count` times before."""
+        """The key for a call of a sublayer that was called `count` times before."""
         if self.key is None:
             return None
         key = fold_in(self.key, name)
@@ -84,27 +85,39 @@ class Net:
         raise NotImplementedError
 
 
-class _Applying(Net):
-    """Runs the sublayers with their variables and collects their new states."""
+class Applying(Net):
+    """Runs the sublayers with their variables and collects their new states.
+
+    Raises:
+      LayerError: for params or state that are no dicts, or have entries for other layers.
+    """
 
     def __init__(self, sublayers: Mapping[str, Layer], params: Variables, state: Variables, train: bool, key: Any):
         super().__init__(sublayers, train, key)
+        for kind, tree in (("params", params), ("state", state)):
+            if not isinstance(tree, Mapping):
+                raise LayerError(f"{kind} should be a dict of variables by layer name, got {type(tree).__name__}")
+            if unknown := [name for name in tree if name not in sublayers]:
+                raise LayerError(
+                    f"{kind} has entries for {', '.join(unknown)}, which this network does not have "
+                    f"(it has {', '.join(sublayers)})"
+                )
         self._params, self._state, self._new_state = params, state, dict(state)
 
     def _run(self, name: str, sublayer: Layer, inputs: tuple[PyTree, ...], key: Any) -> PyTree:
         params, state = self._params.get(name, {}), self._new_state.get(name, {})
         try:
-            with jax.named_scope(name):  # names in the HLO, and so in profiles
+            with jax.named_scope(name):  # for the names in the HLO and in profiles
                 result = sublayer.apply(params, state, *inputs, train=self.train, key=key)
             if not isinstance(result, tuple) or len(result) != 2:
-                raise LayerError(f"its apply should return (output, state), it returned {type(result).__name__}")
+                raise LayerError(f"its apply should return (output, state); it returned {type(result).__name__}")
             output, new_state = result
         except KeyError as error:
             if (name in self._params and name in self._state) or sublayer.is_function:
                 raise
             raise LayerError(
                 f"variable {error} is missing. There are parameters for {_names(self._params)} and state for "
-                f"{_names(self._state)}; were they made by this network's own `init`?"
+                f"{_names(self._state)}; were they made by this network's `init`?"
             ) from error
         if name in self._new_state:
             self._new_state[name] = new_state
@@ -114,14 +127,14 @@ class _Applying(Net):
 
 
 class _Planning(Net):
-    """Runs the sublayers abstractly and writes down, for each leaf, the shapes of its inputs."""
+    """Runs the sublayers abstractly and records the shapes of each leaf's inputs."""
 
     def __init__(self, sublayers: Mapping[str, Layer], key: Any, path: tuple[str, ...], plan: _Plan):
         super().__init__(sublayers, train=True, key=key)
         self._path, self._plan = path, plan
 
     def _key(self, name: str, count: int) -> Any:
-        return self.key  # no number is drawn here, and folding one in takes a millisecond
+        return self.key  # tracing draws no numbers, and `fold_in` would take a millisecond
 
     def _run(self, name: str, sublayer: Layer, inputs: tuple[PyTree, ...], key: Any) -> PyTree:
         path = (*self._path, name)
@@ -134,14 +147,14 @@ class _Planning(Net):
         params, state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self._plan[path].variables)
         try:
             return sublayer.apply(params, state, *inputs, train=True, key=key)[0]
-        except NameError:  # statistics shared over a mapped axis, which `init` is usually outside of
+        except (EvaluationOnly, NameError):  # JAX's NameError means that no axis of the given name is mapped
             return sublayer.apply(params, state, *inputs, train=False, key=key)[0]
 
 
 def _check_key(key: Any) -> None:
     dtype = getattr(key, "dtype", None)
     typed = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
-    # The length of a key by jax.random.PRNGKey.
+    # The length of a key made by jax.random.PRNGKey.
     numbers = 2 if jax.config.jax_default_prng_impl == "threefry2x32" else 4  # type: ignore[attr-defined]
     if dtype is None or key.shape != (() if typed else (numbers,)) or not (typed or dtype == np.uint32):
         got = repr(key) if dtype is None else f"an array of {dtype} and shape {key.shape}"
@@ -149,15 +162,15 @@ def _check_key(key: Any) -> None:
 
 
 def network(forward: Callable[..., PyTree], /, **sublayers: Layer | Callable[..., PyTree]) -> Layer:
-    """A layer of one function over named sublayers.
+    """A layer made of a function and named sublayers.
 
     Args:
       forward: `(net, *inputs) -> output`, ordinary Python and jax.numpy, in which `net.NAME(x)` applies a sublayer.
-        Inputs and output are pytrees; several of either are fine. `net.train` says which pass it is.
+        Inputs and outputs are pytrees. `net.train` is True in a training pass.
       **sublayers: Layers, or plain functions of arrays.
 
     Returns:
-      A Layer whose `params` and `state` are dicts keyed by sublayer name; a sublayer without variables leaves no entry.
+      A Layer whose `params` and `state` are dicts keyed by sublayer name; a sublayer without variables has no entry.
 
     Example:
       >>> def forward(net, x):
@@ -167,7 +180,7 @@ def network(forward: Callable[..., PyTree], /, **sublayers: Layer | Callable[...
     named: dict[str, Layer] = {}
     for name, value in sublayers.items():
         if name.startswith("_") or name in ("train", "key"):
-            raise LayerError(f"a sublayer cannot be named `{name}`: that is part of `net` itself", (name,))
+            raise LayerError(f"a sublayer cannot be named `{name}`, which is an attribute of `net`", (name,))
         try:
             named[name] = as_layer(value)
         except LayerError as error:
@@ -184,7 +197,7 @@ def network(forward: Callable[..., PyTree], /, **sublayers: Layer | Callable[...
             with watch(None):
                 jax.eval_shape(trace, _struct(key), *structs_of(inputs))
         except LayerError as error:
-            raise LayerError(error.message, error.path) from None  # without the frames of the trace
+            raise LayerError(error.message, error.path) from None  # hides the frames of the trace
         params: Variables = {}
         state: Variables = {}
         keys: dict[tuple[str, ...], jax.Array] = {(): key}
@@ -205,38 +218,30 @@ def network(forward: Callable[..., PyTree], /, **sublayers: Layer | Callable[...
     def apply(
         params: Variables, state: Variables, *inputs: PyTree, train: bool = False, key: jax.Array | None = None
     ) -> tuple[PyTree, Variables]:
-        for kind, tree in (("params", params), ("state", state)):
-            if not isinstance(tree, Mapping):
-                raise LayerError(f"{kind} should be a dict of variables by layer name, got {type(tree).__name__}")
-            if unknown := [name for name in tree if name not in made.sublayers]:
-                raise LayerError(
-                    f"{kind} has entries for {', '.join(unknown)}, which this network does not have "
-                    f"(it has {', '.join(made.sublayers)})"
-                )
-        net = _Applying(made.sublayers, params, state, train, key)
+        net = Applying(made.sublayers, params, state, train, key)
         return forward(net, *inputs), net._new_state
 
     made = Layer(init, apply, Call(network, (forward,), named), "network", named, forward)
     return made
 
 
-# --- small tools -------------------------------------------------------------------------------------------------
+# --- helpers -----------------------------------------------------------------------------------------------------
 
 
 def fold_in(key: jax.Array, name: str) -> jax.Array:
-    """The random key of the thing called `name`: `jax.random.fold_in(key, crc32(name))`."""
+    """The random key for a name: `jax.random.fold_in(key, crc32(name))`."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def _struct(x: Any) -> Any:
     if not hasattr(x, "dtype"):
         x = jnp.asarray(x)
-    # Without `jax_enable_x64`, NumPy's float64 is float32.
+    # JAX turns NumPy's float64 into float32, unless `jax_enable_x64` is set.
     return jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype, allow_extended_dtype=True))
 
 
 def structs_of(inputs: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
-    """The shapes and dtypes of inputs. uint8 stands for the float image that a training step makes of it."""
+    """The shapes and dtypes of inputs. A uint8 image counts as float32, as which a training step passes it."""
 
     def one(x: Any) -> Any:
         struct = _struct(x)
@@ -256,7 +261,7 @@ def _names(tree: Mapping[str, Any]) -> str:
 
 
 def _note(error: Exception, name: str) -> None:
-    """Adds the layer's path to an error that is not ours, once, growing from the inside out."""
+    """Adds the layer's path to another library's error, as one note that grows from the inside out."""
     notes = getattr(error, "__notes__", [])
     if notes and notes[-1].startswith("in layer "):
         notes[-1] = f"in layer {name}/{notes[-1].removeprefix('in layer ')}"

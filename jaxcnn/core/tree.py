@@ -1,4 +1,4 @@
-"""A network as a tree of layers, and its variables as nested dicts: paths, and transformations of the leaves."""
+"""A network as a tree of layers, and its variables as nested dicts: paths and changes of leaves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Path = tuple[str, ...]
 
 
 def leaves(model: Layer, at: Path = ()) -> Iterator[tuple[Path, Layer]]:
-    """The leaves of a network with their paths, in the order of the code."""
+    """The paths and leaves of a network, in the order of the code."""
     if model.inner is not None:
         yield from leaves(model.inner, at)
     elif model.forward is None:
@@ -24,15 +24,15 @@ def leaves(model: Layer, at: Path = ()) -> Iterator[tuple[Path, Layer]]:
 
 
 def sublayer(model: Layer, path: str) -> Layer:
-    """The layer at a path, `"layer1/block2"`.
+    """The layer at a path such as `"layer1/block2"`.
 
     Raises:
-      UserError: when there is none, with the nearest that there are.
+      UserError: when there is no such layer; the message suggests the nearest names.
     """
     done: list[str] = []
     for name in path.split("/"):
         if done and not model.sublayers:
-            raise UserError(f"unknown layer {path!r}: {'/'.join(done)} is in one piece")
+            raise UserError(f"unknown layer {path!r}: {'/'.join(done)} has no layers inside")
         if name not in model.sublayers:
             raise unknown("layer", path, ["/".join([*done, n]) for n in model.sublayers])
         model = model.sublayers[name]
@@ -43,20 +43,20 @@ def sublayer(model: Layer, path: str) -> Layer:
 def map_leaves(
     model: Layer, change: Callable[[str, Layer], Layer], *, call: Callable[[Layer], Call] | None = None
 ) -> Layer:
-    """The network with each leaf replaced: `change(path, leaf) -> leaf`, the path as in `"layer1/block2/conv1"`.
+    """The network with each leaf replaced by `change(path, leaf)`, where path is e.g. `"layer1/block2/conv1"`.
 
-    Names and paths stay, so that variables are found where they were if the new leaves have the same ones. Networks in
-    which nothing changes are the same objects.
+    Names and paths stay, so variables keep their places if the new leaves have the same ones. A network in which
+    nothing changes is returned itself.
 
     Args:
-      model: a Layer; one that is a leaf itself has the path `""`.
-      change: returns the leaf itself where nothing should change.
-      call: what `repr` shows of a network that was changed; `map_leaves(model, change)` by default.
+      model: a Layer; if it is a leaf, its path is `""`.
+      change: returns the new leaf, or the same one to leave it unchanged.
+      call: what `repr` shows of a changed network; `map_leaves(model, change)` by default.
 
     Example:
-      >>> def slower(path, leaf):  # every ReLU a leaky one
+      >>> def leaky(path, leaf):  # replaces every ReLU
       ...     return as_layer(jax.nn.leaky_relu) if leaf.kind == "relu" else leaf
-      >>> leaky = map_leaves(model, slower)
+      >>> model = map_leaves(model, leaky)
     """
     called = call or (lambda changed: Call(map_leaves, (changed, change)))
 
@@ -79,13 +79,14 @@ def map_leaves(
 def map_at(
     model: Layer, paths: tuple[str, ...], change: Callable[[Layer], Layer], maker: Callable[..., Layer]
 ) -> Layer:
-    """The network with the layers at these paths replaced: `change(layer) -> layer`.
+    """The network with each layer at one of these paths replaced by `change(layer)`.
 
     Args:
-      maker: the public function that does it, `maker(model, *paths)`; named in `repr` and in errors.
+      maker: the public function that is called as `maker(model, *paths)`; `repr` and errors name it.
 
     Raises:
-      LayerError: for what is no network or no path. UserError: for a path that does not exist.
+      LayerError: when `model` is not a Layer, or a path is not a string.
+      UserError: for a path that does not exist.
     """
     name = maker.__name__
     if not isinstance(model, Layer):
@@ -101,7 +102,7 @@ def map_at(
         elif layer.forward is not None:
             made = network(layer.forward, **{n: at(inner, n, below) for n, inner in layer.sublayers.items()})
         else:
-            raise LayerError(f"{layer!r} has no layers inside: {name} can take it as a whole only")
+            raise LayerError(f"{layer!r} has no layers inside: call {name} without paths")
         return _of(made, layer, lambda layer: Call(maker, (layer, *below)))
 
     def at(inner: Layer, name: str, paths: tuple[str, ...]) -> Layer:
@@ -112,7 +113,7 @@ def map_at(
 
 
 def unwrap(model: Layer, maker: Callable[..., Layer]) -> Layer:
-    """The network without the wrappers that a function put around its layers, `unwrap(model, synchronized)`."""
+    """The network without the wrappers made by a function, for instance `unwrap(model, synchronized)`."""
     if model.inner is not None and model.wrap is not None:
         inner = unwrap(model.inner, maker)
         if getattr(model.wrap, "func", model.wrap) is maker:
@@ -125,7 +126,7 @@ def unwrap(model: Layer, maker: Callable[..., Layer]) -> Layer:
 
 
 def _of(made: Layer, base: Layer, call: Callable[[Layer], Call]) -> Layer:
-    """The layer as another form of `base`."""
+    """The layer, marked as a transformation of `base`."""
     called = call(base)
     return made.replace(call=called, kind=called.name, base=base)
 
@@ -134,7 +135,7 @@ def _of(made: Layer, base: Layer, call: Callable[[Layer], Call]) -> Layer:
 
 
 def get(tree: Any, path: Path) -> Any:
-    """What is at a path of nested dicts, or None."""
+    """The value at a path of nested dicts, or None."""
     for name in path:
         if not isinstance(tree, dict) or name not in tree:
             return None
@@ -143,7 +144,7 @@ def get(tree: Any, path: Path) -> Any:
 
 
 def put(tree: Variables, path: Path, value: Any) -> None:
-    """Puts a value at a path of nested dicts; an empty dict leaves no entry."""
+    """Puts a value at a path of nested dicts, unless it is an empty dict."""
     if isinstance(value, dict) and not value:
         return
     if not path:

@@ -7,6 +7,7 @@ labelled images batch by batch while the network trains. `@dataset` adds a datas
 
 from jaxcnn.data.augment import (
     Joint,
+    PairedTransform,
     affine,
     augmented,
     colour,
@@ -39,6 +40,7 @@ __all__ = [
     "Dataset",
     "Examples",
     "Joint",
+    "PairedTransform",
     "Preprocess",
     "Stream",
     "Vocabulary",

@@ -1,7 +1,8 @@
-"""Augmentation: pure functions `(images, key) -> images` on a batch, to be used inside a jitted step.
+"""Augmentation: pure functions `(images, key) -> images` on a batch, for use inside a jitted step.
 
-Each image of a batch `(N, H, W, C)` gets its own random numbers. The dtype stays; uint8 is rounded. `mixup` changes
-the labels too: it is `(images, labels, key) -> (images, labels)`. `compose` makes one augmentation of several.
+Each image of a batch `(N, H, W, C)` gets different random numbers. The dtype does not change; uint8 is rounded.
+`mixup` changes the labels too: it is a paired transform, `(images, labels, key) -> (images, labels)`. `compose`
+combines several augmentations into one.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from jaxcnn.errors import UserError
 
 
 @dataclass(frozen=True)
-class Joint:
-    """An augmentation that changes the labels with the images: `(images, labels, key) -> (images, labels)`.
+class PairedTransform:
+    """An augmentation that changes images and labels together: `(images, labels, key) -> (images, labels)`.
 
     Attributes:
-      both: that function: `mixup`'s, or one that mirrors an image with the classes or the boxes in it.
+      both: that function, for instance one that mirrors an image and the boxes in it.
     """
 
     both: Callable[[Any, Any, jax.Array], tuple[Any, Any]]
@@ -31,21 +32,24 @@ class Joint:
         return self.both(images, labels, key)
 
 
-Augment = Callable[[Any, jax.Array], Any] | Joint
+Joint = PairedTransform
+"""The former name."""
+
+Augment = Callable[[Any, jax.Array], Any] | PairedTransform
 
 
 def augmented(augment: Augment, images: Any, labels: Any, key: jax.Array) -> tuple[Any, Any]:
-    """The images and labels of a batch behind an augmentation of either kind."""
-    if isinstance(augment, Joint):
+    """The images and labels of a batch after an augmentation of either kind."""
+    if isinstance(augment, PairedTransform):
         return augment(images, labels, key)
     return augment(images, key), labels
 
 
 def compose(*augments: Augment) -> Augment:
-    """Augmentations one after the other, each with a key of its own: `compose(flip, crop(padding=4), cutout(8))`.
+    """Augmentations in sequence, each with a different key: `compose(flip, crop(padding=4), cutout(8))`.
 
-    With a `mixup` or another `Joint` among them the whole is `(images, labels, key) -> (images, labels)`, without one
-    `(images, key) -> images`.
+    The result is a paired transform, `(images, labels, key) -> (images, labels)`, if one of them is, `mixup` for
+    instance; otherwise it is `(images, key) -> images`.
     """
 
     def both(images: Any, labels: Any, key: jax.Array) -> tuple[Any, Any]:
@@ -53,8 +57,8 @@ def compose(*augments: Augment) -> Augment:
             images, labels = augmented(augment, images, labels, jax.random.fold_in(key, index))
         return images, labels
 
-    if any(isinstance(augment, Joint) for augment in augments):
-        return Joint(both)
+    if any(isinstance(augment, PairedTransform) for augment in augments):
+        return PairedTransform(both)
     return lambda images, key: both(images, None, key)[0]
 
 
@@ -68,17 +72,17 @@ def flip(images: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def crop(size: int | tuple[int, int] | None = None, padding: int = 0) -> Augment:
-    """A window at a random place of each image, which has first got a border of zeros.
+    """A window at a random position of each image, after zero padding.
 
     Args:
-      size: (height, width) of the window, or one number for both; the image's own size when not given.
+      size: (height, width) of the window, or one number for both; the size of the image when not given.
       padding: rows and columns of zeros on each side. `crop(padding=4)` is the augmentation of He et al. for CIFAR.
 
     Returns:
       `(N, H, W, C), key -> (N, *size, C)`.
 
     Raises:
-      UserError: for a window that is larger than the padded image, or a negative padding.
+      UserError: when the window is larger than the padded image, or the padding is negative.
 
     Source: Krizhevsky et al. (2012), section 4.1; He et al., Deep residual learning (2016), section 4.2.
     """
@@ -92,11 +96,11 @@ def crop(size: int | tuple[int, int] | None = None, padding: int = 0) -> Augment
         for axis, (length, wanted) in enumerate(zip(padded.shape[1:3], window, strict=True), 1):
             if not 0 < wanted <= length:
                 raise UserError(
-                    f"crop: a window of {window[0]}x{window[1]} does not lie in images of {whole[0]}x{whole[1]} "
+                    f"crop: a window of {window[0]}x{window[1]} does not fit in images of {whole[0]}x{whole[1]} "
                     f"with padding {padding}"
                 )
-            key, own = jax.random.split(key)
-            first = jax.random.randint(own, (n, 1), 0, length - wanted + 1)
+            key, axis_key = jax.random.split(key)
+            first = jax.random.randint(axis_key, (n, 1), 0, length - wanted + 1)
             index = jnp.expand_dims(first + jnp.arange(wanted)[None], (3 - axis, 3))
             padded = jnp.take_along_axis(padded, index, axis, mode="clip")
         return padded
@@ -105,19 +109,20 @@ def crop(size: int | tuple[int, int] | None = None, padding: int = 0) -> Augment
 
 
 def translate(pixels: int) -> Augment:
-    """Each image moved by a whole number of pixels, at most `pixels` along each axis; what comes in is 0."""
+    """Each image shifted by a whole number of pixels, at most `pixels` along each axis; the new pixels are 0."""
     return crop(padding=pixels)
 
 
 def rotate(degrees: float) -> Augment:
-    """Each image turned about its centre by an angle from -`degrees` to `degrees`, bilinearly sampled; outside is 0."""
+    """Each image rotated about its centre by -`degrees` to `degrees`, bilinearly sampled; outside is 0."""
     return affine(shift=0, rotate=degrees, scale=0, shear=0)
 
 
 def scale(low: float = 0.8, high: float = 1.25) -> Augment:
-    """Each image enlarged about its centre by a factor from `low` to `high`, bilinearly sampled; outside is 0.
+    """Each image scaled about its centre by a factor from `low` to `high`, bilinearly sampled; outside is 0.
 
-    The factor's logarithm is uniform: half and twice the size are equally likely. Height and width share it.
+    The logarithm of the factor is uniform: half and twice the size are equally likely. Height and width have the same
+    factor.
     """
     if not 0 < low <= high:
         raise UserError(f"scale({low}, {high}): expected 0 < low <= high")
@@ -133,10 +138,10 @@ def affine(shift: float = 2.0, rotate: float = 10.0, scale: float = 0.1, shear: 
     """A random affine map of each image about its centre, bilinearly sampled; outside the image is 0.
 
     Args:
-      shift: at most so many pixels along each axis.
-      rotate: at most so many degrees either way.
+      shift: the largest shift along each axis, in pixels.
+      rotate: the largest rotation, in degrees, in either direction.
       scale: each axis is scaled by exp(u), u uniform in [-scale, scale].
-      shear: at most so many columns for each row.
+      shear: the largest shear, in columns per row.
 
     Source: Simard et al., Best practices for convolutional neural networks (2003), section 2.
     """
@@ -189,11 +194,11 @@ def colour(brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0
     """Random brightness, contrast, saturation and hue of each image, in this order.
 
     brightness: x b; contrast: m + (x - m) c with the mean grey m of the image; saturation: g + (x - g) s with the grey
-    g = 0.299 R + 0.587 G + 0.114 B of the pixel; b, c and s uniform from 1 - amount to 1 + amount. The hue is turned
-    about the grey axis by `hue` of a whole turn at most, either way. Values are cut off at 0 and at the largest, which
-    is 255 for uint8 and 1 for floats.
+    g = 0.299 R + 0.587 G + 0.114 B of the pixel; b, c and s are uniform from 1 - amount to 1 + amount. The hue is
+    rotated about the grey axis by at most `hue` of a full turn in either direction. Values are clipped to 0 and to 255
+    for uint8, 1 for floats.
 
-    Images of other than three channels have no saturation and no hue, and their grey is the mean of the channels.
+    Images with a number of channels other than three have no saturation and no hue; their grey is the channel mean.
 
     Raises:
       UserError: for a negative amount.
@@ -205,7 +210,7 @@ def colour(brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0
 
     def augment(images: jax.Array, key: jax.Array) -> jax.Array:
         n, _, _, channels = images.shape
-        most = 255.0 if images.dtype == jnp.uint8 else 1.0
+        largest = 255.0 if images.dtype == jnp.uint8 else 1.0
         u = jax.random.uniform(key, (4, n, 1, 1, 1), minval=-1.0)
         x = images.astype(jnp.float32)
         luma = jnp.asarray(_LUMA if channels == 3 else (1 / channels,) * channels).reshape(1, 1, 1, channels)
@@ -217,33 +222,33 @@ def colour(brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0
             return jnp.maximum(1 + u[index] * amount, 0)
 
         if brightness:
-            x = jnp.clip(x * factor(0, brightness), 0, most)
+            x = jnp.clip(x * factor(0, brightness), 0, largest)
         if contrast:
             mean = grey(x).mean((1, 2), keepdims=True)
-            x = jnp.clip(mean + (x - mean) * factor(1, contrast), 0, most)
+            x = jnp.clip(mean + (x - mean) * factor(1, contrast), 0, largest)
         if saturation and channels == 3:
-            x = jnp.clip(grey(x) + (x - grey(x)) * factor(2, saturation), 0, most)
+            x = jnp.clip(grey(x) + (x - grey(x)) * factor(2, saturation), 0, largest)
         if hue and channels == 3:
-            x = jnp.clip(_turn(x, 2 * jnp.pi * hue * u[3]), 0, most)
+            x = jnp.clip(_turn(x, 2 * jnp.pi * hue * u[3]), 0, largest)
         return _as(images, x)
 
     return augment
 
 
 def _turn(x: jax.Array, angle: jax.Array) -> jax.Array:
-    """Colours turned about the axis R = G = B (Rodrigues' formula), angle `(N, 1, 1, 1)`."""
+    """Colours rotated about the axis R = G = B (Rodrigues' formula), angle `(N, 1, 1, 1)`."""
     mean = x.mean(-1, keepdims=True)
     across = (jnp.roll(x, 1, -1) - jnp.roll(x, -1, -1)) / math.sqrt(3)  # axis times x
     return mean + (x - mean) * jnp.cos(angle) + across * jnp.sin(angle)
 
 
 def cutout(size: int, fill: float | None = None) -> Augment:
-    """A square of `size` pixels at a random place of each image gets one value.
+    """Fills a square of `size` x `size` pixels at a random position of each image.
 
-    The square's centre is anywhere in the image, so that part of it may lie outside.
+    The centre of the square is anywhere in the image, so part of the square may lie outside.
 
     Args:
-      fill: the value; each image's mean in each channel when not given.
+      fill: the value; the mean of each channel of the image when not given.
 
     Source: DeVries and Taylor, Improved regularization of convolutional neural networks with cutout (2017), section 3.
     """
@@ -253,8 +258,8 @@ def cutout(size: int, fill: float | None = None) -> Augment:
     def augment(images: jax.Array, key: jax.Array) -> jax.Array:
         n, *lengths, _ = images.shape
         inside = jnp.ones((n, 1, 1, 1), bool)
-        for axis, (length, own) in enumerate(zip(lengths, jax.random.split(key), strict=True), 1):
-            first = jax.random.randint(own, (n, 1), 0, length) - size // 2
+        for axis, (length, axis_key) in enumerate(zip(lengths, jax.random.split(key), strict=True), 1):
+            first = jax.random.randint(axis_key, (n, 1), 0, length) - size // 2
             place = jnp.arange(length)[None]
             within = (place >= first) & (place < first + size)
             inside &= jnp.expand_dims(within, (3 - axis, 3))
@@ -264,20 +269,20 @@ def cutout(size: int, fill: float | None = None) -> Augment:
     return augment
 
 
-def mixup(classes: int, alpha: float = 0.2) -> Joint:
-    """Each image and its label mixed with another one's of the batch: w x_i + (1 - w) x_j, w ~ Beta(alpha, alpha).
+def mixup(classes: int, alpha: float = 0.2) -> PairedTransform:
+    """Mixes each image and label with another of the batch: w x_i + (1 - w) x_j, w ~ Beta(alpha, alpha).
 
     The labels become probabilities `(N, classes)`, which `losses.softmax_cross_entropy` takes.
 
     Args:
-      classes: how many there are.
-      alpha: near 0 hardly anything is mixed, at 1 every share is equally likely.
+      classes: the number of classes.
+      alpha: near 0 the images are hardly mixed; at 1 every share is equally likely.
 
     Returns:
-      `(images, labels, key) -> (images, labels)`, to be given to `make_step` or `fit` as any augmentation.
+      `(images, labels, key) -> (images, labels)`, for `make_step` or `fit`, like any augmentation.
 
     Raises:
-      UserError: for anything but a number of classes, or an alpha that is not positive.
+      UserError: when classes is not a number of 2 or more, or alpha is not positive.
 
     Source: Zhang et al., mixup: beyond empirical risk minimization (2018), section 2.
     """
@@ -300,9 +305,9 @@ def mixup(classes: int, alpha: float = 0.2) -> Joint:
             labels = jax.nn.one_hot(labels, classes)
         return jax.tree.map(one, images), one(labels)
 
-    return Joint(mix)
+    return PairedTransform(mix)
 
 
 def _as(images: jax.Array, x: jax.Array) -> jax.Array:
-    """x in the images' dtype; rounded, where that is one of whole numbers."""
+    """x in the dtype of the images, rounded for integers."""
     return (jnp.round(x) if jnp.issubdtype(images.dtype, jnp.integer) else x).astype(images.dtype)

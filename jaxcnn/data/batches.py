@@ -1,4 +1,4 @@
-"""From a dataset to batches of one shape."""
+"""Batches of one shape from a dataset in memory."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from jaxcnn.errors import DataError
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The order in which an epoch goes through `count` examples: a permutation, of the seed and the epoch alone."""
+    """The order of `count` examples in an epoch: a permutation that depends on the seed and the epoch only."""
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def batch_places(count: int, size: int, start: int = 0, shard: tuple[int, int] = (0, 1)) -> np.ndarray:
-    """The places in an epoch's order that each batch takes: `(batches, size / shards)`, whole batches only.
+    """The positions in an epoch's order of each batch: `(batches, size / shards)`, whole batches only.
 
-    Batch b of all shards together is the places from `b * size` to `(b + 1) * size - 1`; shard i of n has the i-th of n
-    equal parts of them. Which examples make up a batch therefore does not depend on how many shards there are.
+    Batch b of all shards together has the positions `b * size` to `(b + 1) * size - 1`; shard i of n has the i-th of n
+    equal parts of them. The examples of a batch therefore do not depend on the number of shards.
 
     Args:
-      start: the first batch to give.
-      shard: `(i, n)`, the i-th of n, from 0 to n - 1.
+      start: the first batch to return.
+      shard: `(i, n)`: the i-th of n parts, i from 0 to n - 1.
 
     Raises:
-      DataError: for a size below 1, a negative start, a shard that there is not, or a size that n does not divide.
+      DataError: when size is below 1, start is negative, i is not below n, or n does not divide the size.
     """
     index, shards = shard
     if size < 1 or start < 0:
-        raise DataError(f"batches of {size} from batch {start} on: expected a size of 1 or more and a batch from 0 on")
+        raise DataError(f"batches of {size} from batch {start}: expected a size of 1 or more and a batch of 0 or more")
     if not 0 <= index < shards:
-        raise DataError(f"shard {shard}: expected (i, n), the i-th of n, with i from 0 to n - 1")
+        raise DataError(f"shard {shard}: expected (i, n) with i from 0 to n - 1")
     if size % shards:
         raise DataError(f"a batch of {size} cannot be divided among {shards} shards")
     places = np.arange(count // size * size).reshape(-1, shards, size // shards)
@@ -51,15 +51,15 @@ def batches(
 ) -> Iterator[tuple[Any, Any]]:
     """The shuffled batches of one epoch: `(inputs, labels)` of `batch_size` examples each.
 
-    The order is a function of the seed and the epoch alone, so that training can go on at any batch. What is left
-    behind the last whole batch is another remainder each epoch. A set smaller than a batch is one batch.
+    The order depends on the seed and the epoch only, so that training can resume at any batch. The examples after the
+    last whole batch are left out, others in each epoch. A set smaller than a batch is one batch.
 
     Args:
-      start: the first batch to give.
-      shard: `(i, n)` gives the i-th of n equal parts of each batch, for one of n processes.
+      start: the first batch to return.
+      shard: `(i, n)` returns the i-th of n equal parts of each batch, for one of n processes.
 
     Raises:
-      DataError: when n does not divide the batch, or there is no i-th of n.
+      DataError: when n does not divide the batch, or i is not below n.
     """
     order = epoch_order(len(data), seed, epoch)
     for places in batch_places(len(data), min(batch_size, len(data)), start, shard):
@@ -70,8 +70,8 @@ def batches(
 def padded_batches(data: Dataset | Examples, batch_size: int) -> Iterator[tuple[Any, Any, np.ndarray]]:
     """Every example once, in order: `(inputs, labels, weights)`, all batches of one shape.
 
-    The last batch is filled up with copies of its first example, of weight 0. What looks across the examples of a batch
-    has to leave them out, as `train.make_evaluate` does.
+    The last batch is padded with copies of its first example, whose weight is 0. A metric has to ignore them, as
+    `train.make_evaluate` does.
     """
     for first in range(0, len(data), batch_size):
         count = min(batch_size, len(data) - first)

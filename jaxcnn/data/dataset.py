@@ -1,4 +1,4 @@
-"""Sets of examples that fit in memory: labelled images, and inputs and labels of any other form."""
+"""Datasets in memory: labelled images, and inputs and labels of any other form."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from jaxcnn.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Inputs and labels of any form, in memory: pixels with a class each, pairs of images, sentences, questions.
+    """Inputs and labels of any form, in memory: images with a class for each pixel, sentences, questions, ...
 
     Attributes:
-      inputs: a pytree of arrays with one common first axis, N. A tuple is several inputs of the network.
-      labels: a pytree of arrays with the same first axis; what the loss is given.
-      classes: the names of the classes, if there are such.
+      inputs: a pytree of arrays with the same first axis, N. A tuple holds several inputs of the network.
+      labels: a pytree of arrays with the same first axis, for the loss.
+      classes: the names of the classes, if there are any.
       name: where they come from.
-      extra: what belongs to the data beside its arrays, a vocabulary for instance; JSON.
+      extra: JSON that belongs to the data, for instance a vocabulary.
 
     Raises:
-      DataError: for arrays that do not fit together, or no example at all.
+      DataError: when the arrays differ in length, or there is no example.
     """
 
     inputs: Any
@@ -39,9 +39,9 @@ class Examples:
         counts = {jax.tree_util.keystr(path, simple=True, separator="/"): len(array) for path, array in arrays}
         if len(set(counts.values())) != 1:
             each = ", ".join(f"{count} in {path}" for path, count in counts.items())
-            raise DataError(f"{self.name}: as many inputs as labels are needed, there are {each or 'no arrays'}")
+            raise DataError(f"{self.name}: expected as many inputs as labels, there are {each or 'no arrays'}")
         if not len(self):
-            raise DataError(f"{self.name}: the dataset is empty; there is nothing to learn or to measure")
+            raise DataError(f"{self.name}: the dataset is empty; it has no example to train on or to measure")
         object.__setattr__(self, "classes", tuple(self.classes))
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class Examples:
         return dataclasses.replace(self, inputs=inputs, labels=labels)
 
     def hold_out(self, share: float, seed: int = 0) -> tuple[Self, Self]:
-        """Two parts: all but a random `share` (0 < share < 1), and that share. The same seed gives the same parts."""
+        """All but a random `share` (0 < share < 1) of the examples, and that share; the same for the same seed."""
         return _held_out(self, [np.arange(len(self))], share, seed)
 
 
@@ -74,12 +74,12 @@ def _held_out(data: Any, groups: Sequence[np.ndarray], share: float, seed: int) 
     if not 0 < share < 1:
         raise DataError(f"the share to hold out should be between 0 and 1, got {share}")
     rng = np.random.default_rng(seed)
-    held = np.zeros(len(data), bool)
+    val = np.zeros(len(data), bool)
     for members in groups:
-        held[rng.permutation(members)[: round(share * len(members))]] = True
-    if held.all() or not held.any():
+        val[rng.permutation(members)[: round(share * len(members))]] = True
+    if val.all() or not val.any():
         raise DataError(f"{data.name}: {len(data)} examples are too few to hold out a share of {share}")
-    return data.take(~held), data.take(held)
+    return data.take(~val), data.take(val)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ class Dataset:
       name: where they come from.
 
     Raises:
-      DataError: for arrays that do not fit together, labels outside the classes, or no example at all.
+      DataError: when the arrays do not fit together, a label is outside the classes, or there is no example.
     """
 
     images: np.ndarray
@@ -108,11 +108,11 @@ class Dataset:
         _, first, height, width = images.shape
         if first in (1, 3) and height == width > 4:
             raise DataError(
-                f"{self.name}: images of shape {images.shape} look like (N, C, H, W); here they are (N, H, W, C): "
+                f"{self.name}: images of shape {images.shape} look like (N, C, H, W); expected (N, H, W, C): "
                 "images.transpose(0, 2, 3, 1)"
             )
         if labels.shape != images.shape[:1]:
-            hint = "; of one-hot labels, labels.argmax(1) are the classes" if labels.ndim == 2 else ""
+            hint = "; for one-hot labels, use labels.argmax(1)" if labels.ndim == 2 else ""
             raise DataError(
                 f"{self.name}: {len(images)} images and labels of shape {labels.shape}, expected ({len(images)},){hint}"
             )
@@ -122,7 +122,7 @@ class Dataset:
                 f"tuple(map(str, range(10))), got {self.classes!r}"
             )
         if not len(images):
-            raise DataError(f"{self.name}: the dataset is empty; there is nothing to learn or to measure")
+            raise DataError(f"{self.name}: the dataset is empty; it has no example to train on or to measure")
         if not np.issubdtype(labels.dtype, np.integer):
             raise DataError(f"{self.name}: labels should be integers, got {labels.dtype}")
         low, high = int(labels.min()), int(labels.max())
@@ -157,7 +157,7 @@ class Dataset:
         return dataclasses.replace(self, images=self.images[index], labels=self.labels[index])
 
     def hold_out(self, share: float, seed: int = 0) -> tuple[Dataset, Dataset]:
-        """Two parts: all but a random `share` (0 < share < 1) of each class, and that share.
+        """All but a random `share` (0 < share < 1) of each class, and that share.
 
         The same seed gives the same parts.
         """

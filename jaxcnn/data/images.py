@@ -37,11 +37,11 @@ FORMATS = {
     "SGI": (".sgi", ".rgb", ".bw"),
     "ICO": (".ico",),
 }
-"""The formats that are read, with their files' endings. Pillow knows more; for EPS, it runs another program."""
+"""The supported formats and their file endings. Pillow knows more; for EPS, it runs another program."""
 ENDINGS = frozenset(ending for endings in FORMATS.values() for ending in endings)
 MOST_PIXELS = 89_478_485
-"""The pixels of the largest image that is read, a quarter of a gigabyte as RGB: the header of a small file may say any
-number. It is Pillow's limit, above which it warns."""
+"""The most pixels of an image, a quarter of a gigabyte as RGB: the header of a small file may claim any number. Pillow
+warns above the same limit."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,12 +52,12 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What sets a picture upright, for each orientation that EXIF knows."""
+"""The transposition that sets an image upright, for each orientation of EXIF."""
 
-_LEAST_CONTRAST = 16  # of 255: with less, nothing is seen of a transparent picture on white
+_LEAST_CONTRAST = 16  # of 255: with less, a transparent image on white is invisible
 
 Box = tuple[float, float, float, float]
-"""A part of a picture: left, top, right, bottom in pixels from its upper left corner; they need not be whole."""
+"""A part of an image: left, top, right, bottom in pixels from its upper left corner, not necessarily integers."""
 
 
 def read_image(
@@ -65,24 +65,24 @@ def read_image(
 ) -> np.ndarray:
     """An image file as `(H, W, C)`, uint8.
 
-    16-bit values are scaled to 8 bits, palettes and CMYK become RGB, the camera's orientation is applied, and of an
-    animation the first picture is taken. Transparency is laid on white; on black where nothing would be seen on white,
-    as of white strokes on a transparent ground.
+    16-bit values are scaled to 8 bits, palettes and CMYK become RGB, EXIF's orientation is applied, and of an animation
+    the first frame is read. Transparent images are drawn on white; on black if they are invisible on white, such as
+    white strokes on a transparent background.
 
     Args:
       source: a path, or the file's bytes.
-      channels: 1 (grey) or 3 (RGB); as the file has when not given.
+      channels: 1 (grey) or 3 (RGB); those of the file when not given.
       size: (height, width) to resize to, bilinearly with antialiasing.
-      name: what to call bytes in an error.
+      name: the name of bytes in errors.
 
     Raises:
-      DataError: when the file is missing, is no image, is damaged, or has more than `MOST_PIXELS`.
+      DataError: when the file is missing, is not an image, is damaged, or has more than `MOST_PIXELS`.
     """
     where = name if isinstance(source, bytes) else str(source)
     if channels not in (None, 1, 3):
         raise DataError(f"{where}: images can be read with 1 channel or 3, not {channels}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd metadata in pictures that can be read
+        warnings.simplefilter("ignore")  # about odd metadata in readable images
         with opened_image(source, where) as opened:
             opened.load()
             picture = _eight_bits(ImageOps.exif_transpose(opened))
@@ -104,32 +104,32 @@ def read_part(
 ) -> np.ndarray:
     """A part of an image file, resized: `(*size, channels)`, uint8. For use in threads.
 
-    It is resized bilinearly with antialiasing. Modes and orientation are dealt with as in `read_image`.
+    It is resized bilinearly with antialiasing. Modes and orientation are treated as in `read_image`.
 
-    A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size where that leaves the part at least `gap` times as large as
-    `size`: the decoder then leaves out the high frequencies of each block, which a smaller image has no place for, and
-    takes a fraction of the time. 1 is the fastest; from 3 on the difference cannot be seen.
+    A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if the part is then still at least `gap` times as large as
+    `size`: the decoder skips the high frequencies of each block, which a smaller image cannot show, and takes a
+    fraction of the time. 1 is the fastest; from 3 on the difference is invisible.
 
     Args:
-      box: the part to read, given the picture's height and width: left, top, right, bottom, within the picture.
+      box: the part to read as a function of height and width of the image: left, top, right, bottom, inside the image.
       size: (height, width) of the result.
       channels: 1 (grey) or 3 (RGB).
-      mirror: left to right.
-      gap: how much larger than needed a JPEG's part is decoded.
-      name: what to call bytes in an error.
+      mirror: whether the part is mirrored left to right.
+      gap: the least size of the decoded part of a JPEG file, as a multiple of `size`.
+      name: the name of bytes in errors.
 
     Raises:
-      DataError: when the file is missing, is no image, is damaged, or has more than `MOST_PIXELS`.
+      DataError: when the file is missing, is not an image, is damaged, or has more than `MOST_PIXELS`.
     """
     where = name if isinstance(source, bytes) else str(source)
-    # No `catch_warnings`: it sets the filters of the whole process, which threads would set back in any order.
+    # No `catch_warnings`: it changes the filters of the whole process, which is not safe in threads.
     with opened_image(source, where) as opened:
         orientation = 1
         if isinstance(opened, JpegImageFile):
             orientation = orientation_of(opened)
         else:
             ImageOps.exif_transpose(opened, in_place=True)
-        # A JPEG is turned when it is small; until then everything is done as it lies in the file.
+        # A JPEG is set upright after resizing; until then all coordinates are those of the file.
         turned = orientation in (5, 6, 7, 8)
         width, height = opened.size
         left, top, right, bottom = box(width, height) if turned else box(height, width)
@@ -156,7 +156,7 @@ def read_part(
 
 @contextlib.contextmanager
 def opened_image(source: str | Path | bytes, where: str) -> Iterator[Image.Image]:
-    """The image file, not decoded yet; whatever is wrong with it, inside the `with` too, becomes a DataError."""
+    """The image file, not decoded yet. Errors of reading it, also inside the `with`, become a DataError."""
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else regular(source)
         with Image.open(file, formats=_formats()) as opened:
@@ -175,7 +175,7 @@ def opened_image(source: str | Path | bytes, where: str) -> Iterator[Image.Image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(f"{where} has more than {MOST_PIXELS:,} pixels; {_SMALLER}") from None
     except OSError as error:
-        if reason := error.strerror:  # the system's, not Pillow's
+        if reason := error.strerror:  # from the operating system, not from Pillow
             raise DataError(f"{where} cannot be read: {reason}") from None
         raise DataError(f"{where}: the image is damaged ({error})") from None
     except _DAMAGED as error:
@@ -183,7 +183,7 @@ def opened_image(source: str | Path | bytes, where: str) -> Iterator[Image.Image
 
 
 _SMALLER = "make it smaller first"
-# What Pillow's decoders raise on bytes that mean nothing.
+# What Pillow's decoders raise on invalid bytes.
 _DAMAGED = (
     SyntaxError, ValueError, EOFError, struct.error, zlib.error, ArithmeticError, AttributeError, LookupError,
     MemoryError, RuntimeError, TypeError,
@@ -192,21 +192,21 @@ _DAMAGED = (
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """The formats that this Pillow can read of `FORMATS`."""
+    """The formats of `FORMATS` that this Pillow can read."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def orientation_of(opened: Image.Image) -> int:
-    """How EXIF says that the picture lies in its file, 1 to 8; 1 is upright."""
+    """The orientation of the image in its file by EXIF, 1 to 8; 1 is upright."""
     orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
     return orientation if orientation in _UPRIGHT else 1
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """The pixels `(H, W, ...)` of a file, set upright as EXIF's orientation says."""
+    """The pixels `(H, W, ...)` of a file, set upright by EXIF's orientation."""
     if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)  # the rest is said of what comes of it
+        pixels = pixels.swapaxes(0, 1)  # the signs below are for the swapped axes
     rows, columns = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(orientation, (1, 1))
     return pixels[::rows, ::columns]
 
@@ -222,7 +222,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":
         values = np.asarray(picture, np.float64)
         top = values.max(initial=0)
-        # 32-bit integers are taken for 16 bits, or 8 if none is above 255; floating-point numbers for 0 to 1, or 255.
+        # 32-bit integers are read as 16 bits, or as 8 if none is above 255; floats as 0 to 1, or 0 to 255.
         if picture.mode == "F":
             scale = 255.0 if top <= 1 else 1.0
         else:
@@ -237,12 +237,12 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
         grey = red.tobytes() == green.tobytes() == blue.tobytes()
         return flat.convert("L") if grey else flat
     if picture.mode in ("L", "RGB"):
-        return picture  # to convert it would copy it
+        return picture  # conversion would copy it
     return picture.convert("L" if picture.mode == "1" else "RGB")
 
 
 def _contrast(picture: Image.Image) -> int:
-    """From the darkest to the lightest pixel, in the channel where it is most."""
+    """The range from the darkest to the lightest pixel, the largest over channels."""
     extrema: Any = picture.getextrema()
     return max(high - low for low, high in extrema)
 

@@ -1,4 +1,4 @@
-"""From uint8 images to what a network is fed."""
+"""From uint8 images to the inputs of a network."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from jaxcnn.errors import DataError, UserError
 
 
 def inputs_of(preprocess: Callable[[Any], Any], inputs: Any) -> tuple[Any, ...]:
-    """What a network is called with: the preprocessed inputs, a tuple of them being several."""
+    """The preprocessed inputs as a tuple, one for each argument of the network."""
     inputs = preprocess(inputs)
     return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
 def to_float(inputs: Any) -> Any:
-    """uint8 images as float32 from 0 to 1, anything else as it is; also in a tuple or dict of inputs."""
+    """uint8 images as float32 from 0 to 1, any other array unchanged; also in a tuple or dict of inputs."""
 
     def one(x: Any) -> Any:
         return jnp.asarray(x, jnp.float32) / 255 if x.dtype == jnp.uint8 else x
@@ -29,29 +29,28 @@ def to_float(inputs: Any) -> Any:
 
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Mean and deviation of each channel of its images."""
+"""Mean and std of each channel of its images."""
 
-_BEYOND = 0.5  # how far floats may be from 0 to 1: an enlarged image, or one with noise, goes a little beyond
+_BEYOND = 0.5  # how far floats may exceed 0 to 1: a resized or noisy image does so a little
 
 
 @dataclass(frozen=True)
 class Preprocess:
     """uint8 images `(N, H, W, C)` -> float32 `(N, *size, C)`, with zero mean and unit variance in each channel.
 
-    An image that is smaller than `size` by no more than 8 pixels gets a border of 0, as LeCun et al. (1998) padded
-    MNIST to 32x32; any other is resized bilinearly. With `resize`, the proportions stay: the shorter side is brought to
-    that many pixels, and `size` is cut out of the middle, as networks for ImageNet are evaluated. Of several inputs, a
-    tuple or dict, it takes those that are uint8 images, and leaves words and boxes as they are. An image may also be of
-    floats from 0 to 1, the values that it was made for.
+    An image that is smaller than `size` by at most 8 pixels is padded with 0, as LeCun et al. (1998) padded MNIST to
+    32x32; any other is resized bilinearly. With `resize`, the aspect ratio is kept: the shorter side is resized to that
+    number of pixels, and `size` is cropped from the centre, as networks for ImageNet are evaluated. In a tuple or dict
+    of inputs, uint8 images are preprocessed; words and boxes are not changed. Images may also be floats from 0 to 1.
 
     Attributes:
       size: (height, width) of the network's input.
-      mean, std: of each channel of the training images, scaled to 0 to 1.
+      mean, std: of each channel of the training images, on the scale from 0 to 1.
       resize: `(pixels, "bilinear")` or `(pixels, "bicubic")`, for the shorter side; empty for none.
 
     Raises:
-      UserError: when it is called with images of integers that are no uint8; and, outside `jit`, of floats that are far
-        from 0 to 1, as 0 to 255 are.
+      UserError: when it is called with integers other than uint8; and, outside `jit`, with floats far outside 0 to 1,
+        for instance 0 to 255.
     """
 
     size: tuple[int, int]
@@ -62,17 +61,17 @@ class Preprocess:
     def __post_init__(self) -> None:
         if self.resize and (self.resize[0] < max(self.size) or self.resize[1] not in ("bilinear", "bicubic")):
             raise UserError(
-                f"resize={self.resize!r}: expected (pixels, 'bilinear') or (pixels, 'bicubic'), with no fewer pixels "
-                f"than the {self.size[0]}x{self.size[1]} that are cut out"
+                f"resize={self.resize!r}: expected (pixels, 'bilinear') or (pixels, 'bicubic'), with at least as "
+                f"many pixels as the crop of {self.size[0]}x{self.size[1]}"
             )
 
     @staticmethod
     def of(images: np.ndarray, size: Sequence[int] | None = None) -> Preprocess:
-        """The preprocessing that the training images `(N, H, W, C)` call for."""
+        """The preprocessing for training images `(N, H, W, C)`: their mean, std and size, unless one is given."""
         if images.dtype != np.uint8:
-            raise DataError(f"the images are {images.dtype}, not uint8: pass a `preprocess` of your own for them")
+            raise DataError(f"the images are {images.dtype}, not uint8: pass your own `preprocess` for them")
         height, width = images.shape[1:3] if size is None else size
-        # Counts of each value are exact, so the same images give the same figures on every machine.
+        # Counts of values are exact, so the result is the same on every machine.
         counts = np.zeros((images.shape[-1], 256), np.int64)
         for first in range(0, len(images), 4096):
             for channel, row in enumerate(counts):
@@ -88,14 +87,14 @@ class Preprocess:
 
     @staticmethod
     def imagenet(image: Sequence[int]) -> Preprocess:
-        """For images (height, width, channels) of which not all can be looked at: mean and deviation of ImageNet."""
+        """Mean and std of ImageNet, for streamed images of the shape (height, width, channels)."""
         height, width, channels = image
         if channels == 1:
             return Preprocess((height, width), (0.449,), (0.226,))
         return Preprocess((height, width), *IMAGENET)
 
     def check(self, images: Any) -> None:
-        """Raises UserError for images whose values are not what the network is to be fed with; see the class."""
+        """Checks dtype and range of images; raises UserError as described for the class."""
         if isinstance(images, (tuple, list, dict)) or images.dtype == jnp.uint8:
             return
         if not jnp.issubdtype(images.dtype, jnp.floating):
@@ -105,7 +104,7 @@ class Preprocess:
         known = np.asarray(images)
         if known.dtype.itemsize < 4:
             known = known.astype(np.float32)
-        # What is not finite is seen by the loss.
+        # Values that are not finite show in the loss.
         low, high = known.min(initial=0, where=np.isfinite(known)), known.max(initial=0, where=np.isfinite(known))
         if low < 0 - _BEYOND or high > 1 + _BEYOND:
             raise UserError(

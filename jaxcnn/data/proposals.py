@@ -1,4 +1,4 @@
-"""Where objects may be: regions of an image, proposed without knowing any class."""
+"""Region proposals: where objects may be in an image, without knowledge of classes."""
 
 from __future__ import annotations
 
@@ -19,65 +19,75 @@ import numpy as np
 from jaxcnn.data.dataset import Examples
 from jaxcnn.errors import DataError, UserError
 
-_VERSION = 1  # of what selective_search returns for the same settings: part of a cache file's name
+_VERSION = 1  # changes with the results of selective_search for the same settings: part of the name of a cache file
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSettings:
+    """The settings of `selective_search`.
+
+    Attributes:
+      base, step: the size of the first segments, and how much larger they are in the second segmentation. Smaller
+        numbers give smaller segments, and more regions.
+      sigma: of the Gaussian blur before the segmentation.
+      quality: more colour spaces, segmentations and similarity measures: 3 times the time and twice the regions.
+      min_side: the least length of a side of a region, in pixels.
+      max_ratio: the largest ratio of its sides.
+      max_share: the largest length of its longer side, as a share of the longer side of the image.
+      same_iou: of two regions with this IoU or more, the second is dropped.
+    """
+
+    base: int = 30
+    step: int = 60
+    sigma: float = 0.8
+    quality: bool = False
+    min_side: int = 8
+    max_ratio: float = 3.0
+    max_share: float = 0.8
+    same_iou: float = 0.8
 
 
 def selective_search(
     images: np.ndarray,
     *,
     most: int = 800,
-    base: int = 30,
-    step: int = 60,
-    sigma: float = 0.8,
-    quality: bool = False,
-    least: int = 8,
-    longest: float = 3.0,
-    largest: float = 0.8,
-    alike: float = 0.8,
+    settings: SearchSettings = SearchSettings(),
     cache: str | Path | None = None,
     workers: int | None = None,
 ) -> np.ndarray:
-    """Regions by selective search: an image is divided into small segments, and the most similar neighbours are joined
-    again and again; the box of every segment on the way is a region.
+    """Regions by selective search: an image is divided into small segments, and the most similar neighbours are merged
+    again and again; the bounding box of every segment on the way is a region.
 
-    It is OpenCV's (contrib). Its boxes are in an order that it draws by chance, so they are put into one that depends
-    on the seed 0 alone; of boxes that are nearly the same the first stays.
+    OpenCV (contrib) computes the boxes, in an order that it draws at random. Here they are shuffled with the seed 0,
+    and of boxes that are nearly the same the first is kept.
 
     Args:
       images: `(N, H, W, 3)`, uint8.
-      most: R, how many regions an image has at most.
-      base, step: how large the first segments are, and by how much larger in the second division. Smaller numbers
-        give smaller segments, and more regions.
-      sigma: of the blur beforehand.
-      quality: more colour spaces, divisions and measures of similarity: 3 times the time and twice the regions.
-      least: the shortest side of a region, in pixels.
-      longest: the largest ratio of its sides.
-      largest: its longest side as a share of the image's longer one.
-      alike: the IoU from which on two regions are the same.
+      most: R, the largest number of regions of an image.
+      settings: see `SearchSettings`.
       cache: a folder to keep the regions in, a file an image, so that splits share them; a damaged file is computed
         again. None for no cache; `cache_folder()` is the usual one.
-      workers: threads; as many as there are cores when not given.
+      workers: threads; the number of cores when not given.
 
     Returns:
-      `(N, R, 4)` float32: x1, y1, x2, y2 in pixels. Places without a region are of zero size.
+      `(N, R, 4)` float32: x1, y1, x2, y2 in pixels. Rows without a region are of zero size.
 
     Raises:
-      UserError: when OpenCV, or its contrib modules, are not installed; for images of another form.
+      UserError: when OpenCV or its contrib modules are not installed, or the images have another form.
 
     Source: Uijlings, van de Sande, Gevers and Smeulders, Selective search for object recognition (2013).
     """
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
         raise UserError(f"selective search takes uint8 images (N, H, W, 3), got {images.dtype} {images.shape}")
-    settings = _Settings(most, base, step, sigma, quality, least, longest, largest, alike)
     folder = None if cache is None else Path(cache).expanduser()
     with ThreadPoolExecutor(workers or _cores()) as pool:
-        found = list(pool.map(functools.partial(_regions, settings=settings, folder=folder), images))
+        found = list(pool.map(functools.partial(_regions, most=most, settings=settings, folder=folder), images))
     return np.stack(found) if found else np.zeros((0, most, 4), np.float32)
 
 
 def cache_folder() -> Path:
-    """Where regions are kept when nobody says where: `jaxcnn` in XDG_CACHE_HOME, or in ~/.cache."""
+    """The usual cache of regions: the folder `jaxcnn` in XDG_CACHE_HOME, or in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxcnn"
 
 
@@ -87,12 +97,12 @@ def sliding_windows(
     ratios: Sequence[float] = (1.0,),
     step: float = 0.25,
 ) -> np.ndarray:
-    """A grid of windows that look at no pixel: `(R, 4)` float32.
+    """A grid of windows, the same for every image: `(R, 4)` float32.
 
     Args:
       size: (height, width) of the image.
-      sides: of the windows, in pixels: the square root of their areas.
-      ratios: height by width of each.
+      sides: the square roots of the areas of the windows, in pixels.
+      ratios: height / width.
       step: between two windows, as a share of their sides. At 1/4 a square object of the same size has an IoU of 0.62
         or more with one of them.
     """
@@ -112,7 +122,7 @@ def sliding_windows(
 
 
 def with_regions(data: Examples, regions: np.ndarray) -> Examples:
-    """The same data with regions `(N, R, 4)`, or `(R, 4)` for all images, as the network's second input."""
+    """The data with regions `(N, R, 4)`, or `(R, 4)` for all images, as the second input of the network."""
     images = data.inputs[0] if isinstance(data.inputs, tuple) else data.inputs
     regions = np.asarray(regions, np.float32)
     if regions.shape[-1:] != (4,) or regions.ndim not in (2, 3):
@@ -123,19 +133,6 @@ def with_regions(data: Examples, regions: np.ndarray) -> Examples:
 
 
 # --- selective search --------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class _Settings:
-    most: int
-    base: int
-    step: int
-    sigma: float
-    quality: bool
-    least: int
-    longest: float
-    largest: float
-    alike: float
 
 
 def _opencv() -> Any:
@@ -149,19 +146,19 @@ def _opencv() -> Any:
     return cv2
 
 
-def _regions(image: np.ndarray, settings: _Settings, folder: Path | None) -> np.ndarray:
-    """The regions of one image, from the cache where it has them."""
+def _regions(image: np.ndarray, most: int, settings: SearchSettings, folder: Path | None) -> np.ndarray:
+    """The regions of one image, from the cache if they are there."""
     if folder is None:
-        return _search(image, settings)
-    file = folder / f"regions-{_key(image, settings)}.npz"
-    kept = _kept(file, (settings.most, 4))
+        return _search(image, most, settings)
+    file = folder / f"regions-{_key(image, most, settings)}.npz"
+    kept = _kept(file, (most, 4))
     if kept is None:
-        kept = _search(image, settings)
+        kept = _search(image, most, settings)
         _keep(file, kept)
     return kept
 
 
-def _search(image: np.ndarray, settings: _Settings) -> np.ndarray:
+def _search(image: np.ndarray, most: int, settings: SearchSettings) -> np.ndarray:
     """The regions of one image, `(R, 4)`, padded."""
     search = _opencv().ximgproc.segmentation.createSelectiveSearchSegmentation()
     search.setBaseImage(np.ascontiguousarray(image[..., ::-1]))
@@ -170,17 +167,17 @@ def _search(image: np.ndarray, settings: _Settings) -> np.ndarray:
     found = np.unique(np.asarray(search.process(), np.float32).reshape(-1, 4), axis=0)
     sides = found[:, 2:]
     fit = (
-        (sides.min(1) >= settings.least)
-        & (sides.max(1) <= settings.longest * sides.min(1))
-        & (sides.max(1) <= settings.largest * max(image.shape[:2]))
+        (sides.min(1) >= settings.min_side)
+        & (sides.max(1) <= settings.max_ratio * sides.min(1))
+        & (sides.max(1) <= settings.max_share * max(image.shape[:2]))
     )
     boxes = np.random.default_rng(0).permutation(np.concatenate([found[:, :2], found[:, :2] + sides], 1)[fit])
-    boxes = _distinct(boxes, settings.alike, settings.most)
-    return np.pad(boxes, ((0, settings.most - len(boxes)), (0, 0)))
+    boxes = _distinct(boxes, settings.same_iou, most)
+    return np.pad(boxes, ((0, most - len(boxes)), (0, 0)))
 
 
-def _distinct(boxes: np.ndarray, alike: float, most: int) -> np.ndarray:
-    """The boxes but for those whose IoU with an earlier one that stays is `alike` or more."""
+def _distinct(boxes: np.ndarray, same_iou: float, most: int) -> np.ndarray:
+    """The first `most` boxes whose IoU with every earlier one of them is below `same_iou`."""
     left = boxes
     kept: list[np.ndarray] = []
     while len(left) and len(kept) < most:
@@ -188,7 +185,7 @@ def _distinct(boxes: np.ndarray, alike: float, most: int) -> np.ndarray:
         kept.append(one)
         shared = np.maximum(np.minimum(one[2:], left[:, 2:]) - np.maximum(one[:2], left[:, :2]), 0).prod(1)
         union = (one[2:] - one[:2]).prod() + (left[:, 2:] - left[:, :2]).prod(1) - shared
-        stays = shared < alike * union
+        stays = shared < same_iou * union
         stays[0] = False
         left = left[stays]
     return np.stack(kept) if kept else boxes[:0]
@@ -198,14 +195,14 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _key(image: np.ndarray, settings: _Settings) -> str:
-    digest = hashlib.sha256(repr((_VERSION, image.shape, settings)).encode())
+def _key(image: np.ndarray, most: int, settings: SearchSettings) -> str:
+    digest = hashlib.sha256(repr((_VERSION, image.shape, most, settings)).encode())
     digest.update(np.ascontiguousarray(image).tobytes())
     return digest.hexdigest()[:24]
 
 
 def _kept(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """What a cache file holds; None where there is none, or it is damaged."""
+    """The regions in a cache file; None if it is missing or damaged."""
     try:
         with file.open("rb") as opened, np.load(opened) as stored:
             boxes = stored["boxes"]
@@ -215,7 +212,7 @@ def _kept(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _keep(file: Path, boxes: np.ndarray) -> None:
-    """Written beside and renamed, so that nobody reads half a file."""
+    """Writes a temporary file and renames it, so that no reader sees half a file."""
     temporary = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}.npz")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

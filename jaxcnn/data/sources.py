@@ -18,7 +18,7 @@ from jaxcnn.data.images import read_image
 from jaxcnn.errors import DataError, first_line
 
 Example = tuple[Path | bytes, int, str]
-"""An image file (its path, or its bytes), its label, and what to call it in an error."""
+"""An image file (its path, or its bytes), its label, and its name in errors."""
 
 
 # --- files ------------------------------------------------------------------------------------------
@@ -32,9 +32,9 @@ class Files:
       name: where they come from.
       classes: the names of the classes, in the order of the labels.
       top: the folder.
-      paths: `(N,)`, bytes: each file's path from there. An array of a million takes 50 MB, a list of `Path` 500 MB.
+      paths: `(N,)`, bytes: the path of each file relative to `top`. A million take 50 MB, as a list of `Path` 500 MB.
       labels: `(N,)`, int32.
-      sample: some fifty files of the training set, whatever the split: they say what the images are like.
+      sample: about fifty files of the training set, for every split; they determine channels and size.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Files:
         return replace(self, paths=self.paths[index], labels=self.labels[index])
 
     def shapes(self, damaged: bool = False) -> list[tuple[int, ...]]:
-        """(H, W, C) of the sample's images; those that are damaged are an error, or left out where they may be."""
+        """(H, W, C) of the images of the sample. Damaged ones raise a DataError, or are left out with `damaged`."""
         shapes = []
         for path in self.sample:
             try:
@@ -70,7 +70,7 @@ class Files:
         return shapes
 
     def channels(self, damaged: bool = False) -> int:
-        """3, or 1 where no image of the sample is in colour."""
+        """3, or 1 if no image of the sample is in colour."""
         return max((shape[-1] for shape in self.shapes(damaged)), default=3)
 
 
@@ -79,15 +79,15 @@ class Files:
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """Records of a set that tensorflow-datasets prepared, read one by one.
+    """Records of a dataset that tensorflow-datasets prepared, read one by one.
 
     Attributes:
       name: where they come from.
       classes: the names of the classes, in the order of the labels.
-      split: as it was asked for.
+      split: the name of the split.
       records: tensorflow-datasets' data source; `records[i]` is a dict with the image file's bytes and the label.
-      keys: under which names they stand there.
-      index: `(N,)`: the numbers of the records that belong to the split.
+      keys: the names of the image and the label in a record.
+      index: `(N,)`: the numbers of the records of the split.
       shape: (H, W, C) of the images; None where they differ.
     """
 
@@ -106,13 +106,13 @@ class Records:
         return self._examples([int(self.index[index])])[0]
 
     def __iter__(self) -> Iterator[Example]:
-        for first in range(0, len(self), 1000):  # many at once take half the time
+        for first in range(0, len(self), 1000):  # reading many at once takes half the time
             yield from self._examples(self.index[first : first + 1000].tolist())
 
     def _examples(self, numbers: list[int]) -> list[Example]:
         where = f"{self.name} {self.split} example"
         try:
-            one = len(numbers) == 1  # for which `__getitems__` would start a thread
+            one = len(numbers) == 1  # `__getitems__` would start a thread for it
             records = [self.records[numbers[0]]] if one else self.records.__getitems__(numbers)
         except Exception as error:
             raise DataError(f"{where} {numbers[0]} cannot be read: {one_line(error)}") from error
@@ -128,12 +128,12 @@ class Records:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """(height, width) of the images; None where they differ."""
+        """(height, width) of the images; None if they differ."""
         height, width, _ = self.shape
         return None if height is None or width is None else (height, width)
 
     def channels(self, damaged: bool = False) -> int:
-        """3, or 1 where the set's images are grey."""
+        """3, or 1 for grey images."""
         return self.shape[-1]
 
 

@@ -1,9 +1,9 @@
 """Images that do not fit in memory: read, decoded and cropped while the network trains.
 
-An epoch over a large set is a pipeline. Which example comes when is known before anything is read: the order is a
-permutation of the seed and the epoch (`epoch_order`, the same as for a set in memory), and the random numbers that crop
-and mirror an example follow from the seed, the epoch and its place in that order. So each example can be made by any
-thread of any process at any time, and comes out the same to the last bit:
+An epoch over a large set is a pipeline. The order of the examples is known before anything is read: it is a
+permutation given by the seed and the epoch (`epoch_order`, the same as for a set in memory). The random numbers that
+crop and mirror an example follow from the seed, the epoch and its position in that order. So any thread of any process
+can make any example at any time, with the same result to the last bit:
 
     order[place] -> image file -> decode -> crop, resize, mirror -> uint8 (H, W, C) -> batch -> device
 
@@ -13,13 +13,13 @@ thread of any process at any time, and comes out the same to the last bit:
             state, metrics = step(state, batch)
 
 Grain (https://google-grain.readthedocs.io) runs the middle of it in threads, some examples ahead of the consumer.
-Pillow decodes and resizes outside Python's global lock, so that threads use all cores of a common machine; with many
-more than eight, the little that is left under the lock counts, and `processes` help.
+Pillow decodes and resizes without Python's global lock, so threads use all cores of a common machine; with many more
+than eight cores, the little that needs the lock limits the speed, and `processes` help.
 
-What is held in memory, in images of H * W * C bytes: the batch that was given, the one that is being filled, and as
-many read ahead as one batch has (twice the threads, if that is more; with processes, two messages of at most 16 more in
-each). Each thread has one picture besides, at the size that it was decoded at. None of it grows with the set, of which
-some 70 bytes an example are held: where it lies, its label, its place in the order.
+Memory, in images of H * W * C bytes: the last batch, the batch that is being filled, and one batch of examples read
+ahead (twice the number of threads, if that is more; with processes, two messages of at most 16 more in each). Each
+thread also has one decoded image. This does not grow with the set; about 70 bytes an example do: path, label, and
+position in the order.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ from jaxcnn.data.load import find
 from jaxcnn.data.sources import Files, Records
 from jaxcnn.errors import DataError, UserError
 
-_MOST_TRIES = 100  # so many damaged examples in a row are no accident
-_FROM_THREAD, _FROM_PROCESS = 4, 16  # at most so many images are handed over at once
+_MOST_TRIES = 100  # as many damaged examples in a row are no accident
+_FROM_THREAD, _FROM_PROCESS = 4, 16  # the most images in one message
 
 _running: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
 
 
 def _close() -> None:
-    """Ends what is still under way when Python ends: before Grain's processes (1), and while its modules are there."""
+    """Closes running iterators when Python exits: before Grain's processes (1), while its modules still exist."""
     for batches in list(_running):
         batches.close()
 
@@ -72,25 +72,25 @@ def stream(
     processes: int = 0,
     damaged: Literal["stop", "skip"] = "stop",
 ) -> Stream:
-    """Labelled images that are read from their files batch by batch. No file but a sample of fifty is opened yet.
+    """Labelled images that are read from their files batch by batch. Only a sample of fifty files is opened at once.
 
     Args:
       name: the path of a folder, `folder/CLASS/IMAGE`, or `folder/train/CLASS/IMAGE` beside `test`, `val` or
-        `validation`; or an image classification set of tensorflow-datasets that was prepared as array_record, by name
-        or by the path of the folder with its `dataset_info.json`.
-      split: `train`, `test` or another one the set has, also with a slice, `train[:90%]`; as for `load`.
-      data_dir: where prepared sets lie; `JAXCNN_DATA_DIR` when not given, then `~/tensorflow_datasets`.
-      size: (height, width) of the images that come out.
-      crop: `random` crops and mirrors at random for training (`random_box`), `center` cuts out the middle
-        (`center_box`). `padded_batches` always does the latter.
-      workers: threads that read; as many as there are cores when not given. With processes, in each of them.
-      processes: processes that read, in place of this one's threads. They start anew for each epoch, which takes some
-        seconds, and each has its own libraries in memory. A script then needs `if __name__ == "__main__":`.
-      damaged: what to do about an image that is missing, damaged or no image: `stop` with an error that names it, or
-        `skip` it with one warning for each: the next whole example in the order is then given in its place.
+        `validation`; or an image classification set that tensorflow-datasets prepared as array_record, by name or
+        by the path of the folder with its `dataset_info.json`.
+      split: `train`, `test` or another one that the set has, also with a slice, `train[:90%]`; as for `load`.
+      data_dir: the folder of prepared data; `JAXCNN_DATA_DIR` when not given, then `~/tensorflow_datasets`.
+      size: (height, width) of the resulting images.
+      crop: `random` crops and mirrors at random for training (`random_box`), `center` crops the centre
+        (`center_box`), as `padded_batches` always does.
+      workers: the number of reading threads, in each process; that of the cores when not given.
+      processes: the number of reading processes; 0 reads in threads of this one. They start again for each epoch, which
+        takes some seconds, and each loads the libraries. A script then needs `if __name__ == "__main__":`.
+      damaged: what to do about an image that is missing or damaged: `stop` with an error that names it, or `skip` it
+        with a warning: the next example in the order that can be read takes its place.
 
     Raises:
-      DataError: when the data is not there (with what to do), holds no example, or a setting is none of the above.
+      DataError: when the data is not there (with what to do), has no example, or a setting is not one of the above.
     """
     for setting, value, choices in (("crop", crop, ("random", "center")), ("damaged", damaged, ("stop", "skip"))):
         if value not in choices:
@@ -99,7 +99,7 @@ def stream(
         raise DataError(f"stream(size={size}): expected (height, width) of 1 pixel or more")
     if processes < 0 or (workers is not None and workers < 1):
         raise DataError(
-            f"stream(workers={workers}, processes={processes}): expected 1 thread or more, and 0 processes or more"
+            f"stream(workers={workers}, processes={processes}): expected 1 or more threads and 0 or more processes"
         )
     source = find(name, split, data_dir)
     workers = workers or max(1, _cores() // max(1, processes))
@@ -114,13 +114,13 @@ def _cores() -> int:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Labelled images in files, given in batches of uint8 images of one size. Made by `stream`.
+    """Labelled images in files, read in batches of uint8 images of one size. Made by `stream`.
 
     Attributes:
-      source: where they lie.
-      size: (height, width) of the images that come out.
-      channels: 3, or 1 where all are grey.
-      crop, workers, processes, damaged: as `stream` was told.
+      source: the image files.
+      size: (height, width) of the resulting images.
+      channels: 3, or 1 if all images are grey.
+      crop, workers, processes, damaged: as for `stream`.
     """
 
     source: Files | Records
@@ -151,36 +151,36 @@ class Stream:
 
     @property
     def image(self) -> tuple[int, int, int]:
-        """(H, W, C) of the images that come out."""
+        """(H, W, C) of the resulting images."""
         return *self.size, self.channels
 
     def hold_out(self, share: float, seed: int = 0) -> tuple[Stream, Stream]:
-        """Two parts: all but a random `share` (0 < share < 1), and that share. The same seed gives the same parts."""
+        """All but a random `share` (0 < share < 1) of the images, and that share; the same for the same seed."""
         if not 0 < share < 1:
             raise DataError(f"the share to hold out should be between 0 and 1, got {share}")
-        held = np.zeros(len(self), bool)
-        held[np.random.default_rng(seed).permutation(len(self))[: round(share * len(self))]] = True
-        if held.all() or not held.any():
+        val = np.zeros(len(self), bool)
+        val[np.random.default_rng(seed).permutation(len(self))[: round(share * len(self))]] = True
+        if val.all() or not val.any():
             raise DataError(f"{self.name}: {len(self)} images are too few to hold out a share of {share}")
-        learn, rest = (dataclasses.replace(self, source=self.source.take(part)) for part in (~held, held))
-        return learn, rest
+        first, second = (dataclasses.replace(self, source=self.source.take(part)) for part in (~val, val))
+        return first, second
 
     def batches(
         self, size: int, seed: int = 0, epoch: int = 0, start: int = 0, shard: tuple[int, int] = (0, 1)
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The shuffled batches of one epoch: images `(size / n, H, W, C)`, uint8, and labels `(size / n,)`, int32.
 
-        They are the examples of `data.batches` on the same set. Order and crops are functions of the seed and the epoch
-        alone. `len(self) // size` batches are whole; the rest is another one in each epoch.
+        They are the examples of `data.batches` on the same set. Order and crops depend on the seed and the epoch only.
+        There are `len(self) // size` batches; the examples after the last are left out, others in each epoch.
 
         Args:
           size: of the batch, over all shards.
-          start: the first batch to give; those before are not read.
-          shard: `(i, n)` gives the i-th of n equal parts of each batch, for one of n processes that train together.
+          start: the first batch to return; those before it are not read.
+          shard: `(i, n)` returns the i-th of n equal parts of each batch, for one of n processes that train together.
 
         Raises:
-          DataError: for a batch that is larger than the set or that n does not divide; and, while it is gone through,
-            for an image that is damaged.
+          DataError: when the batch is larger than the set, or n does not divide it; and, during iteration, for a
+            damaged image.
         """
         if size > len(self):
             raise DataError(f"{self.name}: a batch of {size} is larger than the set of {len(self):,} images")
@@ -195,16 +195,16 @@ class Stream:
     def padded_batches(
         self, size: int, shard: tuple[int, int] = (0, 1)
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Every example once, in the set's order, its middle cut out: `(images, labels, weights)`, all of one shape.
+        """Every example once, in order, with a centre crop: `(images, labels, weights)`, all batches of one shape.
 
-        The weights, float32, are 1. The last batch is filled up with black images of weight 0; such a one also stands
-        in the place of an image that is damaged and to be skipped.
+        The weights, float32, are 1. The last batch is padded with black images of weight 0, which also replace damaged
+        images that are skipped.
 
         Args:
           size, shard: as for `batches`. All shards have the same number of batches.
 
         Raises:
-          DataError: for a size that n does not divide; and, while it is gone through, for an image that is damaged.
+          DataError: when n does not divide the size; and, during iteration, for a damaged image.
         """
         count = len(self)
         places = batch_places(-(-count // max(1, size)) * size, size, 0, shard)
@@ -217,23 +217,23 @@ class Stream:
         return batches
 
     def _batches(self, places: np.ndarray, reader: _Reader, weighted: bool) -> Generator[Any, None, None]:
-        """Batches of the examples at `places` `(batches, size)`, made ahead by threads or processes."""
-        import grain  # late: who streams nothing need not wait for it
+        """Batches of the examples at `places` `(batches, size)`, made in advance by threads or processes."""
+        import grain  # slow to import, and needed for streams only
         from absl import flags
 
         if not len(places):
             return
         size = places.shape[1]
-        # What goes from a thread, and more so from a process, has its price: they hand over several images in one.
+        # Messages between threads, and more so between processes, take time: each holds several images.
         most = _FROM_PROCESS if self.processes else min(_FROM_THREAD, max(1, size // (2 * self.workers)))
         piece = max(n for n in range(1, most + 1) if size % n == 0)
         ahead = max(math.ceil(size / piece / max(1, self.processes)), 2 * self.workers)
         pieces = grain.MapDataset.source(places.reshape(-1, piece)).map(reader)
         pipeline = pieces.to_iter_dataset(grain.ReadOptions(self.workers, ahead))
         if self.processes:
-            if not flags.FLAGS.is_parsed():  # Grain reads one of its own, which only an absl program has parsed
+            if not flags.FLAGS.is_parsed():  # Grain reads a flag, which is parsed in absl programs only
                 flags.FLAGS.mark_as_parsed()
-            # Through pipes: of its arrays in shared memory, Grain leaves some behind at the end.
+            # Through pipes: Grain does not free all of its arrays in shared memory at the end.
             pipes = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
             pipeline = grain.experimental.WithOptionsIterDataset(pipeline, pipes)
             pipeline = pipeline.mp_prefetch(grain.MultiprocessingOptions(self.processes, per_worker_buffer_size=2))
@@ -248,7 +248,7 @@ class Stream:
                     for error in errors:
                         self._warn(error)
                 yield (images, labels, weights) if weighted else (images, labels)
-        finally:  # ends the threads, also where the consumer leaves early
+        finally:  # ends the threads, also when the consumer stops early
             made.close()
 
     def _warn(self, error: str) -> None:
@@ -259,13 +259,13 @@ class Stream:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Makes the examples at given places of an order, in whatever thread or process.
+    """Makes the examples at given positions of an order, in any thread or process.
 
     Attributes:
-      order: the number of the example at each place.
+      order: the index of the example at each position.
       image: (H, W, C) of the result.
-      random: the seed and the epoch of random crops; None for the middle.
-      damaged: to stop at a damaged image, to take the next one in the order, or to leave a black one of weight 0.
+      random: the seed and the epoch of random crops; None for centre crops.
+      damaged: stop at a damaged image, take the next one in the order, or replace it by a black one of weight 0.
     """
 
     source: Files | Records
@@ -275,7 +275,7 @@ class _Reader:
     damaged: Literal["stop", "next", "blank"]
 
     def __call__(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-        """The images, labels and weights at `places`, and what was skipped; -1 is a place to fill up."""
+        """The images, labels and weights at `places`, and the errors of skipped images; -1 is padding."""
         images = np.zeros((len(places), *self.image), np.uint8)
         labels, weights = np.zeros(len(places), np.int32), np.zeros(len(places), np.float32)
         errors: list[str] = []
@@ -286,7 +286,7 @@ class _Reader:
         return images, labels, weights, errors
 
     def _whole(self, place: int, errors: list[str]) -> tuple[np.ndarray, int] | None:
-        """The example at a place; where it is damaged, what is to be given for it."""
+        """The example at a position, or what replaces it if it is damaged; None for a black image."""
         tries = min(_MOST_TRIES, len(self.order))
         for step in range(tries):
             try:
@@ -301,26 +301,26 @@ class _Reader:
 
     def _example(self, number: int, place: int) -> tuple[np.ndarray, int]:
         file, label, name = self.source[number]
-        if not 0 <= label < len(self.source.classes):  # a test set whose labels are kept secret
+        if not 0 <= label < len(self.source.classes):  # a test set with secret labels
             raise DataError(f"{name}: its label is {label}, expected 0 to {len(self.source.classes) - 1}")
         height, width, channels = self.image
         size = height, width
         if self.random is None:
-            # Test results should not depend on a decoder's short cuts; at 3 times the size they cannot be seen.
+            # Decoding at 3 times the size: the decoder's approximations must not change test results.
             return read_part(file, lambda h, w: center_box(h, w, size), size, channels, gap=3, name=name), label
         rng = np.random.default_rng(np.random.SeedSequence(self.random, spawn_key=(place,)))
         mirror = rng.random() < 0.5
         return read_part(file, lambda h, w: random_box(h, w, rng), size, channels, mirror, name=name), label
 
 
-# --- which part of a picture -------------------------------------------------------------------------------------
+# --- crops -------------------------------------------------------------------------------------------------------
 
 
 def random_box(height: int, width: int, rng: np.random.Generator) -> Box:
-    """The random-resized crop: a part of 8 to 100 % of the area, with an aspect ratio from 3/4 to 4/3.
+    """The random-resized crop: a box of 8 to 100 % of the area, with an aspect ratio from 3/4 to 4/3.
 
-    The area is uniform, so is the logarithm of the ratio, width / height, and so is the place. Where the part does not
-    lie in the picture it is drawn again; where ten did not, it is the largest one in the middle with such a ratio.
+    The area, the logarithm of the ratio width / height, and the position are uniform. A box that does not fit in the
+    image is drawn again; after ten that do not fit, it is the largest centred box with a ratio in that range.
 
     Returns:
       Left, top, right, bottom: whole pixels.
@@ -341,13 +341,13 @@ def random_box(height: int, width: int, rng: np.random.Generator) -> Box:
 
 
 def center_box(height: int, width: int, size: tuple[int, int]) -> Box:
-    """The part in the middle with the proportions of `size` (height, width), 7/8 as large as the largest there is.
+    """The centre crop with the aspect ratio of `size` (height, width), 7/8 as large as the largest such crop.
 
-    For 224x224 it is what comes of bringing the shorter side to 256 and cutting 224x224 out of the middle, as networks
-    for ImageNet are evaluated, without rounding in between.
+    For 224x224 this equals resizing the shorter side to 256 and cropping the central 224x224, as networks for ImageNet
+    are evaluated, without intermediate rounding.
 
     Returns:
-      Left, top, right, bottom; no whole pixels.
+      Left, top, right, bottom, in pixels, not rounded.
 
     Source: Krizhevsky et al., ImageNet classification with deep convolutional neural networks (2012), section 2.
     """
@@ -357,7 +357,7 @@ def center_box(height: int, width: int, size: tuple[int, int]) -> Box:
 
 
 def read_middle(source: str | Path, channels: int, size: tuple[int, int]) -> np.ndarray:
-    """The middle of an image file as `padded_batches` cuts it out: `(*size, channels)`, uint8.
+    """The centre crop of an image file, as in `padded_batches`: `(*size, channels)`, uint8.
 
     Raises:
       DataError: when the file is missing, is no image, or is damaged.
@@ -370,15 +370,15 @@ def read_middle(source: str | Path, channels: int, size: tuple[int, int]) -> np.
 
 
 def prefetch(batches: Iterable[Any], depth: int = 2, put: Callable[[Any], Any] = jax.device_put) -> Iterator[Any]:
-    """The batches, put on the device `depth` of them ahead of their use.
+    """The batches, put on the device `depth` batches before their use.
 
     `jax.device_put` returns at once, and so does a jitted step: while the device computes with one batch, the next ones
-    are copied to it. It holds up to `depth + 1` batches there.
+    are copied to it. The device holds up to `depth + 1` batches.
 
     Args:
-      batches: of arrays, or of tuples or dicts of them; an iterator is closed at the end, or when this one is.
-      depth: how many; 0 puts each batch when it is asked for.
-      put: what puts a batch there, such as `lambda batch: jax.device_put(batch, sharding)`.
+      batches: of arrays, or of tuples or dicts of them; a generator is closed at the end, or when this one is.
+      depth: the number of batches; 0 puts each batch when it is needed.
+      put: the function that puts a batch there, such as `lambda batch: jax.device_put(batch, sharding)`.
 
     Raises:
       UserError: for a negative depth.

@@ -1,6 +1,6 @@
 """Sentences: from characters to words, from words to integers, and sentences with a class each.
 
-The words of a vocabulary are counted in training sentences alone, so text stays text (`Corpus`) until it is divided:
+The vocabulary comes from training sentences only, so a `Corpus` holds words until it is split:
 
     reviews = movie_reviews()
     train, test = reviews.take(index), reviews.take(others)
@@ -30,7 +30,7 @@ from jaxcnn.files import read_text
 from jaxcnn.format import JOINERS
 
 PADDING, UNKNOWN = 0, 1
-"""The integers that stand for no word, behind a sentence, and for a word that is not in the vocabulary."""
+"""The integers for padding after a sentence, and for a word that is not in the vocabulary."""
 
 _MARKS = ("<padding>", "<unknown>")
 
@@ -41,18 +41,18 @@ _WORD = re.compile(rf"{_LETTER}+?(?=n't\b)|n't\b|'(?:s|ve|re|d|ll|m)\b|[{_SIGNS}
 
 
 def tokenize(text: str) -> list[str]:
-    """The words of a text in lower case; `, ! ? ( )` are words too, other punctuation is left out.
+    """The words of a text in lower case; `, ! ? ( )` are words too, other punctuation is dropped.
 
-    What English writes together is taken apart: `it's` is `it 's`, `don't` is `do n't`. Text that is already tokenized,
-    with spaces around everything, gives the same words: `tokenize(" ".join(words)) == words`.
+    Contractions are split: `it's` is `it 's`, `don't` is `do n't`. Text that is already tokenized, with spaces around
+    everything, gives the same words: `tokenize(" ".join(words)) == words`.
 
-    A word is of letters and digits of any script with their combining marks (the vowel signs of Hindi, the points of
-    Hebrew), in Unicode's normal form C, so that an accented letter is the same however it was written. Each Chinese
-    character and each kana is a word, as in BERT. Thai, Lao, Khmer and Burmese, which also write without spaces, need
-    them put in by a program for that language first.
+    A word consists of letters and digits of any script with their combining marks (the vowel signs of Hindi, the points
+    of Hebrew), in Unicode's normal form C, so that an accented letter is the same however it was written. Each Chinese
+    character and each kana is a word, as in BERT. Thai, Lao, Khmer and Burmese are also written without spaces: insert
+    them first with a program for that language.
 
-    Source: the cleaning of Kim's program for the movie reviews, in its effect; for Chinese characters, Devlin et al.,
-    BERT (2019), in its program.
+    Source: the effect of the cleaning in Kim's program for the movie reviews; for Chinese characters, the program of
+    Devlin et al., BERT (2019).
     """
     text = unicodedata.normalize("NFC", text.lower().replace("\u2019", "'").replace("`", "'"))
     if text.isascii():
@@ -61,7 +61,7 @@ def tokenize(text: str) -> list[str]:
 
 
 def _spelled(text: str) -> str:
-    """The text with a letter in place of each combining mark or joiner behind a letter: Python's `\\w` has none."""
+    """The text with each combining mark or joiner after a letter replaced by a letter: `\\w` does not match marks."""
     out: list[str] = []
     inside = False  # whether the character before is part of a word
     for c in text:
@@ -73,13 +73,13 @@ def _spelled(text: str) -> str:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words and their integers: 0 is padding, 1 any word that is not here, then the words by falling frequency.
+    """Words and their integers: 0 is padding, 1 any unknown word, then the words by decreasing frequency.
 
     Attributes:
       words: the word of each integer, `("<padding>", "<unknown>", "the", ",", ...)`.
 
     Raises:
-      DataError: for a word that is there twice, or without the two marks in front.
+      DataError: when a word occurs twice, or the words do not begin with the two marks.
     """
 
     words: tuple[str, ...]
@@ -95,9 +95,9 @@ class Vocabulary:
 
     @staticmethod
     def of(sentences: Iterable[Sequence[str]], at_least: int = 1, most: int | None = None) -> Vocabulary:
-        """The words of tokenized sentences that occur `at_least` so often, the `most` frequent ones of them.
+        """The words that occur at least `at_least` times in tokenized sentences; of these the `most` most frequent.
 
-        Words of the same frequency are in the order of the alphabet, so the order of the sentences does not matter.
+        Words of the same frequency are sorted by the alphabet, so the order of the sentences does not matter.
         """
         counts = Counter(word for sentence in sentences for word in sentence)
         ordered = sorted((word for word in counts if counts[word] >= at_least), key=lambda w: (-counts[w], w))
@@ -110,20 +110,20 @@ class Vocabulary:
         return word in self._index  # type: ignore[attr-defined]
 
     def encode(self, sentences: Sequence[Sequence[str]], length: int | None = None) -> np.ndarray:
-        """Tokenized sentences as integers `(N, L)` int32, padding behind each.
+        """Tokenized sentences as integers `(N, L)` int32, each followed by padding.
 
         Args:
-          length: L; a sentence with more words is cut behind the L-th. The longest sentence's, at least 1, when not
-            given. A sentence without words is padding alone.
+          length: L; longer sentences are truncated. The length of the longest sentence, at least 1, when not given. A
+            sentence without words is padding only.
 
         Raises:
-          DataError: for a length below 1, or one string in place of a list of words.
+          DataError: when the length is below 1, or a sentence is a string instead of a list of words.
         """
         if any(isinstance(sentence, str) for sentence in sentences):
             raise DataError("a sentence should be a list of words: tokenize(text) makes one")
         length = max([1, *map(len, sentences)]) if length is None else length
         if length < 1:
-            raise DataError(f"length={length}: a sentence needs at least one place")
+            raise DataError(f"length={length}: expected at least 1")
         index: dict[str, int] = self._index  # type: ignore[attr-defined]
         out = np.full((len(sentences), length), PADDING, np.int32)
         for row, sentence in zip(out, sentences, strict=True):
@@ -147,7 +147,7 @@ class Corpus:
       name: where they come from.
 
     Raises:
-      DataError: for as many sentences as there are not labels, labels outside the classes, or no sentence at all.
+      DataError: when the numbers of sentences and labels differ, a label is outside the classes, or there is none.
     """
 
     sentences: tuple[tuple[str, ...], ...]
@@ -160,7 +160,7 @@ class Corpus:
         if labels.shape != (len(self.sentences),):
             raise DataError(f"{self.name}: {len(self.sentences)} sentences and labels of shape {labels.shape}")
         if not len(labels):
-            raise DataError(f"{self.name}: there is no sentence; there is nothing to learn or to measure")
+            raise DataError(f"{self.name}: the dataset is empty; it has no sentence to train on or to measure")
         if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= len(self.classes):
             raise DataError(f"{self.name}: labels should be integers from 0 to {len(self.classes) - 1}")
         object.__setattr__(self, "sentences", tuple(tuple(sentence) for sentence in self.sentences))
@@ -176,7 +176,7 @@ class Corpus:
         return dataclasses.replace(self, sentences=tuple(self.sentences[i] for i in places), labels=self.labels[places])
 
     def hold_out(self, share: float, seed: int = 0) -> tuple[Corpus, Corpus]:
-        """Two parts: all but a random `share` of each class, and that share. The same seed gives the same parts."""
+        """All but a random `share` of each class, and that share; the same for the same seed."""
         return stratified(self, share, seed)
 
     def split(self, name: str) -> Examples:
@@ -195,7 +195,7 @@ class Corpus:
         return chosen.examples(Vocabulary.of(train.sentences)).take(order)
 
     def examples(self, vocabulary: Vocabulary, length: int | None = None) -> Examples:
-        """What a network is given: words as integers `(N, L)`, see `Vocabulary.encode`."""
+        """The inputs of a network: words as integers `(N, L)`, see `Vocabulary.encode`."""
         return Examples(
             vocabulary.encode(self.sentences, length),
             self.labels,
@@ -206,7 +206,7 @@ class Corpus:
 
 
 def recoded(data: Examples, words: Sequence[str]) -> Examples:
-    """Examples of one vocabulary in the integers of another, `words`: what a network trained with that one is given."""
+    """Examples re-encoded from their vocabulary to another, `words`, for a network that was trained with it."""
     vocabulary = Vocabulary(tuple(words))
     table = vocabulary.encode([data.extra["vocabulary"]])[0]
     table[PADDING] = PADDING
@@ -218,11 +218,11 @@ def recoded(data: Examples, words: Sequence[str]) -> Examples:
 def read_lines(path: str | Path, encoding: str = "utf-8") -> list[str]:
     """The lines of a text file that are not blank.
 
-    Only line feeds end a line (and a carriage return in front of one is no part of it): the movie reviews, read as
-    latin-1, have bytes in mid-sentence that Unicode counts among the ends of lines.
+    Only line feeds end a line, with or without a carriage return before: the movie reviews, read as latin-1, contain
+    other characters that Unicode counts as line ends.
 
     Raises:
-      DataError: when the file cannot be read, is not text in that encoding, or has no line.
+      DataError: when the file cannot be read, is not text in that encoding, or is empty.
     """
     text = read_text(path, encoding)
     lines = [line.strip() for line in text.split("\n") if line.strip()]
@@ -234,18 +234,18 @@ def read_lines(path: str | Path, encoding: str = "utf-8") -> list[str]:
 def folds(labels: np.ndarray, count: int = 10, seed: int = 0) -> list[np.ndarray]:
     """Cross-validation: the indices `(N,)` in `count` random parts, each with its share of every class.
 
-    Each part is the test set once, the others together the training set: `np.setdiff1d(np.arange(N), part)`.
+    Each part is the test set once, and the others are the training set: `np.setdiff1d(np.arange(N), part)`.
 
     Raises:
-      UserError: for fewer than 2 parts, or more than there are examples of the rarest class.
+      UserError: when count is below 2, or above the number of examples of the rarest class.
     """
     labels = np.asarray(labels)
     counts = np.unique(labels, return_counts=True)[1]
     if count < 2 or not len(counts) or count > counts.min():
         fewest = int(counts.min()) if len(counts) else 0
-        raise UserError(f"{count} folds: expected 2 or more, and no more than the {fewest} examples of a class")
+        raise UserError(f"{count} folds: expected 2 to {fewest}, the number of examples of the rarest class")
     rng = np.random.default_rng(seed)
-    # Class after class, each shuffled, dealt like cards: no part has two more of a class than another.
+    # Each class is shuffled and dealt like cards: the counts of a class in two parts differ by at most one.
     order = np.concatenate([rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)])
     return [np.sort(order[k::count]) for k in range(count)]
 
@@ -253,15 +253,15 @@ def folds(labels: np.ndarray, count: int = 10, seed: int = 0) -> list[np.ndarray
 def by_length(
     data: Examples, batch_size: int, seed: int = 0, epoch: int = 0, chunk: int = 20, multiple: int = 8
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The shuffled batches of an epoch, each of sentences of like length and no longer than it must be.
+    """The shuffled batches of an epoch, each of sentences of similar length with little padding.
 
-    The examples are shuffled and taken `chunk` batches at a time; these are sorted by length, cut into batches, their
-    padding shortened to the next `multiple` of places, and given in random order. Half of what a batch of random movie
-    reviews holds is padding; here it is a tenth. A step is compiled for each length there is.
+    The examples are shuffled; every `chunk` batches of them are sorted by length and divided into batches, whose
+    padding is cut to the next `multiple` of words. The batches come in random order. A batch of random movie reviews is
+    half padding; here it is a tenth. A step is compiled for each length.
 
     Args:
-      data: inputs `(N, L)`, padding (0) behind each sentence.
-      seed, epoch: as in `batches`; what is left behind the last whole batch is another remainder each epoch.
+      data: inputs `(N, L)`, padding (0) after each sentence.
+      seed, epoch: as in `batches`; the examples after the last whole batch are left out, others in each epoch.
 
     Yields:
       `(words, labels)`, `(batch_size, l)` with l a multiple of `multiple`, or L.
@@ -282,21 +282,21 @@ def by_length(
 
 
 def places(words: np.ndarray) -> np.ndarray:
-    """How many places each sentence of `(N, L)` takes: up to its last word, 0 for one of padding alone."""
+    """The length of each sentence of `(N, L)` up to its last word; 0 for padding only."""
     return ((words != PADDING) * np.arange(1, words.shape[1] + 1)).max(1)
 
 
 def drop_words(rate: float) -> Callable[[Any, jax.Array], jax.Array]:
     """An augmentation: each word becomes the unknown one with probability `rate`.
 
-    The vector of the unknown word, which no training sentence has otherwise, is learned by it, and a sentence has to be
-    understood without any one of its words.
+    It trains the vector of the unknown word, which does not occur in training sentences otherwise, and makes the
+    network rely less on any one word.
 
     Source: Iyyer et al., Deep unordered composition rivals syntactic methods for text classification (2015), section
-    2.3, where the words are left out.
+    2.3, which removes the words.
     """
     if not 0 <= rate < 1:
-        raise UserError(f"rate={rate}: expected the share of words to drop, 0 <= rate < 1")
+        raise UserError(f"rate={rate}: expected a share of words to drop, 0 <= rate < 1")
 
     def augment(words: Any, key: jax.Array) -> jax.Array:
         dropped = jax.random.bernoulli(key, rate, words.shape) & (words != PADDING)

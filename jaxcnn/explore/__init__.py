@@ -1,8 +1,9 @@
-"""Looking into a trained network in a browser: `jaxcnn explore RUN`, or `explore(model, params=..., ...)`.
+"""A page in the browser that shows a trained network: `jaxcnn explore RUN`, or `explore(model, params=..., ...)`.
 
-A page on this machine, served by `server`, shows the network's layers with their shapes and parameters, and, for an
-input that is chosen from the data, read from a file, or drawn, all their maps, the classes' probabilities, what made
-one unit, and what in the input speaks for a class. `frozen` writes the page with some examples as one file.
+The page, served on this machine by `server`, shows the network's layers with their shapes and parameters. For an input
+that is chosen from the data, read from a file, or drawn, it shows all their maps, the classes' probabilities, the
+numbers that one unit was computed from, and the parts of the input that raise a class's score. `frozen` writes the page
+with some examples as one file.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,10 @@ import numpy as np
 from jaxcnn.core import Layer
 from jaxcnn.data.dataset import Dataset
 from jaxcnn.errors import Stopped
-from jaxcnn.explore import subject
+from jaxcnn.explore import target
+from jaxcnn.explore.answers import Answers
 from jaxcnn.explore.network import Network
-from jaxcnn.explore.server import Answers, Server
+from jaxcnn.explore.server import Server
 from jaxcnn.format import printable
 from jaxcnn.runs.trained import Trained
 
@@ -37,11 +40,8 @@ def explore(
     export: str | Path | None = None,
     open_browser: bool = True,
     *,
-    params: Any = None,
-    state: Any = None,
-    preprocess: Callable[[Any], Any] | None = None,
-    data: Dataset | None = None,
     trust: bool = False,
+    **given: Any,
 ) -> None:
     """Serves the page of a network on this machine until Ctrl-C, or writes it as one file.
 
@@ -49,22 +49,24 @@ def explore(
       run: the folder of a run; or a `Trained`; or a Layer with its variables and data.
       image: an image file to begin with.
       port: where to listen, on 127.0.0.1 only; 0 for any that is free.
-      export: the .html file to write, in place of serving; what is there is replaced.
+      export: the .html file to write, in place of serving; an older file is replaced.
       open_browser: whether to open the page, where there is a display.
-      params, state: the variables of a Layer.
-      preprocess: what makes its input of uint8 images; 0 to 1 when not given.
-      data: the images to choose from, and the names of the classes; the run's test data when not given.
       trust: as in `Trained.load`, for the folder of a run.
+      **given: for a Layer, `params` and `state`, its variables, and `preprocess`, which makes its input of uint8 images
+        (from 0 to 1 when not given); for a Layer or a `Trained`, `data`, the images to choose from with the names of
+        the classes (the run's test data when not given).
 
     Raises:
-      UserError: for no run, a network that is given more than an image or says nothing of it that can be shown, an
-        image that cannot be read, a port that is taken, or a file that cannot be written.
+      UserError: for no run, a network that takes more than an image or whose output cannot be shown, an image that
+        cannot be read, a port that is taken, or a file that cannot be written.
+      TypeError: for another keyword.
     """
     if export is not None:
         from jaxcnn.explore import frozen
 
         frozen.check(export)
-    chosen, first = _chosen(run, image, params, state, preprocess, data, trust)
+    chosen = _target(run, trust, _Given(**given))
+    first = None if image is None else chosen.read(image)
     network = Network(chosen)
     if export is not None:
         size = frozen.write(network, export, first, Path(image).name if image is not None else "")
@@ -77,7 +79,7 @@ def explore(
             if open_browser and (sys.platform in ("darwin", "win32") or _display()):
                 threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
             threading.Event().wait()
-    except Stopped:  # SIGTERM, which the command says
+    except Stopped:  # SIGTERM, which the command reports
         raise
     except KeyboardInterrupt:
         pass
@@ -88,9 +90,9 @@ def serve(network: Network, port: int = 0, first: np.ndarray | None = None, name
     """A server of the page in threads of its own, while the context lasts.
 
     Args:
-      network: what is looked at.
+      network: the network.
       port: where; 0 for any that is free.
-      first, name: the image to begin with, and what it is called.
+      first, name: the image to begin with, and its name.
 
     Yields:
       The `Server`, whose `url` is the page's.
@@ -98,7 +100,7 @@ def serve(network: Network, port: int = 0, first: np.ndarray | None = None, name
     with Server(Answers(network, first, name), port) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
         thread.start()
-        # By the time somebody looks, the programs are compiled.
+        # Compiles the programs before they are needed.
         threading.Thread(target=_warm, args=(network,), daemon=True).start()
         try:
             yield server
@@ -109,27 +111,27 @@ def serve(network: Network, port: int = 0, first: np.ndarray | None = None, name
 
 
 def _warm(network: Network) -> None:
-    with contextlib.suppress(Exception):  # whoever asks is told
+    with contextlib.suppress(Exception):  # the page's own request shows the error
         network.layers()
-        network.see(np.zeros(network.subject.trained.image, np.uint8))
+        network.see(np.zeros(network.target.trained.image, np.uint8))
 
 
-def _chosen(
-    run: str | Path | Trained | Layer,
-    image: str | Path | None,
-    params: Any,
-    state: Any,
-    preprocess: Any,
-    data: Any,
-    trust: bool,
-) -> tuple[subject.Subject, np.ndarray | None]:
+@dataclass(frozen=True)
+class _Given:
+    """The keywords of `explore` for a Layer."""
+
+    params: Any = None
+    state: Any = None
+    preprocess: Callable[[Any], Any] | None = None
+    data: Dataset | None = None
+
+
+def _target(run: str | Path | Trained | Layer, trust: bool, given: _Given) -> target.Target:
     if isinstance(run, Layer):
-        chosen = subject.of_layer(run, params, state, preprocess, data)
-    elif isinstance(run, Trained):
-        chosen = subject.of_trained(run, data)
-    else:
-        chosen = subject.of_run(run, trust)
-    return chosen, None if image is None else chosen.read(image)
+        return target.of_layer(run, given.params, given.state, given.preprocess, given.data)
+    if isinstance(run, Trained):
+        return target.of_trained(run, given.data)
+    return target.of_run(run, trust)
 
 
 def _display() -> bool:

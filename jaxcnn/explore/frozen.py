@@ -1,9 +1,9 @@
-"""The page as one file that opens without a server, with some examples and what the network made of them.
+"""The page as one file that opens without a server, with some examples and their forward passes.
 
-It has the live page's script and style. Of each example it keeps the maps in 256 steps, the first of each layer where
-there are many, and Grad-CAM, occlusion and gradient for the most probable class; of a small network also all numbers,
-so that the sums behind a unit can be shown. What cannot be had without the network says so: drawing, other images,
-overlays for other classes.
+It has the live page's script and style. For each example it keeps the maps in 256 steps (of a layer with many maps, the
+first ones) and Grad-CAM, occlusion and gradient for the most probable class; for a small network also all numbers, so
+that the sums of units can be shown. Drawing, other images and overlays for other classes need the network, and the page
+says so.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import numpy as np
 from jaxcnn import __version__
 from jaxcnn.atomic import put
 from jaxcnn.errors import DataError, UserError
-from jaxcnn.explore import server
-from jaxcnn.explore.network import Look, Network, packed, stacked
-from jaxcnn.explore.subject import FIGURES
+from jaxcnn.explore import answers, server
+from jaxcnn.explore.maps import packed, stacked
+from jaxcnn.explore.messages import pack, to_json
+from jaxcnn.explore.network import ForwardPass, Network
+from jaxcnn.explore.target import FIGURES
 from jaxcnn.format import printable
 
 # Examples, maps of a layer, pixels of a map's side: the first choice that fits is taken.
@@ -47,9 +49,9 @@ def write(network: Network, path: str | Path, first: np.ndarray | None = None, n
     """Writes the file as a whole or not at all, and returns its size in bytes.
 
     Args:
-      network: what is looked at.
+      network: the network.
       path: the .html file.
-      first, name: an image to begin with, and what it is called.
+      first, name: an image to begin with, and its name.
 
     Raises:
       UserError: when it cannot be written, or there is neither an image nor data.
@@ -64,7 +66,7 @@ def page(network: Network, first: np.ndarray | None = None, name: str = "") -> s
     """The file's text."""
     html, style = server.asset("page.html"), server.asset("page.css")
     script = "\n".join(server.asset(name) for name in server.SCRIPTS)
-    data = server.to_json(content(network, first, name)).decode().replace("<", "\\u003c")
+    data = to_json(content(network, first, name)).decode().replace("<", "\\u003c")
     allowed = (
         server.policy(_hashed(script), _hashed(style), "'self'").replace("'self' ", "").replace("'self'", "'none'")
     )
@@ -103,23 +105,23 @@ def content(network: Network, first: np.ndarray | None = None, name: str = "") -
         if min(examples, len(images)) * each <= _MOST_MAPS:
             break
     images, labels = images[:examples], labels[:examples]
-    looks = [network.see(image) for image in images]
+    passes = [network.see(image) for image in images]
     messages, overlays = [], {}
-    for i, (look, label) in enumerate(zip(looks, labels, strict=True)):
-        wanted = [(record["name"], 0, most, side) for record in records if record["name"] in look.outputs]
-        messages.append(_text(server.message(network, look, wanted, label)))
+    for i, (forward, label) in enumerate(zip(passes, labels, strict=True)):
+        wanted = [(record["name"], 0, most, side) for record in records if record["name"] in forward.outputs]
+        messages.append(_text(answers.message(network, forward, wanted, label)))
         for kind in ("grad_cam", "occlusion", "saliency"):
             try:
-                found = server.overlay(network, look, kind, None, None, effort=0.3 / len(looks))
+                found = answers.overlay(network, forward, kind, None, None, effort=0.3 / len(passes))
             except UserError:
                 continue  # a network without maps has no Grad-CAM
             overlays[f"{i}|{kind}"] = _text(found)
-    about = network.subject.about()
+    about = network.target.about()
     about |= {"version": __version__, "given": list(network.shape), "frame": list(network.frame())}
     about["file"] = printable(name) if first is not None else None
-    exact = _exact(network, looks, records)
+    exact = _exact(network, passes, records)
     about["notes"] = [
-        f"This file keeps {len(looks)} example{'s' if len(looks) > 1 else ''} and needs no server. "
+        f"This file keeps {len(passes)} example{'s' if len(passes) > 1 else ''} and needs no server. "
         "You can choose examples, open layers, look at units and overlays; drawing, other images and overlays for "
         "other classes need jaxcnn explore.",
         *note,
@@ -127,7 +129,7 @@ def content(network: Network, first: np.ndarray | None = None, name: str = "") -
     ]
     return {
         "about": about,
-        "layers": server.layers(network),
+        "layers": answers.layers(network),
         "most": most,
         "looks": messages,
         "overlays": overlays,
@@ -141,7 +143,7 @@ def _images(network: Network, first: np.ndarray | None) -> tuple[list[np.ndarray
     images = [] if first is None else [first]
     labels: list[Any] = [None] * len(images)
     try:
-        examples = network.subject.examples()
+        examples = network.target.examples()
     except DataError as error:
         if not images:
             raise DataError(f"there are no examples to write ({error}); give one by --image FILE") from None
@@ -159,13 +161,11 @@ def _filters(network: Network, records: list[dict[str, Any]], most: int) -> dict
         found = network.filters(record["name"])
         colours = found.shape[2] == 3
         maps = np.concatenate([found[:, :, c] for c in range(3)]) if colours else found[:, :, 0]
-        head, pixels = packed(maps, 0, min(most, _FILTERS), 1 << 20)
+        header, pixels = packed(maps, 0, min(most, _FILTERS), 1 << 20)
         if len(pixels) > room:
             continue
         room -= len(pixels)
-        kept[f"{record['name']}|{'' if colours else 0}|0"] = _text(
-            server.pack({**head, "total": found.shape[-1]}, pixels)
-        )
+        kept[f"{record['name']}|{'' if colours else 0}|0"] = _text(pack({**header, "total": found.shape[-1]}, pixels))
     return kept
 
 
@@ -173,7 +173,7 @@ def _figures(network: Network, about: dict[str, Any]) -> dict[str, str]:
     kept: dict[str, str] = {}
     for name in FIGURES:
         try:
-            picture = network.subject.figure(name)
+            picture = network.target.figure(name)
         except DataError:  # the page has a note of it
             continue
         if picture is not None and len(picture) <= _FIGURE:
@@ -185,10 +185,10 @@ def _figures(network: Network, about: dict[str, Any]) -> dict[str, str]:
 # --- the numbers of a small network ------------------------------------------------------------------------------
 
 
-def _exact(network: Network, looks: list[Look], records: list[dict[str, Any]]) -> dict[str, Any]:
+def _exact(network: Network, passes: list[ForwardPass], records: list[dict[str, Any]]) -> dict[str, Any]:
     """Inputs, outputs and weights of all layers, where they are few; nothing where they are not."""
-    leaves = [record["name"] for record in records if not record["group"] and record["name"] in looks[0].outputs]
-    size = sum(4 * look.outputs[name].size for look in looks for name in leaves)
+    leaves = [record["name"] for record in records if not record["group"] and record["name"] in passes[0].outputs]
+    size = sum(4 * forward.outputs[name].size for forward in passes for name in leaves)
     if size + 4 * sum(record["params"] for record in records if not record["group"]) > _MOST_NUMBERS:
         return {}
     known: dict[str, list[np.ndarray]] = {}
@@ -196,7 +196,7 @@ def _exact(network: Network, looks: list[Look], records: list[dict[str, Any]]) -
     weights: dict[str, str] = {}
 
     def key(arrays: list[np.ndarray]) -> str:
-        """The name under which these arrays, one for each look, are kept."""
+        """The name under which these arrays, one for each example, are kept."""
         for name, other in known.items():
             if all(
                 a.size == b.size and np.array_equal(a.ravel(), b.ravel()) for a, b in zip(arrays, other, strict=True)
@@ -206,19 +206,19 @@ def _exact(network: Network, looks: list[Look], records: list[dict[str, Any]]) -
         return str(len(known) - 1)
 
     for name in leaves:
-        outputs = [look.outputs[name] for look in looks]
+        outputs = [forward.outputs[name] for forward in passes]
         entry: dict[str, Any] = {"output": key(outputs)}
         exact[name] = entry
-        if name not in looks[0].inputs:
+        if name not in passes[0].inputs:
             continue
-        given = [look.inputs[name] for look in looks]
+        given = [forward.inputs[name] for forward in passes]
         origin = (0,) * outputs[0].ndim
-        seen = network.unit(looks[0].number, name, origin)
+        seen = network.unit(passes[0].number, name, origin)
         kernel, inputs = seen.get("kernel"), seen.get("inputs")
         if inputs is None:
             continue
         if given[0].ndim == 3 and inputs.ndim == 3:
-            local = _local(network, looks[0], name, seen, outputs[0].shape)
+            local = _local(network, passes[0], name, seen, outputs[0].shape)
             if local is None or (kernel is not None and inputs.shape[-1] != given[0].shape[-1]):
                 continue
             entry["local"] = local
@@ -230,12 +230,12 @@ def _exact(network: Network, looks: list[Look], records: list[dict[str, Any]]) -
                 if array is not None:
                     entry[kind] = f"{name}/{kind}"
                     weights[entry[kind]] = _numbers(array)
-    arrays = [{name: _numbers(found[i]) for name, found in known.items()} for i in range(len(looks))]
+    arrays = [{name: _numbers(found[i]) for name, found in known.items()} for i in range(len(passes))]
     return {"exact": exact, "arrays": arrays, "weights": weights}
 
 
 def _local(
-    network: Network, look: Look, name: str, seen: dict[str, Any], shape: tuple[int, ...]
+    network: Network, forward: ForwardPass, name: str, seen: dict[str, Any], shape: tuple[int, ...]
 ) -> tuple[int, int, int, int, int, int] | None:
     """The window of a layer's units in its own input: the first one's corner, the steps, and its size."""
     if seen["window"] is None or len(shape) != 3:
@@ -243,7 +243,7 @@ def _local(
     top, left, bottom, right = seen["window"]
     if seen["inputs"].shape[:2] != (bottom - top, right - left):
         return None  # a dilated one
-    second = network.unit(look.number, name, (min(1, shape[0] - 1), min(1, shape[1] - 1), 0))["window"]
+    second = network.unit(forward.number, name, (min(1, shape[0] - 1), min(1, shape[1] - 1), 0))["window"]
     return top, left, second[0] - top, second[1] - left, bottom - top, right - left
 
 

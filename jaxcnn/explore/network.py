@@ -1,11 +1,10 @@
-"""What the page asks of a network: its layers, all their outputs for an image, one unit, filters, overlays.
+"""The explored network: its layers, all their outputs for an image, one unit, filters, overlays.
 
-Everything here takes and gives arrays and plain values; `server` makes messages of them.
+The functions here take and return arrays and plain values; `answers` makes messages of them.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import math
@@ -19,16 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core import Layer, get, network
+from jaxcnn.core import Layer, get, network, numbered
 from jaxcnn.data.preprocess import Preprocess
 from jaxcnn.errors import UserError
-from jaxcnn.explore.answer import Pixel
-from jaxcnn.explore.subject import Subject
+from jaxcnn.explore.head import Pixel
+from jaxcnn.explore.target import Target
 from jaxcnn.inspect import summary
+from jaxcnn.inspect.outline import Call, Outline
+from jaxcnn.inspect.program import program
 from jaxcnn.inspect.saliency import grad_cam, link_of, saliency
-from jaxcnn.inspect.seeing import Program
-from jaxcnn.inspect.summary import Row
-from jaxcnn.inspect.trace import Call
+from jaxcnn.inspect.summary import Row, Summary
 from jaxcnn.inspect.windows import filters, receptive_window, see_unit
 from jaxcnn.ops import fuse
 from jaxcnn.transforms import split
@@ -37,20 +36,20 @@ OVERLAYS = ("grad_cam", "occlusion", "saliency")
 _KEPT_INPUTS, _KEPT_OUTPUTS = 64, 2
 _MACS = 4e11  # of one occlusion: some seconds on two cores
 _BYTES = 256 << 20  # of the activations of one batch of it
-_MOST_BYTES = 256 << 20  # of one look, for more than one to be kept
+_MOST_BYTES = 256 << 20  # of one forward pass, for more than one to be kept
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Look:
-    """One image and all that the network made of it.
+class ForwardPass:
+    """One image and all that the network computed from it.
 
     Attributes:
-      number: by which the page speaks of it.
+      number: the page's name for it.
       image: `(H, W, C)`, uint8.
-      given: what the network was given, `(1, h, w, C)`.
-      output: what it gave, without the batch.
+      given: the network's input, `(1, h, w, C)`.
+      output: the network's output, without the batch.
       inputs, outputs: of each layer by name, without the batch.
-      milliseconds: how long the network took.
+      milliseconds: the network's time.
     """
 
     number: int
@@ -63,31 +62,31 @@ class Look:
 
 
 class Network:
-    """A subject's network, ready to be asked. Its methods may be called from several threads; beside an overlay, one
-    runs at a time.
+    """The network of a target. Its methods may be called from several threads; they run one at a time, but for
+    overlays, which may run beside one other.
 
     Attributes:
-      subject: whose it is.
+      target: the network's.
       shape: of the network's input, (height, width, channels).
     """
 
-    def __init__(self, subject: Subject):
-        self.subject = subject
-        trained = subject.trained
+    def __init__(self, target: Target):
+        self.target = target
+        trained = target.trained
         self.model, self.params, self.state = trained.model, trained.params, trained.model_state
         given = jax.eval_shape(trained.preprocess, jax.ShapeDtypeStruct((1, *trained.image), jnp.uint8))
         self.struct = jax.ShapeDtypeStruct(given.shape, given.dtype)
         self.shape = tuple(given.shape[1:])
         self._lock, self._overlaying = threading.RLock(), threading.Lock()
         self._images: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._looks: OrderedDict[int, Look] = OrderedDict()
+        self._passes: OrderedDict[int, ForwardPass] = OrderedDict()
         self._number = 0
         self._covered: tuple[Any, np.ndarray, float] | None = None
         self._single: dict[str, Layer] = {}
         self._places: tuple[dict[str, int], dict[str, int]] = {}, {}
 
     def close(self, seconds: float = 10.0) -> None:
-        """Waits for what is being computed: a process that ends amid a compilation may crash."""
+        """Waits for running computations: a process that ends during a compilation may crash."""
         for lock in (self._lock, self._overlaying):
             if lock.acquire(timeout=seconds):
                 lock.release()
@@ -95,7 +94,7 @@ class Network:
     # --- layers
 
     def layers(self) -> list[dict[str, Any]]:
-        """A record of each layer in the order of computation, networks among them behind what is inside; JSON."""
+        """A record of each layer in the order of computation, a network after the layers inside it; JSON."""
         with self._lock:
             return self._records
 
@@ -103,9 +102,8 @@ class Network:
     def _records(self) -> list[dict[str, Any]]:
         table = self._table
         records: dict[str, dict[str, Any]] = {}
-        named = _Names()
-        for row in _rows(table.total):
-            name = named(row.name)
+        rows = list(_rows(table.total))
+        for row, name in zip(rows, numbered(tuple(row.name.split("/")) for row in rows), strict=True):
             call = self._calls.get(name)
             if call is None:
                 continue
@@ -128,26 +126,22 @@ class Network:
         return list(records.values())
 
     @functools.cached_property
-    def _table(self) -> Any:
+    def _table(self) -> Summary:
         return summary(self.model, self.struct)
 
     @functools.cached_property
     def _calls(self) -> dict[str, Call]:
         """The calls of layers by the names that `activations` gives them."""
-        found: dict[str, Call] = {}
-        named = _Names()
+        return self._outline.calls()
 
-        def walk(call: Call) -> None:
-            for inner in call.calls:
-                walk(inner)
-                found[named("/".join(inner.path))] = inner
-
-        walk(self._table._trace.root)
-        return found
+    @property
+    def _outline(self) -> Outline:
+        assert self._table.outline is not None
+        return self._table.outline
 
     def _input_shape(self, call: Call) -> list[int] | None:
         first = next((i for i in call.inputs if i is not None), None)
-        return None if first is None else list(self._table._trace.values[first].shape[1:])
+        return None if first is None else list(self._outline.values[first].shape[1:])
 
     def _filter_shape(self, name: str) -> list[int] | None:
         try:
@@ -158,8 +152,8 @@ class Network:
 
     def frame(self) -> tuple[float, float, float, float]:
         """Where the run's image lies in the network's input: top, left, height, width, in the input's pixels."""
-        (height, width), preprocess = self.shape[:2], self.subject.trained.preprocess
-        h, w = self.subject.trained.image[:2]
+        (height, width), preprocess = self.shape[:2], self.target.trained.preprocess
+        h, w = self.target.trained.image[:2]
         if isinstance(preprocess, Preprocess):
             if preprocess.resize:
                 h, w = (int(preprocess.resize[0] * side / min(h, w)) for side in (h, w))
@@ -168,32 +162,32 @@ class Network:
                 return (height - h) // 2, (width - w) // 2, h, w
         return 0, 0, height, width
 
-    # --- looking
+    # --- forward passes
 
-    def see(self, image: np.ndarray) -> Look:
-        """What the network makes of an image `(H, W, C)`, uint8, of the run's size."""
-        if image.shape != self.subject.trained.image or image.dtype != np.uint8:
-            raise UserError(f"expected pixels {self.subject.trained.image}, got {image.dtype}{image.shape}")
+    def see(self, image: np.ndarray) -> ForwardPass:
+        """The forward pass of an image `(H, W, C)`, uint8, of the run's size."""
+        if image.shape != self.target.trained.image or image.dtype != np.uint8:
+            raise UserError(f"expected pixels {self.target.trained.image}, got {image.dtype}{image.shape}")
         with self._lock:
             self._number += 1
             self._images[self._number] = image
             while len(self._images) > _KEPT_INPUTS:
                 self._images.popitem(last=False)
-            return self._look(self._number)
+            return self._pass(self._number)
 
-    def find(self, number: int) -> Look:
-        """The look of a number.
+    def find(self, number: int) -> ForwardPass:
+        """The forward pass with this number.
 
         Raises:
           UserError: when it is no longer kept.
         """
         with self._lock:
-            return self._look(number)
+            return self._pass(number)
 
-    def _look(self, number: int) -> Look:
-        if number in self._looks:
-            self._looks.move_to_end(number)
-            return self._looks[number]
+    def _pass(self, number: int) -> ForwardPass:
+        if number in self._passes:
+            self._passes.move_to_end(number)
+            return self._passes[number]
         if number not in self._images:
             raise UserError("this input is no longer kept: choose or draw it again")
         image = self._images[number]
@@ -202,26 +196,27 @@ class Network:
         took = 1000 * (time.perf_counter() - begun)
         known = [np.asarray(x)[0] for x in arrays]
         ins, outs = ({name: known[i] for name, i in places.items()} for places in self._places)
-        look = Look(number, image, given, np.asarray(output, np.float32)[0], ins, outs, took)
-        self._looks[number] = look
+        forward = ForwardPass(number, image, given, np.asarray(output, np.float32)[0], ins, outs, took)
+        self._passes[number] = forward
         many = sum(x.nbytes for x in known) > _MOST_BYTES
-        while len(self._looks) > (1 if many else _KEPT_OUTPUTS):
-            self._looks.popitem(last=False)
-        return look
+        while len(self._passes) > (1 if many else _KEPT_OUTPUTS):
+            self._passes.popitem(last=False)
+        return forward
 
     @functools.cached_property
     def _forward(self) -> Any:
-        """The whole network as one program that gives the inputs and outputs of all its layers, each array once."""
+        """The whole network as one compiled function that returns the inputs and outputs of all its layers, each array
+        once."""
 
         def run(params: Any, state: Any, image: jax.Array) -> Any:
-            given = self.subject.trained.preprocess(image)
-            program = Program(self.model, params, state, (given,))
-            known = program.run(program.start, program.jaxpr.eqns)
+            given = self.target.trained.preprocess(image)
+            traced = program(self.model, params, state, given)
+            known = traced.known()
             arrays: list[jax.Array] = []
             known_as: dict[int, int] = {}
             places: tuple[dict[str, int], dict[str, int]] = {}, {}
-            for name, at in program.marks.items():
-                for tree, found in zip(program.values(at, known), places, strict=True):
+            for name in traced.marks:
+                for tree, found in zip(traced.values(name, known), places, strict=True):
                     # What has no axis of examples has no map.
                     first = next((x for x in jax.tree.leaves(tree) if x.ndim > 1 and len(x) == 1), None)
                     if first is None:
@@ -230,7 +225,7 @@ class Network:
                     if found[name] == len(arrays):
                         arrays.append(first)
             self._places = places
-            return given, program.results(known), [x.astype(jnp.float32) for x in arrays]
+            return given, traced.output(known), [x.astype(jnp.float32) for x in arrays]
 
         return jax.jit(run)
 
@@ -240,14 +235,14 @@ class Network:
         """One unit of a layer: its value, its receptive field, and the numbers that made it.
 
         Returns:
-          `value`; `field`, the window in the network's input as top, left, bottom, right (None: it cannot be told);
-          `window`, that in the layer's own input (None: that has no height and width); `inputs`, `kernel` and `bias`
-          with `total`, the sum, for a convolution or dense layer; `inputs` alone for others; `variables`, what the
-          layer has for this channel beside.
+          `value`; `field`, the window in the network's input as top, left, bottom, right (None: it is not known);
+          `window`, that in the layer's input (None: that has no height and width); `inputs`, `kernel` and `bias` with
+          `total`, the sum, for a convolution or dense layer; `inputs` alone for others; `variables`, the layer's other
+          variables of this channel.
         """
         with self._lock:
-            look = self._look(number)
-            output = look.outputs.get(name)
+            forward = self._pass(number)
+            output = forward.outputs.get(name)
             if output is None:
                 raise UserError(f"there is no layer {name!r} with an output to show")
             if len(place) != output.ndim or any(not 0 <= p < n for p, n in zip(place, output.shape, strict=True)):
@@ -257,7 +252,7 @@ class Network:
             call = self._calls.get(name)
             if call is None or call.calls:
                 return found
-            return {**found, **self._made(call, look, name, place)}
+            return {**found, **self._made(call, forward, name, place)}
 
     def _field(self, name: str, place: tuple[int, ...]) -> list[int] | None:
         try:
@@ -266,14 +261,14 @@ class Network:
             return None
         return [seen.top, seen.left, seen.bottom, seen.right]
 
-    def _made(self, call: Call, look: Look, name: str, place: tuple[int, ...]) -> dict[str, Any]:
-        """What made a unit of a layer without layers inside."""
-        given, output = look.inputs.get(name), look.outputs[name]
+    def _made(self, call: Call, forward: ForwardPass, name: str, place: tuple[int, ...]) -> dict[str, Any]:
+        """The numbers that a unit of a layer without layers inside was computed from."""
+        given, output = forward.inputs.get(name), forward.outputs[name]
         if given is None:
             return {}
         params, state = self._variables(name)
         if given.ndim == 3:
-            # The layer alone, on its own input: nothing of the rest of the network is traced or compiled.
+            # The layer alone, on its input: the rest of the network is not traced or compiled.
             single = self._single.setdefault(name, network(_only, it=call.layer))
             seen = see_unit(single, {"it": params}, {"it": state}, given[None], layer="it", place=place)
             window, numbers, kernel, bias, total = seen.window, seen.inputs, seen.kernel, seen.bias, seen.total
@@ -337,54 +332,56 @@ class Network:
         seconds: float = math.inf,
         effort: float = 1.0,
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """What of an image speaks for a class.
+        """The parts of an image that raise the score of a class.
 
         Args:
-          number: of the look.
+          number: of the forward pass.
           kind: "grad_cam", "occlusion" or "saliency".
           layer: of Grad-CAM; None for `cam_layer`.
           name: the class; None for the most probable.
-          pixel: of an answer of pixels; None for where the class is most probable.
-          seconds: after which an occlusion stops: asked for again, it goes on from there.
-          effort: below 1, the square is moved further, for less to compute.
+          pixel: for an output of pixels; None for the one where the class is most probable.
+          seconds: after which an occlusion stops; the next call continues from there.
+          effort: below 1, the square is moved further, which takes less time.
 
         Returns:
-          The map in the network's input, `(h, w)`, float32, and what is to be said of it: of an occlusion, how many of
-          the square's `places` are `done`, too.
+          The map in the network's input, `(h, w)`, float32, and a record of it: for an occlusion also the number of
+          `places` of the square, and of those that are `done`.
         """
-        look, answer = self.find(number), self.subject.answer
+        forward, head = self.find(number), self.target.head
         if kind not in OVERLAYS:
             raise UserError(f"overlay {kind!r}: expected grad_cam, occlusion or saliency")
         if name is None:
-            name = int(answer.bars(look.output, pixel).argmax())
-        if not 0 <= name < len(answer.names):
-            raise UserError(f"class {name}: there are {len(answer.names)} classes")
-        unit = answer.unit(look.output, name, pixel)
-        asked = (self.model, self.params, self.state, look.given)
+            name = int(head.bars(forward.output, pixel).argmax())
+        if not 0 <= name < len(head.names):
+            raise UserError(f"class {name}: there are {len(head.names)} classes")
+        unit = head.unit(forward.output, name, pixel)
+        asked = (self.model, self.params, self.state, forward.given)
         if kind == "grad_cam" and layer is None:
             layer = self.cam_layer()
         about: dict[str, Any] = {"kind": kind, "unit": name, "layer": layer}
         if isinstance(unit, tuple):
             about["pixel"] = unit[:2]
-        with self._overlaying:  # another lock than the looks': one may draw while this is computed
+        with self._overlaying:  # another lock than that of forward passes: one may draw while this is computed
             if kind == "grad_cam":
                 found: Any = grad_cam(*asked, layer=layer, unit=unit)[0]
             elif kind == "saliency":
                 found = saliency(*asked, unit=unit)[0]
             else:
-                found, more = self._occluded(look, unit, seconds, effort)
+                found, more = self._occluded(forward, unit, seconds, effort)
                 about |= more
         return np.asarray(found, np.float32), about
 
-    def _occluded(self, look: Look, unit: Any, seconds: float, effort: float) -> tuple[np.ndarray, dict[str, Any]]:
-        """`inspect.occlusion` in parts, from everywhere a little to everywhere in full."""
+    def _occluded(
+        self, forward: ForwardPass, unit: Any, seconds: float, effort: float
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """`inspect.occlusion` in parts: first a coarse grid over the whole image, then finer ones."""
         size, stride, batch = self._square(effort)
-        index = int(np.ravel_multi_index(unit, look.output.shape)) if isinstance(unit, tuple) else unit
-        key = look.number, index, stride
+        index = int(np.ravel_multi_index(unit, forward.output.shape)) if isinstance(unit, tuple) else unit
+        key = forward.number, index, stride
         rows, columns = (-(-(n - size) // stride) + 1 for n in self.shape[:2])
         if self._covered is None or self._covered[0] != key:
             nowhere = np.full((batch, 2), 1 << 20)
-            whole = float(self._cover(look.given, nowhere, index, size)[0])
+            whole = float(self._cover(forward.given, nowhere, index, size)[0])
             self._covered = key, np.full((rows, columns), np.nan), whole
         _, known, whole = self._covered
         coarse = [min((i & -i) or 8, (j & -j) or 8, 8) for i, j in np.ndindex(known.shape)]
@@ -393,7 +390,7 @@ class Network:
         for first in range(0, len(order), batch):
             chosen = order[first : first + batch]
             corners = np.resize(np.stack(np.divmod(chosen, columns), -1) * stride, (batch, 2))
-            known.flat[chosen] = self._cover(look.given, corners, index, size)[: len(chosen)]
+            known.flat[chosen] = self._cover(forward.given, corners, index, size)[: len(chosen)]
             if time.perf_counter() - begun > seconds:
                 break
         total, count = np.zeros(self.shape[:2]), np.zeros(self.shape[:2])
@@ -412,7 +409,7 @@ class Network:
     @functools.cached_property
     def _covering(self) -> Any:
         def run(params: Any, state: Any, given: jax.Array, corners: jax.Array, index: Any, size: Any) -> jax.Array:
-            link = self.subject.answer.probability or link_of(Program(self.model, params, state, (given,)))
+            link = self.target.head.probability or link_of(program(self.model, params, state, given))
             y, x = (jnp.arange(n)[None] - corners[:, axis, None] for axis, n in enumerate(self.shape[:2]))
             inside = ((y >= 0) & (y < size))[:, :, None] & ((x >= 0) & (x < size))[:, None, :]
             covered = jnp.where(inside[..., None], jnp.zeros((), given.dtype), given)
@@ -422,7 +419,7 @@ class Network:
         return jax.jit(run)
 
     def _square(self, effort: float = 1.0) -> tuple[int, int, int]:
-        """The size and stride of an occlusion that this network computes in seconds, and how many places at once."""
+        """Size and stride of a square whose occlusion takes seconds, and the number of places computed at once."""
         height, width = self.shape[:2]
         most = effort * _MACS / max(1, self._table.macs)
         side = min(max(int(math.sqrt(most)), 7 if effort == 1 else 4), 32)
@@ -438,29 +435,18 @@ class Network:
     def cam_layer(self) -> str | None:
         """The layer that Grad-CAM takes when none is named: the last with maps that is no pool; None for none.
 
-        What a network says of each pixel is made of a map for each class, and those say again what is said: here it is
-        the last layer that has more maps than there are classes.
+        An output of pixels has a map for each class, and Grad-CAM of those maps would repeat the output. For such a
+        network it is the last layer that has more maps than there are classes.
         """
-        answer, names = self.subject.answer, self.map_layers()
+        head, names = self.target.head, self.map_layers()
         known = {r["name"]: r for r in self.layers()}
-        if answer.size is not None:
-            deep = [n for n in names if not known[n]["group"] and known[n]["shape"][-1] > len(answer.names)]
+        if head.size is not None:
+            deep = [n for n in names if not known[n]["group"] and known[n]["shape"][-1] > len(head.names)]
             names = deep or names
         found = None
         for name in names:
             found = found if found and "pool" in known[name]["kind"] else name
         return found
-
-
-class _Names:
-    """The names that `activations` gives: the second call of `conv1` is `conv1#2`."""
-
-    def __init__(self) -> None:
-        self._calls: collections.Counter[str] = collections.Counter()
-
-    def __call__(self, path: str) -> str:
-        self._calls[path] += 1
-        return f"{path}#{self._calls[path]}" if self._calls[path] > 1 else path
 
 
 def _only(net: Any, *inputs: Any) -> Any:
@@ -490,52 +476,3 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 def _as_numpy(x: Any) -> np.ndarray:
     return np.asarray(x, np.float32)
-
-
-# --- maps as bytes -----------------------------------------------------------------------------------------------
-
-
-def stacked(output: np.ndarray) -> np.ndarray:
-    """A layer's output as maps `(h, w, channels)`: a vector is one map of one row, `(T, C)` are maps of one column."""
-    if output.ndim == 3:
-        return output
-    if output.ndim == 2:
-        return output[:, None]
-    return output.reshape(1, -1, 1)
-
-
-def packed(maps: np.ndarray, first: int, count: int, side: int) -> tuple[dict[str, Any], bytes]:
-    """Some maps `(h, w, channels)` as bytes, each from its own smallest to its own largest value.
-
-    Args:
-      maps: the layer's.
-      first, count: which of them.
-      side: the most pixels of a side; larger maps are reduced by averaging.
-
-    Returns:
-      A record: `size` (h, w) of what is sent, `low` and `high` of each, and of all of them; and `count * h * w` bytes,
-      0 for `low` and 255 for `high`.
-    """
-    chosen = np.moveaxis(maps[..., first : first + count], -1, 0).astype(np.float32)
-    finite = np.nan_to_num(chosen, nan=0.0, posinf=3e38, neginf=-3e38)
-    low, high = finite.min((1, 2)), finite.max((1, 2))
-    small = _reduced(finite, -(-max(finite.shape[1:]) // side)) if finite.shape[1] > 1 else finite
-    span = np.where(high > low, high - low, 1).astype(np.float64)
-    values = (small - low[:, None, None]) * (255 / span)[:, None, None]
-    record = {
-        "first": first,
-        "size": list(small.shape[1:]),
-        "low": [float(v) for v in low],
-        "high": [float(v) for v in high],
-        "finite": bool(np.isfinite(chosen).all()),
-    }
-    return record, np.clip(np.rint(values), 0, 255).astype(np.uint8).tobytes()
-
-
-def _reduced(maps: np.ndarray, by: int) -> np.ndarray:
-    if by <= 1:
-        return maps
-    count, height, width = maps.shape
-    rows, columns = -(-height // by), -(-width // by)
-    full = np.pad(maps, ((0, 0), (0, rows * by - height), (0, columns * by - width)), "edge")
-    return full.reshape(count, rows, by, columns, by).mean((2, 4))

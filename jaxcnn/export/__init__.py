@@ -1,23 +1,23 @@
-"""Serving: a trained network as a folder that runs where jaxcnn is not installed.
+"""Serving: a trained network as a folder that runs without jaxcnn.
 
-model.jax            the computation, StableHLO as `jax.export` serializes it, with the weights inside
-weights.safetensors  the weights alone, by name: `params/conv1/kernel`, `state/bn1/mean`
-export.json          what goes in, what comes out, and the names of the classes
-predict.py           reads the first and third and names pictures; a program may import it
+model.jax            the computation with its weights: StableHLO, serialized by `jax.export`
+weights.safetensors  the weights by name: `params/conv1/kernel`, `state/bn1/mean`
+export.json          the inputs, the outputs, and the names of the classes
+predict.py           classifies images by model.jax and export.json; a command and a module
 
-The computation takes images as the data had them, uint8 `(N, H, W, C)` with any N, does the preprocessing itself, and
-returns the network's outputs in evaluation mode. It is traced in the general form (`jaxcnn.ops.backend.general_form`):
-XLA's own operations, for several platforms at once, none of which has to be there when it is written. JAX promises to
-run such a file for six months of its later versions.
+The computation takes uint8 images `(N, H, W, C)` with any N, does the preprocessing, and returns the network's outputs
+in evaluation mode. It is traced in the general form (`jaxcnn.ops.backend.general_form`), with XLA's operations, and for
+several platforms at once, which need not exist on the machine that writes it. Later versions of JAX can run it for at
+least six months.
 
 >>> cnn.export.save(model, params, model_state, (32, 32, 1), "lenet5", preprocess=preprocess)
 >>> served = jax.export.deserialize(bytearray(open("lenet5/model.jax", "rb").read()))    # without jaxcnn
 >>> logits = jax.jit(served.call)(images)
 
-`jax.export` itself takes any layer's `apply`, too, with a symbolic batch and for several platforms. Convolutions and
-products are then XLA's own, with nothing that another machine may not have. On a CPU, the other operations of a batch
-of fixed size keep the forms of `jaxcnn.ops.backend`: they run anywhere, and `general_form` around the export makes them
-those that an accelerator is quick at.
+`jax.export` itself also takes the `apply` of any layer, with a symbolic batch and for several platforms. Convolutions
+and products are then XLA's operations, which run on any machine. If the export is made on a CPU for a fixed batch size,
+the other operations have the forms of `jaxcnn.ops.backend`. These run anywhere, but an accelerator is faster with XLA's
+operations; use `general_form` around the export to get them.
 
 >>> batch = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("n"), 32, 32, 1), jnp.float32)
 >>> predict = jax.jit(lambda params, state, x: model.apply(params, state, x)[0])
@@ -62,21 +62,21 @@ def program(
     preprocess: Callable[[Any], Any] = to_float,
     platforms: Sequence[str] = PLATFORMS,
 ) -> jax.export.Exported:
-    """The network as one function of images, which `serialize()` makes bytes of and `call(images)` runs.
+    """The network as one function of images: `serialize()` turns it into bytes, and `call(images)` runs it.
 
     Args:
-      model: a Layer whose input is a batch of images and whose output, in evaluation, is one array.
+      model: a Layer whose input is a batch of images and whose output, in an evaluation, is one array.
       params, model_state: its variables, which become constants of the function.
       image: the shape of one image, `(height, width, channels)`, before `preprocess`.
-      preprocess: what is done to the images first; uint8 to 0 to 1 when not given.
-      platforms: what it is to run on.
+      preprocess: a function of the uint8 images; by default it scales them to 0 to 1.
+      platforms: the platforms to run on.
 
     Returns:
       `uint8 (N, *image) -> (N, ...)`, for any N of at least 1.
 
     Raises:
-      UserError: for a model with several outputs, one that computes with the number of images, or one with operations
-        that exist on this machine only.
+      UserError: for a model with several outputs; for one that computes with the number of images; for one with
+        operations that exist only on this machine.
     """
     shape = tuple(image)
     if not shape or not all(isinstance(n, (int, np.integer)) and n > 0 for n in shape):
@@ -85,7 +85,7 @@ def program(
     def predict(images: jax.Array) -> Any:
         return model.apply(params, model_state, preprocess(images))[0]
 
-    # An input that the network cannot take is said by the network itself.
+    # If the network cannot take this input, its own error says so.
     found = jax.eval_shape(predict, jax.ShapeDtypeStruct((1, *shape), jnp.uint8))
     if getattr(found, "shape", ())[:1] != (1,):
         outputs = jax.tree.map(lambda x: x.shape, found)
@@ -94,13 +94,13 @@ def program(
     try:
         with general_form(), _without_paths():
             return jax.export.export(jax.jit(predict), platforms=tuple(platforms))(images)
-    except Exception as error:  # of many types: for one image it went well
+    except Exception as error:  # JAX raises many types; for one image, tracing succeeded
         if calls := sorted(set(re.findall(r"custom_call @(\S+?)\(", str(error)))):
             raise UserError(f"the network calls {', '.join(calls)}, which not every machine has") from error
         first = first_line(error)[:200]
         raise UserError(
-            f"the network cannot be traced for any number of images, as it can for one: {first}. "
-            "Use x.shape[0] where it says len(x), and no arithmetic on it"
+            f"the network can be traced for one image, but not for any number of images: {first}. "
+            "Use x.shape[0] instead of len(x), and no arithmetic on it"
         ) from error
 
 
@@ -116,26 +116,26 @@ def save(
     about: Mapping[str, Any] | None = None,
     platforms: Sequence[str] = PLATFORMS,
 ) -> dict[str, Any]:
-    """Writes the folder that is described above, as a whole or not at all.
+    """Writes the folder that the module's docstring describes. An incomplete folder is never left.
 
     Args:
       model, params, model_state, image, preprocess, platforms: as in `program`.
-      path: the folder, which is made; an empty one that is there is taken.
+      path: the folder, which must be new or empty.
       classes: the names of the classes, in the order of the outputs.
-      about: more to write in export.json.
+      about: additional entries for export.json.
 
     Returns:
-      What export.json has.
+      The content of export.json.
 
     Raises:
-      UserError: as `program`; when the folder is there and not empty, or cannot be written.
+      UserError: as in `program`; when the folder is not empty, or cannot be written.
     """
     folder = Path(path).expanduser().absolute()
     check_new(folder)
     served = program(model, params, model_state, image, preprocess=preprocess, platforms=platforms)
     (output,) = served.out_avals
     if classes and output.shape[-1] != len(classes):
-        raise UserError(f"the network has {output.shape[-1]} outputs, and classes= has {len(classes)} names")
+        raise UserError(f"the network has {output.shape[-1]} outputs, but classes= has {len(classes)} names")
     from jaxcnn import __version__
 
     weights = _named({"params": params, "state": model_state})
@@ -170,19 +170,23 @@ def save(
 
 
 def check_new(path: str | Path) -> None:
-    """Raises UserError for a path where something is that is no empty folder."""
+    """Checks that a path does not exist or is an empty folder.
+
+    Raises:
+      UserError: for any other path.
+    """
     folder = Path(path).expanduser()
     try:
         empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     except OSError as error:
         raise UserError(f"the folder {path} cannot be written: {error.strerror or error}") from None
     if not empty:
-        raise UserError(f"{path} is there and not empty; choose another folder for the export, or remove it")
+        raise UserError(f"{path} exists and is not empty; choose another folder for the export, or remove it")
 
 
 @contextlib.contextmanager
 def _without_paths() -> Iterator[None]:
-    """Operations do not say in which lines of which files of this machine they were made."""
+    """A context in which traced operations do not record the files and lines where they were made."""
     setting = "jax_traceback_in_locations_limit"
     before = getattr(jax.config, setting)
     jax.config.update(setting, 0)
@@ -193,6 +197,6 @@ def _without_paths() -> Iterator[None]:
 
 
 def _named(tree: Any) -> dict[str, np.ndarray]:
-    """The arrays of nested dicts by their paths."""
+    """The arrays of nested dicts by path."""
     flat = jax.tree.leaves_with_path(tree)
     return {"/".join(str(entry.key) for entry in path): np.asarray(leaf) for path, leaf in flat}

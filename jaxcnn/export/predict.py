@@ -1,7 +1,7 @@
-"""Names what pictures show: `python predict.py IMAGE ...`. It reads model.jax and export.json, which lie beside it.
+"""Classifies images: `python predict.py IMAGE ...`. It reads model.jax and export.json in the same folder.
 
-It needs jax, flatbuffers and numpy, and Pillow to read pictures; an .npy file of images, uint8 (N, H, W, C), goes in
-without. In a program of your own:
+It needs jax, flatbuffers and numpy, and Pillow to read image files. An .npy file of images, uint8 (N, H, W, C), does
+not need Pillow. In your own program:
 
     import predict
     model = predict.load("the folder")
@@ -28,7 +28,7 @@ MOST_PIXELS = 89_478_485
 
 
 def load(folder: str | Path = HERE) -> Callable[[np.ndarray], np.ndarray]:
-    """The network as a function of images: uint8 `(N, H, W, C)` -> the probability of each class, `(N, classes)`."""
+    """The network as a function of images: uint8 `(N, H, W, C)` -> the probabilities of the classes, `(N, classes)`."""
     served = jax.export.deserialize(bytearray((Path(folder) / "model.jax").read_bytes()))
     logits = jax.jit(served.call)  # compiled once for each N
 
@@ -41,15 +41,15 @@ def load(folder: str | Path = HERE) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def facts(folder: str | Path = HERE) -> dict[str, Any]:
-    """What export.json says."""
+    """The content of export.json."""
     return json.loads((Path(folder) / "export.json").read_text())
 
 
 def read(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """A picture as `(1, height, width, channels)`, resized, or the images in an .npy file."""
+    """An image as `(1, height, width, channels)`, resized; or the images in an .npy file."""
     height, width, channels = shape
-    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for, forever
-        raise ValueError("it is no regular file")
+    if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait forever
+        raise ValueError("it is not a regular file")
     if Path(path).suffix == ".npy":
         images = np.load(path)
         images = images[None] if images.ndim == 3 else images
@@ -67,7 +67,7 @@ def read(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         laid = [Image.alpha_composite(Image.new("RGBA", picture.size, c), picture) for c in ("white", "black")]
-        # On black where nothing is seen on white, as of white strokes.
+        # Transparent images are put on white; on black if little is visible on white, for instance white strokes.
         spans = [np.ptp(np.asarray(each)[..., :3], axis=(0, 1)).max() for each in laid]
         picture = laid[0] if spans[0] >= 16 else laid[int(spans[1] > spans[0])]
     picture = picture.convert("L" if channels == 1 else "RGB")
@@ -77,7 +77,7 @@ def read(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def shown(text: str) -> str:
-    """Text for a terminal, which is sent no control characters of a name's."""
+    """Text for a terminal, with control characters escaped."""
     return "".join(c if c.isprintable() or c in "\u200c\u200d" else ascii(c)[1:-1] for c in text)
 
 

@@ -1,21 +1,24 @@
-"""Looking into a network: tables of its layers, pictures of its graph, what its layers put out and react to, plots."""
+"""Tables of a network's layers, pictures of its graph, the outputs of its layers and what excites them, plots."""
 
 from jaxcnn.inspect import pictures, plots
 from jaxcnn.inspect.activations import activations
-from jaxcnn.inspect.features import Patches, Strongest, maximize, patches, strongest
+from jaxcnn.inspect.features import Ascent, Patches, Strongest, maximize, patches, strongest
 from jaxcnn.inspect.gradient import gradient_check
+from jaxcnn.inspect.program import Program, layer_outputs, program, split_at
 from jaxcnn.inspect.saliency import Occlusion, grad_cam, input_gradient, occlusion, saliency
-from jaxcnn.inspect.seeing import layer_outputs, split_at
 from jaxcnn.inspect.summary import Row, Summary, draw_graph, summary
-from jaxcnn.inspect.windows import Seen, Window, filters, receptive_window, see_unit
+from jaxcnn.inspect.windows import Seen, UnitReport, Window, filters, receptive_window, see_unit
 
 __all__ = [
+    "Ascent",
     "Occlusion",
     "Patches",
+    "Program",
     "Row",
     "Seen",
     "Strongest",
     "Summary",
+    "UnitReport",
     "Window",
     "activations",
     "draw_graph",
@@ -29,6 +32,7 @@ __all__ = [
     "patches",
     "pictures",
     "plots",
+    "program",
     "receptive_window",
     "saliency",
     "see_unit",

@@ -1,10 +1,10 @@
-"""What every layer of a network puts out."""
+"""The output of every layer of a network."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from jaxcnn.core import Layer, Watcher, watch
+from jaxcnn.core import Layer, Record, numbered, watch
 
 
 def activations(
@@ -15,14 +15,7 @@ def activations(
     A sublayer that is called several times has its later outputs under `conv1#2`, `conv1#3` and so on. Works inside
     `jit`. The network's own output is not among them unless a sublayer gives it.
     """
-    seen: dict[str, Any] = {}
-
-    class Collect(Watcher):
-        def called(self, layer: Layer, inputs: tuple[Any, ...], output: Any) -> None:
-            path = "/".join(self.path)
-            count = sum(name.split("#")[0] == path for name in seen)
-            seen[f"{path}#{count + 1}" if count else path] = output
-
-    with watch(Collect()):
+    record = Record()
+    with watch(record):
         model.apply(params, state, *inputs, train=train, key=key)
-    return seen
+    return dict(zip(numbered(call.path for call in record.calls), (call.output for call in record.calls), strict=True))

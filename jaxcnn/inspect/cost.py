@@ -1,4 +1,4 @@
-"""What a traced computation costs: multiply-accumulates, floating-point operations, and those of its gradient.
+"""The cost of a traced computation: multiply-accumulates, floating-point operations, and those of its gradient.
 
 The rules, for values of floating point; integers and what only moves data count nothing:
 
@@ -7,13 +7,13 @@ The rules, for values of floating point; integers and what only moves data count
   its outputs times the filter, as is published for networks (padding counts as pixels); a transposed convolution costs
   its inputs times the filter, without zeros that are stuffed in between; and the gradient by either operand costs as
   much as the convolution;
-- value by value (sums, comparisons, exponentials, choices): one for each value of the result;
+- elementwise (sums, comparisons, exponentials, choices): one for each value of the result;
 - a reduction: one for each value that goes in; a pooling window: one for each place of each window;
-- a loop: what is inside, as often as it runs, once if that is not known; of several branches, the dearest.
+- a loop: its body, times the number of rounds, or once if that is not known; a choice: its most expensive branch.
 
-The backward pass of an operation is measured: its gradient is traced, by `jax.vjp`, for those inputs that depend on a
-parameter, and counted by the same rules, less the operation itself. So the first layer, whose input is the image, has
-no input gradient, and a frozen layer none of its weights.
+The backward pass of an operation is counted, too: `jax.vjp` traces its gradient by those inputs that depend on a
+parameter, and the same rules count it, less the operation itself. So the first layer, whose input is the image, has no
+input gradient, and a frozen layer no gradient of its weights.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-from jaxcnn.inspect.receptive_field import POINTWISE, inner_jaxprs
-from jaxcnn.inspect.trace import Op, Trace, runs
+from jaxcnn.inspect.outline import Outline
+from jaxcnn.inspect.receptive_field import POINTWISE
 from jaxcnn.ops import cpu
 from jaxcnn.ops.backend import stored_p
+from jaxcnn.ops.jaxpr import Step, bind, inner, runs
 
 _NAMES = "convert_element_type copy copy_p imag name real reduce_precision stop_gradient"
 _MOVES = frozenset(_NAMES.split()) | {stored_p.name}
@@ -45,7 +46,7 @@ _ALL_THAT_GOES_IN = frozenset(_NAMES.split())
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one operation, as often as it runs: forward, backward, and what is kept in between."""
+    """The cost of one operation, times the number of its runs: forward, backward, and the bytes kept in between."""
 
     macs: int = 0
     flops: int = 0
@@ -110,10 +111,10 @@ def _flops(eqn: Any) -> int:
         return 2 * out if name == "one_minus_square" else out
     if name in _ALL_THAT_GOES_IN:
         taken = math.prod(eqn.invars[0].aval.shape)
-        return taken if taken != out or name.startswith("cum") else 0  # an axis of length 1 is nothing to add up
+        return taken if taken != out or name.startswith("cum") else 0  # an axis of length 1 adds nothing
     if name.startswith("reduce_window"):
         return out * math.prod(eqn.params["window_dimensions"])
-    if name.startswith("select_and"):  # a window's maximum is found again, and its gradient goes there
+    if name.startswith("select_and"):  # finds each window's maximum again and sends the gradient there
         smaller = min(math.prod(v.aval.shape) for v in (*eqn.invars[:2], *eqn.outvars))
         return smaller * (math.prod(eqn.params["window_dimensions"]) + 1)
     if name == "scatter-add":
@@ -122,31 +123,31 @@ def _flops(eqn: Any) -> int:
 
 
 def _inside(eqn: Any, count: Any) -> int:
-    each = [count(inner) for inner in inner_jaxprs(eqn)]
+    each = [count(body) for body in inner(eqn)]
     return max(each, default=0) if eqn.primitive.name == "cond" else runs(eqn) * sum(each)
 
 
 # --- the gradient ------------------------------------------------------------------------------------------------
 
 
-def costs(trace: Trace) -> dict[Op, Cost]:
+def costs(outline: Outline) -> dict[Step, Cost]:
     """The cost of each operation of a network, and of its gradient by the parameters.
 
-    A value that several operations' gradients need is held once, and so belongs to the first of them.
+    A value that the gradients of several operations need is held once, and counts for the first of them.
     """
-    values = trace.values
+    values = outline.values
     active = [False] * len(values)  # depends on a parameter
-    for i in trace.weights:
+    for i in outline.weights:
         active[i] = _differentiable(values[i])
-    for op, _ in trace.ops:
+    for op in outline.ops:
         if _depends(op, active):
             for i in op.outputs:
                 active[i] = _differentiable(values[i])
 
-    wanted = {i for i in trace.outputs if i is not None and active[i]}  # the result depends on it
-    gradients: dict[Op, int] = {}
-    keeps: dict[Op, tuple[list[int | None], int]] = {}
-    for op, _ in reversed(trace.ops):
+    wanted = {i for i in outline.outputs if i is not None and active[i]}  # the result depends on it
+    gradients: dict[Step, int] = {}
+    keeps: dict[Step, tuple[list[int | None], int]] = {}
+    for op in reversed(outline.ops):
         towards = {i for i in op.inputs if i is not None and active[i]}
         if not (towards and wanted.intersection(op.outputs) and _depends(op, active)):
             continue
@@ -159,16 +160,16 @@ def costs(trace: Trace) -> dict[Op, Cost]:
         gradients[op] = pulled.flops + sum(math.prod(values[i].shape) for i in again)
 
     result = {}
-    held = set(trace.present)
-    for op, _ in trace.ops:
+    held = set(outline.present)
+    for op in outline.ops:
         if op.eqn is None:
             result[op] = Cost()
             continue
         forward = _flops(op.eqn)
         backward = gradients.get(op, 0) + (forward if op.again and op in gradients else 0)
         kept, more = keeps.get(op, ([], 0))
-        if op.again and op in gradients:  # of what is computed again, what goes in is enough
-            kept, more = [i for i in op.inputs if i in trace.kept], 0
+        if op.again and op in gradients:  # what is computed again needs its inputs only
+            kept, more = [i for i in op.inputs if i in outline.kept], 0
         new = {i for i in kept if i is not None} - held
         held |= new
         size = op.times * (more + sum(nbytes(values[i]) for i in new))
@@ -181,7 +182,7 @@ def nbytes(aval: Any) -> int:
     return math.prod(aval.shape) * aval.dtype.itemsize
 
 
-def _depends(op: Op, active: Sequence[bool]) -> bool:
+def _depends(op: Step, active: Sequence[bool]) -> bool:
     stops = op.eqn is not None and op.eqn.primitive.name == "stop_gradient"
     return not stops and any(i is not None and active[i] for i in op.inputs)
 
@@ -191,7 +192,7 @@ def _differentiable(aval: Any) -> bool:
 
 
 class _Key:
-    """An operation and the inputs that get a gradient; equal for operations that do the same on the same shapes."""
+    """An operation and the inputs that get a gradient; equal for equal operations on equal shapes."""
 
     def __init__(self, eqn: Any, towards: tuple[bool, ...], identity: Any):
         self.eqn, self.towards, self.identity = eqn, towards, identity
@@ -212,7 +213,7 @@ class _Key:
 
 
 def _text(value: Any) -> Any:
-    """What stands for a parameter of an operation: functions by their text, which two traces of one have in common."""
+    """A hashable that stands for a parameter of an operation: for a function its text, equal in two traces of it."""
     if isinstance(value, (jex.ClosedJaxpr, jex.Jaxpr)):
         inner = value.jaxpr if isinstance(value, jex.ClosedJaxpr) else value
         return str(value), str(getattr(inner.debug_info, "func_src_info", ""))
@@ -229,7 +230,7 @@ def _text(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Pullback:
-    """Operations of a gradient, and what it needs of the forward pass: inputs and outputs by place, and other bytes."""
+    """The operations of a gradient, and its needs of the forward pass: inputs and outputs by position, other bytes."""
 
     flops: int
     inputs: tuple[int, ...] = ()
@@ -245,8 +246,10 @@ def _pullback(key: _Key) -> _Pullback:
     unique = list(dict.fromkeys(eqn.invars[i] for i in places))
     towards = [any(key.towards[i] for i in places if eqn.invars[i] is v) for v in unique]
 
-    names = jex.DebugInfo("summary", eqn.primitive.name, ("x",) * len(unique), ("y",) * len(eqn.outvars))
-    alone = jex.jaxpr_as_fun(jex.ClosedJaxpr(jex.Jaxpr((), unique, eqn.outvars, [eqn], eqn.effects, names), ()))
+    def alone(*ins: Any) -> list[Any]:
+        known = dict(zip(unique, ins, strict=True))
+        with eqn.ctx.manager:
+            return bind(eqn, [v.val if isinstance(v, jex.Literal) else known[v] for v in eqn.invars])
 
     def both(ins: list[Any], cotangents: list[Any]) -> Any:
         def forward(*active: Any) -> list[Any]:
@@ -264,7 +267,7 @@ def _pullback(key: _Key) -> _Pullback:
     try:
         traced = jax.make_jaxpr(both)([struct(v) for v in unique], [struct(v) for v in eqn.outvars]).jaxpr
     except (NotImplementedError, TypeError, ValueError):
-        return _Pullback(0)  # it has no gradient, as a `while` has none: nothing is trained through it
+        return _Pullback(0)  # no gradient, as of a `while`: nothing is trained through it
     count = len(eqn.outvars)
     residuals = dict.fromkeys(v for v in traced.outvars[count : -sum(towards)] if not isinstance(v, jex.Literal))
     inputs = {v: eqn.invars.index(u) for v, u in zip(traced.invars, unique, strict=False)}

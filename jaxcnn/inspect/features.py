@@ -1,4 +1,4 @@
-"""What a unit has learned to look for: the patches of a data set that excite it most, and images made to excite it."""
+"""What excites a unit: the patches of a data set with the highest activation, and images made by gradient ascent."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import numpy as np
 
 from jaxcnn.core import Layer
 from jaxcnn.errors import UserError
+from jaxcnn.inspect.program import program
+from jaxcnn.inspect.rules import Rule
 from jaxcnn.inspect.saliency import input_gradient
-from jaxcnn.inspect.seeing import Chosen, Program, Rule, Unit, limits, only_array, score
+from jaxcnn.inspect.unit import Chosen, Unit, limits, only_array, score
 from jaxcnn.inspect.windows import Window, receptive_window
 
 
@@ -37,13 +39,13 @@ class Strongest:
 
 @dataclass(frozen=True, eq=False)
 class Patches:
-    """What excites one channel most, cut out.
+    """The patches that excite one channel most.
 
     Attributes:
       images: the numbers of the images in the data, `(count,)`.
       values: the activations, `(count,)`.
       windows: the receptive fields in the images, as the network is given them.
-      pixels: what stands there, `(count, h, w, C)`.
+      pixels: the images there, `(count, h, w, C)`.
       maps: the pixels' share in the activation by `rule`, of the same shape.
     """
 
@@ -71,9 +73,9 @@ def strongest(
       model, params, state: the network, in evaluation mode.
       images: the data, `(N, H, W, C)`.
       layer: the layer's name, as `activations` gives it.
-      count: how many of each channel; all where there are fewer images.
+      count: the number of images for each channel; all where there are fewer.
       batch_size: images computed at once; one program is compiled.
-      preprocess: what makes of a batch of them what the network is given.
+      preprocess: makes the network's input of a batch of them.
 
     Raises:
       UserError: for no images, an unknown layer, or one whose output is no array `(N, ..., channels)`.
@@ -95,7 +97,7 @@ def strongest(
         order = np.argsort(-merged[0], axis=0, kind="stable")[:count]
         found = [tuple(np.take_along_axis(a, order, 0) for a in merged)]
     values, at, index = (a.T for a in found[0])
-    places = _spatial(model, params, state, given, layer)
+    places = only_array(program(model, params, state, given).shape(layer)).shape[1:-1]
     coordinates = np.stack(np.unravel_index(at, places), -1) if places else np.zeros((*at.shape, 0), np.int64)
     return Strongest(layer, values, index, coordinates)
 
@@ -109,17 +111,10 @@ def _highest(model: Layer, params: Any, state: Any, images: Any, layer: str) -> 
 
 
 def _layer(model: Layer, params: Any, state: Any, images: Any, layer: str) -> jax.Array:
-    program = Program(model, params, state, (images,))
-    at = program.find(layer)
-    output = program.values(at, program.run(program.start, program.jaxpr.eqns[:at]))[1]
+    output = program(model, params, state, images).run(until=layer)
     if only_array(output).ndim < 2:
         raise UserError(f"layer {layer!r} gives {output.shape}: expected (N, ..., channels)")
     return only_array(output)
-
-
-def _spatial(model: Layer, params: Any, state: Any, images: Any, layer: str) -> tuple[int, ...]:
-    look = functools.partial(_layer, model, layer=layer)
-    return tuple(jax.eval_shape(look, params, state, images).shape[1:-1])
 
 
 def patches(
@@ -169,6 +164,26 @@ def patches(
 # --- images made to excite ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Ascent:
+    """The settings of `maximize`.
+
+    Attributes:
+      steps, lr: the number of steps, and how far each goes, in the network's numbers.
+      l2: the share of the image that a step takes from it.
+      blur, blur_every: the standard deviation of the Gaussian, in pixels, and every how many steps it is applied; 0 for
+        none.
+      shift: the most pixels that the image is moved in a step.
+    """
+
+    steps: int = 200
+    lr: float = 0.05
+    l2: float = 0.01
+    blur: float = 0.5
+    blur_every: int = 4
+    shift: int = 2
+
+
 def maximize(
     model: Layer,
     params: Any,
@@ -177,41 +192,35 @@ def maximize(
     *,
     unit: Unit,
     layer: str | None = None,
-    steps: int = 200,
-    lr: float = 0.05,
-    l2: float = 0.01,
-    blur: float = 0.5,
-    blur_every: int = 4,
-    shift: int = 2,
     seed: int = 0,
+    **settings: Any,
 ) -> tuple[jax.Array, jax.Array]:
     """Images that excite a unit: gradient ascent on the pixels, from noise or from given images.
 
     Each step moves the image by up to `shift` pixels (Mordvintsev et al. 2015), goes `lr` along the gradient divided
-    by its root mean square, shrinks the image by the factor 1 - l2, and every few steps blurs it: what is left is what
-    the unit is robustly excited by, and not by single pixels.
+    by its root mean square, multiplies the image by 1 - l2, and every few steps blurs it. What remains excites the unit
+    robustly, and not by single pixels.
 
     Args:
       model, params, state: the network, in evaluation mode.
-      start: images `(N, H, W, C)` as the network is given them, or that shape: then noise of deviation 0.1.
+      start: images `(N, H, W, C)` as the network is given them, or that shape: then noise of standard deviation 0.1.
       unit: a class, or channel of the layer, for all images or one for each; or as in `saliency`.
       layer: the layer whose output the unit belongs to; None for the network's.
-      steps, lr: how many steps, and how far each goes, in the network's numbers.
-      l2: what is taken from the image in a step, as a share of it.
-      blur, blur_every: the deviation of the Gaussian, in pixels, and how often; 0 for none.
-      shift: how far the image may be moved in a step.
       seed: of the noise and the shifts.
+      **settings: the fields of `Ascent`: `steps=200, lr=0.05, l2=0.01, blur=0.5, blur_every=4, shift=2`.
 
     Returns:
       `(images, scores)`: `(N, H, W, C)`, and the unit's activation at the beginning of each step and at the end,
-      `(steps + 1, N)`; those within are of the moved image.
+      `(steps + 1, N)`; those in between are of the moved image.
 
     Raises:
       UserError: for an unknown layer, a unit outside of the output, images of integers.
+      TypeError: for an unknown setting.
 
     Source: Simonyan, Vedaldi and Zisserman (2013), section 2; Yosinski et al., Understanding neural networks through
       deep visualization (2015), section 3, for L2 decay and blur.
     """
+    ascent = Ascent(**settings)
     start_key, key = jax.random.split(jax.random.key(seed))
     if isinstance(start, (tuple, list)):
         start = 0.1 * jax.random.normal(start_key, tuple(start))
@@ -221,23 +230,24 @@ def maximize(
             f"expected images (N, H, W, C) in floating point, or their shape; got {start.dtype}{start.shape}"
         )
     chosen = Chosen.of(unit)
-    settings = jnp.asarray([lr, l2, blur], jnp.float32)
+    numbers = jnp.asarray([ascent.lr, ascent.l2, ascent.blur], jnp.float32)
+    counts = ascent.steps, ascent.shift, ascent.blur_every if ascent.blur > 0 else 0
     images, scores, shape = _ascend(
-        model, params, state, start, chosen.where, settings, key, layer=layer, kind=chosen.kind, steps=steps,
-        shift=shift, blur_every=blur_every if blur > 0 else 0,
-    )  # fmt: skip
+        model, (params, state), start, chosen.where, numbers, key, target=(layer, chosen.kind), counts=counts
+    )
     chosen.check(shape)
     return images, scores
 
 
-@functools.partial(jax.jit, static_argnames=("model", "layer", "kind", "steps", "shift", "blur_every"))
+@functools.partial(jax.jit, static_argnames=("model", "target", "counts"))
 def _ascend(
-    model: Layer, params: Any, state: Any, start: jax.Array, where: Any, settings: jax.Array, key: jax.Array,
-    layer: str | None, kind: Any, steps: int, shift: int, blur_every: int,
+    model: Layer, variables: Any, start: jax.Array, where: Any, numbers: jax.Array, key: jax.Array,
+    target: tuple[str | None, Any], counts: tuple[int, int, int],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
-    lr, l2, blur = settings
+    (lr, l2, blur), (layer, kind), (steps, shift, blur_every) = numbers, target, counts
 
     def scores(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        params, state = variables
         asked = _layer(model, params, state, images, layer) if layer else model.apply(params, state, images)[0]
         return score(asked, kind, where), limits(asked, kind)
 
@@ -262,7 +272,7 @@ def _ascend(
 
 
 def _blurred(images: jax.Array, deviation: jax.Array) -> jax.Array:
-    """A Gaussian of up to three pixels each way, along rows and columns; the edge pixels go on outside."""
+    """A Gaussian of up to three pixels each way, along rows and columns; outside, the edge pixels are repeated."""
     weights = jnp.exp(-0.5 * jnp.square(jnp.arange(-3, 4) / deviation))
     weights = (weights / weights.sum()).astype(images.dtype)
     for axis in (1, 2):

@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from jaxcnn.errors import UserError
 from jaxcnn.inspect.features import Patches
 from jaxcnn.inspect.plots import Figure, plain
-from jaxcnn.inspect.windows import Seen, Window
+from jaxcnn.inspect.windows import UnitReport, Window
 
 _HEAT, _SIGNED, _FRAME = "inferno", "RdBu_r", "#d9822b"
 _MOST_CHANNELS = 6
@@ -142,7 +142,7 @@ def fields(image: Any, windows: Mapping[str, Window], heading: str | None = None
     return figure
 
 
-def unit(seen: Seen, image: Any, heading: str | None = None) -> Figure:
+def unit(seen: UnitReport, image: Any, heading: str | None = None) -> Figure:
     """One unit: its receptive field on the image, the window of its layer's input, the weights, the products.
 
     Args:

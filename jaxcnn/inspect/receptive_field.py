@@ -11,7 +11,7 @@ Source: Araujo, Norris and Sim, Computing receptive fields of convolutional neur
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -21,11 +21,12 @@ from jax.extend import core as jex
 
 from jaxcnn.ops import cpu
 from jaxcnn.ops.backend import stored_p
+from jaxcnn.ops.jaxpr import called
 
 
 @dataclass(frozen=True)
 class Span:
-    """What an array sees of one axis of the input: along `axis` of the array, or as a whole where `axis` is None."""
+    """The interval of one axis of the input that an array depends on: along its own `axis`, or as a whole for None."""
 
     axis: int | None
     jump: Fraction
@@ -34,14 +35,14 @@ class Span:
 
     @property
     def size(self) -> int:
-        # Behind a transposed convolution, intervals begin between pixels; of its neighbours, one may see a pixel more.
+        # After a transposed convolution, intervals begin between pixels, and neighbours may differ by one pixel.
         phases = [Fraction(i, self.jump.denominator) for i in range(self.jump.denominator)]
         return max(math.floor(self.last + t) - math.ceil(self.first + t) + 1 for t in phases)
 
 
 @dataclass(frozen=True)
 class Field:
-    """What one value of an array sees of the input: a span for each spatial axis."""
+    """The part of the input that one value of an array depends on: a span for each spatial axis."""
 
     spans: tuple[Span, ...]
 
@@ -52,12 +53,12 @@ class Field:
 
     @property
     def stride(self) -> float | tuple[float, ...]:
-        """How many pixels lie between the fields of two neighbours; 0 where all values see the same."""
+        """The pixels between the fields of two neighbours; 0 where all values have the same field."""
         return alike(_number(span.jump) for span in self.spans)
 
     @property
     def offset(self) -> int | tuple[int, ...]:
-        """The pixel where the field of the first value begins: 0 is the image's first, padding is below."""
+        """The pixel where the field of the first value begins: 0 is the image's first pixel, padding is negative."""
         return alike(math.ceil(span.first) for span in self.spans)
 
 
@@ -79,16 +80,6 @@ def image(shape: Sequence[int]) -> Field | None:
     return Field(tuple(Span(axis, one, zero, zero) for axis in range(1, len(shape) - 1)))
 
 
-def inner_jaxprs(eqn: Any) -> Iterator[jex.Jaxpr]:
-    """The functions inside an operation: of a `jit`, a `custom_jvp`, a loop."""
-    for value in eqn.params.values():
-        for item in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(item, jex.ClosedJaxpr):
-                yield item.jaxpr
-            elif isinstance(item, jex.Jaxpr):
-                yield item
-
-
 def through(eqn: Any, ins: Sequence[Field | None]) -> list[Field | None]:
     """The fields of an operation's outputs, from those of its inputs; None where there is no dependence."""
     if all(f is None for f in ins):
@@ -98,9 +89,8 @@ def through(eqn: Any, ins: Sequence[Field | None]) -> list[Field | None]:
     rule = _pointwise if name in POINTWISE else _RULES.get(name)
     if rule is not None:
         return [rule(eqn.params, ins, shapes, eqn.outvars[0].aval.shape)] * len(eqn.outvars)
-    inner = [] if name in LOOPS else list(inner_jaxprs(eqn))
-    if len(inner) == 1 and len(inner[0].invars) == len(ins) and len(inner[0].outvars) == len(eqn.outvars):
-        return _follow(inner[0], ins)
+    if (body := called(eqn)) is not None:
+        return _follow(body.jaxpr, ins)
     return [anywhere(ins, shapes)] * len(eqn.outvars)
 
 
@@ -121,7 +111,7 @@ def _follow(jaxpr: Any, start: Sequence[Field | None]) -> list[Field | None]:
 
 
 def _whole(span: Span, shape: Sequence[int]) -> Span:
-    """All that an array sees of an axis, by whichever of its values."""
+    """The interval of an axis that the values of an array depend on together."""
     if span.axis is None:
         return span
     return Span(None, Fraction(0), span.first, span.last + span.jump * (shape[span.axis] - 1))
@@ -145,7 +135,7 @@ def _union(ins: Sequence[Field | None], shapes: Sequence[Sequence[int]]) -> Fiel
 
 
 def _moved(field: Field, shape: Sequence[int], where: dict[int, int]) -> Field:
-    """The field of an array whose axes went to `where`; an axis that went nowhere is seen as a whole."""
+    """The field of an array whose axes moved to `where`; an axis that is gone counts as a whole."""
     return Field(
         tuple(
             replace(s, axis=where[s.axis]) if s.axis in where else _whole(s, shape) if s.axis is not None else s
@@ -155,13 +145,13 @@ def _moved(field: Field, shape: Sequence[int], where: dict[int, int]) -> Field:
 
 
 def _slide(span: Span, axis: int, stride: int, reach: tuple[int, int], stuffing: int = 1) -> Span:
-    """The span of a window: output i sees the input's indices [stride i + reach[0], stride i + reach[1]] / stuffing."""
+    """The span of a window: output i covers the indices [stride i + reach[0], stride i + reach[1]] / stuffing."""
     jump, (low, high) = span.jump / stuffing, reach
     return Span(axis, jump * stride, span.first + jump * low, span.last + jump * high)
 
 
 def _pointwise(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
-    # An axis of length 1 may be repeated along the output's: all of these see what its only value sees.
+    # An axis of length 1 may be repeated along the output's, whose values then all have the field of its only value.
     def stretched(span: Span, shape: Sequence[int]) -> Span:
         return span if span.axis is None or shape[span.axis] == out[span.axis] else _whole(span, shape)
 
@@ -251,7 +241,7 @@ def _broadcast(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
 
 
 def _reshape(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
-    # An axis lives on where one of the same length stands behind as many elements.
+    # An axis is kept where the output has one of the same length after the same number of elements.
     def before(shape: Sequence[int], a: int) -> int:
         return math.prod(shape[:a])
 
@@ -329,8 +319,6 @@ _RULES = {
     cpu.product_p.name: _matmul,
     "concatenate": _concatenate,
 }
-
-LOOPS = frozenset({"scan", "while", "cond", "shard_map"})  # what is inside runs often, or in part, or on another shape
 
 _NAMES = """
     abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy copy_p cos cosh

@@ -16,13 +16,13 @@ class Row:
       params: the numbers it learns; 0 for a second use of the same layer.
       macs: multiply-accumulates of matrix products and convolutions in one forward pass of the batch.
       activation_bytes: the size of its output; of a network, that of the outputs of all layers inside.
-      receptive_field: how many pixels of the input one output value depends on, along each side (one number where the
+      receptive_field: the pixels of the input that one output value depends on, along each side (one number where the
         sides are equal); None where the input has no spatial axes, or none is left to follow.
-      receptive_stride: how many pixels further the next value's field lies; 0 where all values see the same.
-      receptive_offset: the pixel where the first value's field begins, the image's first being 0 and padding negative.
+      receptive_stride: the pixels between the fields of two neighbouring values; 0 where all have the same field.
+      receptive_offset: the pixel where the first value's field begins: 0 is the image's first, padding is negative.
       flops: floating-point operations of the forward pass, two for each multiply-accumulate.
       backward_flops: those of its part of the gradient by all parameters.
-      held_bytes: what its gradient needs of the forward pass, and no layer before it holds already.
+      held_bytes: the bytes of the forward pass that its gradient needs and no layer before it holds already.
       shared: whether this is a second use of the same layer.
       children: the layers of a network, in the order of computation; empty for a leaf.
     """

@@ -1,10 +1,10 @@
 """Which pixels a class, or any unit, depends on: gradients, guided and deconvolved maps, Grad-CAM, occlusion.
 
-All of these take any Layer with its variables and a batch of images as the network is given them (preprocessed, in
-floating point), in evaluation mode, and return arrays; `jaxcnn.inspect.pictures` draws them. What is looked at is a
-`unit` of the network's output, or of the output of a named `layer`:
+Each function takes any Layer with its variables and a batch of images as the network is given them (preprocessed, in
+floating point), runs it in evaluation mode, and returns arrays; `jaxcnn.inspect.pictures` draws them. The `unit` is one
+of the network's output, or of the output of a named `layer`:
 
-    None            the largest number: of logits, the class that the network is surest of
+    None            the largest number: of logits, the most probable class
     3               a class; in maps `(N, H, W, C)` the channel, where it is largest
     [3, 8, ...]     a class for each example
     (y, x, c)       one unit of maps; an array `(N, 3)` for one of each example
@@ -28,7 +28,10 @@ from jax.scipy.special import expit
 
 from jaxcnn.core import Layer, PyTree
 from jaxcnn.errors import UserError
-from jaxcnn.inspect.seeing import Chosen, Program, Rule, Unit, flat_index, image_of, limits, only_array, score, split_at
+from jaxcnn.inspect.program import Program, program, split_at
+from jaxcnn.inspect.rules import Rule
+from jaxcnn.inspect.unit import Chosen, Unit, flat_index, image_of, limits, only_array, score
+from jaxcnn.ops.jaxpr import Step
 from jaxcnn.ops.precision import wide
 
 
@@ -79,13 +82,7 @@ def _gradient(
 
     def total(image: jax.Array) -> tuple[jax.Array, jax.Array]:
         given = (*inputs[:at], image, *inputs[at + 1 :])
-        program = Program(model, params, state, given)
-        eqns = program.jaxpr.eqns
-        if layer is None:
-            output = program.results(program.run(program.start, eqns, rule))
-        else:
-            place = program.find(layer)
-            output = program.values(place, program.run(program.start, eqns[:place], rule))[1]
+        output = program(model, params, state, *given).run(until=layer, rule=rule)
         return score(output, kind, where).sum(), limits(output, kind)
 
     return jax.grad(total, has_aux=True)(inputs[at])
@@ -112,7 +109,7 @@ def grad_cam(
     unit: Unit = None,
     resize: bool = True,
 ) -> jax.Array:
-    """Where the maps of a layer speak for a class: Grad-CAM.
+    """Grad-CAM: where the maps of a layer raise the score of a class.
 
     With A[n, i, j, k] the layer's maps and s the class's score, each map counts by its mean gradient:
 
@@ -126,7 +123,7 @@ def grad_cam(
       resize: to the image's height and width, bilinearly; otherwise the map has the layer's.
 
     Returns:
-      `(N, H, W)`, at least 0, of the score's unit; all zeros where nothing in the maps speaks for the class.
+      `(N, H, W)`, at least 0, in the unit of the score; all zeros where nothing in the maps raises the score.
 
     Raises:
       UserError: for a layer that has no maps (a dense one), an unknown one, or a network without any.
@@ -146,7 +143,7 @@ def _grad_cam(
     model: Layer, params: Any, state: Any, inputs: Any, where: Any, layer: str | None, kind: Any
 ) -> tuple[jax.Array, jax.Array]:
     image = inputs[image_of(inputs)]
-    name = layer if layer is not None else Program(model, params, state, inputs).maps(image.ndim)
+    name = layer if layer is not None else program(model, params, state, *inputs).maps(image.ndim)
     if name is None:
         raise UserError("Grad-CAM needs maps with height and width, and no layer of this network gives any")
     maps, rest = split_at(model, params, state, *inputs, layer=name)
@@ -184,7 +181,7 @@ def _resized(maps: jax.Array, size: tuple[int, ...]) -> jax.Array:
 
 @dataclass(frozen=True, eq=False)
 class Occlusion:
-    """What became of a class's probability under a square.
+    """The probability of a class with a square over the image.
 
     Attributes:
       probability: with the square at each place, `(N, rows, columns)`.
@@ -202,7 +199,7 @@ class Occlusion:
     image: tuple[int, int]
 
     def drop(self) -> np.ndarray:
-        """How much of the probability each pixel's cover costs: the mean over the squares on it, `(N, H, W)`."""
+        """The loss of probability at each pixel, `(N, H, W)`: the mean over the squares that cover it."""
         total, count = np.zeros((len(self.whole), *self.image)), np.zeros(self.image)
         for i in range(self.probability.shape[1]):
             for j in range(self.probability.shape[2]):
@@ -215,7 +212,7 @@ class Occlusion:
 
 
 def probability(outputs: jax.Array) -> jax.Array:
-    """Logits as probabilities: softmax over the last axis, or the logistic function where there is one a example."""
+    """Logits as probabilities: softmax over the last axis; the logistic function for one logit an example."""
     return expit(outputs) if outputs.ndim < 2 or outputs.shape[-1] == 1 else jax.nn.softmax(outputs)
 
 
@@ -228,8 +225,7 @@ def occlusion(
     stride: int = 1,
     unit: Unit = None,
     grey: float = 0.0,
-    batch_size: int = 64,
-    probability: Callable[[Any], Any] | None = None,
+    **settings: Any,
 ) -> Occlusion:
     """A grey square slid over the image, and the class's probability at each of its places.
 
@@ -239,9 +235,10 @@ def occlusion(
       stride: how many pixels it is moved. The last of a row may hang over the edge.
       unit: of the network's output; None for the class that is most probable with nothing covered.
       grey: its value, in the numbers that the network is given: 0 is the mean of images with zero mean.
-      batch_size: how many places are computed at once. One program is compiled whatever the number of places.
-      probability: what makes probabilities of the network's outputs. When not given, `saliency.probability`; outputs
-        of a network that ends in a sigmoid or softmax are probabilities already, and stay as they are.
+      **settings: `batch_size=64`, the number of places that are computed at once (one program is compiled whatever the
+        number of places); `probability`, the function that makes probabilities of the network's outputs. When it is not
+        given, `saliency.probability`; outputs of a network that ends in a sigmoid or softmax are probabilities already,
+        and stay as they are.
 
     Returns:
       An `Occlusion`.
@@ -249,41 +246,53 @@ def occlusion(
     Raises:
       UserError: for a size or stride that is no positive integer, a square larger than the image, input without height
         and width.
+      TypeError: for an unknown setting.
 
     Source: Zeiler and Fergus (2014), section 4.2.
     """
-    at = image_of(inputs)
-    image = inputs[at]
+    given = _Places(size, stride, **settings)
+    image = inputs[image_of(inputs)]
     if image.ndim != 4:
         raise UserError(f"occlusion needs images (N, H, W, C), got {image.shape}")
     height, width = image.shape[1:3]
-    for what, value in (("size", size), ("stride", stride), ("batch_size", batch_size)):
+    for what in ("size", "stride", "batch_size"):
+        value = getattr(given, what)
         if not hasattr(value, "__index__") or value < 1:
             raise UserError(f"{what}={value!r}: expected an integer of at least 1")
     if size > min(height, width):
         raise UserError(f"size={size}: the square is larger than the image, {height}x{width}")
     chosen = Chosen.of(unit)
-    settings = {"size": int(size), "stride": int(stride), "batch_size": int(batch_size)}
+    places = _Places(int(size), int(stride), int(given.batch_size), given.probability)
     covered, whole, index, shape = _occlusion(
-        model, params, state, inputs, chosen.where, grey, kind=chosen.kind, probability=probability, **settings
+        model, (params, state), inputs, chosen.where, grey, kind=chosen.kind, places=places
     )
     chosen.check(shape)
     return Occlusion(np.asarray(covered), np.asarray(whole), np.asarray(index), size, stride, (height, width))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "kind", "size", "stride", "batch_size", "probability"))
+@dataclass(frozen=True)
+class _Places:
+    """Where the square lies, and how its places are computed."""
+
+    size: int
+    stride: int
+    batch_size: int = 64
+    probability: Callable[[Any], Any] | None = None
+
+
+@functools.partial(jax.jit, static_argnames=("model", "kind", "places"))
 def _occlusion(
-    model: Layer, params: Any, state: Any, inputs: Any, where: Any, grey: Any, kind: Any, size: int, stride: int,
-    batch_size: int, probability: Callable[[Any], Any] | None,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:  # fmt: skip
+    model: Layer, variables: Any, inputs: Any, where: Any, grey: Any, kind: Any, places: _Places
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     at = image_of(inputs)
     image = inputs[at]
+    size, stride = places.size, places.stride
     examples, height, width, _ = image.shape
     rows, columns = (-(-(n - size) // stride) + 1 for n in (height, width))
-    link = probability or link_of(Program(model, params, state, inputs))
+    link = places.probability or link_of(program(model, *variables, *inputs))
 
     def outputs(*inputs: Any) -> Any:
-        return link(model.apply(params, state, *inputs)[0])
+        return link(model.apply(*variables, *inputs)[0])
 
     whole = outputs(*inputs)
     if isinstance(kind, str):
@@ -292,10 +301,10 @@ def _occlusion(
     else:
         index, scores = jnp.zeros(examples, jnp.int32), score(whole, kind, where)
 
-    places = rows * columns
-    chunk = min(batch_size, places)
-    count = -(-places // chunk)
-    number = jnp.minimum(jnp.arange(count * chunk), places - 1).reshape(count, chunk)
+    total = rows * columns
+    chunk = min(places.batch_size, total)
+    count = -(-total // chunk)
+    number = jnp.minimum(jnp.arange(count * chunk), total - 1).reshape(count, chunk)
     y, x = jnp.arange(height)[None], jnp.arange(width)[None]
 
     def one(example: Any) -> jax.Array:
@@ -311,20 +320,26 @@ def _occlusion(
                 return score(result, kind, where)
             return result.reshape(chunk, -1)[:, where]
 
-        return jax.lax.map(some, number).reshape(-1)[:places]
+        return jax.lax.map(some, number).reshape(-1)[:total]
 
     covered = jax.lax.map(one, (tuple(jnp.asarray(a) for a in inputs), index))
     return covered.reshape(examples, rows, columns), scores, index, limits(whole, kind)
 
 
-def link_of(program: Program) -> Callable[[Any], Any]:
-    """What makes probabilities of a network's output: nothing where its last operation is a sigmoid or softmax."""
-    made = {v: eqn for eqn in program.jaxpr.eqns for v in eqn.outvars}
-    eqn = made.get(program.jaxpr.outvars[0]) if len(program.jaxpr.outvars) == 1 else None
-    while eqn is not None and eqn.primitive.name in ("jaxcnn_output", "reshape", "squeeze", "convert_element_type"):
-        eqn = made.get(eqn.invars[0])
-    if eqn is None or len(program.jaxpr.outvars) != 1:
+def link_of(traced: Program) -> Callable[[Any], Any]:
+    """The function that makes probabilities of a network's output: none where it ends in a sigmoid or softmax."""
+    line = traced.line
+    if len(line.outputs) != 1:
         return lambda outputs: outputs
-    name = eqn.primitive.name
-    exponentials = [made[v].primitive.name for v in eqn.invars if v in made] if name == "div" else []
+    made: dict[int | None, Step] = {i: step for step in line.steps for i in step.outputs}
+    step = made.get(line.outputs[0])
+    while step is not None and step.eqn.primitive.name in _SAME:
+        step = made.get(step.inputs[0])
+    if step is None:
+        return lambda outputs: outputs
+    name = step.eqn.primitive.name
+    exponentials = [made[i].eqn.primitive.name for i in step.inputs if i in made] if name == "div" else []
     return (lambda outputs: outputs) if name == "logistic" or "exp" in exponentials else probability
+
+
+_SAME = ("jaxcnn_output", "reshape", "squeeze", "convert_element_type")

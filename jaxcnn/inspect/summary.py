@@ -1,8 +1,8 @@
 """A table of a network's layers, measured from the computation itself.
 
-The network is traced once, abstractly. Multiply-accumulates, operations and the gradient's are counted in what was
-traced (`jaxcnn.inspect.cost` has the rules), and the receptive field of each output is followed through it, so that the
-figures hold for any Layer, a user's own included; nothing is typed in layer by layer.
+The network is traced once, abstractly. Multiply-accumulates, operations and those of the gradient are counted in the
+traced program (`jaxcnn.inspect.cost` has the rules), and the receptive field of each output is followed through it. So
+the figures hold for any Layer, a user's own included; none is written down layer by layer.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from jaxcnn.errors import unknown
 from jaxcnn.format import printable
 from jaxcnn.inspect.cost import Cost, costs, macs, nbytes
 from jaxcnn.inspect.graph import check_suffix, draw
+from jaxcnn.inspect.outline import Call, Outline
+from jaxcnn.inspect.program import outline_of
 from jaxcnn.inspect.receptive_field import Field, image
 from jaxcnn.inspect.rows import Row
-from jaxcnn.inspect.trace import Call, Trace, fields_of, trace
 from jaxcnn.transforms.precision import half_precision
 
 __all__ = ["Row", "Summary", "draw_graph", "macs", "summary"]
@@ -45,6 +46,7 @@ class Summary:
       params_bytes: the memory of the parameters.
       depth: how deep the table and the picture go: 1 shows the layers of the network itself, each with the sums of
         what is inside; None shows all.
+      outline: the traced network, which `draw` draws.
     """
 
     layers: tuple[Row, ...]
@@ -53,7 +55,7 @@ class Summary:
     total: Row
     params_bytes: int
     depth: int | None = None
-    _trace: Trace | None = field(default=None, repr=False, compare=False)
+    outline: Outline | None = field(default=None, repr=False, compare=False)
 
     def __getitem__(self, name: str) -> Row:
         """The row of a layer, or of a network of layers, by its name: `table["conv1"].params`.
@@ -103,9 +105,9 @@ class Summary:
 
     def draw(self, path: str | Path | None = None) -> Any:
         """A picture of the graph, as `jaxcnn.inspect.draw_graph`, down to `depth`."""
-        if self._trace is None:
+        if self.outline is None:
             raise ValueError("only a summary that `summary` made can be drawn")
-        return draw(self._trace, self.total, self.depth, path)
+        return draw(self.outline, self.total, self.depth, path)
 
     def __str__(self) -> str:
         table = self._table("  ")
@@ -172,14 +174,14 @@ def summary(model: Layer, *inputs: Any, train: bool = False, depth: int | None =
     """
     if depth is not None and depth < 1:
         raise ValueError(f"depth={depth}: expected 1 or more levels, or None for all")
-    traced = trace(model, *map(_one_image, inputs), train=train)
-    rows = _Rows(traced)
-    total = rows.row(traced.root)
+    outline = outline_of(model, *map(_one_image, inputs), train=train)
+    rows = _Rows(outline)
+    total = rows.row(outline.root)
     if not total.children:
         total = dataclasses.replace(total, name=_kind(model))
     leaves = tuple(row for row in _visible(total, None, 1) if not row.children) or (total,)
-    size = sum(nbytes(x) for x in jax.tree.leaves(traced.params))
-    return Summary(leaves, total.params, total.macs, total, size, depth, traced)
+    size = sum(nbytes(x) for x in jax.tree.leaves(outline.params))
+    return Summary(leaves, total.params, total.macs, total, size, depth, outline)
 
 
 def _one_image(x: Any) -> Any:
@@ -216,10 +218,10 @@ def draw_graph(
 class _Rows:
     """Makes the rows of a traced network's calls."""
 
-    def __init__(self, traced: Trace):
-        self.trace = traced
-        self.costs = costs(traced)
-        self.fields = _fields(traced)
+    def __init__(self, outline: Outline):
+        self.outline = outline
+        self.costs = costs(outline)
+        self.fields = _fields(outline)
         self.seen: set[tuple[str, ...]] = set()
 
     def row(self, call: Call) -> Row:
@@ -230,15 +232,15 @@ class _Rows:
         if children and own.macs:  # products between the layers, in the network's own function
             children.append(self._own(call, own))
         arrays = [i for i in call.outputs if i is not None]
-        shape = tuple(self.trace.values[arrays[0]].shape) if arrays else ()
+        shape = tuple(self.outline.values[arrays[0]].shape) if arrays else ()
         seen = self.fields.get(arrays[0]) if arrays else None
-        size = sum(nbytes(self.trace.values[i]) for i in arrays)
+        size = sum(nbytes(self.outline.values[i]) for i in arrays)
         cost = sum((self.costs[op] for op in call.ops()), Cost())
         return Row(
             "/".join(call.path),
             brief(call.layer),
             shape,
-            0 if shared else _size(_at(self.trace.params, call.path)),
+            0 if shared else _size(_at(self.outline.params, call.path)),
             cost.macs,
             sum(child.activation_bytes for child in children) if children else size,
             None if seen is None else seen.size,
@@ -257,11 +259,11 @@ class _Rows:
         return Row(name, "its own products", (), 0, *figures)
 
 
-def _fields(traced: Trace) -> dict[int, Field]:
+def _fields(outline: Outline) -> dict[int, Field]:
     """The receptive field of each value that depends on the image: the first input of rank 3 to 5."""
-    starts = ((i, image(traced.values[i].shape)) for i in traced.inputs)
+    starts = ((i, image(outline.values[i].shape)) for i in outline.inputs)
     first = next(((i, start) for i, start in starts if start is not None), None)
-    return fields_of(traced, (op for op, _ in traced.ops), dict([first] if first else []))
+    return outline.fields(outline.ops, dict([first] if first else []))
 
 
 def _visible(row: Row, depth: int | None, level: int) -> Iterator[Row]:
@@ -340,7 +342,7 @@ def _number(count: int) -> str:
 
 
 def _short(count: int) -> str:
-    """`1,234`, `12.3 K`, `12.3 M`, `12.3 G`: operations are no exact science."""
+    """`1,234`, `12.3 K`, `12.3 M`, `12.3 G`: three digits are enough for operations."""
     if count < 10_000:
         return _number(count)
     power = next(p for p in (1, 2, 3, 4) if count < 999.95 * 1000**p or p == 4)

@@ -1,4 +1,4 @@
-"""What one unit of a network looks at: its window in the image, its window in its own layer's input, weights and sum.
+"""One unit of a network: its window in the image, its window in the layer's input, its weights and its sum.
 
 Windows come from the traced computation (`jaxcnn.inspect.receptive_field`), so they hold for any Layer.
 """
@@ -17,9 +17,10 @@ import numpy as np
 
 from jaxcnn.core import Layer, get
 from jaxcnn.errors import UserError, unknown
+from jaxcnn.inspect.outline import Call, Outline
+from jaxcnn.inspect.program import outline_of, program
 from jaxcnn.inspect.receptive_field import Field, image
-from jaxcnn.inspect.seeing import Program, image_of
-from jaxcnn.inspect.trace import Call, Trace, fields_of, trace
+from jaxcnn.inspect.unit import image_of
 from jaxcnn.transforms import split
 
 
@@ -62,16 +63,16 @@ class Window:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """One unit of a layer for one image, with what made it.
+class UnitReport:
+    """One unit of a layer for one image, and the numbers that it was computed from.
 
     Attributes:
       layer, place: the layer's name and the unit's coordinates: (y, x, channel), or (unit,) of a dense layer.
       value: its activation.
-      field: its receptive field in the image, a `Window`, and `pixels` what stands there, `(h, w, C)`.
-      window: what it sees of the input of its own layer, a `Window`; None where that has no height and width.
+      field: its receptive field in the image, a `Window`; `pixels`, the image there, `(h, w, C)`.
+      window: its receptive field in the input of its layer, a `Window`; None where that has no height and width.
       inputs: the numbers there, `(h, w, C)`, or the whole input `(D,)` of a dense layer; zeros where the window reaches
-        over the edge. Of a dilated convolution only those under a tap, of a grouped one only its own group's channels.
+        over the edge. Of a dilated convolution only those under a tap, of a grouped one only the group's channels.
       kernel, bias: of a convolution or dense layer, the weights of the unit, in the shape of `inputs`, and the bias
         (0.0 where there is none); None for layers of another kind.
     """
@@ -88,13 +89,17 @@ class Seen:
 
     @property
     def products(self) -> np.ndarray | None:
-        """Input times weight, number by number; None without weights."""
+        """inputs * kernel, elementwise; None without weights."""
         return None if self.kernel is None else self.inputs * self.kernel
 
     @property
     def total(self) -> float | None:
-        """The sum that made the unit, sum(inputs * kernel) + bias, which is `value`; None without weights."""
+        """sum(inputs * kernel) + bias, which is `value` but for rounding; None without weights."""
         return None if self.products is None else float(self.products.sum(dtype=np.float64)) + (self.bias or 0.0)
+
+
+Seen = UnitReport
+"""The name that `UnitReport` had before."""
 
 
 def receptive_window(model: Layer, *inputs: Any, layer: str, place: Sequence[int]) -> Window:
@@ -104,7 +109,7 @@ def receptive_window(model: Layer, *inputs: Any, layer: str, place: Sequence[int
       model: the network.
       *inputs: images `(N, H, W, C)` or their `jax.ShapeDtypeStruct`; only the shapes are read.
       layer: the layer's name, as `activations` gives it.
-      place: (y, x) or (y, x, channel); for a layer without height and width, anything: its units see the same.
+      place: (y, x) or (y, x, channel). A layer without height and width has one window: any place will do.
 
     Returns:
       A `Window`, which reaches over the image's edge where padding is seen.
@@ -120,7 +125,7 @@ def receptive_window(model: Layer, *inputs: Any, layer: str, place: Sequence[int
 
 def see_unit(
     model: Layer, params: Any, state: Any, *inputs: Any, layer: str, place: Sequence[int], example: int = 0
-) -> Seen:
+) -> UnitReport:
     """One unit for one image, with its receptive field, its window, its weights, and the sum that made it.
 
     Args:
@@ -130,15 +135,15 @@ def see_unit(
       example: which image of the batch.
 
     Returns:
-      A `Seen`. Weights are there for layers that are one convolution or one matrix product with a `kernel`, and perhaps
-      a `bias`: `conv`, `dense`, and a user's own of that form.
+      A `UnitReport`. It has weights for layers that are one convolution or one matrix product with a `kernel` and
+      perhaps a `bias`: `conv`, `dense`, and a user's layer of that form.
 
     Raises:
       UserError: as `receptive_window`.
 
     Example:
-      >>> seen = see_unit(model, params, state, images, layer="conv1", place=(4, 7, 0))
-      >>> seen.total, seen.value      # equal, but for rounding
+      >>> unit = see_unit(model, params, state, images, layer="conv1", place=(4, 7, 0))
+      >>> unit.total, unit.value      # equal, but for rounding
     """
     geometry = _geometry(model, *inputs)
     at = _at(geometry.calls, layer)
@@ -168,7 +173,7 @@ def see_unit(
             numbers = numbers[:: dilation[0], :: dilation[1], channels]
         kernel = matrix[..., place[-1]].reshape(numbers.shape)
         bias = float(np.asarray(stored["bias"])[place[-1]]) if "bias" in stored else 0.0
-    return Seen(layer, place, value, field, field.cut(picture), window, numbers, kernel, bias)
+    return UnitReport(layer, place, value, field, field.cut(picture), window, numbers, kernel, bias)
 
 
 def filters(model: Layer, params: Any, state: Any, layer: str) -> np.ndarray:
@@ -207,9 +212,8 @@ def _variables(params: Any, state: Any, layer: str) -> dict[str, Any]:
 
 @functools.partial(jax.jit, static_argnames=("model", "layer"))
 def _values(model: Layer, params: Any, state: Any, inputs: Any, layer: str) -> Any:
-    program = Program(model, params, state, inputs)
-    at = program.find(layer)
-    return program.values(at, program.run(program.start, program.jaxpr.eqns[:at]))
+    traced = program(model, params, state, *inputs)
+    return traced.values(layer, traced.known(layer))
 
 
 # --- the geometry of a traced network ----------------------------------------------------------------------------
@@ -217,26 +221,26 @@ def _values(model: Layer, params: Any, state: Any, inputs: Any, layer: str) -> A
 
 @dataclass(frozen=True, eq=False)
 class _Geometry:
-    trace: Trace
+    outline: Outline
     calls: dict[str, Call]
     fields: dict[int, Field]
 
     def shape(self, call: Call) -> tuple[int, ...]:
         """Of the first array that a layer puts out, without the batch."""
-        return tuple(self.trace.values[_first(call.outputs)].shape[1:])
+        return tuple(self.outline.values[_first(call.outputs)].shape[1:])
 
     def field(self, call: Call) -> Field | None:
         return self.fields.get(_first(call.outputs))
 
     def local(self, call: Call) -> Field | None:
-        """What the output sees of the layer's own input; None where that has no height and width."""
+        """The receptive field of the output in the layer's own input; None where that has no height and width."""
         source = _first(call.inputs)
-        if (start := image(self.trace.values[source].shape)) is None:
+        if (start := image(self.outline.values[source].shape)) is None:
             return None
-        return fields_of(self.trace, call.ops(), {source: start}).get(_first(call.outputs))
+        return self.outline.fields(call.ops(), {source: start}).get(_first(call.outputs))
 
     def weights(self, call: Call) -> Any:
-        """The convolution or product that a layer is, if it is nothing else but that and a sum; else None."""
+        """The equation of a layer that is one convolution or product and perhaps a sum; None for other layers."""
         names = [op.eqn.primitive.name if op.eqn is not None else "loop" for op in call.ops()]
         products = [op.eqn for op, name in zip(call.ops(), names, strict=True) if name in _PRODUCTS]
         if call.calls or len(products) != 1 or not _SUMS.issuperset(name for name in names if name not in _PRODUCTS):
@@ -255,46 +259,18 @@ def _geometry(model: Layer, *inputs: Any) -> _Geometry:
     at = image_of(inputs)
     if len(inputs[at].shape) != 4:
         raise UserError(f"expected images (N, H, W, C), got {inputs[at].shape}")
-    key = (model, *(_signature(x) for x in inputs))
-    if key not in _traced:
-        if len(_traced) >= 64:
-            _traced.pop(next(iter(_traced)))
-        structs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
-        one = jax.tree.map(lambda s: jax.ShapeDtypeStruct((1, *s.shape[1:]), s.dtype) if s.shape else s, structs)
-        traced = trace(model, *one)
-        whole = image(one[at].shape)
-        start = {traced.inputs[_leaf(one, at)]: whole} if whole else {}
-        fields = fields_of(traced, (op for op, _ in traced.ops), start)
-        _traced[key] = _Geometry(traced, _named(traced.root), fields)
-    return _traced[key]
+    leaves, structure = jax.tree.flatten(inputs)
+    shapes = tuple(((1, *x.shape[1:]) if x.shape else (), jnp.dtype(x.dtype)) for x in leaves)
+    return _traced(model, structure, shapes, len(jax.tree.leaves(inputs[:at])))
 
 
-_traced: dict[Any, _Geometry] = {}
-
-
-def _signature(tree: Any) -> Any:
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, tuple((tuple(x.shape[1:]), jnp.dtype(x.dtype).name) for x in leaves)
-
-
-def _leaf(inputs: Sequence[Any], at: int) -> int:
-    """Which of all arrays of the inputs is the image."""
-    return sum(len(jax.tree.leaves(x)) for x in inputs[:at])
-
-
-def _named(root: Call) -> dict[str, Call]:
-    """The calls of layers by the names that `activations` gives them: in the order in which they end."""
-    found: dict[str, Call] = {}
-
-    def walk(call: Call) -> None:
-        for inner in call.calls:
-            walk(inner)
-            path = "/".join(inner.path)
-            count = sum(name.split("#")[0] == path for name in found)
-            found[f"{path}#{count + 1}" if count else path] = inner
-
-    walk(root)
-    return found
+@functools.lru_cache(maxsize=64)
+def _traced(model: Layer, structure: Any, shapes: tuple[tuple[tuple[int, ...], Any], ...], at: int) -> _Geometry:
+    """The geometry for inputs of these shapes, of which the array number `at` is the image."""
+    outline = outline_of(model, *jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*shape) for shape in shapes]))
+    whole = image(shapes[at][0])
+    start = {outline.inputs[at]: whole} if whole else {}
+    return _Geometry(outline, outline.calls(), outline.fields(outline.ops, start))
 
 
 def _at(calls: dict[str, Call], layer: str) -> Call:

@@ -1,6 +1,7 @@
-"""Activations. Those without settings are plain functions; those with settings or variables are made by a call.
+"""Activations. Those without settings are plain functions of arrays; the others are functions that return a layer.
 
-`sigmoid tanh softmax` are JAX's own; the derivative of ReLU at 0 is 0.
+`sigmoid tanh softmax` are JAX's own. The derivative of ReLU at 0 is 0; so is that of `relu6`, `hard_sigmoid` and
+`hard_swish` at both ends of their ramp, where JAX's functions of these names have half the slope.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from jaxcnn.layers.common import Initializer, count, floating, stateless
 
 
 def relu(x: jax.Array) -> jax.Array:
-    """max(0, x); its derivative at 0 is taken as 0."""
+    """max(0, x); its derivative at 0 is defined as 0."""
     return ops.relu(x)
 
 
@@ -32,13 +33,63 @@ def tanh(x: jax.Array) -> jax.Array:
 
 
 def softmax(x: jax.Array) -> jax.Array:
-    """exp(x_k) / sum over j of exp(x_j), along the last axis. The losses take logits: train without it."""
+    """exp(x_k) / sum over j of exp(x_j), along the last axis. The losses take logits, so do not train with it."""
     return ops.rounded(jax.nn.softmax(ops.wide(x)), x.dtype)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x Phi(x), Phi the distribution function of the normal distribution: x (1 + erf(x / sqrt(2))) / 2.
+
+    Source: Hendrycks and Gimpel, Gaussian error linear units (2016), section 2.
+    """
+    return ops.rounded(jax.nn.gelu(ops.wide(x), approximate=False), x.dtype)
+
+
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """GELU by its approximation x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, at most 5e-4 off.
+
+    Source: Hendrycks and Gimpel (2016), section 2. BERT, GPT-2 and Flax's `gelu` compute this one.
+    """
+    return ops.rounded(jax.nn.gelu(ops.wide(x), approximate=True), x.dtype)
+
+
+def silu(x: jax.Array) -> jax.Array:
+    """x sigmoid(x), also called swish.
+
+    Source: Elfwing et al., Sigmoid-weighted linear units (2018); Ramachandran et al., Searching for activation
+    functions (2017).
+    """
+    return ops.rounded(jax.nn.silu(ops.wide(x)), x.dtype)
+
+
+def relu6(x: jax.Array) -> jax.Array:
+    """min(max(0, x), 6); its derivative is 1 where 0 < x < 6 and 0 elsewhere.
+
+    Source: Krizhevsky, Convolutional deep belief networks on CIFAR-10 (2010), page 2.
+    """
+    return jnp.where(x >= 6, jnp.asarray(6, x.dtype), ops.relu(x))
+
+
+def hard_sigmoid(x: jax.Array) -> jax.Array:
+    """min(max(0, x + 3), 6) / 6: a sigmoid of three straight lines.
+
+    Source: Howard et al., Searching for MobileNetV3 (2019), section 5.2. Keras before version 3 has another slope.
+    """
+    return ops.rounded(relu6(ops.wide(x) + 3) / 6, x.dtype)
+
+
+def hard_swish(x: jax.Array) -> jax.Array:
+    """x min(max(0, x + 3), 6) / 6: `silu` with the hard sigmoid.
+
+    Source: Howard et al. (2019), section 5.2.
+    """
+    values = ops.wide(x)
+    return ops.rounded(values * relu6(values + 3) / 6, x.dtype)
 
 
 @layer
 def leaky_relu(slope: float = 0.01) -> Layer:
-    """x for x >= 0, slope * x below: max(slope * x, x) for a slope of at most 1.
+    """x for x >= 0, slope * x for x < 0; for a slope of at most 1 this is max(slope * x, x).
 
     Source: Maas et al., Rectifier nonlinearities improve neural network acoustic models (2013).
     """
@@ -47,7 +98,7 @@ def leaky_relu(slope: float = 0.01) -> Layer:
 
 @layer
 def elu(alpha: float = 1.0) -> Layer:
-    """x for x > 0, alpha * (exp(x) - 1) below.
+    """x for x > 0, alpha * (exp(x) - 1) for x <= 0.
 
     Source: Clevert et al., Fast and accurate deep network learning by exponential linear units (2016).
     """
@@ -56,11 +107,11 @@ def elu(alpha: float = 1.0) -> Layer:
 
 @layer
 def prelu(slope: float = 0.25, *, shared: bool = False) -> Layer:
-    """Leaky ReLU whose slope is learned: x for x >= 0, slope * x below.
+    """Leaky ReLU with a learned slope: x for x >= 0, slope * x for x < 0.
 
     Args:
-      slope: where it starts.
-      shared: one slope for all channels instead of one each.
+      slope: the initial slope.
+      shared: whether all channels share one slope; by default, each channel has one.
 
     Variables: params `slope`, `(C,)`, or `(1,)` when shared.
 
@@ -90,11 +141,11 @@ def maxout(
     kernel_init: Initializer = initializers.lecun_normal(),
     bias_init: Initializer = initializers.zeros,
 ) -> Layer:
-    """The largest of several linear functions: max over p of (x w_p + b_p), over the last axis.
+    """The maximum of several linear functions of the last axis: max over p of (x w_p + b_p).
 
     Args:
       features: the number of units.
-      pieces: how many linear functions each unit has.
+      pieces: the number of linear functions per unit.
       bias, kernel_init, bias_init: as in `dense`.
 
     Variables: params `kernel` `(pieces, D, features)`, `bias` `(pieces, features)`.

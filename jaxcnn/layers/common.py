@@ -1,4 +1,4 @@
-"""What every layer checks before it computes, and the type of an initializer."""
+"""Checks of a layer's arguments and inputs, shared by all layers, and the type of an initializer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxcnn.core import Layer, LayerError
 
 Initializer: TypeAlias = Callable[..., jax.Array]
-"""`(key, shape) -> array`, as `jax.nn.initializers` makes them."""
+"""`(key, shape) -> array`, such as those of `jax.nn.initializers`."""
 
 
 AxisName: TypeAlias = str | tuple[str, ...]
@@ -22,13 +22,13 @@ _batch_axis: ContextVar[AxisName | None] = ContextVar("batch_axis", default=None
 
 
 def batch_axis() -> AxisName | None:
-    """The mapped axis over which the batch is spread, inside `jaxcnn.synchronized`."""
+    """The mapped axis along which the batch is split, inside `jaxcnn.synchronized`; otherwise None."""
     return _batch_axis.get()
 
 
 @contextmanager
 def spread_over(axis_name: AxisName | None) -> Iterator[None]:
-    """A context in which layers know that their batch is one part of many."""
+    """A context in which `batch_axis()` is `axis_name`: the layers get one part of the batch each."""
     token = _batch_axis.set(axis_name)
     try:
         yield
@@ -37,7 +37,7 @@ def spread_over(axis_name: AxisName | None) -> Iterator[None]:
 
 
 def stateless(init: Callable[..., dict[str, jax.Array]], apply: Callable[..., Any]) -> Layer:
-    """A Layer of `init(key, *inputs) -> params` and `apply(params, *inputs)`, without state, train and key."""
+    """A Layer made of `init(key, *inputs) -> params` and `apply(params, *inputs)`, without state, train and key."""
 
     def init_both(key: jax.Array, *inputs: Any) -> tuple[dict[str, jax.Array], dict[str, Any]]:
         return init(key, *inputs), {}
@@ -55,14 +55,18 @@ def stateless(init: Callable[..., dict[str, jax.Array]], apply: Callable[..., An
 
 
 def count(value: Any, what: str) -> int:
-    """A positive integer, or an error that names the argument."""
+    """The value as an int of at least 1.
+
+    Raises:
+      LayerError: for any other value; the message names the argument, `what`.
+    """
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
         raise LayerError(f"{what}={value!r}: expected an integer of at least 1")
     return int(value)
 
 
 def images(x: Any, ndim: int | None = None) -> None:
-    """Checks that x is `(N, *spatial, C)` of a floating dtype, with `ndim` spatial dimensions when given."""
+    """Checks that x is floating point `(N, *spatial, C)`, with `ndim` spatial dimensions if given."""
     shape = tuple(x.shape)
     form = {1: "(N, W, C)", 2: "(N, H, W, C)", 3: "(N, D, H, W, C)"}
     if ndim is None:
@@ -75,7 +79,7 @@ def images(x: Any, ndim: int | None = None) -> None:
 
 
 def floating(x: Any) -> None:
-    """Checks that x has a floating (or complex) dtype."""
+    """Checks that x has a floating-point (or complex) dtype."""
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise LayerError(
             f"expected floating-point input, got {x.dtype} of shape {tuple(x.shape)}; scale images first: "
@@ -84,5 +88,5 @@ def floating(x: Any) -> None:
 
 
 def by(sizes: Sequence[int]) -> str:
-    """`(5, 5)` as `5x5`."""
+    """Sizes as text: `5x5` for `(5, 5)`."""
     return "x".join(str(s) for s in sizes)

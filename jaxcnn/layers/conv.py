@@ -1,4 +1,4 @@
-"""Convolution and transposed convolution as layers."""
+"""Convolution, separable convolution and transposed convolution as layers."""
 
 from __future__ import annotations
 
@@ -34,16 +34,17 @@ def conv(
 
     Args:
       features: K, the number of filters.
-      kernel_size: F. An integer for a square (or cubic) filter, its dimensions following the input: `(N, W, C)`,
-        `(N, H, W, C)` or `(N, D, H, W, C)`; or one integer a dimension.
-      stride: S, an integer or one a dimension.
-      padding: P zeros on every side, one integer a dimension, explicit pairs ((top, bottom), (left, right)),
-        `"VALID"` for none, or `"SAME"` for an output of ceil(W / S). At stride 2, `"SAME"` pads the far side more,
-        where PyTorch's `padding=1` pads both sides.
-      dilation: D, the distance between taps.
-      groups: divides channels and filters into groups that do not mix; as many as channels is a depthwise convolution.
-      bias: whether there is one.
-      floor: let the filter stop short of the edge. Without it, a filter that does not fit is an error.
+      kernel_size: F, an integer or one per dimension. With an integer, the filter has as many dimensions as the input:
+        `(N, W, C)`, `(N, H, W, C)` or `(N, D, H, W, C)`.
+      stride: S, an integer or one per dimension.
+      padding: P zeros on every side; or one integer per dimension; or pairs ((top, bottom), (left, right)); or
+        `"VALID"` for none; or `"SAME"` for an output of ceil(W / S). At stride 2, `"SAME"` pads only the far side by
+        one pixel, where PyTorch's `padding=1` pads both sides (3x3 filter, even W).
+      dilation: D, the distance between the filter's taps.
+      groups: the number of groups that channels and filters are divided into. Each group of filters sees only its
+        group of channels. As many groups as channels make a depthwise convolution.
+      bias: whether to add a bias.
+      floor: whether the last windows may leave pixels unseen at the edge. If False, this is an error.
       kernel_init, bias_init: as in `jax.nn.initializers`.
 
     Variables: params `kernel` `(*size, C / groups, K)`, `bias` `(K,)`: F F C K / groups + K numbers.
@@ -52,9 +53,9 @@ def conv(
       A Layer `(N, *spatial, C) -> (N, *out, K)`, out = (W - F + 2P) / S + 1, in the wider of the two dtypes.
 
     Raises:
-      LayerError: when the filter is larger than the padded input; when it does not fit, that is when pixels of the
-        image itself would be left over behind the last window, more than the windows skip between them; for a wrong
-        number of channels or dimensions; for an integer image.
+      LayerError: when the filter is larger than the padded input; when the filter does not fit, i.e. more pixels of the
+        image are left after the last window than lie between two windows; for a wrong number of channels or dimensions;
+        for an integer image.
 
     Source: LeCun et al., Gradient-based learning applied to document recognition (1998), section II.
     """
@@ -88,6 +89,75 @@ def conv(
 
 
 @layer
+def separable_conv(
+    features: int,
+    kernel_size: Size,
+    stride: Size = 1,
+    padding: Padding = 0,
+    *,
+    dilation: Size = 1,
+    multiplier: int = 1,
+    bias: bool = True,
+    floor: bool = False,
+    kernel_init: Initializer = initializers.lecun_normal(),
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """Depthwise separable convolution: each channel filtered by itself, then all channels mixed pixel by pixel.
+
+    z[n, i, j, c M + m] = sum over u, v of x[n, S i + D u - P, S j + D v - P, c] depthwise[u, v, 0, c M + m]
+    y[n, i, j, k] = bias[k] + sum over c of z[n, i, j, c] pointwise[0, 0, c, k]
+
+    For F F C M + C M K weights instead of F F C K. Where something stands between the two (MobileNet has a
+    normalization and an activation there), they are `conv(C, F, groups=C)` and `conv(K, 1)`.
+
+    Args:
+      features: K, the number of filters of the second convolution.
+      multiplier: M, the number of filters for each channel of the input.
+      kernel_size, stride, padding, dilation, floor: of the first one, as in `conv`.
+      bias, kernel_init, bias_init: as in `conv`; the initializer sees each kernel with its own shape.
+
+    Variables: params `depthwise` `(*size, 1, C M)`, `pointwise` `(1, ..., 1, C M, K)`, `bias` `(K,)`.
+
+    Returns:
+      A Layer `(N, *spatial, C) -> (N, *out, K)`, out as in `conv`.
+
+    Raises:
+      LayerError: as `conv`.
+
+    Source: Sifre, Rigid-motion scattering for image classification (2014), section 6.2; Chollet, Xception (2017),
+      whose modules have the two in the other order. Keras' `SeparableConv2D` is this one.
+    """
+    features, multiplier = count(features, "features"), count(multiplier, "multiplier")
+
+    def init(key: jax.Array, x: Any) -> dict[str, jax.Array]:
+        images(x, len(kernel_size) if isinstance(kernel_size, Sequence) else None)
+        size = _checked(per_dim, kernel_size, len(x.shape) - 2, "kernel_size")
+        depthwise_key, pointwise_key, bias_key = jax.random.split(key, 3)
+        between = x.shape[-1] * multiplier
+        params = {
+            "depthwise": kernel_init(depthwise_key, (*size, 1, between)),
+            "pointwise": kernel_init(pointwise_key, (*(1,) * len(size), between, features)),
+        }
+        if bias:
+            params["bias"] = bias_init(bias_key, (features,))
+        return params
+
+    def apply(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        depthwise = params["depthwise"]
+        ndim = depthwise.ndim - 2
+        images(x, ndim)
+        channels = depthwise.shape[-1] // multiplier
+        if x.shape[-1] != channels:
+            raise LayerError(f"made for {channels} channels, got {x.shape[-1]} in {x.shape}")
+        _fits(x.shape[1:-1], depthwise.shape[:ndim], stride, padding, dilation, floor)
+        z = ops.conv(x, depthwise, stride, padding, dilation, channels)
+        y = ops.conv(z, params["pointwise"])
+        return y + ops.spread(params["bias"], y) if bias else y
+
+    return stateless(init, apply)
+
+
+@layer
 def conv_transpose(
     features: int,
     kernel_size: Size,
@@ -100,13 +170,13 @@ def conv_transpose(
     kernel_init: Initializer = initializers.lecun_normal(),
     bias_init: Initializer = initializers.zeros,
 ) -> Layer:
-    """Transposed convolution ("deconvolution"): each input pixel adds its own multiple of the kernel to the output.
+    """Transposed convolution ("deconvolution"): each input pixel adds a multiple of the kernel to the output.
 
     Args:
       features: K, the output channels.
-      kernel_size, stride, padding, dilation: those of the convolution it transposes; see `conv`.
-      output_padding: pixels added behind, to choose among the sizes that this convolution maps to the input's. It is
-        smaller than the stride, or than the dilation.
+      kernel_size, stride, padding, dilation: those of the convolution that is transposed; see `conv`.
+      output_padding: extra pixels at the end of each dimension. The convolution maps several sizes to the input's size;
+        this chooses one of them. It must be smaller than the stride or the dilation.
       bias, kernel_init, bias_init: as in `conv`.
 
     Variables: params `kernel` `(*size, C, K)`, `bias` `(K,)`.
@@ -115,8 +185,8 @@ def conv_transpose(
       A Layer `(N, *spatial, C) -> (N, *out, K)`, out = S (W - 1) - 2P + D (F - 1) + 1 + output_padding.
 
     Raises:
-      LayerError: when output_padding is smaller than neither stride nor dilation, or the output would be empty; for a
-        wrong number of channels or dimensions; for an integer image.
+      LayerError: when output_padding is too large, or the output would be empty; for a wrong number of channels or
+        dimensions; for an integer image.
 
     Source: Long, Shelhamer and Darrell, Fully convolutional networks (2015), section 3.3.
     """
@@ -138,7 +208,7 @@ def conv_transpose(
             raise LayerError(f"made for {kernel.shape[-2]} channels, got {x.shape[-1]} in {x.shape}")
         y = _checked(ops.conv_transpose, x, kernel, stride, padding, dilation, output_padding)
         if 0 in y.shape[1:-1]:
-            raise LayerError(f"on {by(x.shape[1:-1])} the output would be {by(y.shape[1:-1])}: less padding is needed")
+            raise LayerError(f"on {by(x.shape[1:-1])} the output would be {by(y.shape[1:-1])}: use less padding")
         return y + ops.spread(params["bias"], y) if bias else y
 
     return stateless(init, apply)
@@ -154,7 +224,7 @@ def _checked(function: Any, *args: Any) -> Any:
 def _fits(
     sizes: tuple[int, ...], window: tuple[int, ...], stride: Size, padding: Padding, dilation: Size, floor: bool
 ) -> None:
-    """Raises where a filter is larger than its input, or would stop short of the image's last pixels."""
+    """Checks that the filter is not larger than its input, and that its windows cover the image."""
     ndim = len(sizes)
     strides = _checked(per_dim, stride, ndim, "stride")
     dilations = _checked(per_dim, dilation, ndim, "dilation")
@@ -165,8 +235,10 @@ def _fits(
         pad = "" if not lo + hi else f"+2*{lo}" if lo == hi else f"+{lo}+{hi}"
         what = f"{by(window)} filter{f' dilated by {d}' if d > 1 else ''}, stride {s} on {by(sizes)}"
         if span < 0:
-            raise LayerError(f"{what}: the filter covers {e} pixels and there are {w}{pad}; a larger input or padding")
-        # Padding may be left over, and so may as many pixels as lie unseen between two windows anyway.
+            raise LayerError(
+                f"{what}: the filter covers {e} pixels and there are {w}{pad}; use a larger input or more padding"
+            )
+        # Padding may be left over. So may as many pixels as lie between two windows, which no window sees either.
         left_over = span % s - hi
         if not floor and left_over > max(0, s - e):
             raise LayerError(

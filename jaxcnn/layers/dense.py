@@ -1,4 +1,4 @@
-"""The fully connected layer, and what leads to it."""
+"""The fully connected layer, and flattening before it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def dense(
     kernel_init: Initializer = initializers.lecun_normal(),
     bias_init: Initializer = initializers.zeros,
 ) -> Layer:
-    """Fully connected layer: y = x kernel + bias over the last axis.
+    """Fully connected layer: y = x kernel + bias, applied to the last axis.
 
     Args:
       features: the number of units.
@@ -30,10 +30,10 @@ def dense(
     Variables: params `kernel` `(D, features)`, `bias` `(features,)`.
 
     Returns:
-      A Layer `(..., D) -> (..., features)`. Images have to be flattened first, or the layer acts pixel by pixel.
+      A Layer `(..., D) -> (..., features)`. Flatten images first; otherwise the layer acts on each pixel separately.
 
     Raises:
-      LayerError: for another D than the layer was made for, or integer input.
+      LayerError: when D is not the one that the layer was initialized with, or for integer input.
     """
     features = count(features, "features")
 
@@ -53,7 +53,7 @@ def dense(
         if x.shape[-1] != kernel.shape[0]:
             raise LayerError(
                 f"made for {kernel.shape[0]} inputs, got {x.shape[-1]} in {x.shape}: "
-                "the input has another size than the one the layer was initialized with"
+                "the layer was initialized with an input of another size"
             )
         y = ops.matmul(x, kernel)
         return y + ops.spread(params["bias"], y) if bias else y
@@ -62,5 +62,5 @@ def dense(
 
 
 def flatten(x: jax.Array) -> jax.Array:
-    """`(N, H, W, C) -> (N, H W C)`, row by row, channels last. PyTorch's order has the channels first."""
-    return x.reshape(x.shape[0], math.prod(x.shape[1:]))  # -1 would not do for an empty batch
+    """`(N, H, W, C) -> (N, H W C)`, row by row, channels last. In PyTorch's order the channels are first."""
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))  # -1 fails for an empty batch

@@ -1,4 +1,4 @@
-"""Embedding of words, or of any integers."""
+"""Embedding of words, or of other integers."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def embed(vocabulary: int, features: int, *, kernel_init: Initializer = initiali
     """A vector for each integer: y[...] = kernel[x[...]].
 
     Args:
-      vocabulary: how many integers there are, 0 to vocabulary - 1.
+      vocabulary: the number of integers, which run from 0 to vocabulary - 1.
       features: the length of a vector.
       kernel_init: as in `jax.nn.initializers`.
 
     Variables: params `kernel` `(vocabulary, features)`.
 
     Returns:
-      A Layer `(...) -> (..., features)`. An integer outside the vocabulary gives NaN: inside `jit` nothing can be
-      raised, and a NaN is seen where a neighbour's vector would not be.
+      A Layer `(...) -> (..., features)`. An integer outside the vocabulary gives NaN, because no error can be raised
+      inside `jit`, and a wrong vector would go unnoticed.
 
     Raises:
-      LayerError: for input that is not of an integer dtype.
+      LayerError: for input whose dtype is not an integer.
     """
     vocabulary, features = count(vocabulary, "vocabulary"), count(features, "features")
 
@@ -39,9 +39,9 @@ def embed(vocabulary: int, features: int, *, kernel_init: Initializer = initiali
     def apply(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
         if not jnp.issubdtype(x.dtype, jnp.integer):
             raise LayerError(f"expected integers from 0 to {vocabulary - 1}, got {x.dtype} of shape {x.shape}")
-        # A negative index would count from the end.
+        # JAX would count a negative index from the end.
         index = jnp.where(x < 0, vocabulary, x)
-        # The gradient adds up the vectors of each word: in float32.
+        # The gradient sums the vectors of each word in float32.
         kernel = params["kernel"]
         return ops.rounded(jnp.take(ops.wide(kernel), index, axis=0, mode="fill", fill_value=jnp.nan), kernel.dtype)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from jaxcnn import ops
-from jaxcnn.core import Layer, LayerError, layer
+from jaxcnn.core import EvaluationOnly, Layer, LayerError, layer
 from jaxcnn.layers.common import Initializer, batch_axis, count, floating, stateless
 
 
@@ -26,19 +26,20 @@ def batch_norm(
     scale_init: Initializer = initializers.ones,
     bias_init: Initializer = initializers.zeros,
 ) -> Layer:
-    """Batch normalization: y = (x - mean) / sqrt(var + eps) * scale + bias, channel by channel.
+    """Batch normalization: y = (x - mean) / sqrt(var + eps) * scale + bias, per channel.
 
-    In training, mean and var are the batch's own, over all axes but the last, and the running statistics move towards
-    them: running = momentum * running + (1 - momentum) * batch. The running variance takes the unbiased estimate,
-    var * M / (M - 1), as PyTorch does. Otherwise the running statistics are used.
+    In training, mean and var are those of the batch, over all axes but the last, and the running statistics are
+    updated: running = momentum * running + (1 - momentum) * batch. The running variance uses the unbiased estimate,
+    var * M / (M - 1), as in PyTorch. An evaluation uses the running statistics.
 
     Args:
-      momentum: the share of the old running statistics that is kept. PyTorch's `momentum=0.1` is 0.9 here.
+      momentum: the weight of the old running statistics. PyTorch's `momentum=0.1` is 0.9 here.
       eps: added to the variance.
-      axis_name: the mapped axis (`pmap`, `shard_map`, `vmap`) over which statistics are shared between devices;
-        `jaxcnn.synchronized` gives it to all batch norms of a network. Under `jit` with a sharded batch they are global
-        without it.
-      scale, bias: whether they are there. scale_init, bias_init: as in `jax.nn.initializers`.
+      axis_name: the mapped axis (`pmap`, `shard_map`, `vmap`) over which devices share statistics;
+        `jaxcnn.synchronized` sets it for all batch norms of a network. It is not needed under `jit` with a sharded
+        batch, where statistics are those of the whole batch.
+      scale, bias: whether to multiply by a scale and add a bias.
+      scale_init, bias_init: as in `jax.nn.initializers`.
 
     Variables: params `scale`, `bias`; state `mean`, `var` in float32; all `(C,)`.
 
@@ -46,15 +47,15 @@ def batch_norm(
       A Layer `(..., C) -> (..., C)` in the input's dtype; statistics are computed in float32 at least.
 
     Raises:
-      LayerError: for another number of channels than the layer was made for, or integer input; in training, for one
-        value a channel, whose deviation from itself is 0 whatever it is; for a momentum that is no share, or an eps
+      LayerError: when the number of channels is not the one that the layer was initialized with, or for integer input;
+        in training, for a single value per channel, which equals its mean; for a momentum outside 0 to 1, or an eps
         below 0.
 
     Source: Ioffe and Szegedy, Batch normalization (2015), algorithms 1 and 2.
     """
 
     if not 0 <= momentum <= 1:
-        raise LayerError(f"momentum={momentum!r}: expected the share of the old statistics that is kept, 0 to 1")
+        raise LayerError(f"momentum={momentum!r}: expected the weight of the old statistics, 0 to 1")
     _not_negative(eps)
 
     def init(key: jax.Array, x: Any) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
@@ -73,14 +74,14 @@ def batch_norm(
         mean, var = state["mean"], state["var"]
         if _channels(x) != mean.shape:
             raise LayerError(f"made for {mean.size} channels, got {x.shape[-1]} in {x.shape}")
-        values = ops.wide(x)  # once: the parts of its gradient, by mean, variance and itself, nearly cancel
+        values = ops.wide(x)  # converted once, because the three terms of its gradient nearly cancel
         if train:
             axes = tuple(range(x.ndim - 1))
             batch_mean, batch_var, number = ops.batch_statistics(values, axes, axis_name or batch_axis())
             if number < 2:
-                raise _OneValue(
-                    f"one value a channel in {x.shape}: in training its deviation from the batch's mean is 0; give a "
-                    "larger batch, or layer_norm"
+                raise EvaluationOnly(
+                    f"one value per channel in {x.shape}: in training it equals the batch's mean, and the output is "
+                    "constant; use a larger batch, or layer_norm"
                 )
             unbiased = batch_var * (number / (number - 1))
             state = {
@@ -104,19 +105,19 @@ def layer_norm(
     scale_init: Initializer = initializers.ones,
     bias_init: Initializer = initializers.zeros,
 ) -> Layer:
-    """Layer normalization: each example by the mean and variance of its own values.
+    """Layer normalization: each example is normalized by the mean and variance of its values over `axes`.
 
     Args:
-      axes: which axes are normalized together: the channels of each pixel (-1), or the whole image `(-3, -2, -1)`.
+      axes: the axes that are normalized together: the channels of each pixel (-1), or the whole image `(-3, -2, -1)`.
       eps, scale, bias, scale_init, bias_init: as in `batch_norm`.
 
-    Variables: params `scale`, `bias`, of the shape of the normalized axes.
+    Variables: params `scale`, `bias`, whose shape is that of the normalized axes.
 
     Returns:
       A Layer whose output has the input's shape and dtype.
 
     Raises:
-      LayerError: for axes that are not there, one value to be normalized by itself, or an eps below 0.
+      LayerError: for axes that do not exist, when each group has only one value, or for an eps below 0.
 
     Source: Ba, Kiros and Hinton, Layer normalization (2016).
     """
@@ -159,10 +160,10 @@ def group_norm(
     scale_init: Initializer = initializers.ones,
     bias_init: Initializer = initializers.zeros,
 ) -> Layer:
-    """Group normalization: each example, each group of channels by its own mean and variance over all pixels.
+    """Group normalization: each group of channels of each example is normalized by its mean and variance.
 
     Args:
-      groups: how many groups; 1 normalizes the whole image, as many as channels is instance normalization.
+      groups: the number of groups; 1 normalizes the whole image, one per channel is instance normalization.
       eps, scale, bias, scale_init, bias_init: as in `batch_norm`.
 
     Variables: params `scale`, `bias` `(C,)`.
@@ -206,7 +207,7 @@ def group_norm(
 
 @layer
 def local_response_norm(size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> Layer:
-    """Response normalization across channels: y_c = x_c / (k + alpha * sum over `size` neighbours of x_d^2)^beta.
+    """Local response normalization across channels: y_c = x_c / (k + alpha * sum over `size` neighbours of x_d^2)^beta.
 
     No variables. PyTorch divides alpha by `size` and has k = 1; see `jaxcnn.ops.local_response_norm`.
 
@@ -228,23 +229,15 @@ def _channels(x: Any) -> tuple[int, ...]:
     return (x.shape[-1],)
 
 
-class _OneValue(LayerError, NameError):
-    """A layer cannot be trained on so little. `init`, which looks at a network in training, takes a NameError as a sign
-    to look at it outside of training: it may be given a single example."""
-
-    def under(self, name: str) -> LayerError:
-        return _OneValue(self.message, (name, *self.path))
-
-
 def _several(values: int, x: Any) -> None:
-    """Raises where a value would be normalized by itself, and come out as 0 whatever it is."""
+    """Checks that at least two values are normalized together; a single one would always become 0."""
     if values < 2:
-        raise LayerError(f"one value is to be normalized by itself in {tuple(x.shape)}: the output would be the bias")
+        raise LayerError(f"only one value is normalized at a time in {tuple(x.shape)}: the output would be the bias")
 
 
 def _not_negative(eps: float) -> None:
     if not eps >= 0:
-        raise LayerError(f"eps={eps!r}: expected what is added to the variance, 0 or more")
+        raise LayerError(f"eps={eps!r}: expected a number of at least 0, which is added to the variance")
 
 
 def _affine(

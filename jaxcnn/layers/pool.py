@@ -17,11 +17,11 @@ __all__ = ["adaptive_avg_pool", "avg_pool", "global_avg_pool", "global_max_pool"
 
 @layer
 def max_pool(size: Size, stride: Size | None = None, padding: Padding = 0, *, ceil: bool = False) -> Layer:
-    """Max pooling: the largest value of each window of each channel.
+    """Max pooling: the maximum of each window in each channel.
 
     Args:
-      size: F, an integer or one a dimension; 1, 2 or 3 dimensions, as the input has.
-      stride: S; F when not given. Smaller than F, the windows overlap.
+      size: F, an integer or one per spatial dimension of the input (1, 2 or 3).
+      stride: S; F by default. If it is smaller than F, the windows overlap.
       padding: as in `conv`; padding is never the maximum.
       ceil: round the number of windows up instead of down: out = ceil((W - F + 2P) / S) + 1.
 
@@ -38,33 +38,34 @@ def max_pool(size: Size, stride: Size | None = None, padding: Padding = 0, *, ce
 def avg_pool(
     size: Size, stride: Size | None = None, padding: Padding = 0, *, ceil: bool = False, count_padding: bool = False
 ) -> Layer:
-    """Average pooling: the mean of each window of each channel. Arguments as in `max_pool`, and:
+    """Average pooling: the mean of each window in each channel. Arguments as in `max_pool`, and:
 
     Args:
-      count_padding: count the padding's zeros as values (PyTorch's and Flax's default), instead of dividing by the
-        number of the image's own pixels.
+      count_padding: whether the zeros of the padding count as values (the default of PyTorch and Flax). If False, the
+        sum is divided by the number of pixels of the image in the window.
     """
     return _pooling(ops.avg_pool, size, stride, padding, ceil, count_padding=count_padding)
 
 
 @layer
 def sum_pool(size: Size, stride: Size | None = None, padding: Padding = 0, *, ceil: bool = False) -> Layer:
-    """Sum pooling: the sum of each window of each channel. Arguments as in `max_pool`."""
+    """Sum pooling: the sum of each window in each channel. Arguments as in `max_pool`."""
     return _pooling(ops.sum_pool, size, stride, padding, ceil)
 
 
 @layer
 def adaptive_avg_pool(size: Size) -> Layer:
-    """Average pooling to a given size, whatever the input's: the mean of each of `size` windows that share it out.
+    """Average pooling to a given output size, for inputs of any size: the mean of each of O windows per dimension.
 
     Args:
-      size: O, an integer or one a dimension. Of W pixels, window i covers floor(i W / O) to below ceil((i + 1) W / O).
+      size: O, an integer or one per dimension. Of W pixels, window i covers those from floor(i W / O) up to, but not
+        including, ceil((i + 1) W / O).
 
     Returns:
       A Layer `(N, *spatial, C) -> (N, *size, C)`.
 
     Raises:
-      LayerError: for a malformed size, or input that is no floating-point image.
+      LayerError: for a malformed size, or input that is not a floating-point image.
     """
 
     def apply(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
@@ -98,7 +99,7 @@ def _pooling(op: Any, size: Size, stride: Size | None, padding: Padding, ceil: b
                 "pool less often, pad, or give a larger image"
             )
         if any(max(edge) >= f for edge, f in zip(edges, window, strict=True)):
-            raise LayerError(f"{by(window)} window, padding={padding!r}: some windows would see nothing but padding")
+            raise LayerError(f"{by(window)} window, padding={padding!r}: some windows would see only padding")
         return op(x, window, strides, edges, ceil, **options)
 
     return stateless(lambda key, x: {}, apply)

@@ -1,7 +1,7 @@
 """AlexNet (Krizhevsky, Sutskever and Hinton, ImageNet classification with deep convolutional neural networks, 2012).
 
-Five convolutions and three dense layers, in the three forms that go by the name: the one that torchvision's weights
-belong to, the paper's own in two groups, and the simplified one of the lectures.
+Five convolutions and three dense layers, in the three forms that are called AlexNet: torchvision's, which has published
+weights; the paper's, in two groups; and the lectures' simplified one.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from jaxcnn.layers import adaptive_avg_pool, conv, dense, dropout, flatten, loca
 from jaxcnn.models.blocks import counted_names, uniform_fan_in
 from jaxcnn.models.registry import Published, model
 
-_uniform = uniform_fan_in  # PyTorch's biases, drawn likewise, are 0 here
+_uniform = uniform_fan_in  # for kernels; PyTorch also draws biases from it, here they are 0
 WEIGHTS = Published("alexnet", counted_names, heads=("fc8",))
 
 
 @model("AlexNet, torchvision's, in one column (Krizhevsky 2014)", input=(224, 224, 3), published=WEIGHTS)
 def alexnet(classes: int = 1000, *, drop: float = 0.5) -> core.Layer:
-    """AlexNet as torchvision has it: `(N, 224, 224, C) -> (N, classes)` logits; 61,100,840 parameters.
+    """torchvision's AlexNet: `(N, 224, 224, C) -> (N, classes)` logits; 61,100,840 parameters.
 
     Against the paper: one column instead of two groups, fewer filters in the first convolutions (64 and 192), no
-    response normalization, and an average pool that brings any image of 63 pixels or more to 6x6 before the dense
-    layers. Dropout stands before the dense layers rather than behind them.
+    local response normalization, and an average pool to 6x6 before the dense layers, so images of 63 pixels or more can
+    be used. Dropout is before the dense layers instead of after them.
 
     Args:
       drop: dropout before fc6 and fc7.
@@ -58,24 +58,24 @@ def alexnet(classes: int = 1000, *, drop: float = 0.5) -> core.Layer:
     )
 
 
-# Section 5: weights normal with deviation 0.01; biases 1 where it gives ReLUs something positive to begin with.
+# Section 5: normal weights with std 0.01; some biases start at 1, which gives their ReLUs positive inputs.
 _normal: dict[str, Any] = {"kernel_init": initializers.normal(0.01)}
 _positive: dict[str, Any] = {**_normal, "bias_init": initializers.ones}
 
 
 @model("AlexNet, the paper's, in two groups (2012)", input=(227, 227, 3), fixed_size=True)
 def alexnet_2012(classes: int = 1000, *, drop: float = 0.5) -> core.Layer:
-    """AlexNet as the paper has it: `(N, 227, 227, C) -> (N, classes)` logits; 60,965,224 parameters.
+    """The paper's AlexNet: `(N, 227, 227, C) -> (N, classes)` logits; 60,965,224 parameters.
 
-    The second, fourth and fifth convolution are in two groups, which were two GPUs' halves of the network: a filter
-    sees only the maps of its own half. Responses are normalized across neighbouring maps behind the first two
-    convolutions, and pooling windows overlap, 3x3 at stride 2.
+    The second, fourth and fifth convolution have two groups, because each half of the network was on its own GPU: a
+    filter sees only the maps of its half. Responses are normalized across neighbouring maps after the first two
+    convolutions. Pooling windows overlap: 3x3 at stride 2.
 
-    The paper speaks of 224x224 images, on which 11x11 filters at stride 4 do not fit: its 55x55 outputs need 227.
-    The five neighbours of a map in the normalization may lie in the other half, of which the paper says nothing.
+    The paper gives the input as 224x224, on which 11x11 filters at stride 4 do not fit; its 55x55 outputs need 227x227.
+    Here, the normalization also uses neighbours from the other half; the paper does not say whether it does.
 
     Args:
-      drop: dropout behind fc6 and fc7.
+      drop: dropout after fc6 and fc7.
 
     Source: section 3.5 and figure 2; normalization 3.3, overlapping pooling 3.4, dropout 4.2, first weights 5.
     """
@@ -108,12 +108,12 @@ def alexnet_2012(classes: int = 1000, *, drop: float = 0.5) -> core.Layer:
 
 @model("AlexNet, the lectures' table, without groups (2012)", input=(227, 227, 3), fixed_size=True)
 def alexnet_single(classes: int = 1000, *, drop: float = 0.5) -> core.Layer:
-    """AlexNet as the lectures draw it: `(N, 227, 227, C) -> (N, classes)` logits; 62,378,344 parameters.
+    """The lectures' AlexNet: `(N, 227, 227, C) -> (N, classes)` logits; 62,378,344 parameters.
 
-    The paper's network in one piece: every filter sees all maps, and the normalization stands behind the pooling.
+    The paper's network without groups: every filter sees all maps, and normalization is after pooling.
 
     Args:
-      drop: dropout behind fc6 and fc7.
+      drop: dropout after fc6 and fc7.
 
     Source: Stanford CS231n's table of the simplified architecture, which the lectures show.
     """

@@ -1,7 +1,7 @@
 """Plain and residual networks for CIFAR (He, Zhang, Ren and Sun, Deep residual learning for image recognition, 2016).
 
 The experiment of the paper's section 4.2: the same stack of 3x3 convolutions with and without shortcuts, at any depth.
-The deeper plain network trains worse, the deeper residual network does not.
+Plain networks train worse when they are deeper; residual networks do not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxcnn import core
 from jaxcnn.errors import UserError
-from jaxcnn.layers import dense, global_avg_pool, relu
+from jaxcnn.layers import dense, dropout, global_avg_pool, relu
 from jaxcnn.layers.common import stateless
 from jaxcnn.models.blocks import conv_norm_act
 from jaxcnn.models.registry import model
@@ -24,7 +24,7 @@ Shortcut = Literal["A", "B", "C"]
 
 @core.layer
 def subsampled(features: int, stride: int) -> core.Layer:
-    """Shortcut A: every `stride`-th row and column, and channels of zeros behind x's own. Nothing to learn."""
+    """Shortcut A: every `stride`-th row and column of x, with channels of zeros appended. It has no parameters."""
 
     def apply(params: dict[str, Any], x: jax.Array) -> jax.Array:
         x = x[:, ::stride, ::stride]
@@ -34,7 +34,7 @@ def subsampled(features: int, stride: int) -> core.Layer:
 
 
 def _way_around(shortcut: Shortcut | None, features: int, stride: int, norm: bool) -> dict[str, core.Layer]:
-    """The layer of the shortcut under its name, or nothing where it is the identity or not there."""
+    """The layer of the shortcut by name; empty if the shortcut is the identity or does not exist."""
     if shortcut == "A" and stride > 1:
         return {"shortcut": subsampled(features, stride)}
     if shortcut == "C" or (shortcut == "B" and stride > 1):
@@ -45,10 +45,10 @@ def _way_around(shortcut: Shortcut | None, features: int, stride: int, norm: boo
 
 @core.layer
 def unit(features: int, stride: int = 1, shortcut: Shortcut | None = "A") -> core.Layer:
-    """Two 3x3 convolutions and a shortcut around them: `(N, H, W, C) -> (N, H / stride, W / stride, features)`.
+    """Two 3x3 convolutions with a shortcut: `(N, H, W, C) -> (N, H / stride, W / stride, features)`.
 
     Args:
-      shortcut: as in `cifar_resnet`. Without a stride, C is `features` already.
+      shortcut: as in `cifar_resnet`. With an identity shortcut, C must equal `features`.
 
     Source: He et al. (2016), figure 2 and section 4.2.
     """
@@ -71,14 +71,16 @@ def unit(features: int, stride: int = 1, shortcut: Shortcut | None = "A") -> cor
 
 @core.layer
 def preactivated_unit(
-    features: int, stride: int = 1, shortcut: Shortcut | None = "A", *, first: bool = False
+    features: int, stride: int = 1, shortcut: Shortcut | None = "A", *, first: bool = False, drop: float = 0.0
 ) -> core.Layer:
-    """The unit with normalization and ReLU before each convolution, so that nothing stands in the shortcut's way.
+    """The unit with normalization and ReLU before each convolution, so that the shortcut is a pure identity.
 
     Arguments as in `unit`, and:
 
     Args:
-      first: for the first unit of a network. There, and where it is a projection, the shortcut begins behind the ReLU.
+      first: whether this is the first unit of a network. In it, and if the shortcut is a projection, the shortcut
+        starts after the first ReLU.
+      drop: the dropout rate before the second convolution (Zagoruyko and Komodakis 2016, section 3).
 
     Source: He, Zhang, Ren and Sun, Identity mappings in deep residual networks (2016), figure 1 (b) and the appendix.
     """
@@ -87,7 +89,8 @@ def preactivated_unit(
 
     def forward(net: core.Net, x: jax.Array) -> jax.Array:
         active = relu(net.bn1(x))
-        y = net.conv2(relu(net.bn2(net.conv1(active))))
+        y = relu(net.bn2(net.conv1(active)))
+        y = net.conv2(net.drop(y) if drop else y)
         if shortcut is None:
             return y
         x = active if late else x
@@ -97,6 +100,7 @@ def preactivated_unit(
         forward,
         **conv_norm_act(features, 3, stride, at="1", act=None),
         **conv_norm_act(features, 3, at="2", act=None),
+        **({"drop": dropout(drop)} if drop else {}),
         **way_around,
     )
 
@@ -110,22 +114,22 @@ def cifar_resnet(
     preactivation: bool = False,
     width: int = 16,
 ) -> core.Layer:
-    """A network of 6n + 2 layers: `(N, 32, 32, C) -> (N, classes)` logits. Other sizes of image go in too.
+    """A network of 6n + 2 layers: `(N, 32, 32, C) -> (N, classes)` logits; other image sizes are possible.
 
     One convolution; three stages of n units with `width`, 2 `width` and 4 `width` features on 32x32, 16x16 and 8x8
     pixels; the mean over the image; one dense layer.
 
     Args:
-      depth: the number of layers with weights on the longest way: 8, 14, 20, 26, ...
-      shortcut: `"A"`, the identity, subsampled and filled up with channels of zeros where the shape changes; `"B"`,
-        projections there; `"C"`, projections everywhere; None, no shortcut: the plain network.
-      preactivation: normalization and ReLU before each convolution instead of behind it.
-      width: features of the first stage.
+      depth: the number of layers with weights on the longest path: 8, 14, 20, 26, ...
+      shortcut: `"A"`, the identity, subsampled and padded with channels of zeros if the shape changes; `"B"`, a
+        projection if the shape changes; `"C"`, projections everywhere; None, no shortcut: the plain network.
+      preactivation: whether normalization and ReLU are before each convolution instead of after it.
+      width: the number of features of the first stage.
 
     Raises:
       UserError: for a depth that is not 6n + 2, or another shortcut.
 
-    The weights start by fan-out, as He et al. (2015) propose.
+    The initial weights are those of He et al. (2015), with fan-out.
 
     Source: section 4.2; the shortcuts, sections 3.3 and 4.1.
     """

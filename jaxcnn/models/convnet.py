@@ -1,4 +1,4 @@
-"""The pattern of the first convolutional networks, with its repetitions as arguments."""
+"""The common pattern of convolutional networks, with its repetitions as arguments."""
 
 from collections.abc import Callable
 
@@ -28,14 +28,14 @@ def convnet(
     """[(CONV-RELU)*N - POOL?]*M - (FC-RELU)*K - FC: `(N, H, W, C) -> (N, classes)` logits; softmax is in the loss.
 
     Args:
-      n, m, k: the pattern's repetitions; usually n is up to 5, m large, and 0 <= k <= 2.
-      width: filters of the first stage; each stage has twice as many as the one before.
+      n, m, k: the repetitions of the pattern; usually n is up to 5, m large, and 0 <= k <= 2.
+      width: filters of the first stage; each stage has twice as many as the previous one.
       units: units of each hidden dense layer.
-      kernel_size: F of all filters, padded to keep the size.
-      pool: whether each stage ends in 2x2 max pooling.
+      kernel_size: F of all filters; the padding keeps the size.
+      pool: whether each stage ends with 2x2 max pooling.
       drop: dropout after each hidden dense layer.
 
-    The weights start as He et al. (2015) propose for ReLU: normal with variance 2 / fan-in.
+    The initial weights are those of He et al. (2015) for ReLU: normal with variance 2 / fan-in.
     """
     if min(n, m) < 1 or k < 0:
         raise UserError(f"convnet: n={n}, m={m} and k={k}; expected n and m of at least 1, k of at least 0")

@@ -1,4 +1,4 @@
-"""Fast R-CNN (Girshick, Fast R-CNN, 2015): the convolutions run once an image, and each region pools its part."""
+"""Fast R-CNN (Girshick, Fast R-CNN, 2015): the convolutions run once per image, and each region pools its part."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from jaxcnn.ops.roi import roi_align, roi_max_pool
 
 
 class Regions(NamedTuple):
-    """What a network says of the regions of each image.
+    """The output of a network for the regions of each image.
 
     Attributes:
-      logits: `(N, R, K + 1)`, a score for each class, and for background as the last.
-      deltas: `(N, R, K, 4)`, for each class what turns the region into the box of its object (`ops.boxes.encode`),
-        in units of `jaxcnn.tasks.detection.objective.DEVIATION`.
-      boxes: `(N, R, 4)`, the regions themselves. A region of zero size is no region: it fills a place.
+      logits: `(N, R, K + 1)`, a score per class; the last one is background.
+      deltas: `(N, R, K, 4)`, for each class the deltas from the region to the box of its object (`ops.boxes.encode`),
+        divided by `jaxcnn.tasks.detection.objective.DEVIATION`.
+      boxes: `(N, R, 4)`, the regions. A region of zero size is padding.
     """
 
     logits: jax.Array
@@ -39,12 +39,12 @@ class Regions(NamedTuple):
 def small_backbone(width: int = 24, *, norm: bool = True) -> core.Layer:
     """Convolutions to a map of stride 8, for small images and objects: `(N, H, W, C) -> (N, H / 8, W / 8, 4 width)`.
 
-    A 5x5 filter of stride 2, then two stages of two 3x3 convolutions, the second four of them wide; a 2x2 max pool
-    before each stage. A pixel of the map sees 68 x 68 pixels of the image. H and W should be multiples of 8.
+    A 5x5 convolution of stride 2, then two stages, each of a 2x2 max pool and two 3x3 convolutions. A pixel of the map
+    sees 68 x 68 pixels of the image. H and W should be multiples of 8.
 
     Args:
       width: filters of the first convolution; the stages have 2 and 4 times as many.
-      norm: batch normalization behind each convolution.
+      norm: whether batch normalization follows each convolution.
     """
     layers: dict[str, core.Layer | Callable] = {}
 
@@ -62,13 +62,13 @@ def small_backbone(width: int = 24, *, norm: bool = True) -> core.Layer:
 
 @core.layer
 def vgg_backbone(convolutions: Sequence[int] = (2, 2, 3, 3, 3), *, width: int = 64, norm: bool = False) -> core.Layer:
-    """VGG's stages without the last pool, as the paper has it: `(N, H, W, C) -> (N, H / 16, W / 16, 8 width)`.
+    """VGG's stages without the last pool, as in the paper: `(N, H, W, C) -> (N, H / 16, W / 16, 8 width)`.
 
     Args:
-      convolutions: in each stage; (2, 2, 3, 3, 3) is VGG-16. The layers have the names of `models.vgg`'s, so that its
-        trained variables fit.
+      convolutions: their number in each stage; (2, 2, 3, 3, 3) is VGG-16. The layers have the same names as in
+        `models.vgg`, so its trained variables fit.
       width: filters of the first stage.
-      norm: batch normalization behind each convolution.
+      norm: whether batch normalization follows each convolution.
     """
     layers = stages(convolutions, width, norm)
     layers.pop(f"pool{len(convolutions)}", None)
@@ -83,11 +83,11 @@ def region_head(classes: int, units: int = 128, *, layers: int = 1, drop: float 
 
     Args:
       classes: K.
-      units: of each hidden layer; 4096 in the paper.
-      layers: how many; 2 in the paper.
-      drop: dropout behind each.
+      units: the units of each hidden layer; 4096 in the paper.
+      layers: the number of hidden layers; 2 in the paper.
+      drop: dropout after each hidden layer.
 
-    Source: section 2.1; the weights of the last layers start with deviations 0.01 and 0.001 (section 2.3).
+    Source: section 2.1; the initial weights of the last layers have std 0.01 and 0.001 (section 2.3).
     """
 
     def forward(net: core.Net, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -126,15 +126,15 @@ def fast_rcnn(
     layers: int = 1,
     drop: float = 0.0,
 ) -> core.Layer:
-    """One map an image, RoI pooling, two heads: `(images (N, H, W, C), boxes (N, R, 4)) -> Regions`.
+    """One feature map per image, RoI pooling, two heads: `(images (N, H, W, C), boxes (N, R, 4)) -> Regions`.
 
     Args:
       classes: K, without background.
-      backbone: images to a map; `small_backbone()` when not given, and `vgg_backbone()` is the paper's. How many pixels
-        of the image one of the map stands for is read off their sizes.
-      pool: P, a region is pooled to P x P.
-      align: RoI align instead of the paper's RoI max pooling.
-      units, layers, drop: of the dense layers; see `region_head`. The paper has two of 4096 with dropout 0.5.
+      backbone: a Layer from images to a map; `small_backbone()` by default, `vgg_backbone()` in the paper. The scale
+        of the map follows from the sizes of image and map.
+      pool: P; a region is pooled to P x P.
+      align: whether to use RoI align instead of the paper's RoI max pooling.
+      units, layers, drop: see `region_head`. The paper has two layers of 4096 units with dropout 0.5.
 
     Raises:
       LayerError: for boxes of another shape.
@@ -148,7 +148,7 @@ def fast_rcnn(
         if abs(features.shape[2] / images.shape[2] - scale) > 1e-6:
             raise core.LayerError(
                 f"images of {images.shape[1]}x{images.shape[2]} have a map of {features.shape[1]}x{features.shape[2]}, "
-                "whose sides are no equal share; use images whose sides are multiples of the map's stride"
+                "which is not the same scale on both sides; use images whose sides are multiples of the map's stride"
             )
         try:
             pooled = (roi_align if align else roi_max_pool)(features, boxes, pool, scale)

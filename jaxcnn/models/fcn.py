@@ -1,9 +1,8 @@
 """Fully convolutional networks (Long, Shelhamer and Darrell, Fully convolutional networks for semantic segmentation,
-2015): a classifier whose dense layers became convolutions, and the way back from its coarse map to the pixels.
+2015): a classifier whose dense layers became convolutions, and upsampling from its coarse map to the pixels.
 
-The last map of a classifier knows what is there, and hardly where: its pixels are 32 of the image's apart. FCN-32s
-enlarges the scores of that map bilinearly. FCN-16s first adds scores of the map at stride 16, and FCN-8s of the one at
-stride 8.
+The last map of a classifier says what is in the image, but only roughly where: its stride is 32. FCN-32s enlarges the
+scores of that map bilinearly. FCN-16s first adds the scores of the map at stride 16, and FCN-8s those at stride 8.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _RESNET = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50}
 _he = initializers.he_normal()
 
 BACKBONES = (*_VGG, *(f"{name}_bn" for name in _VGG), *_RESNET)
-"""The classifiers that the networks can be built on."""
+"""The classifiers that can be the backbone."""
 
 
 @core.layer
@@ -45,27 +44,27 @@ def fcn(
     """Scores of each class for each pixel: `(N, H, W, C) -> (N, H, W, classes)` logits, for any H and W.
 
     Args:
-      stride: that of the finest map whose scores are used: 32, 16 or 8.
+      stride: the stride of the finest map whose scores are used: 32, 16 or 8.
       backbone: the classifier, one of `BACKBONES`. VGG's dense layers become a 7x7 and a 1x1 convolution; ResNet's
-        stages are taken as they are, and scored at once.
-      width: filters of its first stage.
+        stages are used unchanged, and the scores follow directly.
+      width: filters of the first stage.
       units: filters of fc6 and fc7 (VGG).
-      drop: dropout behind fc6 and fc7 (VGG).
-      learn_last: whether the last upsampling is learned, too. The paper fixes it.
+      drop: dropout after fc6 and fc7 (VGG).
+      learn_last: whether the last upsampling is learned, too. It is fixed in the paper.
 
-    Variables: those of the classifier under its own names, without the last dense layer; `score`, and for each of the
-    finer maps `score_MAP` (a 1x1 convolution that starts at 0) and `up_MAP` (a transposed convolution, factor 2, that
-    starts bilinearly); with `learn_last`, `up`. FCN-16s has all variables of FCN-32s, and FCN-8s all of FCN-16s.
+    Variables: those of the classifier under its names, without the last dense layer; `score`, and for each finer map
+    `score_MAP` (a 1x1 convolution that starts at 0) and `up_MAP` (a transposed convolution, factor 2, that starts
+    bilinearly); with `learn_last`, `up`. FCN-16s has all variables of FCN-32s, and FCN-8s all of FCN-16s.
 
-    A trained classifier is put in after `convolutional` (see there):
+    To use a trained classifier, convert it by `convolutional` first:
 
       >>> _, trained, _ = convolutional(vgg16(), classifier, {}, (224, 224, 3))
       >>> params |= {name: trained[name] for name in trained if name in params}
 
-    Against the paper: fc6 is padded by 3 and pools round up, as the authors' Caffe does, where they put 100 zeros
-    around the image; so the maps need no offset, and are only cut at the far ends. Before an upsampling, a map is
-    continued by its own border, not by zeros. ResNets (2016) came later: their strided convolutions stand on the first
-    pixel of a block and not in its middle, and the kernels are odd accordingly.
+    Against the paper: fc6 is padded by 3, where the authors pad the image by 100 zeros, and pools round up, as in their
+    Caffe. So the maps need no offset, and are only cropped at the far ends. Before upsampling, a map is padded with its
+    edge values, not with zeros. ResNets (2016) came later: their strided convolutions are centred on the first pixel of
+    a block, not on its middle, so the upsampling kernels are odd.
 
     Raises:
       UserError: for another stride or backbone.
@@ -102,24 +101,24 @@ def fcn(
 
 @model("a class a pixel, from stride 32 (Long et al. 2015)", input=(240, 320, 3), task="segmentation", classes=21)
 def fcn32s(classes: int = 21, backbone: str = "vgg16", **options: Any) -> core.Layer:
-    """FCN-32s: the scores of the last map, enlarged 32 times. Options are those of `fcn`."""
+    """FCN-32s: the scores of the last map, upsampled 32 times. Options are those of `fcn`."""
     return fcn(32, classes, backbone, **options)
 
 
 @model("a class a pixel, from stride 16 (2015)", input=(240, 320, 3), task="segmentation", classes=21)
 def fcn16s(classes: int = 21, backbone: str = "vgg16", **options: Any) -> core.Layer:
-    """FCN-16s: the scores of the last two maps together, enlarged 16 times. Options are those of `fcn`."""
+    """FCN-16s: the sum of the scores of the last two maps, upsampled 16 times. Options are those of `fcn`."""
     return fcn(16, classes, backbone, **options)
 
 
 @model("a class a pixel, from stride 8 (2015)", input=(240, 320, 3), task="segmentation", classes=21)
 def fcn8s(classes: int = 21, backbone: str = "vgg16", **options: Any) -> core.Layer:
-    """FCN-8s: the scores of the last three maps together, enlarged 8 times. Options are those of `fcn`."""
+    """FCN-8s: the sum of the scores of the last three maps, upsampled 8 times. Options are those of `fcn`."""
     return fcn(8, classes, backbone, **options)
 
 
 def cropped(x: jax.Array, like: jax.Array) -> jax.Array:
-    """The first rows and columns of the images, as many as `like` has."""
+    """The images cropped to the height and width of `like`, at the top left."""
     return x[:, : like.shape[1], : like.shape[2]]
 
 
@@ -129,7 +128,7 @@ Trunk = dict[str, core.Layer | Callable[..., Any]]
 
 
 def _trunk(backbone: str, width: int, units: int, drop: float) -> tuple[Trunk, tuple[str, str], bool]:
-    """The layers down to stride 32, the names of the maps at strides 16 and 8, and whether maps stand on corners."""
+    """The layers up to stride 32, the names of the maps at strides 16 and 8, and `corner` for `upsample`."""
     if backbone in _RESNET:
         layers: Trunk = dict(_RESNET[backbone](width=width).sublayers)
         del layers["avgpool"], layers["fc"]
@@ -156,7 +155,7 @@ def _upsampling(factor: int, corner: bool) -> Callable[[jax.Array], jax.Array]:
 
 
 def _learned_upsampling(classes: int, factor: int, corner: bool) -> core.Layer:
-    """A transposed convolution that starts as `upsample`, on a map that is continued by one pixel on each side."""
+    """A transposed convolution that starts as `upsample`, on a map padded by one pixel on each side."""
     size, padding = (2 * factor - 1, 2 * factor - 1) if corner else (2 * factor, factor + factor // 2)
     grown = conv_transpose(
         classes, size, factor, padding, output_padding=factor - 1 if corner else 0, bias=False, kernel_init=bilinear

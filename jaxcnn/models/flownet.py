@@ -1,7 +1,7 @@
 """FlowNet (Fischer et al., FlowNet: Learning optical flow with convolutional networks, 2015), both forms.
 
-A contracting part finds what moved, at 1/64 of the size; an expanding part says how far, from coarse to fine, each
-scale looking at the contracting part's maps of its size and at the flow of the coarser one.
+A contracting part reduces the images to 1/64 of their size. An expanding part predicts the flow from coarse to fine;
+each scale uses the contracting part's map of the same size and the flow of the coarser scale.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from jaxcnn.ops.precision import rounded, wide
 
 _he = initializers.he_normal()
 _small = initializers.normal(0.001)
-_COARSEST = 64  # pixels of the image for one of the last maps: six convolutions of stride 2
-_FINEST = 4  # and for one of the finest flow
+_COARSEST = 64  # the stride of the last map: six convolutions of stride 2
+_FINEST = 4  # the stride of the finest flow
 
 
 def _unit(features: int, size: int, stride: int = 1) -> core.Layer:
-    """A convolution that keeps the image's size, or halves it, and a leaky ReLU."""
+    """A convolution that keeps the image's size (at stride 2: halves it), and a leaky ReLU."""
     convolved = conv(features, size, stride, padding=size // 2, kernel_init=_he)
     return core.serial(conv=convolved, relu=leaky_relu(0.1))
 
@@ -38,7 +38,7 @@ def _up(features: int) -> core.Layer:
 
 
 def _deeper(f: int) -> dict[str, core.Layer | Callable]:
-    """What both forms have behind conv3: the rest of the contracting part, and the expanding part."""
+    """The layers of both forms after conv3: the rest of the contracting part, and the expanding part."""
     layers: dict[str, core.Layer | Callable] = {
         "conv3_1": _unit(4 * f, 3),
         "conv4": _unit(8 * f, 3, 2),
@@ -79,7 +79,7 @@ def _expanded(net: core.Net, maps: dict[int, jax.Array], scale: float, image: ja
 
 
 def _prepared(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Both images with the pair's mean 0 and deviation 1, continued below and to the right to a multiple of 64."""
+    """Both images, normalized together to mean 0 and std 1, and padded at bottom and right to a multiple of 64."""
     if first.shape != second.shape or first.ndim != 4:
         raise core.LayerError(f"expected two images (N, H, W, C) of one shape, got {first.shape} and {second.shape}")
     both = wide(jnp.stack([first, second]))
@@ -98,19 +98,20 @@ def _prepared(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array
     more=(((384, 512, 3), "float32"),),
 )
 def flownet_s(*, width: int = 64, scale: float = 20.0) -> core.Layer:
-    """FlowNetSimple: two images `(N, H, W, C)`, one upon the other, to the flow from the first to the second.
+    """FlowNetSimple: two images `(N, H, W, C)`, stacked along the channels, to the flow from the first to the second.
 
     Args:
-      width: filters of the first convolution; the others have up to 16 times as many. 64 is the paper's.
-      scale: pixels for an output of 1 of the convolutions that say the flow.
+      width: filters of the first convolution; the others have up to 16 times as many. The paper's value is 64.
+      scale: the flow in pixels for an output of 1 of the convolutions that predict it.
 
     Returns:
-      A Layer of two inputs, of any size. In an evaluation `(N, H, W, 2)`: the finest flow (dx, dy) in pixels, enlarged
-      bilinearly to the image's size. In training the flows at all five scales, `(N, h, w, 2)` each, finest first:
-      1/4, 1/8, 1/16, 1/32 and 1/64 of the image, which is continued to a multiple of 64; all in pixels of the image.
+      A Layer of two inputs, of any size. In an evaluation, its output is `(N, H, W, 2)`: the finest flow (dx, dy) in
+      pixels, upsampled bilinearly to the image's size. In training, the output is the flows at all five scales,
+      `(N, h, w, 2)` each, finest first: 1/4, 1/8, 1/16, 1/32 and 1/64 of the image, which is padded to a multiple of
+      64. All flows are in pixels of the image.
 
-    Against the paper: each pair of images is brought to mean 0 and deviation 1; a second convolution at 1/64 (conv6_1),
-    as in its authors' code; the coarser flow is enlarged by transposed convolutions that start bilinear.
+    Against the paper: each pair of images is normalized to mean 0 and std 1; there is a second convolution at 1/64
+    (conv6_1), as in the authors' code; the coarser flow is upsampled by transposed convolutions that start bilinear.
 
     Source: section 3, figures 2 and 3.
     """
@@ -133,23 +134,23 @@ def flownet_s(*, width: int = 64, scale: float = 20.0) -> core.Layer:
     more=(((384, 512, 3), "float32"),),
 )
 def flownet_c(*, width: int = 64, scale: float = 20.0, displacement: int = 20, stride: int = 2) -> core.Layer:
-    """FlowNetCorr: features of each image by the same convolutions, then their correlation.
+    """FlowNetCorr: the same convolutions give the features of each image, and their correlation follows.
 
     Args:
       width, scale: as in `flownet_s`.
-      displacement: how far apart two places are that are compared, along each axis, in maps of 1/8 of the size: the
-        paper's 20 are 160 pixels. The pairs of an image grow with its square.
-      stride: between displacements; with the paper's numbers there are 21 x 21 of them.
+      displacement: the largest displacement between compared positions along each axis, on maps of 1/8 of the size: the
+        paper's 20 means 160 pixels. The number of pairs grows with its square.
+      stride: the step between displacements; the paper's values give 21 x 21 of them.
 
     Returns:
-      A Layer as `flownet_s`.
+      A Layer with the inputs and outputs of `flownet_s`.
 
     Source: section 3, figure 2; the correlation is equation 1.
     """
     f = width
 
     def forward(net: core.Net, first: jax.Array, second: jax.Array) -> Any:
-        both = jnp.concatenate(_prepared(first, second))  # the same filters for both: one batch
+        both = jnp.concatenate(_prepared(first, second))  # one batch, since both images have the same filters
         two = net.conv2(net.conv1(both))
         ours, theirs = jnp.split(net.conv3(two), 2)
         alike = jax.nn.leaky_relu(correlation(ours, theirs, displacement, stride), 0.1)

@@ -1,7 +1,7 @@
-"""GoogLeNet (Szegedy et al., Going deeper with convolutions, 2015): 22 layers of few parameters.
+"""GoogLeNet (Szegedy et al., Going deeper with convolutions, 2015): 22 layers with few parameters.
 
-An Inception module looks at the same maps through windows of several sizes at once. What makes this affordable are 1x1
-convolutions that thin the maps out before the larger windows.
+An Inception module applies filters of several sizes to the same maps. 1x1 convolutions before the larger filters reduce
+the number of channels, and so the cost.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ TABLE_1 = {
 }
 
 Unit = Callable[..., core.Layer]
-"""`(features, kernel_size, stride=1) -> Layer`: a convolution with what belongs to it, keeping the image's size."""
+"""`(features, kernel_size, stride=1) -> Layer`: a convolution with its normalization and activation."""
 
 
 @core.layer
 def inception(
     unit: Unit, wide: int, ones: int, reduce3: int, threes: int, reduce5: int, fives: int, projected: int
 ) -> core.Layer:
-    """Four branches side by side: `(N, H, W, C) -> (N, H, W, ones + threes + fives + projected)`.
+    """Four parallel branches: `(N, H, W, C) -> (N, H, W, ones + threes + fives + projected)`.
 
     Args:
-      unit: the convolution.
-      wide: the size of the window that is 5 in the paper.
+      unit: the convolution, which keeps the image's size.
+      wide: the size of the largest filter; 5 in the paper.
       ones, reduce3, threes, reduce5, fives, projected: numbers of filters, as in the paper's table 1.
 
     Source: figure 2 (b).
@@ -68,7 +68,7 @@ def inception(
 
 
 def _with_heads(aux: bool, aux1: core.Layer, aux2: core.Layer, **layers: core.Layer | Callable) -> core.Layer:
-    """The layers one after the other; with `aux`, a training pass also goes from 4a to aux1 and from 4d to aux2."""
+    """The layers in sequence. With `aux`, a training pass also applies aux1 to the map of 4a and aux2 to that of 4d."""
 
     def forward(net: core.Net, x: jax.Array) -> Any:
         early = []
@@ -93,7 +93,7 @@ def _torch_names(model: core.Layer) -> Callable[[core.Path], str]:
 
     def name(path: core.Path) -> str:
         module, *rest = path
-        # Of a branch of several layers; the first branch is one.
+        # torchvision numbers the layers of a branch. The first branch has only one layer.
         if len(rest) == 3 and rest[0].startswith("branch"):
             rest[1] = str(order[rest[1]])
         return ".".join([module, *rest])
@@ -101,7 +101,7 @@ def _torch_names(model: core.Layer) -> Callable[[core.Path], str]:
     return name
 
 
-# Its published weights were made for images from -1 to 1 (torchvision's `transform_input=True`).
+# The published weights expect images from -1 to 1 (torchvision's `transform_input=True`).
 WEIGHTS = Published(
     "googlenet", _torch_names, ("fc", "aux1/fc2", "aux2/fc2"), ("aux1.", "aux2."), mean=(0.5,) * 3, std=(0.5,) * 3
 )
@@ -115,16 +115,16 @@ def conv_bn(features: int, kernel_size: int, stride: int = 1) -> core.Layer:
 
 @model("GoogLeNet, torchvision's: 3x3, batch normalization (2015)", input=(224, 224, 3), published=WEIGHTS)
 def googlenet(classes: int = 1000, *, aux: bool = False, drop: float = 0.2, drop_aux: float = 0.7) -> core.Layer:
-    """GoogLeNet as torchvision has it: `(N, H, W, C) -> (N, classes)` logits; 6,624,904 parameters.
+    """torchvision's GoogLeNet: `(N, H, W, C) -> (N, classes)` logits; 6,624,904 parameters.
 
     Args:
-      aux: two more classifiers, on the maps of 4a and 4d, in training only. A training pass then returns three logits,
-        `(logits, aux1, aux2)`, whose losses the paper adds as loss + 0.3 aux1 + 0.3 aux2; an evaluation returns the
-        logits alone. With them there are 13,004,888 parameters.
-      drop, drop_aux: dropout before the last dense layer, of the network and of the heads.
+      aux: whether to add two auxiliary classifiers in training, on the maps of 4a and 4d. A training pass then returns
+        `(logits, aux1, aux2)`, and the paper's loss is loss + 0.3 aux1 + 0.3 aux2; an evaluation returns the logits
+        alone. With the heads, there are 13,004,888 parameters.
+      drop, drop_aux: dropout before the last dense layer of the network, and of the heads.
 
-    Against the paper: batch normalization behind each convolution and no response normalization; 3x3 windows where the
-    paper has 5x5, a slip that stays because the published weights have it; a 2x2 pool before 5a; less dropout.
+    Against the paper: batch normalization after each convolution and no local response normalization; 3x3 filters
+    instead of 5x5, a mistake in torchvision that the published weights depend on; a 2x2 pool before 5a; less dropout.
 
     Source: section 5 and table 1; Ioffe and Szegedy, Batch normalization (2015), for the normalization.
     """
@@ -169,7 +169,7 @@ def googlenet(classes: int = 1000, *, aux: bool = False, drop: float = 0.2, drop
 
 # --- the paper's -------------------------------------------------------------------------------------------------
 
-# Caffe's "xavier" and its biases: the paper says nothing of the first weights.
+# The initial weights of the authors' Caffe model, "xavier", and its biases; the paper does not give them.
 _xavier = initializers.variance_scaling(1, "fan_in", "uniform")
 _start: dict[str, Any] = {"kernel_init": _xavier, "bias_init": initializers.constant(0.2)}
 
@@ -182,16 +182,15 @@ def conv_relu(features: int, kernel_size: int, stride: int = 1) -> core.Layer:
 
 @model("GoogLeNet, the paper's (Szegedy et al. 2014)", input=(224, 224, 3))
 def googlenet_2014(classes: int = 1000, *, aux: bool = False, drop: float = 0.4, drop_aux: float = 0.7) -> core.Layer:
-    """GoogLeNet as the paper has it: `(N, H, W, C) -> (N, classes)` logits; 6,998,552 parameters.
+    """The paper's GoogLeNet: `(N, H, W, C) -> (N, classes)` logits; 6,998,552 parameters.
 
     Args:
-      aux, drop, drop_aux: as in `googlenet`. With the heads there are 13,378,280 parameters.
+      aux, drop, drop_aux: as in `googlenet`. With the heads, there are 13,378,280 parameters.
 
-    The last pool is the mean over the image, 7x7 for the paper's 224x224, so that other sizes can be given. The paper
-    does not write down where the padding is; sizes are those of its table 1, whose 112, 56, 28, 14, 7 pooling reaches
-    by rounding up.
+    The last pool is the mean over the image (7x7 for the paper's 224x224), so other sizes can be used. The paper does
+    not describe the padding; pooling rounds up, which gives the sizes of its table 1: 112, 56, 28, 14, 7.
 
-    Source: section 5, figure 3 and table 1; response normalization as in Krizhevsky et al. (2012).
+    Source: section 5, figure 3 and table 1; local response normalization as in Krizhevsky et al. (2012).
     """
 
     def head() -> core.Layer:

@@ -1,4 +1,4 @@
-"""HED (Xie and Tu, Holistically-nested edge detection, 2015): each stage of a VGG-16 says where it sees boundaries."""
+"""HED (Xie and Tu, Holistically-nested edge detection, 2015): each stage of a VGG-16 predicts edges."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _STAGES = (2, 2, 3, 3, 3)  # convolutions, VGG's configuration D
 
 @model("boundaries, from five side outputs (Xie and Tu 2015)", input=(240, 320, 3), task="edges", classes=1)
 def hed(*, width: int = 64, norm: bool = False, sides: bool = False) -> core.Layer:
-    """HED: `(N, H, W, C) -> (N, H, W)`, the logit of a boundary at each pixel, for images of any size.
+    """HED: `(N, H, W, C) -> (N, H, W)`, the logit of an edge at each pixel, for images of any size.
 
-    The last maps of each of the five stages of a VGG-16 become one map of logits by a 1x1 convolution, which is
-    enlarged bilinearly to the image's size: a side output. The fused output is a weighted sum of the five, whose
-    weights are learned and start at 1/5.
+    A 1x1 convolution turns the last map of each of the five stages of a VGG-16 into one map of logits, which is
+    upsampled bilinearly to the image's size: a side output. The fused output is a weighted sum of the five side
+    outputs; its weights are learned and start at 1/5.
 
     Args:
-      width: filters of the first stage; the others have 2, 4, 8 and 8 times as many. 64 has 14,716,171 parameters.
-      norm: batch normalization behind each convolution, for learning from random weights.
-      sides: whether an evaluation, too, returns the side outputs.
+      width: filters of the first stage; the others have 2, 4, 8 and 8 times as many. 64 gives 14,716,171 parameters.
+      norm: whether batch normalization follows each convolution, for training from random weights.
+      sides: whether an evaluation also returns the side outputs.
 
     Returns:
-      In an evaluation the fused output. In training, and with `sides`, all: `(fused, side1, ..., side5)`, for the
-      loss `every_output(class_balanced_cross_entropy)`, which is the paper's L_fuse + L_side with alpha = 1.
+      In an evaluation, the fused output. In training, and with `sides`, all outputs: `(fused, side1, ..., side5)`, for
+      the loss `every_output(class_balanced_cross_entropy)`, which is the paper's L_fuse + L_side with alpha = 1.
 
-    Against the paper: the trunk starts at random, unless VGG-16's weights are loaded (its layers have the names of
-    `vgg16`); padding is 1 as in VGG, not 35; pooling rounds up, so that no pixel lies outside of the deeper maps.
+    Against the paper: the initial weights are random, unless VGG-16's weights are loaded (the layers have the names of
+    `vgg16`); padding is 1 as in VGG, not 35; pooling rounds up, so that the deeper maps cover every pixel.
 
     Source: sections 2.2 and 3.1, figure 3.
     """

@@ -20,8 +20,8 @@ from jaxcnn.models.registry import model
 def lenet5(classes: int = 10, activation: Callable[[jax.Array], jax.Array] = tanh) -> core.Layer:
     """LeNet-5 as it is taught: `(N, 32, 32, C) -> (N, classes)` logits; 61,706 parameters for 10 classes of 32x32x1.
 
-    Against the paper: every map of C3 sees all of S2, subsampling is a plain average without weights, C5 is a dense
-    layer, and the output is linear for softmax cross-entropy. MNIST's 28x28 digits are padded to 32x32, as there.
+    Against the paper: every map of C3 sees all maps of S2; subsampling is an average without weights; C5 is a dense
+    layer; the output is linear, for softmax cross-entropy. As in the paper, MNIST's 28x28 digits are padded to 32x32.
     """
     return core.serial(
         conv1=conv(6, 5),
@@ -39,9 +39,9 @@ def lenet5(classes: int = 10, activation: Callable[[jax.Array], jax.Array] = tan
     )
 
 
-# --- the paper's own ---------------------------------------------------------------------------------------------
+# --- the paper's LeNet-5 -----------------------------------------------------------------------------------------
 
-# Table I: which maps of S2 (the rows) each of the 16 maps of C3 (the columns) sees.
+# Table I: the maps of S2 (rows) that each of the 16 maps of C3 (columns) sees.
 TABLE_I = (
     "X...XXX..XXXX.XX",
     "XX...XXX..XXXX.X",
@@ -51,8 +51,8 @@ TABLE_I = (
     "...XXX..XXXX.XXX",
 )
 
-# What each class should look like in F6: 7x12 pixels. The paper's glyphs are those of a whole printable ASCII set
-# (figure 3); these ten are drawn for this file.
+# The target of each class in F6: 7x12 pixels. The paper has glyphs of the whole printable ASCII set (figure 3); these
+# ten were drawn for this file.
 DIGITS = """
 ..###.. ...#... ..###.. .#####. ....##. ####### ..####. ####### ..###.. ..###..
 .#...#. ..##... .#...#. #.....# ....##. #...... .#..... ......# .#...#. .#...#.
@@ -71,27 +71,27 @@ DIGITS = """
 
 @model("LeNet-5, the paper's: trainable pooling, RBF output (1998)", input=(32, 32, 1), fixed_size=True)
 def lenet5_1998(classes: int = 10) -> core.Layer:
-    """LeNet-5 as the paper has it: `(N, 32, 32, 1) -> (N, classes)`; 60,000 parameters.
+    """The paper's LeNet-5: `(N, 32, 32, 1) -> (N, classes)`; 60,000 parameters.
 
     | layer | output   | what it is                                                      | parameters |
     | ----- | -------- | --------------------------------------------------------------- | ---------- |
     | C1    | 28x28x6  | 5x5 convolution                                                 |        156 |
-    | S2    | 14x14x6  | sums of 2x2 pixels, a coefficient and a bias each map           |         12 |
+    | S2    | 14x14x6  | sums of 2x2 pixels, a coefficient and a bias per map            |         12 |
     | C3    | 10x10x16 | 5x5 convolution in which a map sees some maps of S2             |      1,516 |
     | S4    | 5x5x16   | as S2                                                           |         32 |
     | C5    | 1x1x120  | 5x5 convolution, which on 5x5 pixels is fully connected         |     48,120 |
     | F6    | 84       | fully connected                                                 |     10,164 |
     | RBF   | classes  | squared distance of F6 to each class's picture in +1 and -1     |    0 (fixed) |
 
-    Each layer up to F6 ends in the squashing function 1.7159 tanh(2/3 a).
+    Each layer up to F6 ends with the squashing function 1.7159 tanh(2/3 a).
 
-    The output is minus the distance, where the paper has the distance itself: the largest is then the class, as in the
-    other networks, and softmax cross-entropy is the paper's equation 9, distance of the right class plus the logarithm
-    of the sum of exp(-distance), without its constant for what is no digit at all.
+    The output is the negative distance, where the paper has the distance. So the largest output is the class, as in the
+    other networks, and softmax cross-entropy is the paper's equation 9 (the distance of the correct class plus the
+    logarithm of the sum of exp(-distance)) without the constant for images that are not digits.
 
-    Weights start uniformly within 2.4 / fan-in, biases at 0. The paper scales pixels so that white is -0.1 and black
-    1.175; mean 0 and variance 1 is nearly the same. For another number of classes than ten the pictures are random
-    codes of +1 and -1, the choice that the paper weighs against drawn ones.
+    Initial weights are uniform in +-2.4 / fan-in, biases 0. The paper scales pixels so that white is -0.1 and black is
+    1.175; mean 0 and variance 1 is nearly the same. For a number of classes other than ten, the pictures are random
+    codes of +1 and -1, an alternative that the paper discusses.
 
     Source: section II.B with figure 2; squashing function and first weights, appendix A; loss, section II.C.
     """
@@ -114,7 +114,7 @@ def lenet5_1998(classes: int = 10) -> core.Layer:
 
 
 def squash(a: jax.Array) -> jax.Array:
-    """1.7159 tanh(2/3 a): odd, through (1, 1) and (-1, -1), where its curvature is largest."""
+    """1.7159 tanh(2/3 a): an odd function through (1, 1) and (-1, -1), where its curvature is largest."""
     return 1.7159 * jnp.tanh(2 / 3 * a)
 
 
@@ -137,7 +137,7 @@ def subsample() -> core.Layer:
     def apply(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
         images(x, 2)
         if min(x.shape[1:3]) < 2:
-            raise core.LayerError(f"2x2 pixels are to be summed, on {x.shape[1]}x{x.shape[2]}; give a larger image")
+            raise core.LayerError(f"cannot sum 2x2 pixels on {x.shape[1]}x{x.shape[2]}; use a larger image")
         total = ops.sum_pool(ops.wide(x), 2)
         y = total * ops.spread(params["scale"], total) + ops.spread(params["bias"], total)
         return ops.rounded(y, x.dtype)
@@ -147,10 +147,10 @@ def subsample() -> core.Layer:
 
 @core.layer
 def connected(size: int) -> core.Layer:
-    """Layer C3: a convolution, `(N, H, W, 6) -> (N, *out, 16)`, whose maps see what their columns of `TABLE_I` mark.
+    """Layer C3: a convolution, `(N, H, W, 6) -> (N, *out, 16)`, whose maps see the inputs marked in `TABLE_I`.
 
-    Variables: params `kernel` `(size, size, connections)`, one filter a mark, row by row; `bias`, one an output map.
-    They are put into one kernel with zeros between them, since a dense convolution is faster than many small ones.
+    Variables: params `kernel` `(size, size, connections)`, one filter per mark, row by row; `bias`, one per output map.
+    The filters are put into one kernel with zeros between them, since one convolution is faster than many small ones.
     """
     marks = np.array([[mark == "X" for mark in row] for row in TABLE_I])
     source, target = np.nonzero(marks)
@@ -165,7 +165,7 @@ def connected(size: int) -> core.Layer:
         if x.shape[-1] != len(marks):
             raise core.LayerError(f"the table connects {len(marks)} maps, got {x.shape[-1]} in {x.shape}")
         if min(x.shape[1:3]) < size:
-            raise core.LayerError(f"{size}x{size} filter on {x.shape[1]}x{x.shape[2]}; give a larger image")
+            raise core.LayerError(f"{size}x{size} filter on {x.shape[1]}x{x.shape[2]}; use a larger image")
         kernel = jnp.zeros((size, size, *marks.shape), params["kernel"].dtype)
         y = ops.conv(x, kernel.at[:, :, source, target].set(params["kernel"]))
         return y + ops.spread(params["bias"], y)
@@ -174,7 +174,7 @@ def connected(size: int) -> core.Layer:
 
 
 def codes(classes: int) -> np.ndarray:
-    """The fixed pictures of the classes, `(classes, 84)` of +1 (ink) and -1."""
+    """The fixed pictures of the classes, `(classes, 84)`: +1 for ink, -1 elsewhere."""
     if classes != 10:
         return np.random.default_rng(0).choice([-1.0, 1.0], (classes, 84))
     rows = np.array([[list(glyph) for glyph in line.split()] for line in DIGITS.split("\n")[1:-1]])
@@ -183,7 +183,7 @@ def codes(classes: int) -> np.ndarray:
 
 @core.layer
 def rbf(classes: int) -> core.Layer:
-    """Radial basis functions: `(N, 84) -> (N, classes)`, minus the squared distance to each class's `codes`."""
+    """Radial basis functions: `(N, 84) -> (N, classes)`, the negative squared distance to the `codes` of each class."""
     centres = codes(classes)
 
     def apply(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:

@@ -16,7 +16,8 @@ def mlp(
     """Dense layers with an activation between them: `(N, H, W, C) -> (N, classes)` logits.
 
     Args:
-      hidden: the number of hidden units, or one number a hidden layer. 128 on 28x28 pixels is the lectures' 784-128-10.
+      hidden: the number of hidden units, or one number per hidden layer. 128 on 28x28 pixels is the lectures'
+        784-128-10.
       activation: a function of arrays.
     """
     widths = (hidden,) if isinstance(hidden, int) else tuple(hidden)

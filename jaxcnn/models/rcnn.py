@@ -30,19 +30,19 @@ def rcnn(
     layers: int = 1,
     drop: float = 0.0,
 ) -> core.Layer:
-    """Each region is cut out, warped to a square and classified by itself: `(images, boxes (N, R, 4)) -> Regions`.
+    """Each region is cropped, warped to a square and classified: `(images, boxes (N, R, 4)) -> Regions`.
 
     Args:
       classes: K, without background.
-      backbone: warped regions `(N R, size, size, C)` to a map; `small_backbone()` when not given.
-      size: of the warped regions; 227 in the paper.
-      context: pixels of the warped region, on each side, that show what is around the box; 16 in the paper.
-      units, layers, drop: of the dense layers; see `models.fast_rcnn.region_head`.
+      backbone: a Layer from warped regions `(N R, size, size, C)` to a map; `small_backbone()` by default.
+      size: the size of the warped regions; 227 in the paper.
+      context: the pixels of a warped region, on each side, that lie outside the box; 16 in the paper.
+      units, layers, drop: see `models.fast_rcnn.region_head`.
 
-    Each image's mean colour is taken off first: then what a warped region has outside the image, 0, is that colour.
+    The mean colour of each image is subtracted first. So pixels outside the image, which are 0, have this colour.
 
-    Against the paper: one network is trained by one loss, and its softmax is the classifier and its last layer the
-    regressor of boxes, where the paper trains support vector machines and a ridge regression on the network's features.
+    Against the paper: one network is trained with one loss. Its softmax is the classifier, and its last layer predicts
+    the boxes; the paper trains support vector machines and a ridge regression on the network's features.
 
     Raises:
       LayerError: for boxes of another shape.

@@ -1,4 +1,4 @@
-"""The list of models. `@model(...)` over a builder puts it there, with what the library knows of the architecture."""
+"""The registry of models. `@model(...)` over a builder registers it, together with facts about the architecture."""
 
 from __future__ import annotations
 
@@ -23,14 +23,18 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Published:
-    """Published weights of a family of models: how the files name what is here.
+    """Published weights of a family of models: the names in their files, and their normalization of images.
 
     Attributes:
-      family: its name.
+      family: the name of the family.
       torch: `model -> (path of a layer -> its name in torchvision's and timm's files)`.
-      heads: paths of the layers that have a unit for each class.
-      training: beginnings of names that serve in training only; a model without these layers passes over them.
-      mean, std: what images from 0 to 1 are normalized by, channel by channel.
+      heads: paths of the layers that have one unit per class.
+      training: prefixes of the names of layers that only training uses; a model without these layers ignores them.
+      mean, std: the normalization of images from 0 to 1, per channel.
+      size: the height and width of an image.
+      resize: the length to which the shorter side is brought before the central crop, and the interpolation.
+      timm: as `torch`, for timm's files if they have other names and the network computes the same.
+      older: a regular expression and its replacement, which turn names in older files into today's.
     """
 
     family: str
@@ -39,21 +43,25 @@ class Published:
     training: tuple[str, ...] = ()
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # ImageNet's
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    size: int = 224
+    resize: tuple[int, str] = (256, "bilinear")
+    timm: Callable[[Layer], Callable[[LayerPath], str]] | None = None
+    older: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A model that has a name.
+    """A registered model.
 
     Attributes:
       make: `(classes=...) -> Layer`.
-      about: what it is.
+      about: a short description.
       input: the shape of the input it was designed for: (height, width, channels) of an image, (words,) of a sentence.
-      fixed_size: whether it needs that size.
-      task: what it does, a name of `jaxcnn.tasks`.
-      designed_for: how many classes; when None, ImageNet's 1000 for large images and 10 for small ones.
-      more: the shapes and dtypes of one example's other inputs, after the first.
-      published: its published weights.
+      fixed_size: whether the input must have this shape.
+      task: its task, a name of `jaxcnn.tasks`.
+      designed_for: the number of classes; None means ImageNet's 1000 for large images and 10 for small ones.
+      more: the shapes and dtypes of an example's further inputs, after the first.
+      published: its published weights, or None.
     """
 
     make: Callable[..., Layer]
@@ -67,18 +75,18 @@ class Entry:
 
     @property
     def classes(self) -> int:
-        """How many classes it was designed for."""
+        """The number of classes it was designed for."""
         return self.designed_for or (1000 if self.input[0] > 200 else 10)
 
     def example(self, shape: Shape | None = None) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """The inputs of a batch of one; `shape` replaces the shape of the first."""
+        """The inputs for a batch of one example; `shape` replaces the shape of the first input."""
         first = self.input if shape is None else shape
         kinds = [(first, "float32" if len(first) == 3 else "int32"), *self.more]
         return tuple(jax.ShapeDtypeStruct((1, *shape), jnp.dtype(dtype)) for shape, dtype in kinds)
 
 
 MODELS: dict[str, Entry] = {}
-"""All models by name, in the order in which `jaxcnn.models` imports them."""
+"""All models by name, in the order of the imports in `jaxcnn.models`."""
 
 _PUBLISHED: dict[Callable[..., Layer], Published] = {}
 
@@ -93,10 +101,11 @@ def model(
     more: tuple[tuple[Shape, str], ...] = (),
     published: Published | None = None,
 ) -> Callable[[Callable[P, Layer]], Callable[P, Layer]]:
-    """Decorates the builder of a named model, as `jaxcnn.layer` does, and puts it into `MODELS`.
+    """Decorates the builder of a model as `jaxcnn.layer` does, and registers it in `MODELS`.
 
     Args:
-      classes: how many it was designed for. about, input, fixed_size, task, more, published: as in `Entry`.
+      about, input, fixed_size, task, more, published: as in `Entry`.
+      classes: the number of classes it was designed for.
     """
 
     def decorate(make: Callable[P, Layer]) -> Callable[P, Layer]:
@@ -109,7 +118,7 @@ def model(
 
 
 def with_weights(published: Published) -> Callable[[Callable[P, Layer]], Callable[P, Layer]]:
-    """Decorates a general builder, `resnet(blocks)`, whose models can take the published weights of their family."""
+    """Decorates a general builder such as `resnet(blocks)`, whose models fit the published weights of their family."""
 
     def decorate(made: Callable[P, Layer]) -> Callable[P, Layer]:
         _PUBLISHED[made] = published
@@ -119,26 +128,26 @@ def with_weights(published: Published) -> Callable[[Callable[P, Layer]], Callabl
 
 
 def published_weights(model: Layer) -> Published | None:
-    """The published weights of a model's family, for a model transformed or not; None where there are none."""
+    """The published weights of the family of a model, which may be transformed; None if there are none."""
     call = model.original.call
     return None if call is None else _PUBLISHED.get(call.maker)
 
 
 def families() -> dict[str, Published]:
-    """The families that have published weights, by name."""
+    """The families with published weights by name."""
     return {published.family: published for published in _PUBLISHED.values()}
 
 
 def make(name: str, classes: int = 10, **options: Any) -> Layer:
-    """The model called `name`, as `cnn.models.NAME(classes=classes, **options)`; without classes, where it has none.
+    """The model called `name`: `cnn.models.NAME(classes=classes, **options)`, without `classes` if it takes none.
 
     Args:
-      name: a name in `MODELS`, or `path/to/file.py:function` for a user's own model: a function of `classes` that
-        returns a Layer.
+      name: a name in `MODELS`, or `path/to/file.py:function` for a user's model: a function of `classes` that returns a
+        Layer.
 
     Raises:
-      UserError: for an unknown name (with the nearest ones), an option that the model does not have, or a file or
-        function that is not there.
+      UserError: for an unknown name (the message suggests the nearest ones), an option that the model does not have, or
+        a file or function that does not exist.
     """
     function = _from_file(name) if ":" in name else MODELS[name].make if name in MODELS else None
     if function is None:
@@ -151,7 +160,7 @@ def make(name: str, classes: int = 10, **options: Any) -> Layer:
     except TypeError as error:
         raise UserError(f"{name}: {error}") from error
     if not isinstance(made, Layer):
-        raise UserError(f"{name} should return a Layer, it returned {type(made).__name__}")
+        raise UserError(f"{name} should return a Layer; it returned {type(made).__name__}")
     return made
 
 
@@ -163,7 +172,7 @@ def unknown_model(name: str) -> UserError:
 
 
 class _Source(importlib.machinery.SourceFileLoader):
-    """Executes the file itself: what lies in `__pycache__` beside it may be something else."""
+    """Always compiles the file itself, because a cached version in `__pycache__` may differ."""
 
     def get_code(self, fullname: str) -> Any:
         return self.source_to_code(self.get_data(self.path), self.path)
@@ -176,7 +185,7 @@ def _from_file(name: str) -> Callable[..., Layer]:
         raise UserError(f"{name}: there is no file {path}; expected a name, or file.py:function")
     spec = importlib.util.spec_from_file_location(path.stem, path, loader=_Source(path.stem, str(path)))
     if path.suffix != ".py" or spec is None or spec.loader is None:
-        raise UserError(f"{name}: {path} is no Python file")
+        raise UserError(f"{name}: {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not callable(getattr(module, function, None)):

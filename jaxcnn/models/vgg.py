@@ -17,9 +17,9 @@ WEIGHTS = Published("vgg", counted_names, heads=("fc8",))
 
 
 def stages(convolutions: Sequence[int], width: int = 64, norm: bool = False) -> dict[str, core.Layer | Callable]:
-    """The layers in front of the dense ones, by name: arguments as in `vgg`."""
+    """The layers before the dense ones by name; arguments as in `vgg`."""
     layers: dict[str, core.Layer | Callable] = {}
-    bias: dict[str, Any] = {"bias": True} if norm else {}  # also where a normalization follows
+    bias: dict[str, Any] = {"bias": True} if norm else {}  # torchvision has a bias also before a normalization
     for stage, count in enumerate(convolutions, 1):
         for i in range(1, count + 1):
             layers |= conv_norm_act(width * min(2 ** (stage - 1), 8), 3, at=f"{stage}_{i}", norm=norm, **bias)
@@ -43,15 +43,15 @@ def vgg(
     Two 3x3 filters in a row see 5x5 pixels and three see 7x7, with fewer weights than one large filter has.
 
     Args:
-      convolutions: how many there are in each stage: a column of the paper's table 1.
-      norm: batch normalization behind each convolution.
-      width: filters of the first stage. Each stage has twice as many as the one before, up to 8 times the first.
+      convolutions: the number of convolutions in each stage: a column of the paper's table 1.
+      norm: whether batch normalization follows each convolution.
+      width: filters of the first stage. Each stage has twice as many as the previous one, up to 8 times the first.
       units: units of the hidden dense layers.
-      drop: dropout behind them.
+      drop: dropout after the hidden dense layers.
 
-    Against the paper: as in torchvision, an average pool brings images of other sizes (32 pixels or more) to 7x7 before
-    the dense layers, doing nothing at 224; and the weights start as He et al. (2015) propose, by fan-out, where the
-    paper began from a shallower network's. Batch normalization, too, is torchvision's.
+    Against the paper: as in torchvision, an average pool reduces the map to 7x7 before the dense layers, so images of
+    32 pixels or more can be used; at 224 it changes nothing. The initial weights are those of He et al. (2015) with
+    fan-out, where the paper starts from the weights of a shallower network. Batch normalization is torchvision's.
 
     Source: section 2.1 and table 1; comparison with large filters, section 2.3.
     """

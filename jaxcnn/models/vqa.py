@@ -1,5 +1,5 @@
-"""Networks that answer questions about a picture (Santoro et al., A simple neural network module for relational
-reasoning, 2017; the joined encoders are those of Antol et al., VQA, 2015)."""
+"""Networks that answer questions about an image (Santoro et al., A simple neural network module for relational
+reasoning, 2017; joining two encoders follows Antol et al., VQA, 2015)."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def picture_encoder(features: int = 24) -> core.Layer:
 
 @core.layer
 def question_encoder(vocabulary: int, embedding: int = 64, features: int = 32, width: int = 3) -> core.Layer:
-    """Which words there are, and which stand together: words `(..., L)` to `(..., embedding + features)`.
+    """Encodes the words of a question and their neighbourhoods: words `(..., L)` to `(..., embedding + features)`.
 
-    The sum of the words' vectors, divided by the square root of their number, and beside it the largest answer of each
-    of `features` filters over `width` words in a row, as in `text_cnn`. 0 is padding and never counts.
+    The output is the sum of the words' vectors divided by the square root of their number, concatenated with the
+    maximum of each of `features` filters over `width` consecutive words, as in `text_cnn`. 0 is padding and ignored.
     """
 
     def forward(net: core.Net, words: jax.Array) -> jax.Array:
@@ -63,19 +63,19 @@ def question_encoder(vocabulary: int, embedding: int = 64, features: int = 32, w
 def vqa_cnn(
     classes: int = 12, vocabulary: int = 45, features: int = 24, units: int = 256, drop: float = 0.0
 ) -> core.Layer:
-    """A picture and questions about it, each encoded, joined, and a multilayer perceptron over both.
+    """A multilayer perceptron on the encoded image and the encoded question.
 
     Args:
-      classes: the number of answers; that of sort-of-CLEVR when not given.
-      vocabulary: how many words there are, padding and the unknown word included; likewise.
-      features: of the picture's convolutions.
-      units: of the two hidden dense layers.
-      drop: dropout in front of the last one.
+      classes: the number of answers; the default is that of sort-of-CLEVR.
+      vocabulary: the number of words, including padding and the unknown word; the default is that of sort-of-CLEVR.
+      features: the filters of the image's convolutions.
+      units: the units of the two hidden dense layers.
+      drop: dropout before the last dense layer.
 
     Returns:
-      A Layer of images `(N, 75, 75, 3)` and words `(N, L)`, to logits `(N, classes)`; or words `(N, Q, L)`, Q questions
-      about each picture, to `(N, Q, classes)`. The picture is encoded once for all of them, and the first dense layer,
-      linear in [picture, question], is the sum of one of each.
+      A Layer of images `(N, 75, 75, 3)` and words `(N, L)`, to logits `(N, classes)`; or of words `(N, Q, L)`, Q
+      questions about each image, to `(N, Q, classes)`. The image is encoded once for all its questions: the first dense
+      layer, linear in [image, question], is the sum of a layer of each.
 
     Source: the baseline of Santoro et al., section 5.2 and supplementary material A.
     """
@@ -116,37 +116,37 @@ def vqa_relation(
     drop: float = 0.0,
     attend: bool = True,
 ) -> core.Layer:
-    """A relation network: pairs of places in the picture are looked at together with the question, and summed.
+    """A relation network: it combines pairs of positions in the image with the question, and sums over the pairs.
 
-    The objects o_1 ... o_25 are the cells of the picture's last feature map, each with its coordinates and colour; q is
-    the question. The paper's network looks at every pair,
+    The objects o_1 ... o_25 are the cells of the image's last feature map, each with its coordinates and colour; q is
+    the encoded question. The paper's network uses every pair,
 
         answer = f( sum over i, j of g(o_i, o_j, q) ),   g and f multilayer perceptrons.
 
-    That is 625 pairs a question, and most of them say nothing: a question is about one object. With `attend` the
-    question chooses it, softly, and its relations to all others are summed:
+    These are 625 pairs per question, and most are irrelevant, because a question is about one object. With `attend`,
+    the question selects this object by soft attention, and its relations to all others are summed:
 
         answer = f( sum over j of g(s, o_j, q) ),   s = sum over i of a_i o_i,   a = softmax of (K o_i) . (D q + d).
 
-    A twenty-fifth of the pairs, and far fewer questions until the colours are told apart. Either way the first layer of
-    g, relu(A o_i + B o_j + C q + b), is linear in front of the ReLU and needs no product for each pair.
+    This needs 1/25 of the pairs, and far fewer questions until it distinguishes the colours. In both forms, the first
+    layer of g, relu(A o_i + B o_j + C q + b), is linear before the ReLU, so it needs no matrix product per pair.
 
     Args:
       classes, vocabulary, features, drop: as in `vqa_cnn`.
       width: units of g's layers.
-      depth: how many layers g has.
-      units: of the two hidden layers of f.
-      attend: as above; False for the paper's form (with `width=256, depth=4, units=256`).
+      depth: the number of g's layers.
+      units: the units of the two hidden layers of f.
+      attend: see above; False gives the paper's form (with `width=256, depth=4, units=256`).
 
     Returns:
       A Layer of images and words to logits, as `vqa_cnn`.
 
-    Against the paper: `attend`; the colour of each cell; the question's encoder is `question_encoder`, where
-    sort-of-CLEVR of the paper has a binary code of 11 bits; a sum is divided by the square root of the number of its
-    terms, so that f begins in its range.
+    Against the paper: `attend`; the colour of each cell; questions are words encoded by `question_encoder`, where the
+    paper's sort-of-CLEVR has a binary code of 11 bits; a sum is divided by the square root of the number of its terms,
+    which keeps the inputs of f in a normal range at the start.
 
-    Source: section 2 (equation 1) and 5.2; attention to places by a question, Yang et al., Stacked attention networks
-    (2016), section 3.3.
+    Source: section 2 (equation 1) and 5.2; attention to positions by a question, Yang et al., Stacked attention
+    networks (2016), section 3.3.
     """
 
     def forward(net: core.Net, images: jax.Array, words: jax.Array) -> jax.Array:
@@ -184,16 +184,16 @@ def vqa_relation(
 
 
 def objects(x: jax.Array, images: jax.Array) -> jax.Array:
-    """The cells of a feature map, each with its place and the colour of its part of the picture.
+    """The cells of a feature map, each with its position and the mean colour of its part of the image.
 
-    The colour is what questions name objects by; found in the features alone, it took far more steps.
+    Questions name objects by their colour; learning it from the features alone took far more steps.
 
     Args:
       x: `(N, H, W, C)`.
       images: `(N, height, width, B)`.
 
     Returns:
-      `(N, H W, C + 2 + B)`: the features, x and y from -1 to 1, and 4 times the mean colour there minus the picture's.
+      `(N, H W, C + 2 + B)`: the features; x and y from -1 to 1; 4 times the cell's mean colour minus the image's.
     """
     n, height, width, _ = x.shape
     colour = ops.adaptive_avg_pool(images, (height, width)).astype(x.dtype)
@@ -204,12 +204,12 @@ def objects(x: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def _sums(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a + b where each is repeated along axes of the other; the gradient is summed over them in at least float32."""
+    """a + b with broadcasting of both; the gradients are summed in at least float32."""
     return ops.rounded(ops.wide(a) + ops.wide(b), jnp.result_type(a, b))
 
 
 def _one_or_many(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A forward pass of words `(N, Q, L)` also of words `(N, L)`, one question about each picture."""
+    """A forward pass for words `(N, Q, L)`, extended to words `(N, L)`, one question about each image."""
 
     def either(net: core.Net, images: jax.Array, words: jax.Array) -> jax.Array:
         if words.ndim not in (2, 3) or words.shape[0] != images.shape[0]:

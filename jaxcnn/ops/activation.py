@@ -1,4 +1,4 @@
-"""ReLU, in a form whose result and gradient XLA computes once on a CPU."""
+"""ReLU in a form that XLA computes once on a CPU, together with its gradient."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def relu(x: jax.Array) -> jax.Array:
 
 @relu.defjvp
 def _relu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    # Which pixels are on is read from the result, which the next layer's gradient needs as well, and not from x.
+    # The mask is computed from the result, which the next layer's gradient needs anyway, so x need not be kept.
     y = relu(*primals)
     return y, jnp.where(y > 0, *tangents, 0)

@@ -1,7 +1,7 @@
-"""Which form of an operation is computed: the one that a CPU is quick at, or XLA's own.
+"""The choice between two forms of an operation: one that is fast on a CPU, and XLA's operation.
 
-The forms for a CPU have names, `FORMS`. `JAXCNN_PLAIN` in the environment lists those that are not to be used, or says
-`all`: then every operation is XLA's own, with the same results. It is read when a function is traced and compiled.
+`FORMS` names the forms for a CPU. The environment variable `JAXCNN_PLAIN` lists those to switch off, or is `all`: XLA's
+operations then replace them, with the same results. It is read when a function is traced and compiled.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxcnn.errors import unknown
 
-# A context of JAX's own: what `jax.jit` and `jax.checkpoint` have traced outside of it is traced again inside.
+# A user context of JAX: `jax.jit` and `jax.checkpoint` trace a function again when the context changes.
 _general = jax.make_user_context(False)
 
 FORMS = {
@@ -34,9 +34,10 @@ FORMS = {
 
 
 def suits_cpu(form: str, *arrays: Any) -> bool:
-    """Whether to compute in this form: when there is no accelerator, outside `general_form`, and not switched off.
+    """Whether to use this form: on a CPU, outside `general_form`, if the form is not switched off.
 
-    Nor for arrays with symbolic dimensions, which are traced to be exported: which form is quick depends on the sizes.
+    Arrays with symbolic dimensions, which are traced for an export, do not use it: which form is fast depends on the
+    sizes.
     """
     if jax.default_backend() != "cpu" or _general.value or not all(isinstance(n, int) for a in arrays for n in a.shape):
         return False
@@ -48,28 +49,28 @@ def suits_cpu(form: str, *arrays: Any) -> bool:
 
 @contextmanager
 def general_form() -> Iterator[None]:
-    """A context in which operations are traced as XLA's own, one for each, whatever the machine.
+    """A context in which each operation is traced as XLA's operation, on every machine.
 
-    A summary counts in this form, so that it says the same everywhere, and a network is exported in it, to run
-    anywhere. It holds for the thread that enters it.
+    A summary counts operations in this form, so its numbers are the same everywhere, and `jaxcnn.export` uses it, so
+    that the program runs everywhere. The context holds for the current thread.
     """
     with _general(True):
         yield
 
 
 def stored(x: jax.Array) -> jax.Array:
-    """x, and so is its gradient: on a CPU, a value that XLA computes once and keeps.
+    """x, as a value that XLA computes once and keeps on a CPU; likewise its gradient.
 
-    XLA:CPU repeats an elementwise computation inside each operation that uses its result, with all that it is made of:
-    behind a few residual blocks one ReLU was computed from four images at once, five times over. What it does not
-    repeat is an operation on two whole images, and so this is `select(x == x, x, nan)`, whose value is x.
+    XLA:CPU repeats an elementwise computation inside each operation that uses its result, together with the elementwise
+    computations before it: after a few residual blocks, one ReLU was computed five times, each time from four images.
+    XLA does not repeat an operation on two whole images, so this function is `select(x == x, x, nan)`, which equals x.
     """
     return stored_p.bind(x) if jnp.issubdtype(x.dtype, jnp.floating) and not _general.value else x
 
 
 def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
-    """Inside `shard_map`, all operands as varying over the axes that any of them varies over."""
-    # In the checked versions of JAX the type says it under this name; XLA's own convolution does the same by itself.
+    """Inside `shard_map`, the arrays marked as varying over the axes that any of them varies over."""
+    # The attribute of the type has this name in the tested versions of JAX. `lax`'s convolution does the same.
     axes = [jax.typeof(a).manual_axis_type.varying for a in arrays]
     every = frozenset().union(*axes)
     return [
@@ -83,14 +84,14 @@ def _selected(x: jax.Array) -> jax.Array:
 
 
 def compute(primitive: Primitive, plain: Callable[..., Any], cpu: Callable[..., Any]) -> None:
-    """Says how a primitive is computed, inside `jit` and outside: by `cpu` on a CPU, by `plain` elsewhere.
+    """Registers how a primitive is computed, inside and outside of `jit`: by `cpu` on a CPU, by `plain` elsewhere.
 
-    Outside of `jit` it is compiled by itself. Under `jax.disable_jit`, and to find where a NaN comes from
-    (`jax_debug_nans`), JAX calls a compiled function without compiling it, and binding the primitive there would call
-    the same implementation for ever. There the arrays are no tracers, and the two functions are called instead.
+    Outside of `jit` the primitive is compiled alone. Under `jax.disable_jit`, and when it searches for a NaN
+    (`jax_debug_nans`), JAX runs a compiled function without compiling it. Binding the primitive there would recurse
+    forever; the arrays are then not tracers, and `cpu` or `plain` is called directly.
 
-    A parameter `parts`, where the primitive has one that is not None, is the program for a batch that `jit` divides
-    among several CPU devices (`jaxcnn.ops.cpu.partition`); neither function gets it.
+    If the primitive has a parameter `parts` that is not None, it is the program for a batch that `jit` divides among
+    several CPU devices (`jaxcnn.ops.cpu.partition`). It is not passed to `plain` or `cpu`.
     """
 
     @functools.lru_cache(maxsize=1024)
@@ -111,10 +112,10 @@ def compute(primitive: Primitive, plain: Callable[..., Any], cpu: Callable[..., 
         return mlir.lower_fun(functools.partial(plain, **params), multiple_results=False)(context, *operands)
 
     def lower(context: Any, *operands: Any, parts: ClosedJaxpr | None = None, **params: Any) -> Any:
-        # What `jax.export` writes is to run anywhere, and JAX refuses calls there that another machine may not have.
+        # An exported program must run on any machine, and JAX refuses calls of custom libraries in it.
         if context.module_context.lowering_parameters.for_export:
             return portable(context, *operands, **params)
-        # Inside `shard_map` each device has a program of its own: only that of `jit` has a list of devices.
+        # Inside `shard_map` each device runs its own program. Only the program of `jit` has a list of devices.
         if parts is None or getattr(context.module_context.axis_context, "device_assignment", None) is None:
             return mlir.lower_fun(functools.partial(cpu, **params), multiple_results=False)(context, *operands)
         return mlir.lower_fun(jaxpr_as_fun(parts), multiple_results=True)(context, *operands)

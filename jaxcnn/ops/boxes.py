@@ -1,10 +1,10 @@
-"""Boxes as arrays `(..., 4)`: x1, y1, x2, y2 in pixels, x to the right and y down, x2 and y2 being the far edges.
+"""Boxes as arrays `(..., 4)`: x1, y1, x2, y2 in pixels, with x to the right, y down, and x2, y2 the far edges.
 
-A pixel is a square of side 1 and the first one reaches from 0 to 1, so a box is x2 - x1 wide. A box that is turned
-inside out has no area.
+A pixel is a square of side 1, and the first pixel reaches from 0 to 1, so a box is x2 - x1 wide. A box with x2 <= x1 or
+y2 <= y1 has area 0.
 
-Coordinates are no activations: they are computed with and returned in at least float32, integers too (in float64 with
-JAX's `jax_enable_x64`). An area of 260 x 260 is beyond float16, one of 50,000 x 50,000 beyond int32.
+The functions compute and return coordinates in at least float32, also for integer boxes (in float64 with
+`jax_enable_x64`): an area of 260 x 260 is too large for float16, one of 50,000 x 50,000 for int32.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from jax import lax
 
 from jaxcnn.ops.precision import wide_dtype
 
-_MOST_GROWTH = 4.0  # of a box's log width: more than 50 times as wide is no correction, and its exp may overflow
+_MOST_GROWTH = 4.0  # of a box's log size: a factor above 54 is not a correction, and exp may overflow
 
 
 def area(boxes: jax.Array) -> jax.Array:
-    """Width times height, 0 where either is not positive: `(..., 4) -> (...)`, square pixels."""
+    """Width times height, in square pixels; 0 if either is not positive: `(..., 4) -> (...)`."""
     boxes = _coordinates(boxes)
     size = jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0)
     return size[..., 0] * size[..., 1]
 
 
 def iou(first: jax.Array, second: jax.Array) -> jax.Array:
-    """Intersection over union of each box with each other one: `(..., A, 4), (..., B, 4) -> (..., A, B)`, 0 to 1.
+    """Intersection over union of each box of `first` with each of `second`: `(..., A, 4), (..., B, 4) -> (..., A, B)`.
 
-    Boxes without area have an IoU of 0 with everything, themselves included.
+    It is between 0 and 1. A box of area 0 has an IoU of 0 with every box, including itself.
     """
     a, b = _coordinates(first)[..., :, None, :], _coordinates(second)[..., None, :, :]
     corners = [jnp.maximum(a[..., :2], b[..., :2]), jnp.minimum(a[..., 2:], b[..., 2:])]
@@ -48,10 +48,10 @@ def clip(boxes: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def encode(boxes: jax.Array, truth: jax.Array, deviation: Sequence[float] = (1, 1, 1, 1)) -> jax.Array:
-    """What turns `boxes` into `truth`: `(..., 4), (..., 4) -> (..., 4)`.
+    """The deltas that turn `boxes` into `truth`: `(..., 4), (..., 4) -> (..., 4)`.
 
     tx = (Gx - Px) / Pw, ty = (Gy - Py) / Ph, tw = log(Gw / Pw), th = log(Gh / Ph), each divided by its `deviation`;
-    x and y are centres, w and h sizes, P the box and G the truth. Sizes below a hundredth of a pixel count as that.
+    x and y are centres, w and h sizes, P is the box and G the truth. Sizes below 0.01 pixels count as 0.01.
 
     Source: Girshick et al., Rich feature hierarchies for accurate object detection (2014), appendix C.
     """
@@ -62,9 +62,9 @@ def encode(boxes: jax.Array, truth: jax.Array, deviation: Sequence[float] = (1, 
 
 
 def decode(boxes: jax.Array, deltas: jax.Array, deviation: Sequence[float] = (1, 1, 1, 1)) -> jax.Array:
-    """The boxes that `deltas` make of `boxes`: `(..., 4), (..., 4) -> (..., 4)`, the inverse of `encode`.
+    """`boxes` changed by `deltas`: `(..., 4), (..., 4) -> (..., 4)`, the inverse of `encode`.
 
-    Gx = Pw dx + Px, Gy = Ph dy + Py, Gw = Pw exp(dw), Gh = Ph exp(dh). No box gets more than 54 times as large.
+    Gx = Pw dx + Px, Gy = Ph dy + Py, Gw = Pw exp(dw), Gh = Ph exp(dh). A side grows by at most a factor of 54.
     """
     deltas = _coordinates(deltas)
     deltas = deltas * lax.broadcast_to_rank(jnp.asarray(deviation, deltas.dtype), deltas.ndim)
@@ -80,5 +80,5 @@ def _centre_size(boxes: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _coordinates(boxes: jax.Array) -> jax.Array:
-    """Boxes in floating point, in at least float32."""
+    """The boxes in floating point, at least float32."""
     return jnp.asarray(boxes, wide_dtype(jnp.result_type(boxes, float)))

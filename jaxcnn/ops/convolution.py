@@ -1,10 +1,11 @@
 """Convolution and its transpose, in one, two or three dimensions.
 
-On a CPU they are oneDNN's, with their gradients, where it can be called (`jaxcnn.ops.cpu`). Where it cannot, a
-transposed convolution by `lhs_dilation` is far slower than stuffing the zeros in by an explicit pad and convolving
-plainly, so the latter is done. A kernel that is large for its image, as in the dense layers of a classifier that became
-convolutions, is not worth arranging for a convolution: FCN's fc6, 7x7x512x4096 on 7x10 pixels, took 224 ms by oneDNN,
-411 MB of which it copies in each call, and takes 92 as a matrix product; its gradients take 214 ms instead of 500.
+On a CPU, oneDNN computes them and their gradients if it can be called (`jaxcnn.ops.cpu`). Otherwise, a transposed
+convolution inserts the zeros by an explicit pad and then convolves, which is far faster than `lhs_dilation`.
+
+A kernel that is large for its image, as in a classifier whose dense layers became convolutions, is faster as a matrix
+product: FCN's fc6, 7x7x512x4096 on 7x10 pixels, takes 92 ms instead of oneDNN's 224 ms, which copies 411 MB in each
+call; its gradients take 214 instead of 500 ms.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from jaxcnn.ops.geometry import Edges, Ints, Padding, Size, extent, out_size, pa
 from jaxcnn.ops.precision import rounded, wide
 from jaxcnn.ops.product import matmul
 
-_FEW, _LARGE = 128, 1 << 22  # pixels of a batch, and numbers of a kernel, from which on a convolution is a product
+_FEW, _LARGE = 128, 1 << 22  # most output pixels of a batch, and least numbers of a kernel, for a matrix product
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 
 
@@ -33,22 +34,23 @@ def conv(
     dilation: Size = 1,
     groups: int = 1,
 ) -> jax.Array:
-    """Convolution as networks mean it (cross-correlation).
+    """Convolution as in neural networks (cross-correlation).
 
     y[n, i, j, k] = sum over u, v, c of x[n, S i + D u - P, S j + D v - P, c] kernel[u, v, c, k]
 
     Args:
       x: `(N, *spatial, C)`, floating point.
       kernel: `(*size, C / groups, K)`.
-      stride, dilation: S and D, an integer or one a dimension.
+      stride, dilation: S and D, an integer or one per dimension.
       padding: see `jaxcnn.ops.geometry.pads`.
-      groups: the channels are divided into so many groups, each with its own K / groups filters.
+      groups: the number of groups of channels; each group has K / groups filters.
 
     Returns:
       `(N, *out, K)` with out = floor((W + 2P - D (F - 1) - 1) / S) + 1, in the wider of the two dtypes.
 
     Raises:
-      ValueError: from XLA's shape rules, and for a malformed stride, padding or dilation. `jaxcnn.conv` says it better.
+      ValueError: from XLA's shape rules, and for a malformed stride, padding or dilation. The layer `jaxcnn.conv` has
+        clearer messages.
 
     Source: Dumoulin and Visin, A guide to convolution arithmetic for deep learning (2016).
     """
@@ -85,9 +87,9 @@ def _is_mostly_kernel(x: jax.Array, kernel: jax.Array, strides: Ints, edges: Edg
 
 
 def _product(x: jax.Array, kernel: jax.Array, strides: Ints, edges: Edges, dilations: Ints) -> jax.Array:
-    """The pixels under each window side by side, times the kernel as a matrix: the kernel is read once, as it lies."""
+    """The pixels under each window, concatenated, times the kernel as a matrix. The kernel is read once, uncopied."""
     *window, _, features = kernel.shape
-    # A pixel's gradient is the sum over the windows that it is under.
+    # The gradient of a pixel is a sum over the windows that contain it.
     under = rounded(jnp.concatenate(list(taps(wide(x), tuple(window), strides, edges, dilations)), -1), x.dtype)
     return matmul(under, kernel.reshape(-1, features))
 
@@ -95,7 +97,7 @@ def _product(x: jax.Array, kernel: jax.Array, strides: Ints, edges: Edges, dilat
 def convolve(
     x: jax.Array, kernel: jax.Array, stride: Size = 1, padding: Padding = 0, dilation: Size = 1, groups: int = 1
 ) -> jax.Array:
-    """Convolution as mathematics means it: `conv` with the kernel flipped along every spatial dimension."""
+    """Convolution as in mathematics: `conv` with the kernel flipped along every spatial dimension."""
     return conv(x, jnp.flip(kernel, range(kernel.ndim - 2)), stride, padding, dilation, groups)
 
 
@@ -107,22 +109,22 @@ def conv_transpose(
     dilation: Size = 1,
     output_padding: Size = 0,
 ) -> jax.Array:
-    """Transposed convolution: the linear map whose matrix is the transpose of the convolution's.
+    """Transposed convolution: the linear map whose matrix is the transpose of the convolution's matrix.
 
     y[n, S i + D u - P, S j + D v - P, k] += x[n, i, j, c] kernel[u, v, c, k], over all i, j, u, v and c
 
     Args:
       x: `(N, *spatial, C)`.
-      kernel: `(*size, C, K)`. It is PyTorch's weight `(C, K, *size)` with the axes moved.
+      kernel: `(*size, C, K)`. PyTorch's weight is `(C, K, *size)`.
       stride, padding, dilation: those of the convolution that is transposed.
-      output_padding: pixels added behind the output, to choose among the sizes that the convolution maps to x's. It is
-        smaller than the stride, or than the dilation, as in PyTorch.
+      output_padding: extra pixels at the end of each dimension. The convolution maps several sizes to the size of x;
+        this chooses one of them. It must be smaller than the stride or the dilation, as in PyTorch.
 
     Returns:
       `(N, *out, K)` with out = S (W - 1) - 2P + D (F - 1) + 1 + output_padding.
 
     Raises:
-      ValueError: for a malformed stride, padding or dilation, or an output_padding that is smaller than neither.
+      ValueError: for a malformed stride, padding or dilation, or an output_padding that is too large.
 
     Source: Dumoulin and Visin (2016), section 4; PyTorch's ConvTranspose2d has the same conventions.
     """
@@ -132,7 +134,7 @@ def conv_transpose(
     if any(e >= max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True)):
         raise ValueError(
             f"output_padding={output_padding!r} with stride={stride!r}, dilation={dilation!r}: expected less than the "
-            "stride, or than the dilation; pixels further out belong to a larger input"
+            "stride or the dilation; more pixels belong to a larger input"
         )
     dtype = jnp.result_type(x, kernel)
     x, kernel = x.astype(dtype), kernel.astype(dtype)

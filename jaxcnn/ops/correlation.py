@@ -1,4 +1,4 @@
-"""Correlation of two images' features: how alike each place of the one is to the places around it in the other."""
+"""Correlation of two feature maps: each position of one is compared with the positions around it in the other."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from jaxcnn.ops.precision import rounded, wide
 
 @functools.partial(jax.jit, static_argnames=("displacement", "stride"))
 def correlation(first: jax.Array, second: jax.Array, displacement: int, stride: int = 1) -> jax.Array:
-    """The mean product of features at each place of `first` and at displaced places of `second`.
+    """The mean product of the features at each position of `first` and at displaced positions of `second`.
 
     y[n, i, j, k] = 1 / C sum over c of first[n, i, j, c] second[n, i + dy_k, j + dx_k, c]
 
-    with 0 outside of `second`. The displacements (dy_k, dx_k) are the multiples of `stride` that are no longer than
-    `displacement` along either axis, row by row: (-d, -d), (-d, -d + stride), ..., (d, d) where the stride divides d.
+    with 0 outside of `second`. The displacements (dy_k, dx_k) are the multiples of `stride` whose components are at
+    most `displacement`, row by row: (-d, -d), (-d, -d + stride), ..., (d, d) if the stride divides d.
 
     Args:
       first, second: `(N, H, W, C)`, floating point.
       displacement: d, 0 or more; it may be larger than the image.
-      stride: between displacements, the paper's s_2, at least 1.
+      stride: the step between displacements, at least 1 (the paper's s_2).
 
     Returns:
       `(N, H, W, (2 floor(d / stride) + 1)^2)`.
 
     Raises:
-      UserError: for images of different shapes or another number of axes, or a displacement or stride out of range.
+      UserError: for images of different shapes or with another number of axes; for a displacement or stride out of
+        range.
 
-    Against the paper: single places are compared (its K = 0) at every place of `first` (s_1 = 1), as its networks do;
-    and the sum is divided by C, as in its authors' code.
+    Against the paper: single positions are compared (its K = 0) at every position of `first` (s_1 = 1), as in its
+    networks; the sum is divided by C, as in the authors' code.
 
     Source: Fischer et al., FlowNet: Learning optical flow with convolutional networks (2015), section 3, equation 1.
     """
@@ -49,7 +50,7 @@ def correlation(first: jax.Array, second: jax.Array, displacement: int, stride: 
     padded = jnp.pad(second, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
     offsets = jnp.array(list(itertools.product(range(0, 2 * edge + 1, stride), repeat=2)))
 
-    @jax.checkpoint  # the gradient takes the displaced image anew: hundreds of them would not fit in memory
+    @jax.checkpoint  # the gradient slices again, since hundreds of displaced images would not fit in memory
     def product(offset: jax.Array) -> jax.Array:
         moved = lax.dynamic_slice(padded, (0, offset[0], offset[1], 0), second.shape)
         return (first * moved).mean(-1)

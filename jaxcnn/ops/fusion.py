@@ -1,8 +1,8 @@
-"""In inference, what follows a convolution is done inside it: bias, batch normalization, residual sum and activation.
+"""Fusion for inference: bias, batch normalization, residual sum and activation inside the convolution before them.
 
-By themselves they read the whole image from memory and write it back; inside oneDNN's convolution
-(`jaxcnn.ops.cpu`) they are done on each piece of the result while the processor has it at hand. The code of a
-network does not say that they belong together and need not: `fuse` traces it and finds them in its program.
+Each of them alone reads the whole image from memory and writes it back. oneDNN's convolution (`jaxcnn.ops.cpu`) applies
+them to each piece of its result while that is in the cache. The code of a network need not say that they belong
+together: `fuse` traces the network and finds them in its program.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
-from jaxcnn.ops import cpu
+from jaxcnn.ops import cpu, jaxpr
 from jaxcnn.ops.backend import stored_p
 from jaxcnn.ops.cpu.fused import ACTIVATIONS
 from jaxcnn.ops.precision import spread
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 def fuse(function: Callable[P, T]) -> Callable[P, T]:
-    """The same function, with convolutions taking in what follows them.
+    """The same function, with convolutions that include the operations after them.
 
     A chain  conv -> * and + of `(K,)` vectors -> + residual -> activation,  any part of which may be missing, becomes
     one convolution where nothing else uses the values in between:
@@ -40,7 +40,7 @@ def fuse(function: Callable[P, T]) -> Callable[P, T]:
 
     The activation is ReLU, `jax.nn.relu6`, `silu` or `hard_swish`.
 
-    The product kernel f is computed in each call; where the kernel is large for its image, it would cost more than it
+    The product kernel f is computed in each call. Where the kernel is large for its image, that costs more than it
     saves, and the chain is left as it is.
 
     Args:
@@ -49,7 +49,7 @@ def fuse(function: Callable[P, T]) -> Callable[P, T]:
     Returns:
       A function of the same arguments, for `jax.jit`, `vmap` and gradients as before, whose results are those of
       `function` within the rounding of float32, and whose derivatives are `function`'s own. Where oneDNN's
-      convolution is not used it calls `function`. One difference: what is NaN before a ReLU is 0 behind oneDNN's.
+      convolution is not used it calls `function`. One difference: a NaN before a ReLU is 0 after oneDNN's.
 
     Example:
       >>> predict = jax.jit(fuse(lambda params, state, x: model.apply(params, state, x)[0]))
@@ -60,8 +60,8 @@ def fuse(function: Callable[P, T]) -> Callable[P, T]:
         if not cpu.available():
             return function(*args, **kwargs)
         program, shape = jax.make_jaxpr(lambda *a: function(*a, **kwargs), return_shape=True)(*args)
-        run = jax.custom_jvp(lambda *values: _run(program.jaxpr, values, fusing=True))
-        run.defjvp(lambda primals, tangents: jax.jvp(lambda *v: _run(program.jaxpr, v), primals, tangents))
+        run = jax.custom_jvp(lambda *values: _fused(program.jaxpr, values))
+        run.defjvp(lambda primals, tangents: jax.jvp(lambda *v: jaxpr.evaluate(program.jaxpr, v), primals, tangents))
         return jax.tree.unflatten(jax.tree.structure(shape), run(*program.consts, *jax.tree.leaves(args)))
 
     return fused
@@ -72,14 +72,14 @@ def fuse(function: Callable[P, T]) -> Callable[P, T]:
 
 @dataclass
 class _Chain:
-    """A convolution and what it takes in, as the steps of the program.
+    """A convolution and the steps of the program that it includes.
 
     Attributes:
       conv: the convolution.
-      steps: where it and what follows stand in the program; the last one's result is the chain's.
+      steps: the positions of its steps in the program; the result of the last is the chain's.
       affine: `("mul" | "add" | "sub", vector)` in their order.
       residual: the value that is added, or None.
-      activation: the name of what ends it, a key of `jaxcnn.ops.cpu.fused.ACTIVATIONS`.
+      activation: the name of the activation at its end, a key of `jaxcnn.ops.cpu.fused.ACTIVATIONS`, or empty.
     """
 
     conv: JaxprEqn
@@ -100,29 +100,32 @@ class _Chain:
         return len(self.steps) > 1 and not (self.scaled and kernel * _FOLD > output)
 
 
-def _chains(jaxpr: Jaxpr) -> list[_Chain]:
+def _chains(program: Jaxpr) -> list[_Chain]:
     """The chains of a program, none of whose steps is in two of them."""
-    made: dict[Any, JaxprEqn] = {}
+    made = jaxpr.makers(program)
     uses: dict[Any, list[int]] = {}
-    for i, eqn in enumerate(jaxpr.eqns):
-        made.update((v, eqn) for v in eqn.outvars)
+    for i, eqn in enumerate(program.eqns):
         for v in eqn.invars:
             if isinstance(v, Var):
                 uses.setdefault(v, []).append(i)
-    for v in jaxpr.outvars:
+    for v in program.outvars:
         if isinstance(v, Var):
-            uses.setdefault(v, []).append(len(jaxpr.eqns))
+            uses.setdefault(v, []).append(len(program.eqns))
     taken: set[int] = set()
     chains = []
-    for i, eqn in enumerate(jaxpr.eqns):
+    for i, eqn in enumerate(program.eqns):
         if _can_be_one(eqn):
             chain = _Chain(eqn, [i])
             value = eqn.outvars[0]
             while not chain.activation and len(at := uses.get(value, [])) == 1:
-                if at[0] in taken or at[0] == len(jaxpr.eqns) or not _takes_in(chain, jaxpr.eqns[at[0]], value, made):
+                if (
+                    at[0] in taken
+                    or at[0] == len(program.eqns)
+                    or not _takes_in(chain, program.eqns[at[0]], value, made)
+                ):
                     break
                 chain.steps += at
-                value = jaxpr.eqns[at[0]].outvars[0]
+                value = program.eqns[at[0]].outvars[0]
             if chain.pays:
                 taken.update(chain.steps)
                 chains.append(chain)
@@ -190,21 +193,19 @@ def _texts(name: str, shape: tuple[int, ...], dtype: Any) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _body(eqn: JaxprEqn) -> Any:
-    """What a call of a function calls, or None."""
-    name = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr"}.get(eqn.primitive.name)
-    return None if name is None else eqn.params[name]
+def _body(eqn: JaxprEqn) -> ClosedJaxpr | None:
+    """The function inside `jit` or a function with a derivative of its own, or None."""
+    return jaxpr.called(eqn) if eqn.primitive.name in ("jit", "custom_jvp_call") else None
 
 
 def is_relu(eqn: JaxprEqn) -> bool:
-    """Whether a step is max(x, 0): by itself, or as what is done in the functions that JAX wraps it in."""
-    while eqn.primitive.name in ("jit", "custom_jvp_call"):
-        body = eqn.params["jaxpr" if eqn.primitive.name == "jit" else "call_jaxpr"].jaxpr
+    """Whether a step is max(x, 0): by itself, or as the only step of the functions that JAX wraps it in."""
+    while (body := _body(eqn)) is not None:
         steps = [inner for inner in body.eqns if inner.primitive is not stored_p]
-        if len(eqn.invars) != 1 or len(steps) != 1 or body.outvars != body.eqns[-1].outvars:
+        if len(eqn.invars) != 1 or len(steps) != 1 or body.jaxpr.outvars != body.eqns[-1].outvars:
             return False
         (eqn,) = steps
-        if body.invars[0] not in [v for v in eqn.invars if isinstance(v, Var)]:
+        if body.jaxpr.invars[0] not in [v for v in eqn.invars if isinstance(v, Var)]:
             return False
     return eqn.primitive.name == "max" and any(isinstance(v, Literal) and np.all(v.val == 0) for v in eqn.invars)
 
@@ -224,38 +225,29 @@ def _shape(value: Any) -> tuple[int, ...]:
 # --- running the program -----------------------------------------------------------------------------------------
 
 
-def _run(jaxpr: Jaxpr, values: Sequence[Any], fusing: bool = False) -> list[Any]:
-    """The results of a program for the values of its constants and inputs; fusing, each chain is one step."""
-    chains = _chains(jaxpr) if fusing else []
-    last = {chain.steps[-1]: chain for chain in chains}
-    inside = {i for chain in chains for i in chain.steps[:-1]}
-    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
+def _fused(program: Jaxpr, values: Sequence[Any]) -> list[Any]:
+    """The results of a program, each chain of which is one step."""
+    chains = _chains(program)
+    last = {id(program.eqns[chain.steps[-1]]): chain for chain in chains}
+    inside = {id(program.eqns[i]) for chain in chains for i in chain.steps[:-1]}
 
-    def read(v: Any) -> Any:
-        return v.val if isinstance(v, Literal) else known[v]
+    def rule(eqn: JaxprEqn, read: jaxpr.Read) -> list[Any] | None:
+        if id(eqn) in inside:
+            return [None] * len(eqn.outvars)  # which nothing reads
+        if id(eqn) in last:
+            return [_compute(last[id(eqn)], read)]
+        if eqn.primitive.name == "jit" and _has_conv(eqn):
+            body = eqn.params["jaxpr"]
+            return _fused(body.jaxpr, [*body.consts, *map(read, eqn.invars)])
+        return None
 
-    for i, eqn in enumerate(jaxpr.eqns):
-        if i in inside:
-            continue
-        with eqn.ctx.manager:
-            if i in last:
-                out = [_compute(last[i], read)]
-            elif fusing and _calls_conv(eqn):
-                body = eqn.params["jaxpr"]
-                out = _run(body.jaxpr, [*body.consts, *map(read, eqn.invars)], fusing)
-            else:
-                params = eqn.primitive.get_bind_params(eqn.params)
-                out = eqn.primitive.bind(*map(read, eqn.invars), **params)
-                out = out if eqn.primitive.multiple_results else [out]
-        known.update(zip(eqn.outvars, out, strict=True))
-    return [read(v) for v in jaxpr.outvars]
+    return jaxpr.evaluate(program, values, rule)
 
 
-def _calls_conv(eqn: JaxprEqn) -> bool:
-    """Whether a step is a call of a compiled function with convolutions in it."""
-    return eqn.primitive.name == "jit" and any(
-        inner.primitive is cpu.convolution_p or _calls_conv(inner) for inner in eqn.params["jaxpr"].eqns
-    )
+def _has_conv(eqn: JaxprEqn) -> bool:
+    """Whether there are convolutions inside a call, not counting those in loops."""
+    body = _body(eqn) if eqn.primitive.name == "jit" else None
+    return body is not None and any(e.primitive is cpu.convolution_p or _has_conv(e) for e in body.eqns)
 
 
 def _compute(chain: _Chain, read: Callable[[Any], Any]) -> jax.Array:

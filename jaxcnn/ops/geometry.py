@@ -1,14 +1,14 @@
 """Sizes of sliding windows: the arithmetic that convolution and pooling share.
 
-A window of size F, dilated by D, covers E = D (F - 1) + 1 pixels. Over W pixels padded by P in front and Q behind it
-stands in floor((W + P + Q - E) / S) + 1 places.
+A window of size F, dilated by D, covers E = D (F - 1) + 1 pixels. On W pixels with padding P before and Q after them,
+it has floor((W + P + Q - E) / S) + 1 positions.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,27 @@ Ints: TypeAlias = tuple[int, ...]
 Edges: TypeAlias = tuple[tuple[int, int], ...]
 
 
+class Window(TypedDict):
+    """How a window moves over an image; each tuple has one entry per spatial dimension.
+
+    Attributes:
+      strides: the steps of the window.
+      pads: the pixels added before and after.
+      dilation: the distance between the window's taps.
+      groups: the number of groups of channels; 1 by default.
+    """
+
+    strides: Ints
+    pads: Edges
+    dilation: Ints
+    groups: NotRequired[int]
+
+
 def per_dim(value: Size, ndim: int, what: str, least: int = 1) -> tuple[int, ...]:
-    """One integer for each spatial dimension: an int stands for all of them.
+    """One integer per spatial dimension; a single integer is repeated.
 
     Raises:
-      ValueError: for another number of integers, something that is no integer, or one below `least`.
+      ValueError: for another number of integers, a value that is not an integer, or one below `least`.
     """
     many = isinstance(value, Iterable) and not _is_int(value)
     values: tuple[Any, ...] = tuple(value) if many else (value,) * ndim  # type: ignore[arg-type]
@@ -41,8 +57,8 @@ def pads(
     """The pixels added before and after each dimension.
 
     Args:
-      padding: an integer for every side, one integer a dimension, explicit pairs, `"VALID"` (none), or `"SAME"`
-        (as little as makes the output ceil(W / S), the odd pixel behind).
+      padding: an integer for every side, one integer per dimension, pairs (before, after), `"VALID"` (none), or
+        `"SAME"` (the least that gives an output of ceil(W / S); an odd pixel is added after).
     """
     if isinstance(padding, str):
         kind = padding.upper()
@@ -61,8 +77,8 @@ def pads(
     ):
         return tuple((int(p[0]), int(p[1])) for p in padding)  # type: ignore[index]
     raise ValueError(
-        f"padding={padding!r}: expected an integer of at least 0, one a dimension, {len(sizes)} pairs (before, after), "
-        '"SAME" or "VALID"'
+        f"padding={padding!r}: expected an integer of at least 0, one per dimension, {len(sizes)} pairs (before, "
+        'after), "SAME" or "VALID"'
     )
 
 
@@ -72,10 +88,9 @@ def extent(size: int, dilation: int) -> int:
 
 
 def out_size(size: int, window: int, stride: int, pad: tuple[int, int] = (0, 0), ceil: bool = False) -> int:
-    """How many places a window of `window` pixels has: floor or ceil of (W + P + Q - F) / S, plus 1.
+    """The number of positions of a window of `window` pixels: floor or ceil of (W + P + Q - F) / S, plus 1.
 
-    With `ceil`, a last window that would begin beyond the pixels and the padding before them is left out, as PyTorch
-    does.
+    With `ceil`, a last window that would start after the last pixel is left out, as in PyTorch.
     """
     span = size + sum(pad) - window
     if not ceil:
@@ -87,9 +102,9 @@ def out_size(size: int, window: int, stride: int, pad: tuple[int, int] = (0, 0),
 def taps(
     x: jax.Array, window: Ints, strides: Ints, edges: Edges, dilations: Ints | None = None, fill: float = 0
 ) -> Iterator[jax.Array]:
-    """For each tap of the window, in row-major order, the pixels that it stands on: `(N, *out, C)` each.
+    """For each tap of the window, in row-major order, the pixels under it: `(N, *out, C)` each.
 
-    x is `(N, *spatial, C)`; `fill` is what the padding, `edges`, has.
+    x is `(N, *spatial, C)`; `fill` is the value of the padding, `edges`.
     """
     dilations = dilations or (1,) * len(window)
     if any(any(edge) for edge in edges):

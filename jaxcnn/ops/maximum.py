@@ -1,9 +1,9 @@
-"""The maximum of windows on a CPU, with a gradient that no scatter and no stuffing with zeros stands in.
+"""The maximum of each window on a CPU, with a gradient that needs no scatter and inserts no zeros.
 
-Forward it is the maximum of as many strided slices as a window has taps. For the gradient, which tap was the largest is
-written down in a byte, and each pixel then asks the few windows above it whether it was the chosen one (`_put`).
-A pass over 8x112x112x64, 3x3 at stride 2, and back took 22 ms by a chain of selects for each dimension, whose gradient
-XLA writes as sums of padded images, and takes 8 so (PyTorch 12); `reduce_window` and its gradient are slower still.
+The forward pass is the maximum of strided slices, one per tap of the window. For the gradient, one byte per window
+records which tap was the largest, and each pixel then checks the few windows that contain it (`_put`). On 8x112x112x64,
+3x3 at stride 2, forward and backward pass take 8 ms (PyTorch: 12 ms). A chain of selects per dimension, whose gradient
+XLA computes as sums of padded images, took 22 ms; `reduce_window` and its gradient are slower still.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from jaxcnn.ops.backend import stored, vary_alike
 from jaxcnn.ops.geometry import Edges, Ints, taps
 from jaxcnn.ops.precision import rounded, wide
 
-MOST = 64  # taps of a window up to which this is used: the program grows with them
-_NO_WINDOW, _NO_TAP = 255, 254  # what stands in for the number of a tap outside the image and outside the window
+MOST = 64  # the most taps of a window, since the program grows with their number
+_NO_WINDOW, _NO_TAP = 255, 254  # instead of a tap's number: outside of the image, outside of the window
 
 
-# Compiled outside of `jit`, too: the infinite padding is then no array of its own, which `jax_debug_infs` would report.
+# Always compiled: otherwise the infinite padding would be a separate array, which `jax_debug_infs` would report.
 _compiled = functools.partial(jax.jit, static_argnums=(1, 2, 3), inline=True)
 
 
@@ -36,7 +36,7 @@ _compiled = functools.partial(jax.jit, static_argnums=(1, 2, 3), inline=True)
 def maximum(x: jax.Array, window: Ints, strides: Ints, edges: Edges) -> jax.Array:
     """The maximum of each window: `(N, *spatial, C) -> (N, *out, C)`, floating point.
 
-    Its derivative is that of the first pixel, in row-major order, which has the maximum; of the last NaN, if any.
+    The gradient goes to the first pixel, in row-major order, that has the maximum; to the last NaN, if there is one.
     """
     return functools.reduce(lax.max, taps(x, window, strides, edges, fill=-jnp.inf))
 
@@ -51,7 +51,7 @@ def _maximum_jvp(window: Ints, strides: Ints, edges: Edges, primals: Any, tangen
 
 @_compiled
 def _chosen(x: jax.Array, window: Ints, strides: Ints, edges: Edges) -> jax.Array:
-    """The number of the tap that the maximum is under, uint8."""
+    """The number of the tap that has the maximum, uint8."""
     best, *others = taps(lax.stop_gradient(x), window, strides, edges, fill=-jnp.inf)
     number = jnp.zeros(best.shape, jnp.uint8)
     for i, other in enumerate(others, 1):
@@ -61,16 +61,16 @@ def _chosen(x: jax.Array, window: Ints, strides: Ints, edges: Edges) -> jax.Arra
 
 
 def _take(x: jax.Array, chosen: jax.Array, *, size: Ints, window: Ints, strides: Ints, edges: Edges) -> jax.Array:
-    """y[i] = x under the chosen tap of window i; 0 where that is padding."""
+    """y[i] = x under the chosen tap of window i; 0 if that is padding."""
     under = enumerate(taps(x, window, strides, edges))
     return functools.reduce(lax.add, (jnp.where(chosen == i, tap, 0) for i, tap in under))
 
 
 def _put(y: jax.Array, chosen: jax.Array, *, size: Ints, window: Ints, strides: Ints, edges: Edges) -> jax.Array:
-    """x[p] = sum of y[i] over the windows i whose chosen tap stands on p: the transpose of `_take`.
+    """x[p] = sum of y[i] over the windows i whose chosen tap is on p: the transpose of `_take`.
 
-    Pixel S a + r lies under tap S d + r of window a - d, and so for each d there is one term, in which S pixels r of
-    each dimension see the same window.
+    Pixel S a + r is under tap S d + r of window a - d. So the sum has one term for each d; in it, the S pixels r of
+    each dimension belong to the same window.
     """
     ndim = len(size)
     reach = [-(-f // s) - 1 for f, s in zip(window, strides, strict=True)]

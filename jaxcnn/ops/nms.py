@@ -15,23 +15,23 @@ def nms(
     limit: int = 100,
     classes: jax.Array | None = None,
 ) -> jax.Array:
-    """Greedy non-maximum suppression: which boxes stay, the best one first.
+    """Greedy non-maximum suppression: the indices of the boxes that are kept, best first.
 
-    Of the boxes that are left the one with the highest score stays (the first of equals), and those go whose IoU with
-    it is above `threshold`; until none is left or `limit` have been found. Boxes with a score of NaN or -inf never
-    stay, so that is what a place without a box is given.
+    The box with the highest score (the first of equals) is kept, and all boxes whose IoU with it is above `threshold`
+    are removed; this repeats until no box is left or `limit` boxes are kept. Boxes with a score of NaN or -inf are
+    never kept, so -inf can mark entries without a box.
 
-    The program compares `limit` boxes with all M and needs no M x M matrix; its result has a fixed size.
+    The program compares `limit` boxes with all M and needs no M x M matrix.
 
     Args:
       boxes: `(M, 4)`.
       scores: `(M,)`.
-      threshold: the largest IoU that two boxes that stay can have.
-      limit: the most boxes to keep.
-      classes: `(M,)` integers; a box suppresses those of its own class only.
+      threshold: the largest IoU of two boxes that are both kept.
+      limit: the maximum number of boxes to keep.
+      classes: `(M,)` integers. If given, a box suppresses only boxes of the same class.
 
     Returns:
-      `(limit,)` int32: the places of the boxes that stay, then -1.
+      `(limit,)` int32: the indices of the kept boxes, then -1.
     """
     boxes, scores = jnp.asarray(boxes), jnp.where(jnp.isnan(scores), -jnp.inf, scores)
     classes = None if classes is None else jnp.asarray(classes)

@@ -1,4 +1,4 @@
-"""Normalization: statistics of a batch, the affine map that applies them, and AlexNet's response normalization."""
+"""Normalization: the statistics of a batch, the affine map that applies them, and local response normalization."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def batch_statistics(
 ) -> tuple[jax.Array, jax.Array, int]:
     """Mean and variance over `axes`, in at least float32.
 
-    mean = sum(x) / M,  var = sum((x - mean)^2) / M: the deviations are taken from the mean first, since E[x^2] - E[x]^2
-    loses all digits when the mean is large.
+    mean = sum(x) / M,  var = sum((x - mean)^2) / M. The mean is subtracted first, because E[x^2] - E[x]^2 loses all
+    digits when the mean is large.
 
-    For the gradient, the mean that is taken off is a constant c, and var = sum((x - c)^2) / M - (mean - c)^2: the last
-    term is 0 and so is its first derivative, with it the derivatives of every order are right, and the gradient is
-    spared one pass over x.
+    For the gradient, the subtracted mean is a constant c, and var = sum((x - c)^2) / M - (mean - c)^2. The last term
+    and its first derivative are 0; it makes the derivatives of every order correct. The gradient needs one pass less
+    over x.
 
     Args:
       x: any shape.
@@ -30,7 +30,7 @@ def batch_statistics(
       axis_name: name(s) of the mapped axis (`pmap`, `vmap`, `shard_map`) over which the statistics are shared.
 
     Returns:
-      mean, var (the biased one), and M, the number of values that each of them sums.
+      mean, var (the biased estimate), and M, the number of values in each.
     """
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     values = x.astype(dtype)
@@ -50,11 +50,11 @@ def batch_statistics(
 def batch_normalize(
     x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array | None, bias: jax.Array | None, eps: float
 ) -> jax.Array:
-    """y = x f + (bias - mean f) with f = scale / sqrt(var + eps), all of them `(C,)`.
+    """y = x f + (bias - mean f) with f = scale / sqrt(var + eps); mean, var, scale, bias and f are `(C,)`.
 
-    It is `normalize` with one product and one sum for each number of x. Its gradient needs sum(dy) and sum(dy x) and no
-    sum of dy (x - mean), for which XLA on a CPU leaves its fast reductions: a training pass over 8x56x56x256 took 50 ms
-    of processor time by `normalize` and takes 21 so. As in PyTorch, the relative error grows with mean / deviation.
+    This is `normalize` with one product and one sum per number of x. Its gradient needs sum(dy) and sum(dy x), but not
+    sum(dy (x - mean)), which XLA cannot compute by its fast reductions on a CPU: a training pass over 8x56x56x256 takes
+    21 ms of processor time instead of 50 ms by `normalize`. As in PyTorch, the relative error grows with mean / std.
     """
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     factor = _factor(var, scale, eps, dtype)
@@ -95,16 +95,16 @@ def _factor(var: jax.Array, scale: jax.Array | None, eps: float, dtype: Any) -> 
 def local_response_norm(
     x: jax.Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
 ) -> jax.Array:
-    """Response normalization across neighbouring channels: y_c = x_c / (k + alpha * sum of x_d^2)^beta.
+    """Local response normalization: y_c = x_c / (k + alpha * sum of x_d^2)^beta.
 
-    The sum runs over the `size` channels centred on c, fewer at the ends. PyTorch's module divides alpha by `size`
-    and has k = 1: for its `LocalResponseNorm(size, alpha)` pass `alpha / size` and `k=1`.
+    The sum is over the `size` channels centred on c, fewer at the ends. PyTorch's module divides alpha by `size` and
+    has k = 1: for its `LocalResponseNorm(size, alpha)` pass `alpha / size` and `k=1`.
 
     Source: Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks (2012), section 3.3.
     """
     before = size // 2
     values = wide(x)
     squares = jnp.pad(jnp.square(values), [(0, 0)] * (x.ndim - 1) + [(before, size - 1 - before)])
-    # Shifted sums instead of reduce_window: as in pooling, they fuse, and so do their gradients.
+    # Shifted sums instead of reduce_window: XLA fuses them and their gradients.
     total = sum(lax.slice_in_dim(squares, d, d + x.shape[-1], axis=-1) for d in range(size))
     return rounded(values / (k + alpha * total) ** beta, x.dtype)

@@ -1,9 +1,8 @@
 """Max, average and sum pooling over windows, and over whole images.
 
-On a CPU a sum is a chain of strided slices, one dimension after the other, and a maximum has a form of its own
-(`jaxcnn.ops.maximum`): XLA's `reduce_window` is slower, and much so in the gradient of the maximum, a
-select-and-scatter. Either way, where several pixels of a window share the maximum the first of them in row-major order
-gets the gradient, as in PyTorch.
+On a CPU, a sum is computed by strided slices, one dimension after the other, and a maximum by `jaxcnn.ops.maximum`.
+XLA's `reduce_window` is slower, especially the gradient of the maximum, a select-and-scatter. In all forms, if several
+pixels of a window have the maximum, the first in row-major order gets the gradient, as in PyTorch.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from jaxcnn.ops.geometry import Edges, Ints, Padding, Size, out_size, pads, per_
 from jaxcnn.ops.maximum import MOST, maximum
 from jaxcnn.ops.precision import rounded, wide
 
-_MAX_SLICES = 16  # wider windows go to reduce_window: the chain grows with the width
+_MAX_SLICES = 16  # larger windows use reduce_window, since the number of slices grows with their width
 
 
 def max_pool(
@@ -32,10 +31,10 @@ def max_pool(
 
     Args:
       x: `(N, *spatial, C)`.
-      size: F, an integer or one a dimension.
-      stride: S; F when not given.
-      padding: see `jaxcnn.ops.geometry.pads`; padding never wins.
-      ceil: round the output size up, with a last window that reaches beyond the edge, instead of down.
+      size: F, an integer or one per dimension.
+      stride: S; F by default.
+      padding: see `jaxcnn.ops.geometry.pads`; padding is never the maximum.
+      ceil: round the output size up instead of down; the last window then reaches beyond the edge.
 
     Returns:
       `(N, *out, C)`, out = floor((W + 2P - F) / S) + 1, or with ceil.
@@ -46,7 +45,7 @@ def max_pool(
         return maximum(x, window, strides, edges)
     if not floating:
         return _pool(x, window, strides, edges, np.asarray(jnp.iinfo(x.dtype).min, x.dtype), lax.max)
-    # A maximum of slices would share out the gradient among equals; the gradients of overlapping windows are summed.
+    # Not by slices, whose maximum would split the gradient between equals. Overlapping windows sum their gradients.
     values = wide(x) if any(s < f for f, s in zip(window, strides, strict=True)) else x
     lowest = np.asarray(-jnp.inf, values.dtype)
     return rounded(_by_window(values, window, strides, edges, lowest, lax.max), x.dtype)
@@ -71,8 +70,8 @@ def avg_pool(
     """The mean of each window, summed in at least float32; arguments, shapes and dtype as in `max_pool`.
 
     Args:
-      count_padding: divide by all pixels of the window that lie on the padded image (PyTorch's and Flax's default),
-        instead of by those that lie on the image itself. Pixels that only `ceil` reaches never count.
+      count_padding: divide by the number of pixels of the window on the padded image (the default of PyTorch and Flax),
+        instead of those on the image. Pixels that are added by `ceil` never count.
     """
     window, strides, edges = _windows(x, size, stride, padding, ceil)
     _, _, declared = _windows(x, size, stride, padding, ceil=False)
@@ -86,24 +85,25 @@ def avg_pool(
 
 
 def adaptive_avg_pool(x: jax.Array, size: Size) -> jax.Array:
-    """The mean of each of `size` windows that share out the image, whatever its size.
+    """The mean of each of O windows per dimension, for images of any size.
 
-    Of O windows over W pixels, window i covers the pixels from floor(i W / O) to below ceil((i + 1) W / O). Where O
-    divides W, this is `avg_pool(x, W / O)`; otherwise neighbours overlap by a pixel, and where W < O pixels repeat.
+    Of O windows over W pixels, window i covers the pixels from floor(i W / O) up to, but not including,
+    ceil((i + 1) W / O). If O divides W, this is `avg_pool(x, W / O)`; otherwise neighbouring windows overlap by a
+    pixel, and if W < O, pixels repeat.
 
     Args:
       x: `(N, *spatial, C)`.
-      size: O, an integer or one a dimension.
+      size: O, an integer or one per dimension.
 
     Returns:
-      `(N, *size, C)`; x itself where it has that size. PyTorch's AdaptiveAvgPool has the same windows.
+      `(N, *size, C)`; x itself if it has that size. PyTorch's AdaptiveAvgPool has the same windows.
     """
     places = per_dim(size, x.ndim - 2, "size")
     if places == x.shape[1:-1]:
         return x
     if not any(w % o for w, o in zip(x.shape[1:-1], places, strict=True)):
         return avg_pool(x, tuple(w // o for w, o in zip(x.shape[1:-1], places, strict=True)))
-    # A window is a product of intervals, and so its mean is a mean of means.
+    # A window is a product of intervals, so its mean is a mean of means.
     means = wide(x)
     for axis, o in enumerate(places, 1):
         w = x.shape[axis]
@@ -116,7 +116,7 @@ def adaptive_avg_pool(x: jax.Array, size: Size) -> jax.Array:
 
 def global_max_pool(x: jax.Array) -> jax.Array:
     """The maximum of each channel over the whole image: `(N, *spatial, C) -> (N, C)`."""
-    # The gradient is shared among equals, whose number is a sum.
+    # The gradient is divided among equals, and counting them is a sum.
     return rounded(wide(x).max(axis=tuple(range(1, x.ndim - 1))), x.dtype)
 
 
@@ -131,7 +131,7 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
 def _windows(
     x: jax.Array, size: Size, stride: Size | None, padding: Padding, ceil: bool
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, int], ...]]:
-    """Window, strides and padding; with `ceil` the padding behind grows until the last window fits."""
+    """Window, strides and padding; with `ceil`, the padding at the end is enlarged until the last window fits."""
     ndim = x.ndim - 2
     window = per_dim(size, ndim, "size")
     strides = window if stride is None else per_dim(stride, ndim, "stride")

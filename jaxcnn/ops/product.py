@@ -1,7 +1,7 @@
 """The product of a few rows and a large matrix.
 
-What is slow there on a CPU is to read the matrix once. 16 rows times 9216x4096, AlexNet's fc6, take XLA 23 ms and
-oneDNN (`jaxcnn.ops.cpu`) 13 (PyTorch 15); the gradient by the rows, 13 and 10.
+On a CPU, its time is that of reading the matrix once. 16 rows times 9216x4096, AlexNet's fc6, take 23 ms by XLA and
+13 ms by oneDNN (`jaxcnn.ops.cpu`; PyTorch: 15 ms); the gradient with respect to the rows takes 13 and 10 ms.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxcnn.ops import cpu
 
-_ROWS, _LARGE = 32, 1 << 20  # rows up to which, and numbers of the matrix from which on, oneDNN is the quicker one
+_ROWS, _LARGE = 32, 1 << 20  # most rows and least numbers of the matrix for which oneDNN is faster
 
 
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:

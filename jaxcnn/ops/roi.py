@@ -1,9 +1,9 @@
-"""Pooling of regions of a feature map to one size: RoI max pooling (Fast R-CNN) and RoI align (Mask R-CNN).
+"""Pooling of regions of a feature map to a fixed size: RoI max pooling (Fast R-CNN) and RoI align (Mask R-CNN).
 
-The maximum over a bin whose bounds are known only when the program runs is looked up in a table. Level k of the table
-of one dimension has at place i the maximum of the 2^k values from i on; any range of n values is covered by two of
-them, of the largest 2^k not above n, that may overlap (a sparse table). For rows and columns together a bin is covered
-by four entries, however large it is. A table for a map of H x W x C has about log2(H) log2(W) H W C entries.
+The bounds of a bin are known only when the program runs, so its maximum is looked up in a sparse table. In one
+dimension, entry i of level k is the maximum of the 2^k values from i on. Two entries, which may overlap, cover any
+range of n values: those of the largest 2^k <= n. In two dimensions, four entries cover a bin of any size. The table of
+an H x W x C map has about log2(H) log2(W) H W C entries.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from jaxcnn.ops.backend import stored
 from jaxcnn.ops.geometry import Size, per_dim
 from jaxcnn.ops.precision import rounded, wide, wide_dtype
 
-_FAR = 1 << 16  # pixels of the map; what lies farther off is as good as there, and its bounds fit in int32
+_FAR = 1 << 16  # coordinates are clipped to this many pixels of the map, so that bounds fit in int32
 
 
 def roi_max_pool(features: jax.Array, boxes: jax.Array, size: Size, scale: float = 1.0) -> jax.Array:
-    """RoI max pooling: each region is divided into `size` bins, and of each bin the maximum is taken.
+    """RoI max pooling: each region is divided into P x P bins, and the output is the maximum of each bin.
 
-    A box's edges are multiplied by `scale` and rounded (half away from zero) to the places y1, x1, y2, x2 of the map,
-    the last ones included, so that h = max(y2 - y1 + 1, 1) rows belong to it. Bin i of P has the rows from
-    y1 + floor(i h / P) up to, not including, y1 + ceil((i + 1) h / P), as far as they are on the map; columns likewise.
-    A bin without pixels is 0. These are the bounds of Caffe's and torchvision's `roi_pool`, in whole numbers where they
-    use float32.
+    The edges of a box are multiplied by `scale` and rounded (half away from zero) to rows y1, y2 and columns x1, x2 of
+    the map. Both ends are included, so the region has h = max(y2 - y1 + 1, 1) rows. Bin i of P has the rows from
+    y1 + floor(i h / P) up to, but not including, y1 + ceil((i + 1) h / P), as far as they are on the map; columns
+    likewise. A bin without pixels is 0. Caffe's and torchvision's `roi_pool` have the same bounds, but compute them in
+    float32; here they are integers.
 
-    The gradient goes to the first pixel, in row-major order, that has the maximum. Boxes have none.
+    The gradient goes to the first pixel, in row-major order, that has the maximum. The boxes have no gradient.
 
     Args:
       features: `(N, H, W, C)`, floating point.
-      boxes: `(N, R, 4)`, in pixels of the image. They are used in float32 whatever the dtype of the map is.
-      size: P, bins along each dimension.
-      scale: pixels of the map for each pixel of the image: 1/16 for a map of stride 16.
+      boxes: `(N, R, 4)`, in pixels of the image; converted to float32.
+      size: P, the number of bins along each dimension.
+      scale: pixels of the map per pixel of the image: 1/16 for a map of stride 16.
 
     Returns:
       `(N, R, P, P, C)`.
 
     Raises:
-      UserError: for shapes that do not belong together.
+      UserError: for shapes that do not fit together.
 
     Source: Girshick, Fast R-CNN (2015), section 2.1.
     """
@@ -52,7 +52,7 @@ def roi_max_pool(features: jax.Array, boxes: jax.Array, size: Size, scale: float
     if not boxes.shape[1]:
         return jnp.zeros((*boxes.shape[:2], *pooled, features.shape[-1]), features.dtype)
     bounds = _bounds(jax.lax.stop_gradient(boxes), scale, pooled, features.shape[1:3])
-    # A table for the bins of regions that lie in the image is a third of one for all; the other is for the others.
+    # Regions inside the image need a table of a third of the size. The full table is used only for larger regions.
     largest = [-(-(length + 1) // bins) + 1 for length, bins in zip(features.shape[1:3], pooled, strict=True)]
     levels = tuple(_levels(min(most, length)) for most, length in zip(largest, features.shape[1:3], strict=True))
     every = tuple(_levels(length) for length in features.shape[1:3])
@@ -65,9 +65,9 @@ def roi_max_pool(features: jax.Array, boxes: jax.Array, size: Size, scale: float
 
 
 Levels = tuple[tuple[int, ...], tuple[int, ...]]
-"""How many rows, and how many columns, the entries of each level of a table have: 1, 2, 4, ..."""
+"""The numbers of rows, and of columns, that an entry of each level of a table covers: 1, 2, 4, ..."""
 Bounds = tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-"""For rows, and for columns: the first place `(N, R, P)` of each bin, and the first one behind it."""
+"""For rows and for columns: the first index of each bin and the first one after it, `(N, R, P)` each."""
 
 
 def _bounds(boxes: jax.Array, scale: float, pooled: tuple[int, ...], places: tuple[int, ...]) -> Bounds:
@@ -93,20 +93,20 @@ def _pool(levels: Levels, features: jax.Array, bounds: Bounds) -> jax.Array:
 @_pool.defjvp
 def _pool_jvp(levels: Levels, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (features, bounds), (change, _) = primals, tangents
-    # The place of each value in the flattened map. One index an element, and not a row and a channel, makes the
-    # gradient a scatter that XLA does in 3 ns an element on a CPU, a fiftieth of the time of the other form.
+    # The index of each value in the flattened map. With one index per element, instead of a row and a channel, the
+    # gradient is a scatter that XLA does in 3 ns per element on a CPU, 50 times faster.
     places = jnp.arange(features.size, dtype=jnp.int32).reshape(features.shape)
     table = _table((jax.lax.stop_gradient(features), places), _better, levels)
     entries = [_four([entry[i] for entry in table], bounds, features.shape, levels) for i in range(2)]
     best, place = functools.reduce(_better, zip(*entries, strict=True))
-    # Regions that overlap add up their gradients: in float32.
+    # The gradients of overlapping regions are summed in float32.
     taken = jnp.take(wide(change).ravel(), jnp.where(_there(bounds), place, 0), mode="clip")
     taken = rounded(taken, change.dtype)
     return jnp.where(_there(bounds), best, 0), jnp.where(_there(bounds), taken, 0)
 
 
 def _better(a: Any, b: Any) -> Any:
-    """The larger of two values with its place; of equals the earlier place; a NaN before any number."""
+    """The larger of two values with its index; of equals, the smaller index; a NaN is larger than any number."""
     (x, i), (y, j) = a, b
     second = (y > x) | ((y == x) & (j < i)) | ((y != y) & (x == x))
     return jnp.where(second, y, x), jnp.where(second, j, i)
@@ -118,7 +118,7 @@ def _levels(length: int) -> tuple[int, ...]:
 
 
 def _table(x: Any, larger: Any, levels: Levels) -> list[Any]:
-    """The maxima of 2^k rows and 2^l columns from each place on, `(N, H - 2^k + 1, W - 2^l + 1, C)`; l runs first."""
+    """The maxima of 2^k rows and 2^l columns from each pixel on, `(N, H - 2^k + 1, W - 2^l + 1, C)`; l runs fastest."""
 
     def along(x: Any, axis: int) -> list[Any]:
         found = [x]
@@ -131,7 +131,7 @@ def _table(x: Any, larger: Any, levels: Levels) -> list[Any]:
 
 
 def _halves(axis: int, step: int) -> list[tuple[slice, ...]]:
-    """All but the last, and all but the first `step` places along an axis."""
+    """The index of all but the last, and of all but the first `step` entries along an axis."""
     before = (slice(None),) * axis
     return [(*before, slice(None, -step)), (*before, slice(step, None))]
 
@@ -143,7 +143,7 @@ def _four(table: list[jax.Array], bounds: Bounds, shape: tuple[int, ...], levels
     first = np.cumsum([0, *(entry.shape[1] * entry.shape[2] for entry in table[:-1])])  # for one image
 
     def two(begin: jax.Array, end: jax.Array, length: int, sizes: tuple[int, ...]) -> tuple[jax.Array, list[jax.Array]]:
-        """The largest k with 2^k <= end - begin, and the places of the two entries of that level."""
+        """The largest k with 2^k <= end - begin, and the indices of the two entries of that level."""
         reached = [(end - begin >= size).astype(jnp.int32) for size in sizes[1:]]
         level = functools.reduce(jnp.add, reached, jnp.zeros(begin.shape, jnp.int32))
         return level, [jnp.minimum(begin, length - (1 << level)), jnp.maximum(end - (1 << level), 0)]
@@ -169,23 +169,23 @@ def _there(bounds: Bounds) -> jax.Array:
 def roi_align(
     features: jax.Array, boxes: jax.Array, size: Size, scale: float = 1.0, samples: int = 2, aligned: bool = True
 ) -> jax.Array:
-    """RoI align: the mean of `samples` x `samples` bilinear samples, evenly spread, in each bin of a region.
+    """RoI align: the mean of `samples` x `samples` evenly spaced bilinear samples in each bin of a region.
 
-    Nothing is rounded: bin i of P reaches from y1 + i h / P to y1 + (i + 1) h / P with y1 = scale y and h = y2 - y1.
-    A sample takes from the four pixels around it; up to one pixel outside the map it has the value of the edge, beyond
-    that 0. As both weights are products of one for the row and one for the column, a region is two matrix products.
+    Nothing is rounded: bin i of P reaches from y1 + i h / P to y1 + (i + 1) h / P, with y1 = scale y and h = y2 - y1.
+    A sample interpolates the four pixels around it. Up to one pixel outside the map it has the value of the edge, and
+    farther outside 0. Its weights are separable, so a region takes two matrix products.
 
     Args:
       features, boxes, size, scale: as in `roi_max_pool`.
-      samples: along each dimension of a bin.
-      aligned: the value of a pixel is that of its centre, half a pixel from its edge. Without it, as first published,
-        it is at its edge, and a region is at least 1 x 1 pixel of the map.
+      samples: the number of samples along each dimension of a bin.
+      aligned: whether the value of a pixel is at its centre, half a pixel from its edge. If False, as in the first
+        published version, it is at its edge, and a region is at least 1 x 1 pixel of the map.
 
     Returns:
-      `(N, R, P, P, C)`. It has a gradient by the boxes too.
+      `(N, R, P, P, C)`. The boxes have a gradient, too.
 
     Raises:
-      UserError: for shapes that do not belong together, or no sample.
+      UserError: for shapes that do not fit together, or less than one sample.
 
     Source: He et al., Mask R-CNN (2017), section 3; `aligned` is torchvision's.
     """
@@ -197,7 +197,7 @@ def roi_align(
     x1, y1, x2, y2 = jnp.moveaxis(scaled, -1, 0)
 
     def weights(first: jax.Array, last: jax.Array, bins: int, length: int) -> jax.Array:
-        """Of each pixel in each bin: `(N, R, P, length)`."""
+        """The weight of each pixel in each bin: `(N, R, P, length)`."""
         extent = last - first if aligned else jnp.maximum(last - first, 1)
         at = (jnp.arange(bins * samples, dtype=dtype) + 0.5) / (bins * samples)
         at = first[..., None] + jax.lax.broadcast_to_rank(at, extent.ndim + 1) * extent[..., None]
@@ -214,32 +214,32 @@ def roi_align(
 
 
 def crop_regions(images: jax.Array, boxes: jax.Array, size: Size, context: int = 0) -> jax.Array:
-    """Each box of an image warped to one size, whatever its shape, by bilinear interpolation.
+    """Crops of the boxes of each image, warped to one size by bilinear interpolation.
 
-    The box is enlarged first, so that behind the warp there are `context` pixels of its surroundings on each side.
-    What lies outside the image is 0: give images whose mean is 0, or take it off before.
+    A box is enlarged first, so that its crop shows `context` pixels of its surroundings on each side. Pixels outside
+    the image are 0, so subtract the mean of the images first.
 
     Args:
       images: `(N, H, W, C)`, floating point.
-      boxes: `(N, R, 4)`, in pixels, used in float32 whatever the dtype of the images is.
+      boxes: `(N, R, 4)`, in pixels; converted to float32.
       size: (height, width) of the crops.
-      context: pixels of the crop, on each side, that show what is around the box.
+      context: the pixels of the crop, on each side, that lie outside the box.
 
     Returns:
       `(N, R, *size, C)`.
 
     Raises:
-      UserError: for shapes that do not belong together, or more context than crop.
+      UserError: for shapes that do not fit together, or when the context fills the crop.
 
     Source: Girshick et al., Rich feature hierarchies (2014), section 2.1 and appendix A (16 of 227 pixels).
     """
     lengths = _checked(images, boxes, size)
     if context < 0 or 2 * context >= min(lengths):
-        raise UserError(f"context={context} pixels on each side leave nothing of a crop of {lengths[0]}x{lengths[1]}")
+        raise UserError(f"context={context} pixels on each side fill the whole crop of {lengths[0]}x{lengths[1]}")
     height, width = images.shape[1:3]
 
     def along(first: jax.Array, last: jax.Array, count: int) -> jax.Array:
-        """The places `(N, R, count)` to sample, in pixels, 0 being the centre of the first."""
+        """The positions `(N, R, count)` to sample, in pixels; 0 is the centre of the first pixel."""
         step = ((last - first) / (count - 2 * context))[..., None]
         place = jax.lax.broadcast_to_rank(jnp.arange(count, dtype=step.dtype), step.ndim)
         return first[..., None] + (place + 0.5 - context) * step - 0.5
@@ -248,7 +248,7 @@ def crop_regions(images: jax.Array, boxes: jax.Array, size: Size, context: int =
     y, x = along(y1, y2, lengths[0]), along(x1, x2, lengths[1])
 
     def two(at: jax.Array, length: int) -> list[tuple[jax.Array, jax.Array]]:
-        """The two neighbours along one dimension, and the weight of each, 0 outside the image."""
+        """The two neighbours along one dimension and their weights, which are 0 outside the image."""
         low = jnp.floor(at)
         pairs = [(low, 1 - (at - low)), (low + 1, at - low)]
         return [

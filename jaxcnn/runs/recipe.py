@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Recipe:
     """What is trained, on what, and how: the same recipe gives the same figures, to the last digit.
 
-    Each field is an option of `jaxcnn train`, and takes what that option takes. Where the option takes words with
-    commas between them, a sequence is the same, and a mapping for `options`: `Recipe("fcn8s", options={"width": 16})`.
+    Each field is an option of `jaxcnn train`, and takes what that option takes: `Recipe("fcn8s", options="width=16")`.
+    In a file, a list may stand for words with commas between them, and a table of `options` for NAME=VALUE.
 
     Raises:
       UserError: for a value of another type.
@@ -43,6 +43,8 @@ class Recipe:
     """Options of the model, with commas between them: width=16,norm=true."""
     data_dir: Path | None = None
     """The folder of prepared datasets. JAXCNN_DATA_DIR when not given."""
+    limit: int | None = None
+    """Train on the first of the training data only, this number of them. All when not given."""
     size: str | None = None
     """Height,width to which the data's images are resized when they are read; their own when not given. With --weights
     it is what the network gets, too, in place of the middle 224,224 that published weights were trained on."""
@@ -110,6 +112,11 @@ class Recipe:
         if found is None:
             raise UserError(f"--size {self.size}: expected height,width, for instance 180,240")
         return found[0], found[1]
+
+    @property
+    def training_split(self) -> str:
+        """The training split, with the slice of the first ones, up to `limit`."""
+        return "train" if self.limit is None else f"train[:{self.limit}]"
 
     @property
     def model_options(self) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Task:
     def splits(self, recipe: Recipe) -> tuple[Data, Data | None, Data]:
         """Training, validation and test data. A set without a validation split has a share of its training data held
         out; there is no validation where the recipe's share is 0."""
-        train, val = self.load(recipe, "train"), None
+        train, val = self.load(recipe, recipe.training_split), None
         if recipe.validation and lookup(str(recipe.data), self.kind).validation:
             val = self.load(recipe, "validation")
         elif recipe.validation:

@@ -152,6 +152,9 @@ def check(recipe: Recipe) -> None:
         raise UserError(f"--validation is a share from 0 to below 1, got {recipe.validation}")
     if (recipe.batch_size or 0) < 1 or (recipe.epochs is not None and recipe.epochs < 1):
         raise UserError(f"--batch-size {recipe.batch_size} and --epochs {recipe.epochs} should be at least 1")
+    if recipe.limit is not None and recipe.limit < 1:
+        raise UserError(f"--limit {recipe.limit} should be at least 1 example")
+    _ = recipe.model_options, recipe.shape
     make_optimizer(recipe.optimizer, recipe.lr, recipe.schedule, 1, clip=recipe.clip)
 
 

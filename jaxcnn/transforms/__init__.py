@@ -1,7 +1,8 @@
-"""Transformations: they take a network and give the same one, used in another way.
+"""Transformations, `Layer -> Layer`: the same network, trained or computed in another way.
 
-`freeze`, `mixed_precision`, `remat`, `synchronized` and `ensemble` can be combined in any order. Layers keep their
-names and paths, so `weights.load`, `inspect.summary` and further transformations work on the result.
+`freeze`, `mixed_precision`, `remat`, `synchronized`, `ensemble`, `spectral_norm` and `weight_standardization` can be
+combined in any order. Layers keep their names and paths, so `weights.load`, `inspect.summary` and further
+transformations work on the result.
 """
 
 from jaxcnn.transforms.ensemble import ensemble, member, members
@@ -9,6 +10,7 @@ from jaxcnn.transforms.freeze import adapt, freeze, is_frozen, split
 from jaxcnn.transforms.fully_convolutional import fully_convolutional
 from jaxcnn.transforms.precision import mixed_precision
 from jaxcnn.transforms.remat import remat
+from jaxcnn.transforms.reparametrize import spectral_norm, weight_standardization
 from jaxcnn.transforms.synchronized import synchronized
 
 __all__ = [
@@ -21,6 +23,8 @@ __all__ = [
     "members",
     "mixed_precision",
     "remat",
+    "spectral_norm",
     "split",
     "synchronized",
+    "weight_standardization",
 ]

@@ -1,4 +1,4 @@
-"""Several networks at once."""
+"""Ensembles of networks."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from jaxcnn.transforms.wrapped import wrapped
 
 @layer
 def ensemble(model: Layer, size: int = 5, vote: Literal["soft", "hard"] = "soft") -> Layer:
-    """Several networks of one kind that start at different weights, learn the same batches, and vote.
+    """Several copies of a network with different initial weights, which train on the same batches and vote.
 
-    Variables have the names of the model's, with a first axis of `size`; all members are computed at once (`jax.vmap`).
-    Member k is the network that `model.init(jax.random.split(key, size)[k], x)` makes, and, with an optimizer that
-    works number by number (SGD, momentum, Adam), learns as it would alone.
+    The variables have the same names as the model's, with a first axis of length `size`; `jax.vmap` computes all
+    members at once. Member k starts as `model.init(jax.random.split(key, size)[k], x)`. With an elementwise optimizer
+    (SGD, momentum, Adam), it learns exactly what it would learn alone.
 
-    A training pass returns a tuple of the members' logits, each of which has a loss of its own:
-    `fit(ensemble(model), loss=losses.every_output(losses.softmax_cross_entropy))`. An evaluation returns one output
-    `(N, ..., classes)`, the logarithm of probabilities that the vote gives.
+    A training pass returns a tuple with the logits of each member, for a loss per member:
+    `fit(ensemble(model), data, losses.every_output(losses.softmax_cross_entropy))`. An evaluation returns one output
+    `(N, ..., classes)`: the logarithm of the probabilities that the vote gives.
 
     Args:
       model: a Layer whose output is logits `(N, ..., classes)`.
-      size: how many.
-      vote: `"soft"`, the mean of the members' probabilities; `"hard"`, a vote each, and where votes are equal the mean
-        probability decides: (votes + mean probability) / (size + 1).
+      size: the number of members.
+      vote: `"soft"` for the mean of the members' probabilities; `"hard"` for one vote per member, where the mean
+        probability decides a tie: (votes + mean probability) / (size + 1).
 
     Source: Hansen and Salamon, Neural network ensembles (1990).
     """
@@ -60,7 +60,7 @@ def ensemble(model: Layer, size: int = 5, vote: Literal["soft", "hard"] = "soft"
 
 
 def members(model: Layer) -> int | None:
-    """How many networks an ensemble has, through wrappers around it; None for a single network."""
+    """The number of members of an ensemble, which may be inside wrappers; None for a single network."""
     found: Layer | None = model
     while found is not None:
         if isinstance(found.wrap, functools.partial) and found.wrap.func is ensemble:
@@ -70,7 +70,7 @@ def members(model: Layer) -> int | None:
 
 
 def member(model: Layer) -> Layer:
-    """One network of an ensemble, in the wrappers that are around the ensemble; any other model as it is."""
+    """A single network of an ensemble, in the same wrappers as the ensemble; another model is returned itself."""
     if model.inner is None or model.wrap is None:
         return model
     if isinstance(model.wrap, functools.partial) and model.wrap.func is ensemble:
@@ -79,7 +79,7 @@ def member(model: Layer) -> Layer:
 
 
 def _vote(logits: jax.Array, vote: str) -> jax.Array:
-    """`(K, N, ..., classes)` -> the logarithm of probabilities `(N, ..., classes)`."""
+    """Logits `(K, N, ..., classes)` -> the logarithm of the voted probabilities `(N, ..., classes)`."""
     size = len(logits)
     logs = jax.nn.log_softmax(logits)
     mean = jax.nn.logsumexp(logs, axis=0) - jnp.log(size)

@@ -1,4 +1,4 @@
-"""Layers that do not learn."""
+"""Frozen layers."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from jaxcnn.transforms.wrapped import wrapped
 
 
 def freeze(model: Layer, *prefixes: str) -> Layer:
-    """The model with some of its layers as they are: their parameters do not learn, their statistics stay.
+    """The model with some layers frozen: training does not change their parameters and running statistics.
 
-    A frozen layer keeps its parameters in `state`, as `{"frozen": {...}}` beside its own, not in `params`: no gradient
-    is computed for them, the optimizer has no memory for them, and no weight decay or penalty reaches them. It is run
-    in evaluation mode also in training: batch normalization uses its running statistics, dropout drops nothing.
+    A frozen layer keeps its parameters in `state`, as `{"frozen": {...}}`, not in `params`. So no gradient is computed
+    for them, the optimizer has no memory for them, and weight decay and penalties leave them out. In a training pass,
+    too, a frozen layer runs in evaluation mode: batch normalization uses its running statistics, and dropout drops
+    nothing.
 
     Args:
-      model: a network, its layers named.
-      prefixes: paths of layers, `"conv1"` or `"layer4/block1"`; a path stands for all that is inside. None: the whole
-        model.
+      model: a network with named layers.
+      prefixes: paths of layers, `"conv1"` or `"layer4/block1"`; a path includes all layers inside. Without paths, the
+        whole model is frozen.
 
     Returns:
-      A Layer whose paths and first weights are those of `model`. `cnn.weights.load` fills it as it does any other, and
-      `cnn.weights.adapt` brings variables from `model` to it and back.
+      A Layer with the paths and initial weights of `model`. `cnn.weights.load` works as usual, and `cnn.weights.adapt`
+      converts variables of `model` for it, and back.
 
     Raises:
-      UserError: for a path that the model does not have, with the nearest ones that it has.
+      UserError: for a path that the model does not have; the message suggests the nearest ones.
 
     Example:
       >>> model = cnn.freeze(cnn.models.resnet18(classes=3), "conv1", "bn1", "layer1", "layer2")
@@ -48,7 +49,7 @@ def freeze(model: Layer, *prefixes: str) -> Layer:
 
 
 def _evaluated(model: Layer) -> Layer:
-    """The model in evaluation mode also in a training pass."""
+    """The model, which runs in evaluation mode also in a training pass."""
 
     def apply(
         params: Variables, state: Variables, *inputs: PyTree, train: bool = False, key: jax.Array | None = None
@@ -73,7 +74,7 @@ def _leaf(leaf: Layer) -> Layer:
     ) -> tuple[PyTree, Variables]:
         if params:
             raise LayerError(
-                f"the layer is frozen, and its {', '.join(params)} should be in `state`: "
+                f"the layer is frozen, so its {', '.join(params)} should be in `state`: "
                 "cnn.weights.adapt(model, params, state) moves them"
             )
         kept, own = split(state)
@@ -100,25 +101,28 @@ def _moved(params: Variables, state: Variables) -> Variables:
 
 
 def split(state: Variables) -> tuple[Variables, Variables]:
-    """The parameters in the state of a frozen leaf, and the rest of it."""
+    """The parameters in the state of a frozen leaf, and the rest of the state."""
     return state.get("frozen", {}), {name: value for name, value in state.items() if name != "frozen"}
 
 
 def adapt(model: Layer, params: Variables, state: Variables) -> tuple[Variables, Variables]:
-    """The same variables where this model keeps them: those of frozen layers in `state`, all others in `params`.
+    """Moves variables to where this model keeps them: parameters of frozen layers in `state`, others in `params`.
 
-    From a network to the frozen form of it, back, and from one choice of frozen layers to another. Nothing is copied.
+    It converts the variables of a network for a network with other layers frozen, or none. Arrays are not copied.
 
     Args:
-      model: a Layer, by `freeze` or not.
-      params, state: variables of a model with the same layers, whichever of them were frozen.
+      model: a Layer, frozen or not.
+      params, state: the variables of a model with the same layers.
+
+    Returns:
+      `(params, state)` for `model`.
 
     Raises:
       UserError: for variables of layers that the model does not have.
 
     Example:
       >>> frozen = cnn.freeze(model, "layer1", "layer2")
-      >>> params, state = cnn.weights.adapt(frozen, params, state)    # and after the training
+      >>> params, state = cnn.weights.adapt(frozen, params, state)    # and after training:
       >>> params, state = cnn.weights.adapt(model, params, state)
     """
     new_params: Variables = {}
@@ -138,7 +142,7 @@ def adapt(model: Layer, params: Variables, state: Variables) -> tuple[Variables,
 
 
 def _only(tree: Any, known: list[Path], at: Path) -> None:
-    """Raises for a part of the tree that belongs to none of the layers."""
+    """Checks that each part of the tree belongs to a known layer."""
     for name in tree if at not in known else ():
         path = (*at, name)
         if not any(k[: len(path)] == path for k in known):

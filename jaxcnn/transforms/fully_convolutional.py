@@ -106,41 +106,30 @@ def _converted(
     return core.serial(**layers), *new, window
 
 
-class _Calls(core.Watcher):
-    """The calls of a network's own sublayers: name, input and output."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[tuple[str, tuple[Any, ...], Any]] = []
-
-    def called(self, layer: Layer, inputs: tuple[Any, ...], output: Any) -> None:
-        if len(self.path) == 1:
-            self.seen.append((self.path[0], inputs, output))
-
-
 def _chain(model: Layer, params: Any, state: Any, x: Any, where: str) -> list[tuple[str, Any, Any]]:
     """The sublayers in the order in which they run, with the shapes of input and output.
 
     Raises:
       UserError: unless each of them gets what the one before gives, and nothing else happens.
     """
-    calls = _Calls()
+    record = core.Record()
     ends: list[Any] = []
 
     def trace(x: Any) -> None:
-        with core.watch(calls):
+        with core.watch(record):
             ends[:] = [x, model.apply(params, state, x)[0]]
 
     jax.eval_shape(trace, x)
     given, result = ends
-    for _, inputs, output in calls.seen:
-        if len(inputs) != 1 or inputs[0] is not given:
+    calls = [call for call in record.calls if len(call.path) == 1]
+    for call in calls:
+        if len(call.inputs) != 1 or call.inputs[0] is not given:
             break
-        given = output
-    names = [name for name, *_ in calls.seen]
+        given = call.output
+    names = [call.path[0] for call in calls]
     if given is not result or not names or len(set(names)) != len(names):
         raise UserError(f"{where} cannot be converted: its layers do not run one after the other, as in a `serial`")
-    return [(name, *core.structs_of((inputs[0], output))) for name, inputs, output in calls.seen]
+    return [(name, *core.structs_of((call.inputs[0], call.output))) for name, call in zip(names, calls, strict=True)]
 
 
 def _made_by(layer: Layer, maker: Any) -> bool:

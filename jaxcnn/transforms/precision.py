@@ -1,4 +1,4 @@
-"""Half precision."""
+"""Mixed precision."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ NORMALIZATIONS = ("batch_norm", "layer_norm", "group_norm")
 def mixed_precision(model: Layer, dtype: Any = jnp.bfloat16, *, keep: Sequence[str] = ()) -> Layer:
     """The model computed in half precision, with its parameters in float32.
 
-    Each layer that has parameters rounds them and its floating-point inputs to `dtype` in each pass, and so computes in
-    `dtype`; sums inside are float32. Gradients arrive in float32, and so the optimizer works in float32. Normalization
-    keeps its scale, bias and running statistics in float32 and computes its batch statistics in float32. A layer
-    without parameters computes in the dtype of its inputs: coordinates of boxes stay float32. Outputs are float32, so
-    that the loss is, too.
+    In each pass, a layer with parameters converts them and its floating-point inputs to `dtype`, so it computes in
+    `dtype`; sums inside are float32. Gradients and the optimizer's state are float32. Normalization layers keep their
+    scale, bias and running statistics in float32, and compute batch statistics in float32. A layer without parameters
+    computes in the dtype of its inputs, so box coordinates stay float32. The outputs, and so the loss, are float32.
 
     Args:
-      dtype: `jnp.bfloat16`, which has float32's range, or `jnp.float16`, whose gradients may underflow:
-        `train.create_state(..., loss_scale=True)` scales the loss.
-      keep: paths of layers that are computed in float32, as in `freeze`: a normalization of your own, for instance.
+      dtype: `jnp.bfloat16`, which has the range of float32, or `jnp.float16`, whose gradients may underflow;
+        `Objective(loss_scale=True)` and `train.create_state(..., loss_scale=True)` prevent this by scaling the loss.
+      keep: paths of layers that compute in float32, as in `freeze`: your own normalization layer, for instance.
 
     Raises:
       UserError: for another dtype, or a path that the model does not have.
@@ -50,7 +49,7 @@ def mixed_precision(model: Layer, dtype: Any = jnp.bfloat16, *, keep: Sequence[s
 
 
 def half_precision(model: Layer, dtype: Any = jnp.bfloat16, *, keep: tuple[str, ...] = ()) -> Layer:
-    """As `mixed_precision`, but the outputs have `dtype`."""
+    """`mixed_precision` whose outputs have `dtype`."""
     dtype = jnp.dtype(dtype)
     options = {"keep": keep} if keep else {}
 
@@ -87,7 +86,7 @@ def _computed_in(leaf: Layer, dtype: Any, call: Call) -> Layer:
 
 
 def _float32_outputs(model: Layer, dtype: Any) -> Layer:
-    """The model with its half-precision outputs as float32."""
+    """The model with its half-precision outputs converted to float32."""
 
     def float32(outputs: PyTree) -> PyTree:
         return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == dtype else x, outputs)

@@ -1,4 +1,4 @@
-"""Less memory for the gradient."""
+"""Rematerialization: less memory for the gradient."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from jaxcnn.transforms.wrapped import wrapped
 
 
 def remat(model: Layer, *prefixes: str, policy: Callable[..., bool] | None = None) -> Layer:
-    """The model, of which the gradient computes some layers a second time instead of keeping what they computed.
+    """The model, whose gradient recomputes some layers instead of keeping their intermediate values.
 
-    Memory for the time of one more forward pass: of a layer that is wrapped, only the input is kept. Wrap the blocks of
-    a deep network, not the network as a whole, which keeps nothing less at the moment of its gradient.
+    This saves memory and costs up to one more forward pass. Only the input of a wrapped layer is kept. Wrap the blocks
+    of a deep network separately: wrapping the whole network at once saves nothing, because its gradient recomputes and
+    keeps all values together.
 
     Args:
-      prefixes: paths of layers, as in `freeze`; none: the whole model in one.
-      policy: which values are kept all the same, one of `jax.checkpoint_policies`.
+      prefixes: paths of layers, as in `freeze`; without paths, the whole model is wrapped at once.
+      policy: which values are kept nevertheless, one of `jax.checkpoint_policies`.
 
     Source: Chen et al., Training deep nets with sublinear memory cost (2016); `jax.checkpoint`.
     """

@@ -1,4 +1,4 @@
-"""One batch on several devices."""
+"""Layers that act on a whole batch whose parts are on several devices."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from jaxcnn.transforms.wrapped import wrapped
 
 
 def synchronized(model: Layer, axis_name: AxisName) -> Layer:
-    """The model where each device has a part of the batch, under `pmap`, `shard_map` or `vmap` with a named axis.
+    """The model for `pmap`, `shard_map` or `vmap` with a named axis, where each device has a part of the batch.
 
-    Batch normalization takes its statistics over all parts, and dropout drops what it would drop of the whole batch: so
-    the parts together compute what one device computes. `train.make_step(..., axis_name=...)` does this by itself;
-    under `jit` with a sharded batch nothing is needed.
+    Batch normalization uses the statistics of the whole batch, and dropout drops the same values as on the whole batch,
+    so the devices together compute the same as one device. `train.make_step(..., axis_name=...)` applies this
+    transformation itself; `jit` with a sharded batch does not need it.
     """
 
     def apply(

@@ -1,4 +1,4 @@
-"""A layer around another one, with the same variables."""
+"""A layer that wraps another one and has the same variables."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def wrapped(
     """A layer that runs `model` in another way.
 
     Args:
-      model: the layer inside. Paths, and names of variables, are its own.
-      wrap: wraps another layer in the same way; `map_leaves` rebuilds the layer with it.
+      model: the layer inside, whose paths and names of variables stay.
+      wrap: a function that wraps another layer in the same way; `map_leaves` uses it to rebuild the layer.
       apply: the `apply` of the new layer.
-      call: how it was made.
-      init: its `init`, where that is not the one of `model`.
+      call: the call that made the new layer.
+      init: the `init` of the new layer; that of `model` by default.
     """
     inner = as_layer(model)
     return Layer(init or inner.init, apply, call, sublayers=inner.sublayers, base=inner, inner=inner, wrap=wrap)

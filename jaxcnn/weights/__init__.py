@@ -1,14 +1,15 @@
-"""Other people's weights: torchvision's and timm's files, and those of Flax's ImageNet example, in our networks.
+"""Loading and saving weights in the formats of torchvision, timm and Flax's ImageNet example.
 
-Nothing is downloaded, PyTorch is not needed, and no code in a file is run. Fine-tuning:
+Nothing is downloaded, PyTorch is not needed, and no code from a file is run. Fine-tuning:
 
 >>> import jaxcnn as cnn
 >>> net = cnn.models.resnet18(classes=3)
->>> model = cnn.freeze(net, "conv1", "bn1", "layer1", "layer2")    # not learned; their statistics stay
+>>> model = cnn.freeze(net, "conv1", "bn1", "layer1", "layer2")    # not trained; their statistics stay
 >>> params, state = cnn.weights.load(model, "resnet18-f37072fd.pth", fresh="head")
->>> preprocess = cnn.weights.preprocess(net)    # uint8 images of any size to what the weights were trained on
->>> fitted = cnn.train.fit(model, data, preprocess=preprocess, variables=(params, state), epochs=5)
->>> cnn.weights.save(model, fitted.params, fitted.model_state, "flowers.safetensors")    # torchvision's names
+>>> preprocess = cnn.weights.preprocess(net)    # uint8 images of any size to the input of the weights' training
+>>> objective = cnn.train.Objective(preprocess=preprocess)
+>>> fitted = cnn.train.fit(model, data, objective, variables=(params, state), epochs=5)
+>>> cnn.weights.save(model, fitted.params, fitted.model_state, "flowers.safetensors")    # with torchvision's names
 """
 
 from jaxcnn.transforms import adapt

@@ -1,4 +1,4 @@
-"""Files of weights as named arrays, whatever wrote them; what a file is, is seen from its first bytes."""
+"""Reads files of weights as named arrays. The first bytes tell the format."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ from safetensors.numpy import save_file
 from jaxcnn.errors import DataError, UserError, first_line
 from jaxcnn.files import regular
 from jaxcnn.weights import pth
+from jaxcnn.weights.unpickle import Damaged, Tensor
 
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
 
-# What a training's checkpoint calls the network's weights; the first that is there is taken, averaged ones last.
+# The names of the network's weights in training checkpoints; the first that exists is used, averaged weights last.
 _ENTRIES = "state_dict model_state_dict model_state model net_state_dict net network module weights params"
 _ENTRIES += " state_dict_ema ema_state_dict model_ema ema_model ema params_ema swa_model averaged_model"
-_DEEPEST = 3  # entries within entries
-# What PyTorch's wrappers put before every name: DataParallel, DistributedDataParallel and AveragedModel.
+_DEEPEST = 3  # levels of entries within entries
+# The prefix that DataParallel, DistributedDataParallel and AveragedModel put before every name.
 _WRAPPER = "module."
-# What others put before the names of the part that they wrap: torch.compile, FSDP, checkpoints of activations.
+# The prefixes that torch.compile, FSDP and activation checkpointing put before the names of a wrapped part.
 _WRAPPED = re.compile(r"(^|\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-# What AveragedModel counts beside the weights.
+# AveragedModel's count of averaged models.
 _COUNTED = "n_averaged"
 
 
 @dataclass(frozen=True)
 class Content:
-    """The arrays of a file by name, and whose names they are."""
+    """The arrays of a file by name, and the library that wrote it."""
 
     path: Path
     kind: Literal["torch", "flax"]
@@ -45,29 +46,29 @@ class Content:
 
 
 def read(path: str | Path, entry: str | None = None) -> dict[str, np.ndarray]:
-    """The arrays of a file of weights by the names that they have in it; nothing in it is run, and PyTorch not needed.
+    """The arrays of a file of weights, by their names in the file. It runs no code from the file and needs no PyTorch.
 
     Args:
-      path: safetensors; PyTorch's `.pth`, `.pt` or `.bin` in either of its formats; Flax's msgpack; a folder with one
-        of the first two as `model.safetensors` or `pytorch_model.bin`; or a checkpoint folder of Orbax.
-      entry: which weights of a training's checkpoint that holds several, `"state_dict_ema"` for the averaged ones.
-        When not given: `state_dict`, `model_state_dict`, `model`, `net`, `module` or the like, and averaged ones if it
-        has no others.
+      path: safetensors; PyTorch's `.pth`, `.pt` or `.bin` in either of its formats; Flax's msgpack; a folder with
+        `model.safetensors` or `pytorch_model.bin`; or a checkpoint folder of Orbax.
+      entry: the weights to read from a training checkpoint that holds several, `"state_dict_ema"` for averaged ones. By
+        default: `state_dict`, `model_state_dict`, `model`, `net`, `module` or similar; averaged ones if there are no
+        others.
 
     Returns:
-      A dict, in the file's order. PyTorch's names lose what its wrappers add: `module.`, `_orig_mod.` and the like, and
-      the count `n_averaged` of an `AveragedModel`. Flax's are
-      `params/...` and `batch_stats/...`. A `.pth` is mapped into memory: its arrays are read-only views of the file.
+      A dict, in the file's order. PyTorch's names lose the prefixes of wrappers (`module.`, `_orig_mod.`, ...), and an
+      `AveragedModel` loses its count `n_averaged`. Flax's names are `params/...` and `batch_stats/...`. A `.pth` is
+      mapped into memory: its arrays are read-only views of the file.
 
     Raises:
-      DataError: when there is no such file, when it is of another kind or damaged, or when it holds code.
-      UserError: for an entry that it does not have.
+      DataError: when the file does not exist, is damaged or of another kind, or holds code.
+      UserError: for an entry that the file does not have.
     """
     return content(path, entry).arrays
 
 
 def content(path: str | Path, entry: str | None = None) -> Content:
-    """As `read`, with what kind of file it is."""
+    """`read`, together with the kind of the file."""
     path = Path(path).expanduser()
     if path.is_dir():
         for name in ("model.safetensors", "pytorch_model.bin"):
@@ -89,7 +90,7 @@ def content(path: str | Path, entry: str | None = None) -> Content:
         return Content(path, "torch", _unwrapped(_safetensors(path)))
     if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
         return Content(path, "torch", _unwrapped(_state_dict(pth.read(path), path, entry)))
-    # A map of MessagePack: of up to 15 entries, or more. HDF5 begins like one.
+    # A map of MessagePack, with up to 15 entries or more. HDF5 begins like one.
     if start and not start.startswith(b"\x89HDF") and (0x81 <= start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):
         _only_one(path, entry)
         return Content(path, "flax", _flax(_msgpack(path), path))
@@ -98,19 +99,19 @@ def content(path: str | Path, entry: str | None = None) -> Content:
 
 def _only_one(path: Path, entry: str | None) -> None:
     if entry is not None:
-        raise UserError(f"{path} holds one set of weights; entry={entry!r} is for PyTorch's checkpoints of a training")
+        raise UserError(f"{path} holds one set of weights; entry={entry!r} is for PyTorch's training checkpoints")
 
 
 def _what_else(start: bytes) -> str:
     if not start:
         return "is empty"
     if start.startswith(b"version https://git-lfs"):
-        return "is git-lfs's note of a file that was not fetched"
+        return "is a git-lfs pointer to a file that was not fetched"
     if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "is a web page, perhaps of a download that failed"
+        return "is a web page, perhaps from a failed download"
     if start.startswith(b"\x89HDF"):
         return "is HDF5, which Keras writes"
-    return "is no file of weights that can be read"
+    return "is not a known file of weights"
 
 
 # --- PyTorch's names ---------------------------------------------------------------------------------------------
@@ -119,15 +120,15 @@ def _what_else(start: bytes) -> str:
 def _safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         with safetensors.safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # safetensors' own, and NumPy's for dtypes that it does not have
+    except Exception as error:  # safetensors' errors, and NumPy's for a dtype that it does not have
         raise DataError(f"{path} cannot be read as safetensors: {str(error)[:100]}") from None
 
 
 def _state_dict(found: Any, path: Path, entry: str | None) -> dict[str, np.ndarray]:
-    """The tensors of the state dict in what a `.pth` holds."""
+    """The tensors of the state dict in the object of a `.pth`."""
     if entry is not None:
         named = found.get(entry) if isinstance(found, dict) else None
         if not isinstance(named, dict):
@@ -138,15 +139,15 @@ def _state_dict(found: Any, path: Path, entry: str | None) -> dict[str, np.ndarr
     tensors = _tensors(found)
     if not tensors:
         has = ", ".join(str(k)[:40] for k in list(found)[:10]) if isinstance(found, dict) else type(found).__name__
-        raise DataError(f"{path} holds no state dict: what it has is {has or 'nothing'}")
+        raise DataError(f"{path} holds no state dict; it has {has or 'nothing'}")
     try:
         return {name: tensor.array() for name, tensor in tensors.items()}
-    except (pth.Damaged, ValueError) as error:
+    except (Damaged, ValueError) as error:
         raise DataError(f"{path} is damaged: {error}") from None
 
 
 def _innermost(found: Any) -> Any:
-    """The first entry with weights in it, or what was given where no entry has any."""
+    """The first entry that has weights, or the argument if no entry has any."""
     for _ in range(_DEEPEST):
         if not isinstance(found, dict):
             break
@@ -158,27 +159,27 @@ def _innermost(found: Any) -> Any:
     return found
 
 
-def _tensors(found: Any) -> dict[str, pth.Tensor]:
+def _tensors(found: Any) -> dict[str, Tensor]:
     if not isinstance(found, dict):
         return {}
-    return {k: v for k, v in found.items() if isinstance(v, pth.Tensor) and isinstance(k, str)}
+    return {k: v for k, v in found.items() if isinstance(v, Tensor) and isinstance(k, str)}
 
 
 def _unwrapped(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays by the names that they have without wrappers around the network, or a part of it."""
+    """The arrays, their names without the prefixes of wrappers around the network or a part of it."""
     names = {name: _WRAPPED.sub(r"\1", name) for name in arrays}
     while True:
         weights = {name: there for name, there in names.items() if there != _COUNTED or arrays[name].shape}
         if not weights or not all(there.startswith(_WRAPPER) for there in weights.values()):
             break
         names = {name: there.removeprefix(_WRAPPER) for name, there in weights.items()}
-    if len(set(names.values())) < len(names):  # a name that was no wrapper's
+    if len(set(names.values())) < len(names):  # the prefix was not a wrapper's
         return arrays
     return {there: arrays[name] for name, there in names.items()}
 
 
 def without_first(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray] | None:
-    """The arrays without the first part of their names, `model.` for instance, when all have it in common."""
+    """The arrays without the first part of their names (such as `model.`), or None if they do not all share it."""
     first = {name.partition(".")[0] if "." in name else None for name in arrays}
     if len(first) != 1 or None in first:
         return None
@@ -193,14 +194,14 @@ def _msgpack(path: Path) -> Any:
         return serialization.msgpack_restore(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # msgpack's and NumPy's, which have no common base
+    except Exception as error:  # msgpack's and NumPy's errors, which have no common base class
         raise DataError(f"{path} cannot be read as a checkpoint of Flax: {str(error)[:100]}") from None
 
 
 def _orbax(path: Path) -> Any:
     """The tree of an Orbax checkpoint, or of the last step of a folder of them, as NumPy arrays."""
     try:
-        import orbax.checkpoint as ocp  # it takes a second to import
+        import orbax.checkpoint as ocp  # the import takes a second
     except ImportError:
         raise UserError(f"{path} is a folder of Orbax, which is not installed: pip install orbax-checkpoint") from None
 
@@ -221,13 +222,13 @@ def _orbax(path: Path) -> Any:
             )
     except DataError:
         raise
-    except Exception as error:  # Orbax's, TensorStore's and the file system's
+    except Exception as error:  # from Orbax, TensorStore and the file system
         first = first_line(error)[:150]
         raise DataError(f"{path} cannot be read as a checkpoint of Orbax: {first}") from None
 
 
 def _checkpoint(path: Path) -> Path | None:
-    """The folder that Orbax's `_METADATA` is in: this one, or below it the last step's."""
+    """The folder with Orbax's `_METADATA`: this one, or that of the last step below it."""
     path = path.absolute()
     for _ in range(3):
         if (path / "_METADATA").is_file():
@@ -260,20 +261,20 @@ def _flax(tree: Any, path: Path) -> dict[str, np.ndarray]:
 
 
 def _weights(tree: Any, path: Path) -> dict[str, Any]:
-    """The part of a train state that is the network's: the outermost `params` with what `batch_stats` are beside it."""
+    """The network's part of a train state: the outermost `params`, with `batch_stats` if they are beside it."""
     level = [tree]
     for _ in range(4):
         level = [value for value in level if isinstance(value, Mapping)]
-        # A train state may have the whole of the variables as its `params`.
+        # The `params` of a train state may be all variables, with another `params` inside.
         if found := [v for v in level if isinstance(v.get("params"), Mapping) and "params" not in v["params"]]:
             return {key: found[0][key] for key in ("params", "batch_stats") if key in found[0]}
         level = [inner for value in level for inner in value.values()]
-    raise DataError(f"{path} holds no `params`: it is no checkpoint of a network of Flax")
+    raise DataError(f"{path} holds no `params`, so it is not a checkpoint of a Flax network")
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what Orbax writes to the log about its own coming changes."""
+    """A context without Orbax's log messages about its future changes."""
     log = logging.getLogger("absl")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -287,7 +288,7 @@ def _quiet() -> Iterator[None]:
 
 
 def write(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays as safetensors or `.pth`, as the path ends, as a whole or not at all.
+    """Writes arrays as safetensors or `.pth`, depending on the path's ending. An incomplete file is never left.
 
     Raises:
       UserError: for another ending, or when the file cannot be written.
@@ -297,7 +298,7 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     part = path.with_name(f".{path.name}.part")
     try:
         if path.suffix == ".safetensors":
-            # Scalars aside, `ascontiguousarray` keeps the shape.
+            # `ascontiguousarray` changes the shape of a scalar.
             whole = {name: np.ascontiguousarray(a).reshape(np.shape(a)) for name, a in arrays.items()}
             save_file(whole, part, metadata={"format": "pt"})
         else:
@@ -310,6 +311,10 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def check_ending(path: str | Path) -> None:
-    """Raises UserError for a path whose ending does not say what to write."""
+    """Checks that the ending of the path is that of a format.
+
+    Raises:
+      UserError: when it is not.
+    """
     if Path(path).suffix not in ENDINGS:
         raise UserError(f"{path}: expected the ending .safetensors, or .pth, .pt or .bin for PyTorch's own format")

@@ -1,23 +1,29 @@
-"""What our variables are called in other people's files, and how their axes lie there.
+"""The names and axes of variables in files of torchvision, timm and Flax.
 
-Names, ours on the left:
+Names, this package's on the left:
 
     ResNet      layer1/block2/conv1             layer1.1.conv1                          torchvision, timm
                 layer1/block2/shortcut/conv, bn layer1.1.downsample.0, .1
                 layer1/block2/conv1             BottleneckResNetBlock_1/Conv_0          Flax's example
     GoogLeNet   inception3a/branch2/reduce/conv inception3a.branch2.0.conv
-    VGG,        conv1_2, bn1_2                  features.2, .3: all layers counted
+    VGG,        conv1_2, bn1_2                  features.2, .3: numbers count all layers
     AlexNet     fc6, fc7, fc8                   classifier.0, .3, .6
                 fc6, fc7, fc8                   pre_logits.fc1, pre_logits.fc2, head.fc timm's VGG
+    MobileNet,  block3/depthwise/conv           features.3.conv.1.0                     all layers counted
+    EfficientNet, stage2/block1/squeeze/fc1     features.2.0.block.2.fc1
+    MNASNet     stage2/block1/depthwise/conv    blocks.1.0.conv_dw                      timm's
 
 Arrays, PyTorch's on the right:
 
     kernel of conv   (H, W, C, K)               weight (K, C, H, W)
-    kernel of dense  (D, K)                     weight (K, D); D = H W C here and C H W there behind a flattened map
+    kernel of dense  (D, K)                     weight (K, D); after flattening, D = H W C here, C H W in PyTorch
     scale, bias      params of batch_norm       weight, bias
     mean, var        state of batch_norm        running_mean, running_var; num_batches_tracked counts steps
+    value            params of param            a parameter of the layer's own name
+    scale (C,)       params of layer_scale      a parameter (C, 1, 1) of the layer's own name; timm's is (C,)
 
-Flax's arrays are ours but for `nn.ConvTranspose`, whose kernel is flipped, and the names of `nn.Embed` and `nn.PReLU`.
+Flax's arrays are the same, except that the kernel of `nn.ConvTranspose` is flipped, and that `nn.Embed` and `nn.PReLU`
+have other names.
 """
 
 from __future__ import annotations
@@ -37,18 +43,18 @@ from jaxcnn.models.blocks import counted_names
 from jaxcnn.transforms import is_frozen, split, synchronized
 
 Namer = Callable[[Path], str]
-"""The path of a layer -> what the file calls it."""
+"""The path of a layer -> its name in the file."""
 
 
 def timm_vgg(model: Layer) -> Namer:
-    """timm's VGG, whose hidden dense layers are convolutions."""
+    """The names of timm's VGG, whose hidden dense layers are convolutions."""
     names = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2", "classifier.6": "head.fc"}
     torch = counted_names(model)
     return lambda path: names.get(torch(path), torch(path))
 
 
 def flax_resnet(model: Layer) -> Namer:
-    """The ResNet of Flax's ImageNet example, which counts the blocks through all stages."""
+    """The names of the ResNet in Flax's ImageNet example, which numbers the blocks of all stages in one sequence."""
     blocks = [(s, b) for s in model.sublayers if s.startswith("layer") for b in model.sublayers[s].sublayers]
     stage, block = blocks[0]
     kind = "BottleneckResNetBlock" if "conv3" in model.sublayers[stage].sublayers[block].sublayers else "ResNetBlock"
@@ -67,16 +73,16 @@ def flax_resnet(model: Layer) -> Namer:
 
 
 def option(model: Layer, name: str, default: Any) -> Any:
-    """An option that the model was made with."""
+    """The value of an option in the call that made the model."""
     call = model.original.call
     return default if call is None else call.kwargs.get(name, default)
 
 
 def by_user(names: Mapping[str, str] | Callable[[str], str], model: Layer, kind: str = "torch") -> Namer:
-    """Names that a user gives; a layer that a dict does not mention keeps its path, with dots in PyTorch's files.
+    """Names from the user. A layer that is not in the dict keeps its path, written with dots in PyTorch's files.
 
     Raises:
-      UserError: for a path in the dict that the model does not have, or a name that is no text.
+      UserError: for a path in the dict that the model does not have, or a name that is not a string.
     """
     paths = {"/".join(path) for path, _ in leaves(model)}
     if not callable(names):
@@ -90,7 +96,7 @@ def by_user(names: Mapping[str, str] | Callable[[str], str], model: Layer, kind:
         kept = ours if kind == "flax" else ours.replace("/", ".")
         there = names(ours) if callable(names) else names.get(ours, kept)
         if not isinstance(there, str):
-            raise UserError(f"names= gives {there!r} for {ours}: expected the file's name as text")
+            raise UserError(f"names= gives {there!r} for {ours}: expected the name in the file, a string")
         return there
 
     return name
@@ -104,12 +110,12 @@ class Variable:
     """One array of a model.
 
     Attributes:
-      path: of the variable, `("layer1", "block2", "conv1", "kernel")`.
-      home: where it is in `(params, state)`: 0 or 1, and the path there.
-      shape, dtype: as `init` makes it.
-      kind: of the layer: `"conv"`, `"dense"`, ...
-      map: `(H, W, C)` of the map that was flattened in front of a dense layer.
-      name: in the file.
+      path: the variable's path, `("layer1", "block2", "conv1", "kernel")`.
+      home: its place in `(params, state)`: 0 or 1, and the path in that dict.
+      shape, dtype: those that `init` gives it.
+      kind: the kind of its layer: `"conv"`, `"dense"`, ...
+      map: the shape `(H, W, C)` of the map that was flattened before a dense layer, or None.
+      name: its name in the file.
     """
 
     path: Path
@@ -122,7 +128,9 @@ class Variable:
 
     @property
     def there(self) -> tuple[int, ...]:
-        """The shape in a file of PyTorch."""
+        """The shape in a file with PyTorch's axes."""
+        if self.kind == "layer_scale":
+            return (*self.shape, 1, 1)
         if self._turned is None:
             return self.shape
         shape = dict(enumerate(self.shape))
@@ -131,16 +139,18 @@ class Variable:
 
     @property
     def _turned(self) -> tuple[int, int] | None:
-        """Which of our axes PyTorch has first and second; None where the axes are the same."""
+        """The axes that are PyTorch's first and second; None if the axes are in the same order."""
         turned = {"conv": (-1, -2), "dense": (-1, -2), "conv_transpose": (-2, -1)}
         return turned.get(self.kind) if self.path[-1] == "kernel" else None
 
     def from_torch(self, array: np.ndarray) -> np.ndarray | None:
-        """The file's array with our axes, or None if it has another shape."""
+        """The array of the file with this package's axes, or None if its shape does not fit."""
+        if self.kind == "layer_scale" and array.shape == self.there:
+            return array.reshape(self.shape)
         if self._turned is None:
             return array if array.shape == self.shape else None
         if self.kind == "dense":
-            # The channels were flattened first. timm's VGG keeps such a layer as a convolution over the whole map.
+            # PyTorch flattens the channels first. timm's VGG has a convolution over the whole map instead.
             *size, channels = self.map or (1, 1, self.shape[0])
             whole = (self.shape[1], channels, *size)
             if array.shape not in (self.there, whole):
@@ -149,33 +159,33 @@ class Variable:
         return np.moveaxis(array, (0, 1), self._turned) if array.shape == self.there else None
 
     def from_flax(self, array: np.ndarray) -> np.ndarray:
-        """The file's array as it is here: `nn.ConvTranspose` does not flip its kernel, `nn.PReLU` has one number."""
+        """Converts an array of the file: `nn.ConvTranspose` does not flip its kernel, `nn.PReLU` has one number."""
         if self.kind == "conv_transpose" and self.path[-1] == "kernel":
             return np.flip(array, tuple(range(array.ndim - 2)))
         return array.reshape(self.shape) if self.kind == "prelu" and array.size == 1 == self.shape[0] else array
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
-        """Our array with PyTorch's axes."""
+        """The array with PyTorch's axes."""
         if self._turned is None:
-            return array
+            return array.reshape(self.there)
         if self.kind == "dense" and self.map is not None:
             array = array.reshape(*self.map, self.shape[1])
         return np.moveaxis(array, self._turned, (0, 1)).reshape(self.there)
 
 
 def variables(model: Layer, inputs: Sequence[Any], name: Namer, kind: str = "torch") -> list[Variable]:
-    """The arrays of a model for inputs of these shapes, in the order of the code, under their names in a file.
+    """The arrays of a model for inputs of these shapes, in the order of the code, with their names in a file.
 
     Args:
-      name: what the file calls a layer.
-      kind: whose file it is, `"torch"` or `"flax"`.
+      name: the name of a layer in the file.
+      kind: the library that wrote the file, `"torch"` or `"flax"`.
     """
     key = jax.random.key(0)
-    model = core.unwrap(model, synchronized)  # there is no mapped axis here
+    model = core.unwrap(model, synchronized)  # no axis is mapped here
     params, state = jax.eval_shape(model.init, key, *inputs)
     maps = _Maps()
     with core.watch(maps):
-        # Of two images, since batch normalization takes no single value.
+        # Two images, because batch normalization in training needs more than one value.
         inputs = [jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype) if x.shape[:1] == (1,) else x for x in inputs]
         jax.eval_shape(lambda p, s, k, *xs: model.apply(p, s, *xs, train=True, key=k), params, state, key, *inputs)
     found = []
@@ -188,7 +198,7 @@ def variables(model: Layer, inputs: Sequence[Any], name: Namer, kind: str = "tor
             homes = [(1, (*path, "frozen"), kept), (1, path, own)]
         what = _kind(leaf)
         for place, (tree, at, values) in enumerate(homes):
-            # A layer of somebody's own may nest its variables.
+            # A user's layer may nest its variables.
             for keys, struct in sorted(jax.tree.leaves_with_path(values), key=lambda leaf: leaf[0][-1].key == "bias"):
                 inner = tuple(str(k.key) for k in keys)
                 named = _suffix(inner, what, kind)
@@ -196,7 +206,7 @@ def variables(model: Layer, inputs: Sequence[Any], name: Namer, kind: str = "tor
                 if kind == "flax":
                     there = f"{('params', 'batch_stats')[place]}/{there}/{named}"
                 else:
-                    there = f"{there}.{named}" if there else named
+                    there = ".".join(part for part in (there, named) if part)
                 found.append(
                     Variable((*path, *inner), (tree, (*at, *inner)), struct.shape, struct.dtype, what,
                              maps.behind.get(path), there)
@@ -209,7 +219,7 @@ _TORCH = {"kernel": "weight", "scale": "weight", "slope": "weight", "mean": "run
 
 
 def _kind(leaf: Layer) -> str:
-    """The name of the function in `jaxcnn.layers` that made the layer, or nothing."""
+    """The name of the function in `jaxcnn.layers` that made the layer; empty for other layers."""
     call = leaf.original.call
     ours = call is not None and getattr(call.maker, "__module__", "").startswith("jaxcnn.layers.")
     return call.name if call is not None and ours else ""
@@ -218,21 +228,23 @@ def _kind(leaf: Layer) -> str:
 def _suffix(inner: Path, kind: str, file: str) -> str:
     if file == "flax":
         return "/".join(_FLAX.get((kind, name), name) for name in inner)
+    if kind in ("param", "layer_scale"):
+        return ""
     return ".".join(_TORCH.get(name, name) if kind else name for name in inner)
 
 
 class _Maps(core.Watcher):
-    """Finds the dense layers that stand behind a flattened map, and that map's shape.
+    """Finds the dense layers that follow a flattened map, and the shape of that map.
 
-    Followed is the flattened array itself, through layers that keep its shape (dropout, an activation). Where a
-    network's own function flattens between two layers, it is the last map of as many numbers.
+    It follows the flattened array through layers that keep its shape (dropout, an activation). If the function of a
+    network flattens between two layers, it is taken to be the last map, provided that has as many numbers.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.behind: dict[Path, tuple[int, ...]] = {}
         self._from: dict[int, tuple[int, ...] | None] = {}
-        self._held: list[Any] = []  # so that no other array gets an `id` that is known
+        self._held: list[Any] = []  # keeps the arrays alive, so that no new array gets the same `id`
         self._last: tuple[int, ...] = ()
 
     def called(self, layer: Layer, inputs: tuple[Any, ...], output: Any) -> None:
@@ -243,7 +255,7 @@ class _Maps(core.Watcher):
             self._last = x.shape[1:]
         flattened = None
         if x.ndim == 2:
-            # An array of no layer's making comes from the network's own function.
+            # An array that no layer returned comes from the function of a network.
             flattened = self._from[id(x)] if id(x) in self._from else self._guess(x.shape[1])
             if _kind(layer) == "dense":
                 if flattened is not None:
@@ -259,5 +271,5 @@ class _Maps(core.Watcher):
         self._held += [x, output]
 
     def _guess(self, size: int) -> tuple[int, ...] | None:
-        """The last map, if it has as many numbers, and more than one pixel."""
+        """The last map, if it has as many numbers and more than one pixel."""
         return self._last if math.prod(self._last) == size and math.prod(self._last[:-1]) > 1 else None

@@ -1,4 +1,4 @@
-"""What published weights expect of their images."""
+"""The preprocessing of images that published weights expect."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from jaxcnn.models.registry import families, published_weights
 
 
 def preprocess(source: Layer | str | Path) -> Preprocess:
-    """The preprocessing that belongs to published weights, for `make_step`, `fit`, `evaluate`, or raw uint8 images.
+    """The preprocessing of published weights, for `make_step`, `fit`, `evaluate`, or raw uint8 images.
 
     Args:
-      source: a model, for torchvision's weights and those of Flax's example: the shorter side to 256 bilinearly, the
-        224x224 in the middle, ImageNet's mean and deviation; 0.5 and 0.5 for GoogLeNet, whose published weights were
-        made for images from -1 to 1 (torchvision's `transform_input=True`). Or a path, for timm's: of a file that has
-        its `config.json` beside it, of the folder, or of the `config.json`; mean, std, input_size, crop_pct and
-        interpolation are read from it.
+      source: a model, for torchvision's weights and those of Flax's example: resize the shorter side to 256 bilinearly,
+        crop the central 224x224, and normalize by ImageNet's mean and std. GoogLeNet has 0.5 and 0.5, because its
+        published weights expect images from -1 to 1 (torchvision's `transform_input=True`). Models whose weights were
+        made for another size or interpolation, such as EfficientNet, get those. Or a path, for timm's weights: a file
+        with a `config.json` beside it, its folder, or the `config.json`, from which mean, std, input_size, crop_pct and
+        interpolation are read.
 
     Returns:
-      A Preprocess. What torchvision calls IMAGENET1K_V2 has another size before the crop:
+      A Preprocess. torchvision's IMAGENET1K_V2 weights need another size before the crop:
       `dataclasses.replace(preprocess(model), resize=(232, "bilinear"))`.
 
     Raises:
-      UserError: for a model of no family with published weights.
+      UserError: for a model whose family has no published weights.
       DataError: when there is no config.json, or it cannot be used.
     """
     if not isinstance(source, Layer):
@@ -39,9 +40,9 @@ def preprocess(source: Layer | str | Path) -> Preprocess:
         name = source.kind or repr(source)
         raise UserError(
             f"{name} is of no family with published weights ({', '.join(families())}): "
-            "cnn.data.Preprocess(size, mean, std) makes a preprocessing of your own"
+            "make your own preprocessing by cnn.data.Preprocess(size, mean, std)"
         )
-    return Preprocess((224, 224), found.mean, found.std, (256, "bilinear"))
+    return Preprocess((found.size, found.size), found.mean, found.std, found.resize)
 
 
 def _of_config(path: Path) -> Preprocess:
@@ -58,7 +59,7 @@ def _of_config(path: Path) -> Preprocess:
     try:
         return _of_fields({**config, **config.get("pretrained_cfg", {})})
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise DataError(f"{path} does not say how images are prepared: {error}") from None
+        raise DataError(f"{path} does not describe the preprocessing of images: {error}") from None
 
 
 def _of_fields(fields: dict[str, Any]) -> Preprocess:

@@ -1,436 +1,36 @@
-"""PyTorch's files, read and written without PyTorch and without running anything that is in them.
+"""Reads and writes PyTorch's files without PyTorch, and without running anything that they hold.
 
-A `.pth` is a pickle: a program for a small stack machine, which may call any function of any module. What follows is
-such a machine that knows only the instructions a file of weights is made of. It never imports, and where PyTorch's
-would call a function, this one makes a record (`Tensor`, `Storage`, `Inert`) for the few names that such files hold,
-and refuses the file for any other.
+There are two formats. Since version 1.6 a `.pth` is an uncompressed zip archive: `data.pkl` is a pickle of the object,
+and `data/KEY` is a storage (a flat array of numbers). Before, it was a stream of pickles: a magic number, a version,
+the machine's sizes, the object and the keys of the storages; then each storage, its length first. In both, the pickle
+says where a tensor lies in its storage: offset, shape and strides, counted in numbers. `jaxcnn.weights.unpickle` reads
+the pickles. The file is mapped into memory, and tensors are views of it.
 
-Two formats. Since 1.6 a `.pth` is an uncompressed zip archive: `data.pkl`, and each storage (a flat run of numbers)
-in `data/KEY`. Before, it was one stream of pickles: a magic number, a version, the machine's sizes, the object, the
-storages' keys; then each storage, its length in front. Both say where a tensor lies in its storage: offset, shape and
-strides in numbers. The file is mapped into memory, and tensors are views of it.
-
-Source: PyTorch's `torch/serialization.py` and `torch/_utils.py`, for the formats; Python's `pickletools`, for what the
-instructions do.
+Source: PyTorch's `torch/serialization.py`, for the formats.
 """
 
 from __future__ import annotations
 
 import io
-import itertools
-import math
 import mmap
 import pickle
-import pickletools
-import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from jaxcnn.errors import DataError
 from jaxcnn.files import regular
+from jaxcnn.weights.unpickle import STORAGES, Code, Damaged, Machine, Storage, storage_dtype
 
-_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-
-# PyTorch's names of its storages and dtypes.
-_STORAGES: dict[str, np.dtype] = {
-    "FloatStorage": np.dtype(np.float32),
-    "DoubleStorage": np.dtype(np.float64),
-    "HalfStorage": np.dtype(np.float16),
-    "BFloat16Storage": _BFLOAT16,
-    "LongStorage": np.dtype(np.int64),
-    "IntStorage": np.dtype(np.int32),
-    "ShortStorage": np.dtype(np.int16),
-    "CharStorage": np.dtype(np.int8),
-    "ByteStorage": np.dtype(np.uint8),
-    "BoolStorage": np.dtype(np.bool_),
-    "UntypedStorage": np.dtype(np.uint8),
-}
-_DTYPES: dict[str, np.dtype] = {
-    "float32": np.dtype(np.float32),
-    "float64": np.dtype(np.float64),
-    "float16": np.dtype(np.float16),
-    "bfloat16": _BFLOAT16,
-    "int64": np.dtype(np.int64),
-    "int32": np.dtype(np.int32),
-    "int16": np.dtype(np.int16),
-    "int8": np.dtype(np.int8),
-    "uint8": np.dtype(np.uint8),
-    "bool": np.dtype(np.bool_),
-    **{name: np.dtype(name) for name in ("uint16", "uint32", "uint64")},
-    **{name: np.dtype(getattr(ml_dtypes, name)) for name in ("float8_e4m3fn", "float8_e5m2")},
-}
-# Of a training's checkpoint, what lies beside the weights and is never looked at: plain values, arguments, states of
-# random generators. A record is made of them, as of anything here; their own code is not run, nor even imported.
-_BUILTINS = "set frozenset list dict tuple int float complex bool str bytes bytearray range xrange slice object"
-_PATHS = "Path PurePath PosixPath PurePosixPath WindowsPath PureWindowsPath"
-_NUMPY = "scalar _reconstruct _frombuffer"
-_INERT = {
-    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in _BUILTINS.split()),
-    *(f"collections.{name}" for name in ("Counter", "deque")),
-    *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
-    *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in _PATHS.split()),
-    *(f"numpy.{core}.{module}.{name}" for core in ("core", "_core") for module in ("multiarray", "numeric")
-      for name in _NUMPY.split()),
-    *(f"numpy.{kind.__name__}" for kind in set(np.sctypeDict.values())),
-    *(f"numpy.dtypes.{type(np.dtype(kind)).__name__}" for kind in set(np.sctypeDict.values())),
-    *(f"numpy.random._pickle.__{name}_ctor" for name in ("bit_generator", "generator", "randomstate")),
-    "numpy.dtype",
-    "numpy.ndarray",
-    "argparse.Namespace",
-    "types.SimpleNamespace",
-    "fractions.Fraction",
-    "decimal.Decimal",
-    "uuid.UUID",
-    "_codecs.encode",
-    "torch.device",
-    "torch.Size",
-    "torch.Generator",
-    # Lightning's arguments of a network, under the names that it has had.
-    "pytorch_lightning.utilities.parsing.AttributeDict",
-    "lightning.pytorch.utilities.parsing.AttributeDict",
-    "lightning_fabric.utilities.data.AttributeDict",
-    "lightning.fabric.utilities.data.AttributeDict",
-}  # fmt: skip
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
 
 
-class Damaged(Exception):
-    """The file is not what such a file is. The message completes "FILE is damaged: "."""
-
-
-class Code(Exception):
-    """The file names something that is not data; the message is its name."""
-
-
-@dataclass(frozen=True)
-class Global:
-    """A function or class that the file names. It is not looked up."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Inert:
-    """An object that is none of ours and does nothing."""
-
-    name: str
-
-
-@dataclass
-class Storage:
-    """A run of numbers in the file; `data` when it was found there."""
-
-    dtype: np.dtype
-    count: int
-    key: str
-    data: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A view of a storage; offset and strides count numbers."""
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: np.dtype
-
-    def array(self) -> np.ndarray:
-        """The tensor as a read-only view of the file."""
-        if self.storage.data is None:
-            raise Damaged(f"its storage {self.storage.key!r} is missing")
-        flat = self.storage.data.view(self.dtype)[self.offset :]
-        strides = [s * self.dtype.itemsize for s in self.strides]
-        return np.lib.stride_tricks.as_strided(flat, self.shape, strides, writeable=False)
-
-
-# --- the stack machine -------------------------------------------------------------------------------------------
-
-
-class _Mark:
-    """Where a tuple, list or dict began on the stack."""
-
-
-_MARK = _Mark()
-
-
-class _Machine:
-    """Runs one pickle. Each instruction has a method or a line in `run`; a missing one is refused."""
-
-    def __init__(self, storage: Callable[[tuple], Storage]):
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
-        self.storage = storage
-
-    def run(self, stream: Any) -> Any:
-        argument: Any
-        for opcode, argument, _ in pickletools.genops(stream):
-            name = opcode.name
-            if name == "STOP":
-                if len(self.stack) != 1:
-                    raise Damaged("its pickle leaves nothing, or too much")
-                return self.stack[0]
-            if name in _VALUES:
-                self.stack.append(argument)
-            elif name in _CONSTANTS:
-                self.stack.append(_CONSTANTS[name]())
-            elif name in _TUPLES:
-                self.stack.append(tuple(self.take(_TUPLES[name])))
-            elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-                self.memo[argument] = self.top()
-            elif name in ("GET", "BINGET", "LONG_BINGET"):
-                self.stack.append(self.memo[argument])
-            elif name not in ("PROTO", "FRAME"):
-                method = getattr(self, f"do_{name.lower()}", None)
-                if method is None:
-                    # INST, OBJ, EXT1 and the like, which do nothing but call.
-                    raise Code(".".join(argument.split()) if isinstance(argument, str) else f"instruction {name}")
-                method(argument)
-        raise Damaged("its pickle has no end")
-
-    def top(self) -> Any:
-        if not self.stack or self.stack[-1] is _MARK:
-            raise Damaged("its pickle takes more than there is")
-        return self.stack[-1]
-
-    def pop(self) -> Any:
-        self.top()
-        return self.stack.pop()
-
-    def take(self, count: int) -> list[Any]:
-        return [self.pop() for _ in range(count)][::-1]
-
-    def since_mark(self) -> list[Any]:
-        for index in range(len(self.stack) - 1, -1, -1):
-            if self.stack[index] is _MARK:
-                items = self.stack[index + 1 :]
-                del self.stack[index:]
-                return items
-        raise Damaged("its pickle takes more than there is")
-
-    def do_mark(self, _: Any) -> None:
-        self.stack.append(_MARK)
-
-    def do_pop(self, _: Any) -> None:
-        if not self.stack:
-            raise Damaged("its pickle takes more than there is")
-        self.stack.pop()
-
-    def do_pop_mark(self, _: Any) -> None:
-        self.since_mark()
-
-    def do_dup(self, _: Any) -> None:
-        self.stack.append(self.top())
-
-    def do_memoize(self, _: Any) -> None:
-        self.memo[len(self.memo)] = self.top()
-
-    # Containers.
-
-    def do_tuple(self, _: Any) -> None:
-        self.stack.append(tuple(self.since_mark()))
-
-    def do_list(self, _: Any) -> None:
-        self.stack.append(self.since_mark())
-
-    def do_dict(self, _: Any) -> None:
-        self.stack.append(_put({}, self.since_mark()))
-
-    def do_frozenset(self, _: Any) -> None:
-        self.since_mark()
-        self.stack.append(Inert("builtins.set"))
-
-    def do_append(self, _: Any) -> None:
-        self.extend([self.pop()])
-
-    def do_appends(self, _: Any) -> None:
-        self.extend(self.since_mark())
-
-    def extend(self, items: list[Any]) -> None:
-        into = self.top()
-        if isinstance(into, list):
-            into.extend(items)
-        elif not isinstance(into, Inert):
-            raise Damaged("its pickle appends to something that is no list")
-
-    def do_additems(self, _: Any) -> None:
-        self.since_mark()
-        self.top()
-
-    def do_setitem(self, _: Any) -> None:
-        self.set_items(self.take(2))
-
-    def do_setitems(self, _: Any) -> None:
-        self.set_items(self.since_mark())
-
-    def set_items(self, items: list[Any]) -> None:
-        into = self.top()
-        if isinstance(into, dict):
-            _put(into, items)
-        elif not isinstance(into, Inert):
-            raise Damaged("its pickle sets items of something that is no dict")
-
-    # What Python's own machine would import and call.
-
-    def do_global(self, argument: str) -> None:
-        self.stack.append(_global(*argument.split(" ", 1)))
-
-    def do_stack_global(self, _: Any) -> None:
-        module, name = self.take(2)
-        if not isinstance(module, str) or not isinstance(name, str):
-            raise Damaged("its pickle names something by no name")
-        self.stack.append(_global(module, name))
-
-    def do_reduce(self, _: Any) -> None:
-        function, arguments = self.take(2)
-        self.stack.append(_call(function, arguments))
-
-    do_newobj = do_reduce
-
-    def do_build(self, _: Any) -> None:
-        self.pop()  # hooks of a Parameter, metadata of a state dict
-        if not isinstance(self.top(), (dict, Tensor, Inert)):
-            raise Damaged("its pickle gives attributes to something that has none")
-
-    def do_binpersid(self, _: Any) -> None:
-        identity = self.pop()
-        if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
-            raise Damaged("it refers to something that is no storage")
-        self.stack.append(self.storage(identity))
-
-
-_VALUES = {
-    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-}
-_CONSTANTS: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_DICT": dict,
-    "EMPTY_SET": lambda: Inert("builtins.set"),
-}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-
-
-_KEYS = (str, int, float, bytes, type(None), Inert)
-
-
-def _put(into: dict, items: list[Any]) -> dict:
-    if len(items) % 2:
-        raise Damaged("its pickle has a key without a value")
-    for key, value in zip(items[::2], items[1::2], strict=True):
-        # Of simple types only: a tuple's hash goes as deep as the tuple is nested, which may be too deep.
-        parts = key if isinstance(key, tuple) and key else (key,)
-        if not all(isinstance(part, _KEYS) for part in parts):
-            raise Damaged(f"its pickle has a key that is a {type(key).__name__}")
-        into[key] = value
-    return into
-
-
-def _global(module: str, name: str) -> Global:
-    found = Global(f"{module}.{name}")
-    if found.name not in _CALLS and found.name not in _INERT and _storage(found) is None and _dtype(found) is None:
-        raise Code(found.name)
-    return found
-
-
-def _storage(named: Any) -> np.dtype | None:
-    module, _, name = named.name.rpartition(".") if isinstance(named, Global) else ("", "", "")
-    return _STORAGES.get(name) if module in ("torch", "torch.storage", "torch.cuda") else None
-
-
-def _dtype(named: Any) -> np.dtype | None:
-    module, _, name = named.name.rpartition(".") if isinstance(named, Global) else ("", "", "")
-    return _DTYPES.get(name) if module == "torch" else None
-
-
-def _call(function: Any, arguments: Any) -> Any:
-    """The record of a call, by this module's own code."""
-    if not isinstance(function, Global) or not isinstance(arguments, tuple):
-        raise Damaged("its pickle calls something that is no function")
-    if function.name in _INERT:
-        return arguments[0] if function.name == "torch.Size" and len(arguments) == 1 else Inert(function.name)
-    if function.name not in _CALLS:
-        raise Damaged(f"its pickle calls {function.name}")
-    return _CALLS[function.name](*arguments)
-
-
-def _ordered_dict(pairs: Any = ()) -> dict:
-    if not isinstance(pairs, (list, tuple)) or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
-        raise Damaged("an OrderedDict is made of something else than pairs")
-    return _put({}, list(itertools.chain.from_iterable(pairs)))
-
-
-def _default_dict(factory: Any = None, pairs: Any = ()) -> dict:
-    return _ordered_dict(pairs)
-
-
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any, dtype: np.dtype | None = None) -> Tensor:
-    if not isinstance(storage, Storage):
-        raise Damaged("a tensor has no storage")
-    dtype = storage.dtype if dtype is None else dtype
-    numbers = (offset, *shape, *strides) if isinstance(shape, tuple) and isinstance(strides, tuple) else (None,)
-    if not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers) or len(shape) != len(strides) or len(shape) > 32:
-        raise Damaged("a tensor has an impossible shape")
-    last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-    available = storage.count * storage.dtype.itemsize // dtype.itemsize
-    if (offset > available) if 0 in shape else (last >= available):
-        raise Damaged(f"a tensor of shape {shape} goes beyond its storage of {available} numbers")
-    if math.prod(max(n, 1) for n in shape) * dtype.itemsize > sys.maxsize:
-        raise Damaged(f"a tensor has the impossible shape {shape}")
-    return Tensor(storage, offset, shape, strides, dtype)
-
-
-def _tensor_of_dtype(
-    storage: Any, offset: Any, shape: Any, strides: Any, gradient: Any, hooks: Any, named: Any, *rest: Any
-) -> Tensor:
-    dtype = _dtype(named)
-    if dtype is None:
-        raise Damaged("a tensor has no dtype")
-    return _tensor(storage, offset, shape, strides, dtype=dtype)
-
-
-def _parameter(data: Any = None, *rest: Any) -> Tensor:
-    if not isinstance(data, Tensor):
-        raise Damaged("a parameter is no tensor")
-    return data
-
-
-def _of_type(function: Any, kind: Any, arguments: Any, *rest: Any) -> Any:
-    return _call(function, arguments)
-
-
-_CALLS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": _ordered_dict,
-    "collections.defaultdict": _default_dict,
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_tensor_v3": _tensor_of_dtype,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
-    "torch._tensor._rebuild_from_type_v2": _of_type,
-    "torch.nn.parameter.Parameter": _parameter,
-    "torch.Tensor": _parameter,
-}
-
-
-# --- the two formats ---------------------------------------------------------------------------------------------
-
-
 class _Storages:
-    """The storages that a pickle refers to, by key."""
+    """The storages of a pickle by key."""
 
     def __init__(self) -> None:
         self.by_key: dict[str, Storage] = {}
@@ -438,22 +38,22 @@ class _Storages:
     def __call__(self, identity: tuple) -> Storage:
         _, kind, key, _, count, *rest = identity
         key = key if isinstance(key, str) else repr(key) if isinstance(key, int) else None
-        dtype = _storage(kind)
+        dtype = storage_dtype(kind)
         if key is None or dtype is None or type(count) is not int or not 0 <= count < 1 << 58:
-            raise Damaged("a storage is not described as one")
+            raise Damaged("a storage has a wrong description")
         if rest and rest[0] is not None:
-            raise Damaged("it holds views of storages, as versions before 0.4 wrote them; save it anew with PyTorch")
+            raise Damaged("it holds views of storages, as PyTorch before 0.4 wrote them; save it again with PyTorch")
         known = self.by_key.setdefault(key, Storage(dtype, count, key))
         if (known.dtype, known.count) != (dtype, count):
-            raise Damaged(f"the storage {key} is described in two ways")
+            raise Damaged(f"the storage {key} has two different descriptions")
         return known
 
 
 def read(path: Path) -> Any:
-    """What the file holds: dicts, lists, numbers and text as they are, tensors as `Tensor`, anything else as `Inert`.
+    """The object in a file: dicts, lists, numbers and text; tensors as `Tensor`; anything else as `Inert`.
 
     Raises:
-      DataError: when it is damaged, or holds code or objects that are no data.
+      DataError: when the file is damaged, or holds code or objects that are not data.
     """
     try:
         with open(regular(path), "rb") as file:
@@ -461,8 +61,8 @@ def read(path: Path) -> Any:
         return _read_zip(mapped, path) if mapped[:2] == b"PK" else _read_stream(mapped, path)
     except Code as error:
         raise DataError(
-            f"{path} holds code ({str(error)[:100]}), or an object that is no tensor: nothing of it was run. If you "
-            'trust it, write its weights alone where PyTorch is: torch.save(model.state_dict(), "weights.pth")'
+            f"{path} holds code ({str(error)[:100]}), or an object that is not a tensor: nothing of it was run. If you "
+            'trust it, save its weights alone with PyTorch: torch.save(model.state_dict(), "weights.pth")'
         ) from None
     except Damaged as error:
         raise DataError(f"{path} is damaged: {error}") from None
@@ -470,7 +70,7 @@ def read(path: Path) -> Any:
         raise
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # what zipfile and pickletools raise on bytes that mean nothing has no common base
+    except Exception as error:  # zipfile and pickletools raise many types of errors
         raise DataError(f"{path} is damaged: {str(error)[:100] or type(error).__name__}") from None
 
 
@@ -484,7 +84,7 @@ def _read_zip(mapped: mmap.mmap, path: Path) -> Any:
         )
     pickles = [name for name in entries if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise DataError(f"{path} is a zip archive, but none that PyTorch wrote: it has no data.pkl")
+        raise DataError(f"{path} is a zip archive that PyTorch did not write: it has no data.pkl")
     folder = pickles[0].removesuffix("data.pkl")
 
     def member(name: str) -> memoryview:
@@ -492,22 +92,22 @@ def _read_zip(mapped: mmap.mmap, path: Path) -> Any:
         if info is None:
             raise Damaged(f"{name} is missing")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-            raise Damaged(f"{name} is compressed or encrypted, as PyTorch does not write it")
+            raise Damaged(f"{name} is compressed or encrypted, which PyTorch never does")
         head = mapped[info.header_offset : info.header_offset + 30] if info.header_offset >= 0 else b""
         if len(head) != 30 or head[:4] != b"PK\x03\x04":
-            raise Damaged(f"{name} is not where the archive says")
+            raise Damaged(f"{name} is not at its position in the archive")
         first = info.header_offset + 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:], "little")
         data = memoryview(mapped)[first : first + info.file_size]
         if len(data) != info.file_size:
             raise Damaged(f"{name} ends too early")
-        if info.CRC and zlib.crc32(data) != info.CRC:  # PyTorch can be told to write none
+        if info.CRC and zlib.crc32(data) != info.CRC:  # PyTorch has an option to write no checksums
             raise Damaged(f"the checksum of {name} is wrong")
         return data
 
     if folder + "byteorder" in entries and bytes(member("byteorder")) != b"little":
-        raise Damaged("its numbers are in the order of a big-endian machine; save it anew with PyTorch")
+        raise Damaged("it was written on a big-endian machine; save it again with PyTorch on a little-endian one")
     storages = _Storages()
-    result = _Machine(storages).run(io.BytesIO(member("data.pkl")))
+    result = Machine(storages).run(io.BytesIO(member("data.pkl")))
     for key, storage in storages.by_key.items():
         _fill(storage, member(f"data/{key}"))
     return result
@@ -517,16 +117,16 @@ def _read_stream(mapped: mmap.mmap, path: Path) -> Any:
     def no_storage(identity: tuple) -> Storage:
         raise Damaged("there is a storage before the object")
 
-    if _Machine(no_storage).run(mapped) != _MAGIC:
-        raise DataError(f"{path} is a pickle, but none that PyTorch wrote")
-    version, system = _Machine(no_storage).run(mapped), _Machine(no_storage).run(mapped)
+    if Machine(no_storage).run(mapped) != _MAGIC:
+        raise DataError(f"{path} is a pickle that PyTorch did not write")
+    version, system = Machine(no_storage).run(mapped), Machine(no_storage).run(mapped)
     if version != _VERSION or not isinstance(system, dict):
-        raise Damaged(f"its version is {version if isinstance(version, int) else 'no number'}")
+        raise Damaged(f"its version is {version if isinstance(version, int) else 'not a number'}")
     if system.get("little_endian") is not True:
-        raise Damaged("its numbers are in the order of a big-endian machine; save it anew with PyTorch")
+        raise Damaged("it was written on a big-endian machine; save it again with PyTorch on a little-endian one")
     storages = _Storages()
-    result = _Machine(storages).run(mapped)
-    keys = _Machine(no_storage).run(mapped)
+    result = Machine(storages).run(mapped)
+    keys = Machine(no_storage).run(mapped)
     if not isinstance(keys, list):
         raise Damaged("the list of its storages is missing")
     view = memoryview(mapped)
@@ -534,9 +134,9 @@ def _read_stream(mapped: mmap.mmap, path: Path) -> Any:
     for key in keys:
         storage = storages.by_key.get(key) if isinstance(key, str) else None
         if storage is None:
-            raise Damaged("a storage belongs to nothing")
+            raise Damaged("a storage belongs to no tensor")
         if int.from_bytes(view[position : position + 8], "little") != storage.count:
-            raise Damaged(f"the storage {key} has another size than its tensors say")
+            raise Damaged(f"the size of storage {key} is not the one in the pickle")
         position += 8
         _fill(storage, view[position : position + storage.count * storage.dtype.itemsize])
         position += storage.count * storage.dtype.itemsize
@@ -551,12 +151,12 @@ def _fill(storage: Storage, data: memoryview) -> None:
 
 # --- writing -----------------------------------------------------------------------------------------------------
 
-_ALIGNMENT = 64  # of storages in the file, so that it can be mapped
-_NAMES = {dtype: name for name, dtype in reversed(_STORAGES.items())}
+_ALIGNMENT = 64  # of storages in the file, for mapping it into memory
+_NAMES = {dtype: name for name, dtype in reversed(STORAGES.items())}
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a state dict in the zip format, which `torch.load` reads, also with `weights_only=True`."""
+    """Writes a state dict in the zip format. `torch.load` reads it, also with `weights_only=True`."""
     contiguous = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in arrays.items()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
 
@@ -574,7 +174,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _pickle(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """`OrderedDict` of tensors, each the whole of its own storage; protocol 2, as PyTorch writes it."""
+    """A pickle of an `OrderedDict` of tensors, one per storage; protocol 2, as in PyTorch's files."""
     empty = _named("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
     out = [pickle.PROTO + b"\x02", empty, pickle.MARK]
     for key, (name, array) in enumerate(arrays.items()):

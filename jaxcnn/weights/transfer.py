@@ -1,8 +1,9 @@
-"""Loading weights into our networks, and saving ours for others."""
+"""Loading weights of other libraries, and saving weights for them."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
@@ -40,39 +41,39 @@ def load(
     dtype: Any = jnp.float32,
     entry: str | None = None,
 ) -> tuple[Variables, Variables]:
-    """The variables of a model from a file that PyTorch, timm or Flax wrote: `(params, state)`, as from `model.init`.
+    """Loads the variables of a model from a file of PyTorch, timm or Flax: `(params, state)`, as from `model.init`.
 
-    Known are `alexnet`, `vgg11` to `vgg19` with and without batch norm, `googlenet` and `resnet18` to `resnet152`,
-    with any number of classes, width or depth, under torchvision's names or timm's; the ResNet of Flax's ImageNet
-    example, for models made with `padding="same"`, which is how it pads; and any network whose `names` are given.
+    The names of these networks are known: `alexnet`, `vgg11` to `vgg19` with and without batch norm, `googlenet`, and
+    `resnet18` to `resnet152`, with any number of classes, width or depth, under torchvision's or timm's names; and the
+    ResNet of Flax's ImageNet example, for models made with `padding="same"`, as it pads. Any other network needs
+    `names`.
 
     Args:
-      model: a Layer, also one by `freeze`, `mixed_precision`, `remat`, `synchronized` or `ensemble`. All members of an
-        ensemble get the file's weights; their fresh layers differ.
-      path: see `read` for the kinds of files.
-      input: (height, width, channels) of one image, or inputs as for `model.init`, where the model's own, 224x224x3,
-        is not meant. Dense layers behind a flattened map depend on the size.
-      fresh: paths of layers that start anew, `"fc"` or `("layer4", "fc")`, whatever the file has for them; `"head"`
-        stands for the layers with a unit a class: the last dense layer, and those of GoogLeNet's auxiliary heads.
-      key: the random key of the fresh layers' weights; `jax.random.key(0)` when not given.
-      names: what the file calls each layer: a dict or a function from our path, `"block1/conv2"`, to PyTorch's name,
-        `"blocks.0.conv2"`, or to Flax's, `"Block_0/Conv_1"`. A layer that the dict does not mention is looked for under
-        its own path, with dots in PyTorch's files. Axes are turned by what the layer is: `conv`, `conv_transpose`,
-        `dense`.
-      dtype: of the parameters, whatever floating-point numbers the file has; None leaves them as they are there.
-        Running statistics are float32 always.
-      entry: which weights of a training's checkpoint; see `read`.
+      model: a Layer, possibly transformed by `freeze`, `mixed_precision`, `remat`, `synchronized` or `ensemble`. All
+        members of an ensemble get the same weights, except for fresh layers.
+      path: a file or folder; `read` lists the kinds.
+      input: (height, width, channels) of one image, or inputs as for `model.init`; by default the input that the model
+        was designed for, 224x224x3. The size matters for dense layers after a flattened map.
+      fresh: paths of layers that get new weights, `"fc"` or `("layer4", "fc")`, even if the file has weights for them.
+        `"head"` means the layers with one unit per class: the last dense layer, and those of GoogLeNet's auxiliary
+        heads.
+      key: the random key for the weights of fresh layers; `jax.random.key(0)` by default.
+      names: the names of the layers in the file: a dict or a function from a layer's path, `"block1/conv2"`, to
+        PyTorch's name, `"blocks.0.conv2"`, or Flax's, `"Block_0/Conv_1"`. A layer that is not in the dict has its path
+        as its name, with dots in PyTorch's files. The axes of `conv`, `conv_transpose` and `dense` are converted.
+      dtype: the dtype of the floating-point parameters; None keeps the file's. Running statistics are always float32.
+      entry: the weights to read from a training checkpoint; see `read`.
 
-    Names that all begin with the name of the part that the network is in another module (Lightning's `model.`,
-    `backbone.`) are taken without it.
+    If the network is a part of another module, so that all names begin with its name there (Lightning's `model.`,
+    `backbone.`), this prefix is removed.
 
-    A file of GoogLeNet with auxiliary heads fits a model without them, where they are passed over.
+    A file of GoogLeNet with auxiliary heads also fits a model without them; the heads' weights are ignored.
 
     Raises:
-      UserError: when arrays are missing, left over or of another shape, listed with both names; for a model of no
-        known family without `names`; for paths in `fresh` that do not exist; for a Flax checkpoint and a model that
-        pads as PyTorch does, or the other way round, which would compute something else without a word.
-      DataError: when the file is not there, damaged, or holds code.
+      UserError: when arrays are missing, left over or of another shape; the message lists them with both names. For a
+        model of no known family without `names`; for paths in `fresh` that do not exist; for a Flax checkpoint and a
+        model with PyTorch's padding, or vice versa, because the network would compute something else.
+      DataError: when the file does not exist, is damaged, or holds code.
 
     Example:
       >>> model = cnn.models.resnet50(classes=3)
@@ -88,12 +89,15 @@ def load(
         options = {"input": input, "fresh": fresh, "names": names, "dtype": dtype, "entry": entry}
         keys = jax.random.split(jax.random.key(0) if key is None else key, count)
         single = member(model)
-        # Without fresh layers all members are the file's network.
+        # Without fresh layers, all members are the same network.
         read = [load(single, path, key=key, **options) for key in (keys if fresh else keys[:1])]
         each = read if fresh else read * count
         return jax.tree.map(lambda *arrays: jnp.stack(arrays), *each)
     inputs = _inputs(model, input, names)
     content = files.content(path, entry)
+    if names is None and (family := published_weights(model)) is not None and family.older:
+        arrays = {re.sub(*family.older, name): array for name, array in content.arrays.items()}
+        content = dataclasses.replace(content, arrays=arrays)
     namer, content = _named(model, content, names, path)
     wanted = variables(model, inputs, namer, content.kind)
     found = published_weights(model) if names is None else None
@@ -121,7 +125,7 @@ def load(
             trouble.extra.append(name)
     trouble.check(len(wanted))
 
-    arrays.clear()  # what was read from the disk goes as soon as it is converted
+    arrays.clear()  # so that each array is freed once it is converted
     trees: tuple[Variables, Variables] = ({}, {})
     new = _initial(model, inputs, [variable for variable in wanted if variable in anew], key)
     for variable in wanted:
@@ -144,25 +148,26 @@ def save(
     input: Any = None,
     names: Names | None = None,
 ) -> None:
-    """Writes the variables of a model under torchvision's names: PyTorch's `load_state_dict(strict=True)` takes them.
+    """Saves the variables of a model under torchvision's names, for PyTorch's `load_state_dict(strict=True)`.
 
     Args:
-      model: a Layer of a family that `load` knows, also by `freeze`, or any with `names`.
+      model: a Layer of a family that `load` knows, possibly frozen; or any Layer with `names`.
       params, state: its variables.
-      path: ends in `.safetensors`, or in `.pth`, `.pt` or `.bin` for PyTorch's own format.
+      path: ends in `.safetensors`, or in `.pth`, `.pt` or `.bin` for PyTorch's format.
       input, names: as in `load`.
 
-    What `load` reads from the file is equal to the last bit. Batch normalization gets PyTorch's count of steps, which
-    nothing depends on, as 0.
+    `load` gives the same numbers to the last bit. Batch normalization's count of steps in PyTorch, which has no effect,
+    is written as 0.
 
     Raises:
       UserError: for variables of another model, another ending of the path, a model of no known family without
-        `names`, one with `padding="same"`, which PyTorch's network has not, or when the file cannot be written.
+        `names`, a model with `padding="same"`, which PyTorch's network does not have, or when the file cannot be
+        written.
     """
     files.check_ending(path)
     if isinstance(model, Layer) and (count := members(model)) is not None:
         raise UserError(
-            f"an ensemble holds {count} networks, and a file one: save member k of a model `ensemble(net, {count})` by "
+            f"an ensemble holds {count} networks, and a file only one: save member k of `ensemble(net, {count})` by "
             "save(net, *jax.tree.map(lambda v: v[k], (params, state)), path)"
         )
     inputs = _inputs(model, input, names)
@@ -174,19 +179,19 @@ def save(
         if value is None:
             raise UserError(
                 f"{('params', 'state')[tree]} has no {'/'.join(at)}: these are not the variables of {_call(model)}; "
-                "those of a model with other layers frozen are brought here by cnn.weights.adapt(model, params, state)"
+                "if other layers of it were frozen, convert them by cnn.weights.adapt(model, params, state)"
             )
         if np.shape(value) != variable.shape:
-            raise UserError(f"{ours} has the shape {np.shape(value)}, and in {_call(model)} it has {variable.shape}")
+            raise UserError(f"{ours} has the shape {np.shape(value)}; in {_call(model)} it has {variable.shape}")
         if variable.name in arrays:
-            raise UserError(f"names= gives {variable.name!r} to {ours} and to a layer before it")
+            raise UserError(f"names= gives {variable.name!r} to {ours} and to an earlier layer")
         arrays[variable.name] = variable.to_torch(np.asarray(value))
         if variable.kind == "batch_norm" and variable.path[-1] == "var":
             arrays[variable.name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
     files.write(path, arrays)
 
 
-# --- what is wanted ----------------------------------------------------------------------------------------------
+# --- names -------------------------------------------------------------------------------------------------------
 
 
 def _inputs(model: Layer, given: Any, names: Names | None) -> tuple[Any, ...]:
@@ -195,8 +200,8 @@ def _inputs(model: Layer, given: Any, names: Names | None) -> tuple[Any, ...]:
     found = published_weights(model)
     if found is None and names is None:
         raise UserError(
-            f"{_call(model)} is of no family whose files are known ({', '.join(families())}): pass names={{}} for "
-            'layers that the file calls as the code does, or a dict or a function from their paths ("block1/conv1") to '
+            f"{_call(model)} is of no family whose files are known ({', '.join(families())}): pass names={{}} if the "
+            'file has the same names as the code, or a dict or a function from paths ("block1/conv1") to '
             'the file\'s names ("blocks.0.conv1"); and input=(height, width, channels)'
         )
     if given is None:
@@ -212,7 +217,7 @@ def _inputs(model: Layer, given: Any, names: Names | None) -> tuple[Any, ...]:
 def _namer(
     model: Layer, kind: str, arrays: Mapping[str, Any], names: Names | None, path: str | FilePath
 ) -> Callable[[tuple[str, ...]], str]:
-    """How the file names the model's layers, from whose file it is and the names in it."""
+    """The names of the model's layers in a file of this kind with these arrays."""
     if names is not None:
         return by_user(names, model, kind)
     found = published_weights(model)
@@ -221,32 +226,34 @@ def _namer(
     if kind == "flax":
         if found.family != "resnet":
             raise UserError(
-                f"{path} is a checkpoint of Flax, whose names are known for ResNets only; {_call(model)} is none: "
-                "pass names="
+                f"{path} is a checkpoint of Flax, whose names are known for ResNets only; {_call(model)} is not a "
+                "ResNet: pass names="
             )
         if padding != "same":
             raise UserError(
-                f"{path} is a checkpoint of Flax, whose ResNet pads otherwise than {_call(model)}: make the model with "
-                'padding="same", or it would compute something else'
+                f"{path} is a checkpoint of Flax, whose ResNet pads differently from {_call(model)}: make the model "
+                'with padding="same", or it would compute something else'
             )
         return flax_resnet(model)
     if padding != "symmetric":
         raise UserError(
-            f"{path} has PyTorch's names, and {_call(model)} pads otherwise than PyTorch's network: make the model "
+            f"{path} has PyTorch's names, and {_call(model)} pads differently from PyTorch's network: make the model "
             f"without padding={padding!r}, or it would compute something else"
         )
     if found.family == "vgg" and any(name.startswith("pre_logits.") for name in arrays):
         return timm_vgg(model)
+    if found.timm is not None and any(name.startswith("conv_stem.") for name in arrays):
+        return found.timm(model)
     return found.torch(model)
 
 
 def _named(
     model: Layer, content: files.Content, names: Names | None, path: str | FilePath
 ) -> tuple[Callable[[tuple[str, ...]], str], files.Content]:
-    """How a file names the model's layers, and what it holds, under these names.
+    """The names of the model's layers in a file, and the file's content under these names.
 
-    A network that is a part of another module has that module's name for it in front of all its own: Lightning's
-    `model.`, or `backbone.`. It is taken off where without it, and not with it, a name is one of the model's.
+    If the network is a part of another module, all names have a prefix, such as Lightning's `model.` or `backbone.`. It
+    is removed if a name belongs to the model without it, but none does with it.
     """
     arrays: dict[str, np.ndarray] | None = content.arrays
     whole = _namer(model, content.kind, content.arrays, names, path)
@@ -290,7 +297,7 @@ def _initial(
         return [get(trees[tree], at) for tree, at in homes]
 
     homes = [v.home for v in chosen]
-    # Random numbers are dear to compile, and drawn once; as in `core`.
+    # Compiling `jax.random` is slow, and this program runs once, so optimize little, as in `core.cache`.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     made = jax.jit(some, compiler_options=options)(jax.random.key(0) if key is None else key)
     return dict(zip(chosen, made, strict=True))
@@ -301,15 +308,15 @@ def _alike(there: Any, here: Any) -> bool:
 
 
 def _dtype(variable: Variable, wanted: Any) -> Any:
-    """What a variable is converted to; None leaves it."""
+    """The dtype that a variable is converted to; None keeps its dtype."""
     learned = variable.home[0] == 0 or "frozen" in variable.home[1]
     return wanted if learned and jnp.issubdtype(variable.dtype, jnp.floating) else variable.dtype
 
 
 def _array(array: np.ndarray, dtype: Any) -> jax.Array:
-    """The array on the device, in this dtype or its own."""
+    """The array on the device, in `dtype`, or in its own dtype for None."""
     dtype = jax.dtypes.canonicalize_dtype(array.dtype if dtype is None else dtype)
-    # What can be written to is memory of our own, made in turning the axes; the rest is the file's, which may change.
+    # A writeable array is a copy, made when its axes were converted. Any other is a view of the file, which may change.
     if array.dtype != dtype or not (array.flags.writeable and array.flags.c_contiguous):
         array = np.array(array, dtype, order="C")
     return jnp.asarray(array)
@@ -320,11 +327,11 @@ def _call(model: Layer) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-# --- what is wrong -----------------------------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------------------------------
 
 
 class _Trouble:
-    """Everything in which a file and a model differ, told at once."""
+    """All differences between a file and a model, for one error."""
 
     def __init__(self, model: Layer, content: files.Content, found: Published | None):
         self.model, self.content, self.family = model, content, found
@@ -333,7 +340,11 @@ class _Trouble:
         self.misfits: list[tuple[Variable, np.ndarray]] = []
 
     def check(self, count: int) -> None:
-        """Raises UserError if there is anything."""
+        """Checks that there are no differences.
+
+        Raises:
+          UserError: lists them.
+        """
         if not (self.missing or self.extra or self.misfits):
             return
         lines = [f"{self.content.path} does not fit {_call(self.model)}, which has {count} arrays:"]

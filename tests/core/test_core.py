@@ -13,7 +13,7 @@ from helpers import alike, close, normal, same, shapes, size
 from jax.nn import initializers
 
 import jaxcnn as cnn
-from jaxcnn.core import as_layer, fold_in, watch
+from jaxcnn.core import EvaluationOnly, as_layer, fold_in, watch
 
 KEY = jax.random.key(0)
 IMAGES = normal(0, 2, 8, 8, 3)
@@ -413,6 +413,22 @@ def test_watch_sees_every_sublayer_with_its_path_inner_ones_first():
     ]
 
 
+def test_a_record_keeps_every_call_and_calls_have_names():
+    model = cnn.network(
+        lambda net, x: net.conv(net.block(net.conv(x))), conv=cnn.conv(3, 1), block=cnn.residual(cnn.relu)
+    )
+    params, state = model.init(KEY, IMAGES)
+    record = cnn.core.Record()
+    with watch(record):
+        y = model.apply(params, state, IMAGES)[0]
+    paths = [call.path for call in record.calls]
+    assert paths == [("conv",), ("block", "body"), ("block",), ("conv",)]
+    assert cnn.core.numbered(paths) == ["conv", "block/body", "block", "conv#2"]
+    assert record.calls[0].inputs[0] is IMAGES
+    assert record.calls[-1].output is y
+    assert record.calls[2].inputs[0] is record.calls[0].output
+
+
 # --- several inputs, several outputs -----------------------------------------------------------------------------
 
 
@@ -584,7 +600,7 @@ ERRORS = {
     ),
     "window of padding": (
         init(cnn.serial(cnn.max_pool(2, 2, 2)), IMAGES),
-        "max_pool1: 2x2 window, padding=2: some windows would see nothing but padding",
+        "max_pool1: 2x2 window, padding=2: some windows would see only padding",
     ),
     "no output left": (
         init(cnn.serial(up=cnn.conv_transpose(3, 2, padding=5)), IMAGES),
@@ -648,7 +664,7 @@ ERRORS = {
     ),
     "padding of a fraction": (
         init(cnn.serial(cnn.conv(4, 3, 1, (1, 0.5))), IMAGES),
-        "conv1: padding=(1, 0.5): expected an integer of at least 0, one a dimension, 2 pairs (before, after)",
+        "conv1: padding=(1, 0.5): expected an integer of at least 0, one per dimension, 2 pairs (before, after)",
     ),
     "padding by a word": (
         init(cnn.serial(cnn.conv(4, 3, padding="HALF")), IMAGES),
@@ -740,3 +756,17 @@ def test_a_key_error_of_a_plain_function_stays_one():
     with pytest.raises(KeyError, match="image") as raised:
         model.apply({}, {}, {"picture": IMAGES})
     assert raised.value.__notes__ == ["in layer pick"]
+
+
+def test_a_layer_that_cannot_be_trained_on_an_input_is_initialized_in_evaluation_mode():
+    def apply(params, state, x, train=False, key=None):
+        if train and len(x) < 2:
+            raise EvaluationOnly("one example")
+        return 2 * x, state
+
+    double = cnn.Layer(lambda key, x: ({}, {}), apply)
+    model = cnn.serial(block=cnn.serial(double=double, out=cnn.dense(3)))
+    params, state = model.init(KEY, jnp.ones((1, 4)))
+    assert shapes(params) == {"block/out/kernel": (4, 3), "block/out/bias": (3,)}
+    with pytest.raises(EvaluationOnly, match=r"^block/double: one example$"):
+        model.apply(params, state, jnp.ones((1, 4)), train=True)

@@ -75,7 +75,7 @@ def test_translate_moves_by_whole_pixels_and_fills_with_zeros():
 
 
 def test_crop_says_what_does_not_fit():
-    with pytest.raises(UserError, match="a window of 16x16 does not lie in images of 12x10 with padding 2"):
+    with pytest.raises(UserError, match="a window of 16x16 does not fit in images of 12x10 with padding 2"):
         data.crop(16, 2)(jnp.asarray(PHOTOS), KEY)
     with pytest.raises(UserError, match=r"crop\(padding=-1\): expected 0 or more"):
         data.crop(padding=-1)

@@ -253,16 +253,16 @@ def test_read_idx(tmp_path, name, content):
         ("a.gz", PACKED[:40], "cut short or damaged"),
         ("a.gz", PACKED[:200] + bytes(8) + PACKED[208:], "cut short or damaged"),
         ("a.gz", PACKED[:-8] + bytes(8), "cut short or damaged .*CRC"),
-        ("a.gz", IDX, "is no gzip file, though its name says so"),
-        ("a.gz", b"<html>404 not found</html>", "is no gzip file, though its name says so"),
+        ("a.gz", IDX, "is not a gzip file, although its name ends in .gz"),
+        ("a.gz", b"<html>404 not found</html>", "is not a gzip file, although its name ends in .gz"),
         ("a.gz", gzip.compress(IDX[:-1], mtime=0), "cut short or damaged: 4,719 bytes, 4,720 expected"),
         ("a.gz", gzip.compress(IDX + b"x", mtime=0), "cut short or damaged: 4,721 bytes or more, 4,720 expected"),
         ("a", IDX[:1000], "cut short or damaged: 1,000 bytes at most, 4,720 expected"),
         ("a", IDX + b"x", "4,721 bytes or more, 4,720 expected"),
         ("a", IDX[:9], "cut short: 9 bytes, the header alone has 16"),
-        ("a", b"", "no IDX file of bytes: it begins with nothing"),
-        ("a", b"\x89PNG" + IDX, "no IDX file of bytes: it begins with 89504e47"),
-        ("a", b"\0\0\x0d\x03" + IDX[4:], "no IDX file of bytes: it begins with 00000d03"),  # of floats
+        ("a", b"", "not an IDX file of bytes: it begins with nothing"),
+        ("a", b"\x89PNG" + IDX, "not an IDX file of bytes: it begins with 89504e47"),
+        ("a", b"\0\0\x0d\x03" + IDX[4:], "not an IDX file of bytes: it begins with 00000d03"),  # of floats
         ("a", None, "cannot be read: No such file"),
     ],
 )
@@ -401,7 +401,7 @@ def test_the_training_images_say_what_all_are(tmp_path):
         (["train", "test"], "train", "train has no folders in it"),
         (["train/cat=2", "test/cat"], "test", "test holds no images: the dataset is empty"),
         (["train/cat=2", "test/cat=1", "test/dog=1"], "test", "test has classes that .*train lacks: dog"),
-        (["cat=3"], "test", "too few images for a test split; every fifth of a class is the test's"),
+        (["cat=3"], "test", "too few images for a test split; every fifth of a class is a test image"),
         (None, "train", "there is no folder"),
     ],
 )
@@ -560,7 +560,7 @@ def test_to_float_scales_bytes_only():
 
 
 def test_preprocess_of_images_that_are_no_bytes_is_refused():
-    with pytest.raises(DataError, match="float32, not uint8: pass a `preprocess` of your own"):
+    with pytest.raises(DataError, match="float32, not uint8: pass your own `preprocess`"):
         data.Preprocess.of(np.zeros((2, 4, 4, 1), np.float32))
 
 
@@ -807,7 +807,7 @@ def test_image_files_that_are_not_there(tmp_path, monkeypatch):
             (4, 8, 8, 3),
             (4, 10),
             ("a",),
-            r"labels of shape \(4, 10\), expected \(4,\); of one-hot labels, labels.argmax",
+            r"labels of shape \(4, 10\), expected \(4,\); for one-hot labels, use labels.argmax",
         ),
         ((4, 8, 8, 3), (4,), 10, r"the names of the classes, for instance .*, got 10"),
         ((4, 8, 8, 3), (4,), "abc", r"the names of the classes, for instance .*, got 'abc'"),

@@ -62,18 +62,18 @@ def test_a_dataset_of_another_kind_is_refused(capsys: pytest.CaptureFixture[str]
     with pytest.raises(DataError) as error:
         data.load("squares", kind="boxes")
     assert str(error.value) == (
-        "squares has images with a class each; needed are images with a box and a class for each object: choose bccd "
+        "squares has images with a class each; expected images with a box and a class for each object: choose bccd "
         "or path/to/folder"
     )
-    with pytest.raises(DataError, match=r"^camvid has images with a class for each pixel; needed are images with a cl"):
+    with pytest.raises(DataError, match=r"^camvid has images with a class for each pixel; expected images with a cl"):
         data.stream("camvid")
-    with pytest.raises(DataError, match="needed are points: choose another dataset"):
+    with pytest.raises(DataError, match="expected points: choose another dataset"):
         data.load("squares", kind="points")
     with pytest.raises(SystemExit):
         cli.main(["train", "fcn8s", "--data", "squares"])
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert "squares has images with a class each; needed are images with a class for each pixel: choose camvid" in err
+    assert "squares has images with a class each; expected images with a class for each pixel: choose camvid" in err
 
 
 def test_every_dataset_says_what_it_is() -> None:
@@ -92,7 +92,7 @@ def test_every_dataset_says_what_it_is() -> None:
 def test_missing_data_is_said_in_one_way(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("JAXCNN_DATA_DIR", raising=False)
-    begin, end = f"the dataset {name} was not found", "; then pass that folder with --data-dir or JAXCNN_DATA_DIR"
+    begin, end = f"the dataset {name} was not found", "; then pass the data folder with --data-dir or JAXCNN_DATA_DIR"
     with pytest.raises(DataError) as nowhere:
         data.load(name)
     assert str(nowhere.value).startswith(f"{begin} (no --data-dir was given and JAXCNN_DATA_DIR is not set). P")

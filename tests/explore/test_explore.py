@@ -30,9 +30,11 @@ from jaxcnn.data.dataset import Dataset, Examples
 from jaxcnn.data.preprocess import Preprocess
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.explore import explore, frozen, serve
-from jaxcnn.explore.network import Network, packed, stacked
-from jaxcnn.explore.server import SCRIPTS, Server, pack, unpack
-from jaxcnn.explore.subject import Subject, of_layer, of_run, of_trained
+from jaxcnn.explore.maps import packed, stacked
+from jaxcnn.explore.messages import pack, unpack
+from jaxcnn.explore.network import Network
+from jaxcnn.explore.server import SCRIPTS, Server
+from jaxcnn.explore.target import Target, of_layer, of_run, of_trained
 from jaxcnn.inspect.saliency import grad_cam
 from jaxcnn.runs.folder import Run
 from jaxcnn.runs.trained import Trained
@@ -61,7 +63,7 @@ def images(count: int, channels: int = 1) -> Dataset:
     return Dataset(pixels, np.arange(count, dtype=np.int32) % 3, CLASSES, "noise")
 
 
-def subject(model: cnn.Layer, data: Dataset, preprocess: Any = None) -> Subject:
+def target(model: cnn.Layer, data: Dataset, preprocess: Any = None) -> Target:
     given = (preprocess or cnn.data.to_float)(data.images[:1])
     params, state = model.init(jax.random.key(0), given)
     return of_layer(model, params, state, preprocess, data)
@@ -72,7 +74,7 @@ PADDED = Preprocess((14, 14), (0.5,), (0.25,))
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    return Network(subject(small_model(), images(7), PADDED))
+    return Network(target(small_model(), images(7), PADDED))
 
 
 @pytest.fixture(scope="module")
@@ -134,12 +136,12 @@ def test_layers_are_those_of_the_summary_in_the_order_of_computation(network: Ne
 def test_what_is_seen_is_what_the_network_computes(network: Network) -> None:
     image = images(7).images[3]
     look = network.see(image)
-    trained = network.subject.trained
+    trained = network.target.trained
     expected = cnn.inspect.activations(trained.model, trained.params, trained.model_state, PADDED(image[None]))
     assert set(look.outputs) == set(expected)
     for name, value in expected.items():
         close(look.outputs[name], np.asarray(value[0]))
-    close(network.subject.answer.bars(look.output, None), trained.probabilities(image[None])[0])
+    close(network.target.head.bars(look.output, None), trained.probabilities(image[None])[0])
 
 
 def test_units_are_the_sums_that_are_shown(network: Network) -> None:
@@ -178,7 +180,7 @@ def test_a_pixel_changes_a_unit_only_inside_of_its_field(network: Network) -> No
 
 def test_overlays(network: Network) -> None:
     look = network.see(images(7).images[0])
-    trained = network.subject.trained
+    trained = network.target.trained
     asked = (trained.model, trained.params, trained.model_state, look.given)
     found, about = network.overlay(look.number, "grad_cam", "conv1", 2)
     close(found, np.asarray(grad_cam(*asked, layer="conv1", unit=2)[0]))
@@ -235,7 +237,7 @@ def test_frames_say_where_the_image_lies() -> None:
 
 def test_a_network_without_names_or_maps() -> None:
     plain = as_layer(lambda x: x.mean((1, 2)))
-    found = Network(subject(plain, images(3, channels=3)))
+    found = Network(target(plain, images(3, channels=3)))
     assert found.layers() == []
     assert found.see(images(3, channels=3).images[0]).output.shape == (3,)
     shared = cnn.network(
@@ -243,7 +245,7 @@ def test_a_network_without_names_or_maps() -> None:
         twice=cnn.conv(3, 3, padding=1),
         head=cnn.dense(3),
     )
-    found = Network(subject(shared, images(3, channels=3)))
+    found = Network(target(shared, images(3, channels=3)))
     assert [r["name"] for r in found.layers()] == ["twice", "twice#2", "head"]
     look = found.see(images(3, channels=3).images[0])
     unit = found.unit(look.number, "twice#2", (5, 5, 1))
@@ -259,7 +261,7 @@ def test_wrapped_networks(kind: str) -> None:
     }[kind]
     inner = cnn.serial(conv=cnn.conv(2, 3), act=jax.nn.relu)
     model = wrap(cnn.serial(conv=cnn.conv(2, 3), inner=inner, mean=lambda x: x.mean((1, 2)), head=cnn.dense(3)))
-    found = Network(subject(model, images(3)))
+    found = Network(target(model, images(3)))
     look = found.see(images(3).images[0])
     assert set(look.outputs) == {"conv", "inner/conv", "inner/act", "inner", "mean", "head"}
     for name in ("conv", "inner/conv", "head"):
@@ -273,7 +275,7 @@ def test_layers_in_a_loop_have_no_maps() -> None:
         return net.head(x.mean((1, 2)))
 
     model = cnn.network(forward, first=cnn.conv(2, 3), step=cnn.conv(2, 3, padding=1), head=cnn.dense(3))
-    with serve(Network(subject(model, images(3)))) as server:
+    with serve(Network(target(model, images(3)))) as server:
         names = [record["name"] for record in json.loads(ask(server, "layers")[2])["layers"]]
         assert names == ["first", "step", "head"]
         wanted = [{"name": name} for name in names]
@@ -307,7 +309,7 @@ def pixels_server(pixels: Network) -> Iterator[Server]:
 
 
 def test_an_answer_of_pixels(pixels: Network, pixels_server: Server) -> None:
-    data = pixels.subject.examples()
+    data = pixels.target.examples()
     about = json.loads(ask(pixels_server, "about")[2])
     assert (about["answer"], about["size"], about["classes"]) == ("pixels", [12, 12], list(CLASSES))
     assert unpack(ask(pixels_server, "examples")[2])[0]["labels"] == [-1] * 7
@@ -328,8 +330,8 @@ def test_an_answer_of_pixels(pixels: Network, pixels_server: Server) -> None:
 
 
 def test_overlays_of_pixels(pixels: Network) -> None:
-    seen = pixels.see(pixels.subject.examples().inputs[0])
-    trained = pixels.subject.trained
+    seen = pixels.see(pixels.target.examples().inputs[0])
+    trained = pixels.target.trained
     asked = (trained.model, trained.params, trained.model_state, seen.given)
     # Not the enlarged scores, which say what is said already.
     assert pixels.cam_layer() == "act"
@@ -352,7 +354,7 @@ def test_an_answer_of_scores() -> None:
     data = Examples(images(5).images, labels, (), "lines")
     params, state = model.init(jax.random.key(0), data.inputs[:1] / 255.0)
     found = Network(of_layer(model, params, state, None, data))
-    answer = found.subject.answer
+    answer = found.target.head
     seen = found.see(data.inputs[1])
     p = 1 / (1 + np.exp(-seen.output))
     assert (answer.kind, answer.names, answer.size) == ("score", ("boundary",), (12, 12))
@@ -365,7 +367,7 @@ def test_an_answer_of_scores() -> None:
     assert found.overlay(seen.number, "grad_cam", None, None)[1]["layer"] == "conv"
 
 
-# --- subjects ----------------------------------------------------------------------------------------------------
+# --- targets -----------------------------------------------------------------------------------------------------
 
 
 def test_what_cannot_be_explored_says_so(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -625,7 +627,7 @@ def test_units_that_are_not_there(server: Server) -> None:
 
 
 def test_maps_and_examples_over_http(server: Server, network: Network) -> None:
-    data = network.subject.examples()
+    data = network.target.examples()
     _, record, sent = (None, *unpack(ask(server, "examples?first=1&count=2")[2]))
     assert record["total"] == 7
     assert np.array_equal(np.frombuffer(sent, np.uint8).reshape(2, 12, 12, 1), data.images[1:3])
@@ -634,7 +636,7 @@ def test_maps_and_examples_over_http(server: Server, network: Network) -> None:
     assert status == 200
     assert [entry["full"] for entry in record["layers"]] == [[12, 12, 4], [1, 3, 1], [6, 6, 4]]
     assert len(sent) == 12 * 12 * 4 + 3 + 6 * 6 * 2
-    shown = network.subject.answer.bars(network.see(data.images[4]).output, None)
+    shown = network.target.head.bars(network.see(data.images[4]).output, None)
     close(np.float32(record["probabilities"]), shown)
     status, record, _ = look(server, {"source": "example", "index": 4})
     assert (status, record["label"]) == (200, data.labels[4])
@@ -659,7 +661,7 @@ def test_a_run_whose_data_is_gone_can_still_be_drawn_into(network: Network) -> N
     def gone() -> Dataset:
         raise DataError("the data is not there")
 
-    with serve(Network(dataclasses.replace(network.subject, examples=gone))) as server:
+    with serve(Network(dataclasses.replace(network.target, examples=gone))) as server:
         status, _, body = ask(server, "examples")
         assert status == 404
         assert "the data is not there" in json.loads(body)["error"]
@@ -799,8 +801,8 @@ def test_by_clicks(chromium: Any, server: Server, network: Network) -> None:
         assert page.locator("#title").inner_text() == "serial on noise"
         assert page.locator("#examples button").count() == 7
         session.newer(lambda: page.click("#examples button:nth-child(3)"))
-        data = network.subject.examples()
-        expected = network.subject.answer.bars(network.see(data.images[2]).output, None)
+        data = network.target.examples()
+        expected = network.target.head.bars(network.see(data.images[2]).output, None)
         shown = [number(t.removesuffix(" %")) for t in page.locator("#classes .value").all_inner_texts()]
         np.testing.assert_allclose(shown, 100 * expected, atol=0.06)
         # The unit under the pointer has the network's number, and its parts add up to it.
@@ -849,7 +851,7 @@ def test_by_clicks(chromium: Any, server: Server, network: Network) -> None:
 
 
 def test_pixels_by_clicks(chromium: Any, pixels_server: Server, pixels: Network, tmp_path: Path) -> None:
-    seen = pixels.see(pixels.subject.examples().inputs[0])
+    seen = pixels.see(pixels.target.examples().inputs[0])
     session = Page(chromium, pixels_server.url, viewport={"width": 1500, "height": 950})
     with session as page:
         assert page.locator("#classes-heading").inner_text() == "Shares of the pixels"
@@ -887,7 +889,7 @@ def test_maps_of_a_large_network_come_into_view(chromium: Any) -> None:
     model = cnn.serial(first=cnn.conv(16, 3, padding=1), **layers, mean=lambda x: x.mean((1, 2)), head=cnn.dense(3))
     data = Dataset(np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8), np.arange(3), CLASSES)
     with (
-        serve(Network(subject(model, data))) as server,
+        serve(Network(target(model, data))) as server,
         Page(chromium, server.url, viewport={"width": 1300, "height": 700}) as page,
     ):
         drawn = "[...state.cards.values()].filter(c => c.maps && c.look === state.look).map(c => c.layer.name).join()"
@@ -956,7 +958,7 @@ def test_the_file_in_a_browser(chromium: Any, network: Network, page_file: Path)
         assert "needs no server" in page.locator("#frozen-note").inner_text()
         assert page.locator("#tools").is_hidden()
         session.newer(lambda: page.click("#examples button:nth-child(2)"))
-        data = network.subject.examples()
+        data = network.target.examples()
         look = network.see(data.images[1])
         for layer in ("conv1", "pool1", "fc1", "head"):
             at_unit(page, layer, 7, 7)

@@ -273,7 +273,7 @@ def test_a_bad_run_or_folder_is_one_line(run: Path, tmp_path: Path, capsys: pyte
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").write_text("mine")
     for where in ("full", "full/notes.txt"):
-        assert "is there and not empty; choose another" in fails(capsys, run, "--out", tmp_path / where)
+        assert "exists and is not empty; choose another" in fails(capsys, run, "--out", tmp_path / where)
     assert "cannot be written: Not a directory" in fails(capsys, run, "--out", tmp_path / "full/notes.txt/export")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
     assert "gone is not there" in fails(capsys, tmp_path / "gone")
@@ -300,7 +300,7 @@ def test_networks_that_cannot_be_exported() -> None:
 
     reject(lambda x: (x, x), "one array .*it is")
     reject(lambda x: x.sum(), "one array .*it is")
-    reject(lambda x: x.reshape(len(x), 3), r"for any number of images, as it can for one.*x.shape\[0\]")
+    reject(lambda x: x.reshape(len(x), 3), r"for one image, but not for any number of images.*x.shape\[0\]")
 
     def own(x: jax.Array) -> jax.Array:
         return jax.ffi.ffi_call("of_this_machine", jax.ShapeDtypeStruct(x.shape, x.dtype))(x)
@@ -318,6 +318,6 @@ def test_networks_that_cannot_be_exported() -> None:
 def test_names_that_are_not_as_many_as_outputs(tmp_path: Path) -> None:
     model = cnn.serial(cnn.flatten, cnn.dense(3))
     params, state = variables(model, 4, 4, 1)
-    with pytest.raises(UserError, match="3 outputs, and classes= has 2 names"):
+    with pytest.raises(UserError, match="3 outputs, but classes= has 2 names"):
         export.save(model, params, state, (4, 4, 1), tmp_path / "out", classes=("cat", "dog"))
     assert not list(tmp_path.iterdir())

@@ -17,9 +17,9 @@ from PIL import Image
 import jaxcnn as cnn
 from jaxcnn import data, inspect
 from jaxcnn.errors import UserError
-from jaxcnn.inspect import graph, plots
+from jaxcnn.inspect import graph, graph_layout, plots
 from jaxcnn.inspect.cost import macs
-from jaxcnn.inspect.trace import trace
+from jaxcnn.inspect.program import outline_of
 from jaxcnn.models.googlenet import conv_bn, conv_relu, inception
 from jaxcnn.ops.backend import general_form
 
@@ -634,9 +634,9 @@ GRAPHS = {
 
 
 def placed(model, inputs, depth):
-    traced = trace(model, *inputs)
+    traced = outline_of(model, *inputs)
     made = graph._Builder(traced, depth).graph(traced.root, inspect.summary(model, *inputs).total)
-    graph._place(made, columns=True)
+    graph_layout.place(made, columns=True)
     return made
 
 

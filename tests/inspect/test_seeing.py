@@ -12,7 +12,7 @@ from helpers import close, normal, same
 import jaxcnn as cnn
 from experiments.seeing_inside import correlation
 from jaxcnn.errors import UserError
-from jaxcnn.inspect import activations, features, pictures, seeing, windows
+from jaxcnn.inspect import activations, features, layer_outputs, pictures, program, split_at, windows
 from jaxcnn.inspect.saliency import _grad_cam, _gradient, grad_cam, input_gradient, occlusion, saliency
 
 KEY = jax.random.key(0)
@@ -87,7 +87,7 @@ def test_a_network_is_split_at_any_layer(name):
     params, state = made(model, X)
     whole = outputs(model, params, state, X)
 
-    shapes = seeing.layer_outputs(model, params, state, X)
+    shapes = layer_outputs(model, params, state, X)
     names = list(shapes)
     seen = None
     if "remat" not in name:  # of which the plain Watcher sees traces that have ended
@@ -101,7 +101,7 @@ def test_a_network_is_split_at_any_layer(name):
 
     @jax.jit
     def both(params, state, x):
-        ways = [seeing.split_at(model, params, state, x, layer=layer) for layer in some]
+        ways = [split_at(model, params, state, x, layer=layer) for layer in some]
         return [(value, rest(value)) for value, rest in ways]
 
     for layer, (value, result) in zip(some, both(params, state, X), strict=True):
@@ -127,7 +127,7 @@ def test_the_rest_is_a_function_of_the_layers_output():
         return params[path[0]][path[1]]["kernel"], 1, 1
 
     seen = outputs_by_layer(model, params, state, X)
-    value, rest = seeing.split_at(model, params, state, X, layer="block1/conv1")
+    value, rest = split_at(model, params, state, X, layer="block1/conv1")
     # The second call of the same layer is another output, which stays.
     moved = value + 1
     y = jax.nn.relu(moved)
@@ -140,7 +140,7 @@ def test_the_rest_is_a_function_of_the_layers_output():
 
 def test_a_layer_that_gives_back_its_input_is_replaced_alone():
     model = cnn.network(lambda net, x: net.same(x) + x, same=lambda x: x)
-    value, rest = seeing.split_at(model, {}, {}, X, layer="same")
+    value, rest = split_at(model, {}, {}, X, layer="same")
     same(value, X)
     same(rest(0 * value), X)
 
@@ -151,7 +151,7 @@ def test_layers_of_an_ensemble_have_an_axis_of_members():
 
     @jax.jit
     def split(params, state, x):
-        value, rest = seeing.split_at(model, params, state, x, layer="conv")
+        value, rest = split_at(model, params, state, x, layer="conv")
         return value, rest(value)
 
     value, rest = split(params, state, X)
@@ -168,7 +168,7 @@ def test_layers_that_cannot_be_found():
     model = small()
     params, state = made(model, X)
     for look in (
-        lambda layer: seeing.split_at(model, params, state, X, layer=layer),
+        lambda layer: split_at(model, params, state, X, layer=layer),
         lambda layer: input_gradient(model, params, state, X, layer=layer),
         lambda layer: grad_cam(model, params, state, X, layer=layer),
         lambda layer: windows.receptive_window(model, X, layer=layer, place=(0, 0)),
@@ -177,14 +177,14 @@ def test_layers_that_cannot_be_found():
         with pytest.raises(UserError, match="unknown layer 'convv1': did you mean conv1"):
             look("convv1")
     with pytest.raises(UserError, match="no named layers inside"):
-        seeing.split_at(cnn.dense(2), *made(cnn.dense(2), X), X, layer="dense")
+        split_at(cnn.dense(2), *made(cnn.dense(2), X), X, layer="dense")
 
     def loop(net, x):
         return jax.lax.scan(lambda y, _: (net.conv(y), None), x, length=2)[0]
 
     looped = cnn.network(loop, conv=cnn.conv(2, 3, padding=1))
     with pytest.raises(UserError, match="'conv' is inside a loop"):
-        seeing.split_at(looped, *made(looped, X), X, layer="conv")
+        split_at(looped, *made(looped, X), X, layer="conv")
 
 
 # --- gradients ---------------------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ def test_rules_for_relu_however_it_is_written(name):
     a1, d1 = (np.maximum(z1, 0), z1 > 0) if derivative is None else derivative(z1)
     z2 = a1 @ kernels[1] + biases[1]
     _, d2 = (np.maximum(z2, 0), z2 > 0) if derivative is None else derivative(z2)
-    assert seeing.relus(model, params, state, x) == 2 * count
+    assert program(model, params, state, x).relus == 2 * count
     for rule in RULES[1:] if derivative is None else RULES[1:2]:
         g = np.broadcast_to(kernels[2][:, 1], z2.shape)
         for d, kernel in ((d2, kernels[1]), (d1, kernels[0])):
@@ -383,9 +383,9 @@ def test_grad_cam_takes_the_last_maps_that_are_no_pools():
     x = normal(3, 1, 32, 32, 1)
     model = cnn.models.lenet5()
     params, state = made(model, x)
-    assert seeing.Program(model, params, state, (x,)).maps(4) == "act2"
+    assert program(model, params, state, x).maps(4) == "act2"
     with_branches = cnn.serial(a=cnn.parallel(b=cnn.conv(2, 1), c=cnn.conv(2, 1), join=cnn.concat), p=cnn.max_pool(2))
-    assert seeing.Program(with_branches, *made(with_branches, x), (x,)).maps(4) == "a"
+    assert program(with_branches, *made(with_branches, x), x).maps(4) == "a"
 
 
 def test_grad_cam_needs_maps():
@@ -479,6 +479,11 @@ def test_squares_that_cannot_be(settings, says):
     model = tiny()
     with pytest.raises(UserError, match=says):
         occlusion(model, *made(model, X), X, **settings)
+
+
+def test_an_unknown_setting_is_an_error():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'batchsize'"):
+        occlusion(tiny(), *made(tiny(), X), X, size=2, batchsize=3)
 
 
 # --- windows -----------------------------------------------------------------------------------------------------
@@ -642,6 +647,8 @@ def test_gradient_ascent_goes_up():
         features.maximize(model, params, state, X, unit=3, steps=1)
     with pytest.raises(UserError, match="in floating point, or their shape"):
         features.maximize(model, params, state, X.astype(np.int32), unit=1)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'step'"):
+        features.maximize(model, params, state, X, unit=1, step=1)
 
 
 def test_blur_keeps_what_is_even_and_spreads_what_is_not():

@@ -77,6 +77,7 @@ def weights(*kernel: int) -> dict[str, Shape]:
 
 AFFINE = {"scale": (4,), "bias": (4,)}
 RUNNING = {"mean": (4,), "var": (4,)}
+SQUEEZE = {"fc1/kernel": (1, 1, 4, 3), "fc1/bias": (3,), "fc2/kernel": (1, 1, 3, 4), "fc2/bias": (4,)}
 IMAGE = (2, 5, 6, 4)
 
 # fmt: off
@@ -97,6 +98,12 @@ CASES = {
     "conv_dilated": Case(cnn.conv(3, 3, dilation=2), IMAGE, (2, 1, 2, 3), weights(3, 3, 4, 3)),
     "conv_groups": Case(cnn.conv(6, 3, groups=2), IMAGE, (2, 3, 4, 6), weights(3, 3, 2, 6)),
     "conv_depthwise": Case(cnn.conv(4, 3, groups=4), IMAGE, (2, 3, 4, 4), weights(3, 3, 1, 4)),
+    "separable_conv": Case(
+        cnn.separable_conv(3, 3, multiplier=2), IMAGE, (2, 3, 4, 3),
+        {"depthwise": (3, 3, 1, 8), "pointwise": (1, 1, 8, 3), "bias": (3,)}),
+    "separable_conv_1d": Case(
+        cnn.separable_conv(5, 3, 2, 1, bias=False), (2, 7, 4), (2, 4, 5),
+        {"depthwise": (3, 1, 4), "pointwise": (1, 4, 5)}),
     "conv_transpose_1d": Case(cnn.conv_transpose(3, 3, 2), (2, 4, 4), (2, 9, 3), weights(3, 4, 3)),
     "conv_transpose": Case(cnn.conv_transpose(3, 4, 2, 1), IMAGE, (2, 10, 12, 3), weights(4, 4, 4, 3)),
     "conv_transpose_3d": Case(cnn.conv_transpose(3, 2), (2, 2, 3, 2, 4), (2, 3, 4, 3, 3), weights(2, 2, 2, 4, 3)),
@@ -149,11 +156,30 @@ CASES = {
     "dropout": Case(cnn.dropout(0.5), IMAGE, IMAGE, random=True),
     "dropout_maps": Case(cnn.dropout(0.5, shared_axes=(1, 2)), IMAGE, IMAGE, random=True),
     "dropout_nothing": Case(cnn.dropout(0.0), IMAGE, IMAGE),
+    "drop_path": Case(cnn.drop_path(0.5), (8, 3, 4), (8, 3, 4), random=True),
+    "drop_path_nothing": Case(cnn.drop_path(0.0), IMAGE, IMAGE),
+    # channels and pixels
+    "squeeze_excite": Case(cnn.squeeze_excite(4, 3), (2, 4, 4, 4), (2, 4, 4, 4), SQUEEZE),
+    "squeeze_excite_hard": Case(cnn.squeeze_excite(4, 3, cnn.silu, cnn.hard_sigmoid), IMAGE, IMAGE, SQUEEZE),
+    "layer_scale": Case(cnn.layer_scale(), IMAGE, IMAGE, {"scale": (4,)}),
+    "channel_shuffle": Case(cnn.channel_shuffle(2), IMAGE, IMAGE),
+    "pixel_shuffle": Case(cnn.pixel_shuffle(2), (2, 3, 2, 12), (2, 6, 4, 3)),
+    "upsample": Case(cnn.upsample(3), (2, 3, 2, 4), (2, 9, 6, 4)),
+    "upsample_bilinear": Case(cnn.upsample(2, "bilinear"), IMAGE, (2, 10, 12, 4)),
+    "param": Case(
+        cnn.network(lambda net, x: x * cnn.ops.spread(net.scale(), x), scale=cnn.param(4)), IMAGE, IMAGE,
+        {"scale/value": (4,)}),
     # activations
     "relu": Case(cnn.relu, IMAGE, IMAGE),
     "sigmoid": Case(cnn.sigmoid, IMAGE, IMAGE),
     "tanh": Case(cnn.tanh, IMAGE, IMAGE),
     "softmax": Case(cnn.softmax, IMAGE, IMAGE),
+    "gelu": Case(cnn.gelu, IMAGE, IMAGE),
+    "gelu_tanh": Case(cnn.gelu_tanh, IMAGE, IMAGE),
+    "silu": Case(cnn.silu, IMAGE, IMAGE),
+    "relu6": Case(cnn.relu6, IMAGE, IMAGE),
+    "hard_sigmoid": Case(cnn.hard_sigmoid, IMAGE, IMAGE),
+    "hard_swish": Case(cnn.hard_swish, IMAGE, IMAGE),
     "leaky_relu": Case(cnn.leaky_relu(0.1), IMAGE, IMAGE),
     "elu": Case(cnn.elu(0.5), IMAGE, IMAGE),
     "prelu": Case(cnn.prelu(), IMAGE, IMAGE, {"slope": (4,)}),
@@ -323,12 +349,39 @@ def transposed(p, x):
     return y + p["bias"]
 
 
+def separable(p, x):
+    z = np.zeros((2, 3, 4, 8))
+    for u, v, c, m in itertools.product(range(3), range(3), range(4), range(2)):
+        z[..., 2 * c + m] += x[:, u : u + 3, v : v + 4, c] * p["depthwise"][u, v, 0, 2 * c + m]
+    return z @ p["pointwise"][0, 0] + p["bias"]
+
+
+def squeezed(p, x):
+    hidden = np.maximum(0, x.mean((1, 2)) @ p["fc1"]["kernel"][0, 0] + p["fc1"]["bias"])
+    gate = 1 / (1 + np.exp(-(hidden @ p["fc2"]["kernel"][0, 0] + p["fc2"]["bias"])))
+    return x * gate[:, None, None]
+
+
+def shuffled(x):
+    y = np.zeros((2, 6, 4, 3))
+    for u, v, c in itertools.product(range(2), range(2), range(3)):
+        y[:, u::2, v::2, c] = x[..., 4 * c + 2 * u + v]
+    return y
+
+
 # Of rows of the table; convolution, pooling and batch normalization are compared with NumPy in test_ops.
 FORMULAS = {
     "dense_per_pixel": lambda p, x: x @ p["kernel"] + p["bias"],
     "conv_1x1": lambda p, x: x @ p["kernel"][0, 0] + p["bias"],
     "conv_transpose_1d": transposed,
     "maxout": lambda p, x: np.max([x @ k + b for k, b in zip(p["kernel"], p["bias"], strict=True)], 0),
+    "separable_conv": separable,
+    "squeeze_excite": squeezed,
+    "layer_scale": lambda p, x: x * p["scale"],
+    "param": lambda p, x: x * p["scale"]["value"],
+    "channel_shuffle": lambda p, x: x[..., [0, 2, 1, 3]],
+    "pixel_shuffle": lambda p, x: shuffled(x),
+    "upsample": lambda p, x: x.repeat(3, 1).repeat(3, 2),
     "embed": lambda p, x: p["kernel"][x],
     "flatten": lambda p, x: x.reshape(2, -1),
     "prelu": lambda p, x: np.where(x >= 0, x, p["slope"] * x),
@@ -369,6 +422,41 @@ def test_dropout_of_whole_feature_maps():
     assert 0 < (y[:, 0, 0] == 0).sum() < 64
 
 
+def test_drop_path_drops_whole_examples():
+    x = np.asarray(normal(0, 2000, 2, 3))
+    y = np.asarray(cnn.drop_path(0.2).apply({}, {}, x, train=True, key=jax.random.key(1))[0])
+    kept = y.any((1, 2))
+    close(y[kept], x[kept] / 0.8)
+    # Five standard deviations of the share of 2000 draws: 4.5 %.
+    assert (~kept).mean() == pytest.approx(0.2, abs=5 * np.sqrt(0.2 * 0.8 / len(x)))
+    with pytest.raises(LayerError, match="drop_path draws random numbers in training"):
+        cnn.drop_path(0.2).apply({}, {}, x, train=True)
+
+
+def test_layer_scale_starts_small():
+    params, _ = cnn.layer_scale(1e-3).init(KEY, normal(0, 2, 4))
+    same(params, {"scale": np.full(4, 1e-3, np.float32)})
+
+
+def test_a_param_has_any_shape_and_starts_as_it_is_told():
+    for shape, expected in (((), ()), (3, (3,)), ((2, 1), (2, 1))):
+        params, _ = cnn.param(shape, jax.nn.initializers.constant(2.5)).init(KEY)
+        same(params, {"value": np.full(expected, 2.5, np.float32)})
+    params, _ = cnn.param((100, 50), jax.nn.initializers.normal(0.1)).init(KEY)
+    assert params["value"].std() == pytest.approx(0.1, rel=0.05)
+
+
+def test_two_layers_share_a_param():
+    """An autoencoder whose second matrix is the first one's transpose: one variable, whose gradient has both parts."""
+    net = cnn.network(lambda net, x: x @ net.weights() @ net.weights().T, weights=cnn.param((3, 2)))
+    params, state = {"weights": {"value": jnp.asarray(normal(0, 3, 2))}}, {}
+    x, w = normal(1, 4, 3), params["weights"]["value"]
+    close(net.apply(params, state, x)[0], x @ w @ w.T)
+    gradient = jax.grad(lambda p: net.apply(p, state, x)[0].sum())(params)["weights"]["value"]
+    ones = np.ones((4, 3), np.float32)
+    close(gradient, x.T @ ones @ w + ones.T @ x @ w)
+
+
 def test_embed_gives_nan_outside_the_vocabulary():
     kernel = np.arange(6.0, dtype=np.float32).reshape(3, 2)
     y = jax.jit(lambda x: cnn.embed(3, 2).apply({"kernel": kernel}, {}, x)[0])(jnp.array([0, 2, 3, -1]))
@@ -382,6 +470,13 @@ def test_embed_gives_nan_outside_the_vocabulary():
         (cnn.sigmoid, [0.0, np.log(3.0)], [0.5, 0.75]),
         (cnn.tanh, [0.0, np.log(2.0)], [0, 0.6]),
         (cnn.softmax, [0.0, np.log(2.0), np.log(5.0)], [0.125, 0.25, 0.625]),
+        # Phi(1) = 0.8413447460685429 and tanh's approximation of it, from tables and by hand.
+        (cnn.gelu, [-1.0, 0.0, 1.0], [-0.15865525393, 0, 0.84134474607]),
+        (cnn.gelu_tanh, [-1.0, 0.0, 1.0], [-0.15880800939, 0, 0.84119199061]),
+        (cnn.silu, [-np.log(3.0), 0.0, np.log(3.0)], [-np.log(3) / 4, 0, np.log(3) * 3 / 4]),
+        (cnn.relu6, [-2.0, 3.0, 6.0, 7.0], [0, 3, 6, 6]),
+        (cnn.hard_sigmoid, [-4.0, -3.0, 0.0, 1.5, 3.0, 4.0], [0, 0, 0.5, 0.75, 1, 1]),
+        (cnn.hard_swish, [-4.0, -3.0, -1.5, 0.0, 1.5, 4.0], [0, 0, -0.375, 0, 1.125, 4]),
         (cnn.leaky_relu(), [-2.0, 0.0, 3.0], [-0.02, 0, 3]),
         (cnn.leaky_relu(0.1), [-2.0, 0.0, 3.0], [-0.2, 0, 3]),
         (cnn.elu(2.0), [-np.log(4.0), 0.0, 3.0], [-1.5, 0, 3]),
@@ -399,6 +494,15 @@ def test_derivatives_of_activations():
     close(slope(cnn.sigmoid), g * (1 - g))
     close(slope(cnn.tanh), 1 - np.tanh(x) ** 2)
     same(slope(cnn.relu), (x > 0).astype(np.float32))  # 0 at 0
+    x = np.linspace(-8, 8, 33, dtype=np.float32)
+    same(slope(cnn.relu6), ((x > 0) & (x < 6)).astype(np.float32))
+    close(slope(cnn.hard_sigmoid), (np.abs(x) < 3) / np.float32(6))
+    close(slope(cnn.hard_swish), np.where(x <= -3, 0, np.where(x < 3, x / 3 + 0.5, 1)).astype(np.float32))
+
+
+@pytest.mark.parametrize("activation", [cnn.relu6, cnn.hard_sigmoid, cnn.hard_swish, cnn.gelu, cnn.silu])
+def test_what_is_no_number_stays_so(activation):
+    assert np.isnan(activation(jnp.array([np.nan]))).all()
 
 
 # --- what would be computed without meaning ----------------------------------------------------------------------
@@ -412,7 +516,7 @@ def test_batch_norm_takes_no_single_value_in_training():
         params, state = model.init(KEY, x[:1])
         assert model.apply(params, state, x[:1])[0].shape == (1, 2)
         assert model.apply(params, state, x, train=True)[0].shape == (2, 2)
-        with pytest.raises(LayerError, match=r"bn: one value a channel in \(1, 4\)"):
+        with pytest.raises(LayerError, match=r"bn: one value per channel in \(1, 4\)"):
             model.apply(params, state, x[:1], train=True)
     params, state = cnn.batch_norm().init(KEY, x[:1])
     assert cnn.batch_norm().apply(params, state, x[:1], train=True)[0].shape == (1, 5, 5, 1)
@@ -423,10 +527,10 @@ def test_batch_norm_takes_no_single_value_in_training():
 @pytest.mark.parametrize(
     ("layer", "x", "says"),
     [
-        (lambda: cnn.group_norm(4), (2, 1, 1, 4), "one value is to be normalized by itself"),
-        (lambda: cnn.layer_norm(), (2, 3, 1), "one value is to be normalized by itself"),
-        (lambda: cnn.layer_norm(axes=(-3, -2, -1)), (2, 1, 1, 1), "one value is to be normalized by itself"),
-        (lambda: cnn.batch_norm(momentum=1.5), (2, 3), "momentum=1.5: expected the share"),
+        (lambda: cnn.group_norm(4), (2, 1, 1, 4), "only one value is normalized at a time"),
+        (lambda: cnn.layer_norm(), (2, 3, 1), "only one value is normalized at a time"),
+        (lambda: cnn.layer_norm(axes=(-3, -2, -1)), (2, 1, 1, 1), "only one value is normalized at a time"),
+        (lambda: cnn.batch_norm(momentum=1.5), (2, 3), "momentum=1.5: expected the weight"),
         (lambda: cnn.batch_norm(eps=-1.0), (2, 3), "eps=-1.0: expected"),
         (lambda: cnn.layer_norm(-1), (2, 3), "eps=-1: expected"),
         (lambda: cnn.group_norm(1, -1.0), (2, 3), "eps=-1.0: expected"),
@@ -435,6 +539,15 @@ def test_batch_norm_takes_no_single_value_in_training():
         (lambda: cnn.conv_transpose(2, 3, (3, 1), output_padding=(2, 1)), (1, 3, 3, 1), r"output_padding=\(2, 1\)"),
         (lambda: cnn.dropout(0.5, shared_axes=(4,)), (1, 3, 3, 1), r"shared_axes=\(4,\) do not all exist"),
         (lambda: cnn.dropout(0.5, shared_axes=(-5,)), (1, 3, 3, 1), r"shared_axes=\(-5,\) do not all exist"),
+        (lambda: cnn.drop_path(1.0), (1, 3), "rate=1.0: expected the share to drop, 0 <= rate < 1"),
+        (lambda: cnn.squeeze_excite(4, 2), (1, 3, 3, 5), "made for 4 channels, got 5"),
+        (lambda: cnn.squeeze_excite(4, 0), (1, 3, 3, 4), "hidden=0: expected an integer of at least 1"),
+        (lambda: cnn.channel_shuffle(3), (1, 3, 3, 4), "4 channels cannot be divided into groups=3"),
+        (lambda: cnn.pixel_shuffle(3), (1, 3, 3, 4), r"4 channels cannot be divided by factor\^2 = 9"),
+        (lambda: cnn.upsample(2, "cubic"), (1, 3, 3, 4), "method='cubic': expected 'nearest' or 'bilinear'"),
+        (lambda: cnn.upsample(1.5), (1, 3, 3, 4), "factor=1.5: expected an integer of at least 1"),
+        (lambda: cnn.separable_conv(4, 5), (1, 3, 3, 4), "5x5 filter, stride 1 on 3x3"),
+        (lambda: cnn.param((2, -1)), (1, 3), "shape=-1: expected an integer of at least 1"),
     ],
 )
 def test_what_would_be_computed_without_meaning_is_refused(layer, x, says):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torchvision_fixture
 from helpers import close, normal, shapes, size
 
 import jaxcnn as cnn
@@ -81,6 +82,8 @@ PARAMETERS = {
     "resnet44": 658_586,
     "resnet56": 853_018,
     "resnet110": 1_727_962,
+    "efficientnet_lite0": 4_652_008,
+    "wrn28_10": 36_479_194,
     "plain20": 269_722,
     "plain32": 464_154,
     "plain44": 658_586,
@@ -92,11 +95,47 @@ PARAMETERS = {
 _VGG16, _FC6_FC7 = 14_714_688, 25_088 * 4096 + 4096 + 4096 * 4096 + 4096
 _SCORE, _FUSE = 21 * 4096 + 21, 21 * 512 + 21 + 4 * 4 * 21 * 21
 
+# Published by torchvision, with an auxiliary head of so many parameters.
+SEGMENTERS = {
+    "fcn_resnet50": 256 * 1024 * 9 + 2 * 256 + 21 * 257,
+    "fcn_resnet101": 256 * 1024 * 9 + 2 * 256 + 21 * 257,
+    "deeplabv3_resnet50": 256 * 1024 * 9 + 2 * 256 + 21 * 257,
+    "deeplabv3_resnet101": 256 * 1024 * 9 + 2 * 256 + 21 * 257,
+    "deeplabv3_mobilenet_v3_large": 10 * 40 * 9 + 2 * 10 + 21 * 11,
+    "lraspp_mobilenet_v3_large": 0,
+}
+
+
+def _unet(channels, width, classes):
+    """The paper's figure 1: two 3x3 convolutions a stage, and 2x2 on the way up."""
+    w = [width * 2**s for s in range(5)]
+    down = sum(9 * c * k + k + 9 * k * k + k for c, k in zip([channels, *w], w, strict=False))
+    up = sum(4 * 2 * k * k + k + 9 * 2 * k * k + k + 9 * k * k + k for k in w[:4])
+    return down + up + classes * (width + 1)
+
+
+def _right(*left):
+    """Two 3x3 convolutions, normalized, on each map and the one below: what stands on the right of a ResNet."""
+    below, total = left[0], 0
+    for beside, k in zip([*left[1:], 0], (256, 128, 64, 32, 16), strict=True):
+        total += 9 * (below + beside) * k + 9 * k * k + 4 * k
+        below = k
+    return total + 21 * (16 + 1)
+
+
 # What the networks that do not name a class are made of: parameters, and the shape of what they put out.
 SYSTEMS = {
     "fcn32s": (_VGG16 + _FC6_FC7 + _SCORE, (1, 240, 320, 21)),  # the paper's table 1: 134 M
     "fcn16s": (_VGG16 + _FC6_FC7 + _SCORE + _FUSE, (1, 240, 320, 21)),
     "fcn8s": (_VGG16 + _FC6_FC7 + _SCORE + _FUSE + _FUSE - 256 * 21, (1, 240, 320, 21)),  # pool3 has 256 channels
+    **{
+        name: (torchvision_fixture.load()[name]["parameters"] - aux, (1, 520, 520, 21))
+        for name, aux in SEGMENTERS.items()
+    },
+    "unet": (_unet(3, 64, 21), (1, 240, 320, 21)),
+    "unet_resnet18": (11_176_512 + _right(512, 256, 128, 64, 64), (1, 240, 320, 21)),
+    "unet_resnet34": (21_284_672 + _right(512, 256, 128, 64, 64), (1, 240, 320, 21)),
+    "unet_resnet50": (23_508_032 + _right(2048, 1024, 512, 256, 64), (1, 240, 320, 21)),
     "hed": (_VGG16 + 64 + 128 + 256 + 512 + 512 + 5 + 5 + 1, (1, 240, 320)),
     "flownet_s": (38_676_514, (1, 384, 512, 2)),
     "flownet_c": (39_175_298, (1, 384, 512, 2)),  # that of PyTorch's usual port
@@ -109,7 +148,9 @@ SYSTEMS = {
 
 
 def test_every_model_is_counted_here():
-    assert set(CLASSIFIERS) - set(PARAMETERS) == {"convnet", "resnet1202"}  # a pattern; and see below
+    """Or in `test_torchvision_names.py`, if torchvision has it."""
+    elsewhere = set(torchvision_fixture.load())
+    assert set(CLASSIFIERS) - set(PARAMETERS) - elsewhere == {"convnet", "resnet1202"}  # a pattern; and see below
     assert set(MODELS) - set(CLASSIFIERS) == set(SYSTEMS)
     assert set(MODELS) < set(cnn.models.__all__)
 

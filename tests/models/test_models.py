@@ -149,8 +149,8 @@ def test_a_model_of_ones_own_from_a_file(tmp_path):
         ("{}/gone.py:tiny", {}, "there is no file .*gone.py; expected a name, or file.py:function"),
         ("{}/mine.py:tinny", {}, "mine.py has no function tinny; it has tiny, other, nothing"),
         ("{}/mine.py:other", {}, "missing 1 required positional argument: 'size'"),
-        ("{}/mine.py:nothing", {}, "should return a Layer, it returned int"),
-        ("{}/notes.txt:tiny", {}, "is no Python file"),
+        ("{}/mine.py:nothing", {}, "should return a Layer; it returned int"),
+        ("{}/notes.txt:tiny", {}, "is not a Python file"),
     ],
 )
 def test_a_model_that_cannot_be_made(tmp_path, name, options, says):

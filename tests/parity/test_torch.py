@@ -272,6 +272,12 @@ ACTIVATIONS = {
     "sigmoid": (cnn.sigmoid, torch.sigmoid),
     "tanh": (cnn.tanh, torch.tanh),
     "softmax": (cnn.softmax, lambda x: F.softmax(x, -1)),
+    "gelu": (cnn.gelu, F.gelu),
+    "gelu_tanh": (cnn.gelu_tanh, lambda x: F.gelu(x, approximate="tanh")),
+    "silu": (cnn.silu, F.silu),
+    "relu6": (cnn.relu6, F.relu6),
+    "hard_sigmoid": (cnn.hard_sigmoid, F.hardsigmoid),
+    "hard_swish": (cnn.hard_swish, F.hardswish),
     "leaky_relu": (cnn.leaky_relu(0.1), lambda x: F.leaky_relu(x, 0.1)),
     "elu": (cnn.elu(0.7), lambda x: F.elu(x, 0.7)),
 }
@@ -285,6 +291,25 @@ def test_activations(ours, theirs):
 
 def test_relus_derivative_at_0():
     agree(cnn.relu, F.relu, np.zeros((1, 3), np.float32))
+    agree(cnn.relu6, F.relu6, np.array([[0, 6]], np.float32))
+
+
+# --- channels and pixels -----------------------------------------------------------------------------------------
+
+SHUFFLES = {
+    "pixel_shuffle": (cnn.pixel_shuffle(2), lambda x: F.pixel_shuffle(x, 2)),
+    "channel_shuffle": (cnn.channel_shuffle(4), lambda x: F.channel_shuffle(x, 4)),
+    "nearest": (cnn.upsample(3), lambda x: F.interpolate(x, scale_factor=3)),
+    "bilinear": (
+        cnn.upsample(2, "bilinear"),
+        lambda x: F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False),
+    ),
+}
+
+
+@pytest.mark.parametrize(("ours", "theirs"), SHUFFLES.values(), ids=SHUFFLES)
+def test_channels_and_pixels(ours, theirs):
+    agree(applied(ours), channels_first(theirs), normal(0, 2, 3, 5, 12))
 
 
 @pytest.mark.parametrize("shared", [False, True])

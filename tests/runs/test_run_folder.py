@@ -289,7 +289,7 @@ def test_a_full_disk_leaves_no_half_of_a_file(name: str, tmp_path: Path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        with pytest.raises(TrainingError, match=rf"{name} cannot be written: the disk is full. Make room and go on"):
+        with pytest.raises(TrainingError, match=rf"{name} cannot be written: the disk is full. Free some space"):
             fit(tmp_path / "run")
     assert all(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
     assert not list(tmp_path.rglob(".*"))

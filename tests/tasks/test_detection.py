@@ -634,12 +634,12 @@ def test_damaged_voc_folders_are_named(tmp_path):
             voc(top, split, **options)
 
     refused(r"no split 'test'; there are train", "test")
-    refused(r"b?a\.xml: the class 'rbc' is none of cat", classes=("cat",))
+    refused(r"b?a\.xml: the class 'rbc' is not one of cat", classes=("cat",))
     (sets / "val.txt").write_text("\n")
     refused("the split is empty", "validation")
     for text, says in (
-        ("<annotation><object>", "no XML that can be read"),
-        ("", "no XML that can be read"),
+        ("<annotation><object>", "not XML that can be read"),
+        ("", "not XML that can be read"),
         ("<annotation><object><name>rbc</name></object></annotation>", "expected four numbers"),
         (f"<annotation>{OBJECT.format('rbc', '', 'x', 1, 2, 3)}</annotation>", "expected four numbers"),
         (f"<annotation>{OBJECT.format('rbc', '', 'nan', 1, 2, 3)}</annotation>", "a name and a box"),
@@ -729,11 +729,11 @@ LAUGHS = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 10))
     ("xml", "says"),
     [
         ('<?xml version="1.0" encoding="klingon"?><a/>', "unknown encoding: klingon"),
-        ('<?xml version="1.0" encoding="zip"?><a/>', "no XML that can be read"),
+        ('<?xml version="1.0" encoding="zip"?><a/>', "not XML that can be read"),
         (f'<!DOCTYPE a [<!ENTITY l0 "ha">{LAUGHS}]><a>&l9;</a>', "it declares an entity, l0"),
         (f"<annotation>{OBJECT.format('x' * 3000, '', 1, 1, 9, 9)}</annotation>", "x… has 3,000 letters|has 3,000"),
         (f"<annotation>{OBJECT.format('x', '', '9' * 9999 + 'y', 1, 9, 9)}</annotation>", "expected four numbers"),
-        ("<annotation>" + " " * (17 << 20), "larger than an annotation ever is"),
+        ("<annotation>" + " " * (17 << 20), "too large for an annotation"),
         (None, "it is a pipe; expected a regular file"),
     ],
 )
@@ -754,7 +754,7 @@ def test_names_of_images_stay_in_their_folder(tmp_path):
     top = make_voc(tmp_path / "v", {"a": []}, {"a": (40, 30)})
     for name in ("../../etc/passwd", "/etc/passwd", "x" * 5000, "红" * 200, "a\x1b[31m"):
         (top / "ImageSets" / "Main" / "train.txt").write_text(f"{name}\n", "utf-8")
-        with pytest.raises(DataError, match="is no name of an image in JPEGImages") as error:
+        with pytest.raises(DataError, match="is not the name of an image in JPEGImages") as error:
             voc(top)
         assert len(str(error.value)) < 1000
         assert "\x1b" not in str(error.value)
@@ -863,13 +863,14 @@ def test_selective_search_finds_discs_and_is_kept(tmp_path, monkeypatch):
     same(proposals.selective_search(images, most=50), regions)  # the same again, without the file
 
     calls = []
-    monkeypatch.setattr(proposals, "_search", lambda image, settings: calls.append(1) or np.zeros((50, 4), np.float32))
+    monkeypatch.setattr(proposals, "_search", lambda *_: calls.append(1) or np.zeros((50, 4), np.float32))
     same(proposals.selective_search(images, most=50, cache=tmp_path / "c"), regions)
     assert not calls
     same(proposals.selective_search(images[1:], most=50, cache=tmp_path / "c"), regions[1:])  # another split
     assert not calls
     assert proposals.selective_search(images[:, 1:], most=50, cache=tmp_path / "c").sum() == 0  # other images
-    assert proposals.selective_search(images, most=50, base=31, cache=tmp_path / "c").sum() == 0  # other settings
+    other = proposals.SearchSettings(base=31)
+    assert proposals.selective_search(images, most=50, settings=other, cache=tmp_path / "c").sum() == 0
     assert len(calls) == 4
     for file in (tmp_path / "c").iterdir():
         file.write_bytes(file.read_bytes()[:40])

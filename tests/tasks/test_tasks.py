@@ -14,9 +14,10 @@ from jaxcnn import cli, models, tasks
 from jaxcnn.data import datasets
 from jaxcnn.data.datasets import clevr
 from jaxcnn.errors import UserError
-from jaxcnn.explore import subject
+from jaxcnn.explore import target
+from jaxcnn.explore.answers import message
+from jaxcnn.explore.messages import unpack
 from jaxcnn.explore.network import Network
-from jaxcnn.explore.server import message, unpack
 
 SMALL = "--epochs 1 --batch-size 2"
 
@@ -27,6 +28,7 @@ TASKS: dict[str, tuple[str, str, list[str], list[str]]] = {
     "flownet_s": ("--options width=2 --size 64,64", "end_point_error", ["{image}", "{image}"],
                   ["{name}-flow.png", "{name}.flo"]),
     "fast_rcnn": ("--size 96,128", "map", ["{cells}"], ["{cells_name}-boxes.png"]),
+    "keypoint_net": ("--options width=2", "distance", ["{image}"], ["{name}-points.png"]),
     "text_cnn": ("--options embedding=8,features=4", "accuracy", ["a fine film", "a poor film"], []),
     "vqa_cnn": ("--options features=4,units=8", "accuracy", ["scene:7", "what shape is the red object?"],
                 ["scene7.png"]),
@@ -98,15 +100,15 @@ def test_a_run_from_training_to_prediction(
     cli.main(["train", "--run", "run", "--resume"])
     assert "is complete: test" in capsys.readouterr().out
 
-    if models.MODELS[model].task not in ("segment", "boundaries"):
+    if models.MODELS[model].task not in ("segmentation", "edges", "keypoints"):
         with pytest.raises(UserError, match="given one image and nothing else"):
-            subject.of_run("run")
+            target.of_run("run")
         return
-    explored = subject.of_run("run")
+    explored = target.of_run("run")
     assert explored.about()["measure"] == figure
     record, sent = unpack(message(Network(explored), Network(explored).see(explored.examples().inputs[0]), []))
     assert record["pictures"] == ["said"]
-    assert len(sent) == record["image"] + np.prod(explored.answer.size)
+    assert len(sent) == record["image"] + np.prod(explored.head.size)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_what_is_no_vocabulary_or_sentence():
         Vocabulary(("<padding>", "<unknown>", "a", "b", "a"))
     with pytest.raises(DataError, match="list of words"):
         Vocabulary.of(SENTENCES).encode(["a film"])
-    with pytest.raises(DataError, match="at least one place"):
+    with pytest.raises(DataError, match="length=0: expected at least 1"):
         Vocabulary.of(SENTENCES).encode(SENTENCES, 0)
 
 
@@ -160,7 +160,7 @@ def test_files_that_cannot_be_used(tmp_path):
         read_lines(file)
     with pytest.raises(DataError, match="cannot be read: No such file"):
         read_lines(tmp_path / "absent.txt")
-    with pytest.raises(DataError, match=r"two or more classes, CLASS.txt; found good.txt"):
+    with pytest.raises(DataError, match=r"CLASS.txt for each of two or more classes; found good.txt"):
         text_folder(tmp_path)
     with pytest.raises(DataError, match="found no such file"):
         text_folder(tmp_path / "absent")
@@ -208,7 +208,7 @@ def test_folds_are_a_partition_with_each_class_in_all(count):
 
 @pytest.mark.parametrize("count", [0, 1, 11])
 def test_folds_that_there_cannot_be(count):
-    with pytest.raises(UserError, match="no more than the 10 examples"):
+    with pytest.raises(UserError, match="expected 2 to 10, the number of examples"):
         folds(np.repeat([0, 1], [10, 30]), count)
 
 
@@ -313,7 +313,7 @@ def test_what_the_network_cannot_take():
         MODEL.init(jax.random.key(0), jnp.zeros((3,), jnp.int32))
     with pytest.raises(LayerError, match="embed: expected integers"):
         MODEL.init(jax.random.key(0), jnp.zeros((3, 4)))
-    with pytest.raises(LayerError, match="at least one width"):
+    with pytest.raises(LayerError, match="at least one filter width"):
         text_cnn(widths=())
 
 

@@ -155,7 +155,7 @@ def test_all_phrases_fit():
         ("is the red elephant left of the hat?", "the word elephant, of, hat|the word elephant, hat"),
         ("what shape is the object?", "names no colour: a question is about one of the objects, red, green"),
         ("is the red object left or the blue object right?", "names red and blue"),
-        ("what shape is the red object " * 4, "24 words and marks: at most 16"),
+        ("what shape is the red object " * 4, "24 words and marks; the limit is 16"),
     ],
 )
 def test_questions_that_cannot_be_understood(question, says):

@@ -188,12 +188,12 @@ def test_labels_that_a_loss_declares_or_knows_are_taken() -> None:
 @pytest.mark.parametrize(
     ("loss", "outputs", "labels", "says"),
     [
-        (losses.hinge, (4,), [0, 1, 0, 1], "labels 0, 1: expected -1 or 1; of labels 0 and 1, 2 \\* labels - 1"),
+        (losses.hinge, (4,), [0, 1, 0, 1], "labels 0, 1: expected -1 or 1; convert labels 0 and 1 by 2 \\* labels - 1"),
         (losses.hinge, (4, 1), [-1, 1, 2, 1], "labels -1, 1, 2: expected -1 or 1"),
         (losses.sigmoid_cross_entropy, (4,), [-1, 1, 1, -1], "labels -1, 1: expected 0 or 1"),
         (losses.sigmoid_cross_entropy, (4,), [0.0, 2.0, 5.0, 7.0], "labels from 0 to 7: expected 0 or 1"),
         (losses.sigmoid_cross_entropy, (2,), [0.0, np.nan], "expected 0 or 1"),
-        (losses.softmax_cross_entropy, (1, 3), [[0.5, 0.5, 0.5]], "sums over the classes 1.5"),
+        (losses.softmax_cross_entropy, (1, 3), [[0.5, 0.5, 0.5]], "sums over the classes are 1.5"),
         (losses.kl_divergence, (1, 3), [[1.5, -0.5, 0.0]], "expected probabilities"),
         (boundaries.class_balanced_cross_entropy, (1, 2, 2), [[[0, 1], [255, 1]]], "from 0 to 255: expected 1, 0, or"),
     ],

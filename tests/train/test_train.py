@@ -286,7 +286,9 @@ def test_preprocess_augment_and_metrics_of_ones_own():
     optimizer = optax.sgd(0.0)
     state = train.create_state(linear(), optimizer, KEY, jax.ShapeDtypeStruct((1, 6, 6, 1), jnp.uint8), preprocess)
     expected = float((jnp.ones((1, 36)) @ state.params["head"]["kernel"]).sum())  # of the augmented, then preprocessed
-    step = train.make_step(linear(), train.Objective(losses.softmax_cross_entropy, metrics={"sum": lambda outputs, labels: outputs.sum(1), "top2": metrics.top_k(2)}, augment=augment, preprocess=preprocess), optimizer)  # fmt: skip
+    measures = {"sum": lambda outputs, labels: outputs.sum(1), "top2": metrics.top_k(2)}
+    objective = train.Objective(losses.softmax_cross_entropy, measures, augment=augment, preprocess=preprocess)
+    step = train.make_step(linear(), objective, optimizer)
     _, measured = step(state, batch())
     assert seen == {"augment": jnp.uint8, "preprocess": jnp.uint8}
     assert set(measured) == {"loss", "sum", "top2"}
@@ -1124,7 +1126,7 @@ def test_a_full_disk_ends_the_run_with_one_clear_error_and_loses_nothing(tiny_di
         if seen == "while writing":
             patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 40))
             (disk / "other").write_bytes(bytes(900_000))
-        with pytest.raises(TrainingError, match=r"checkpoint.*: the disk is full. Make room and go on with --resume"):
+        with pytest.raises(TrainingError, match=r"checkpoint.*: the disk is full. Free some space and continue"):
             fit(model, DATA, run=disk / "run", **settings)
     assert saved(disk / "run") == [5]
     assert lines(disk / "run")[0]["epoch"] == 1

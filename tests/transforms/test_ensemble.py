@@ -123,7 +123,7 @@ def test_every_output_adds_the_weighted_losses():
     several = losses.every_output(losses.softmax_cross_entropy, [0.5, 2.0])(outputs, labels)
     np.testing.assert_allclose(several, each[0] + 0.5 * each[1] + 2 * each[2], rtol=1e-6)
     np.testing.assert_array_equal(losses.every_output(losses.l2)(outputs[0], outputs[1]), losses.l2(*outputs[:2]))
-    with pytest.raises(UserError, match="gives 3 outputs in training and this is a loss of one"):
+    with pytest.raises(UserError, match="gives 3 outputs in training and this loss takes one"):
         losses.softmax_cross_entropy(outputs, labels)
     with pytest.raises(UserError, match="1 weights for 2 outputs"):
         losses.every_output(losses.softmax_cross_entropy, [0.3])(outputs, labels)

@@ -29,6 +29,7 @@ from PIL import Image
 
 import jaxcnn as cnn
 from jaxcnn.errors import DataError, UserError
+from jaxcnn.models.registry import published_weights
 from jaxcnn.weights import files, pth
 
 KEY = jax.random.key(0)
@@ -118,7 +119,6 @@ def test_names_and_axes_are_torchvisions():
 
 
 def names_of(model):
-    from jaxcnn.models.registry import published_weights
     from jaxcnn.weights.names import variables
 
     inputs = (jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32),)
@@ -137,6 +137,20 @@ def test_dense_layers_behind_a_map_take_the_channels_first(tmp_path):
     np.testing.assert_array_equal(found["one.weight"], expected)
     # As many inputs as the map has numbers, and no map.
     np.testing.assert_array_equal(found["two.weight"], np.asarray(params["two"]["kernel"]).T)
+
+
+def test_variables_by_themselves_have_the_name_of_their_layer(tmp_path):
+    """A layer scale of torchvision's ConvNeXt is `(C, 1, 1)`, one of timm's `(C,)`."""
+    layers = {"scaled": cnn.serial(gamma=cnn.layer_scale()), "factor": cnn.param((4, 1))}
+    net = cnn.network(lambda net, x: net.scaled(x) * net.factor(), **layers)
+    params, state = made(net, (4, 4, 3))
+    cnn.weights.save(net, params, state, tmp_path / "a.safetensors", input=(4, 4, 3), names={})
+    arrays = cnn.weights.read(tmp_path / "a.safetensors")
+    assert {name: array.shape for name, array in arrays.items()} == {"scaled.gamma": (3, 1, 1), "factor": (4, 1)}
+    same(cnn.weights.load(net, tmp_path / "a.safetensors", input=(4, 4, 3), names={}), (params, state))
+    arrays["scaled.gamma"] = arrays["scaled.gamma"].reshape(3)
+    files.write(tmp_path / "b.safetensors", arrays)
+    same(cnn.weights.load(net, tmp_path / "b.safetensors", input=(4, 4, 3), names={}), (params, state))
 
 
 def test_precision(saved):
@@ -243,7 +257,7 @@ def test_fresh_layers_that_are_not_there(fresh, message, saved):
 def test_models_of_no_known_family(saved, tmp_path):
     lenet = cnn.models.lenet5()
     with pytest.raises(
-        UserError, match=r"^lenet5\(\) is of no family .*\(alexnet, vgg, googlenet, resnet\): pass names="
+        UserError, match=r"^lenet5\(\) is of no family .*\(alexnet, vgg, googlenet, resnet, .*\): pass names="
     ):
         cnn.weights.load(lenet, saved[2])
     with pytest.raises(UserError, match="pass names="):
@@ -413,13 +427,13 @@ def zip_of(data, storage=bytes(16)):
         (pickle.PROTO + b"\x02" + pickle.MARK * 3 + pickle.STOP, "damaged"),
         (pickle.NONE + pickle.POP + pickle.POP + pickle.STOP, "takes more than there is"),
         (pickle.EMPTY_DICT + pickle.EMPTY_TUPLE + pickle.NONE + pickle.SETITEM + pickle.STOP, "key that is a tuple"),
-        (pickle.NONE + pickle.BINPERSID + pickle.STOP, "no storage"),
+        (pickle.NONE + pickle.BINPERSID + pickle.STOP, "not a storage"),
         (pickle.GET + b"7\n" + pickle.STOP, "damaged"),
         (pickle.LONG4 + b"\xff\xff\xff\x7f" + b"x" + pickle.STOP, "damaged"),
         (pickle.BINBYTES8 + b"\xff" * 7 + b"\x0f" + pickle.STOP, "damaged"),
-        (pickle.NONE + pickle.STOP, "holds no state dict: what it has is NoneType"),
-        (pickle.EMPTY_DICT + pickle.STOP, "holds no state dict: what it has is nothing"),
-        (pickle.dumps({"epoch": 3}, 2), "holds no state dict: what it has is epoch"),
+        (pickle.NONE + pickle.STOP, "holds no state dict; it has NoneType"),
+        (pickle.EMPTY_DICT + pickle.STOP, "holds no state dict; it has nothing"),
+        (pickle.dumps({"epoch": 3}, 2), "holds no state dict; it has epoch"),
     ],
 )
 def test_damaged_pickles(pickled, message, tmp_path):
@@ -516,8 +530,8 @@ def test_a_wrong_checksum(saved):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "git-lfs's note of a file"),
         (b"<!DOCTYPE html><html>", "is a web page"),
         (b"\x89HDF\r\n\x1a\n", "is HDF5, which Keras writes"),
-        (b"hello, this is some text", "is no file of weights"),
-        (pickle.dumps([1, 2]), "is a pickle, but none that PyTorch wrote"),
+        (b"hello, this is some text", "is not a known file of weights"),
+        (pickle.dumps([1, 2]), "is a pickle that PyTorch did not write"),
         (b"\x08" + bytes(7) + b"{notjson", "cannot be read as safetensors"),
         (b"\x81\xa1", "cannot be read as a checkpoint of Flax"),
         (flax.serialization.msgpack_serialize({"a": np.ones(3)}), "holds no `params`"),
@@ -535,7 +549,7 @@ def test_archives_and_folders_that_are_something_else(tmp_path):
         cnn.weights.read(tmp_path / "x.npz")
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("readme", "x")
-    with pytest.raises(DataError, match="none that PyTorch wrote"):
+    with pytest.raises(DataError, match="that PyTorch did not write"):
         cnn.weights.read(tmp_path / "x.zip")
     with pytest.raises(DataError, match="there is no such file"):
         cnn.weights.read(tmp_path / "missing.pth")
@@ -732,7 +746,7 @@ def test_padding_has_to_be_that_of_the_file(saved, tmp_path):
     model, variables, path = saved
     padded = small(padding="same")
     (tmp_path / "x.msgpack").write_bytes(flax.serialization.to_bytes({"params": {}, "batch_stats": {}}))
-    with pytest.raises(UserError, match=r'whose ResNet pads otherwise than .*: make the model with padding="same"'):
+    with pytest.raises(UserError, match=r'whose ResNet pads differently from .*: make the model with padding="same"'):
         cnn.weights.load(model, tmp_path / "x.msgpack")
     with pytest.raises(
         UserError, match=r"PyTorch's names, and .* pads otherwise .*: make the model without padding='same'"
@@ -919,7 +933,7 @@ def test_frozen_layers_print_as_the_call():
         ("con", "unknown layer 'con': did you mean conv"),
         ("block/boddy", "unknown layer 'block/boddy': did you mean block/body"),
         ("block/body/zzz", "did you mean block/body/bn or block/body/act"),
-        ("conv/kernel", "unknown layer 'conv/kernel': conv is in one piece"),
+        ("conv/kernel", "unknown layer 'conv/kernel': conv has no layers inside"),
         ("", "unknown layer ''"),
         (3, "freeze takes paths of layers after the model, got 3"),
     ],
@@ -933,7 +947,7 @@ def test_mistakes_with_frozen_layers():
     model = net_with_everything()
     params, state = model.init(KEY, X)
     with pytest.raises(
-        cnn.LayerError, match=r"^conv: the layer is frozen, and its bias, kernel should be in `state`: cnn.w"
+        cnn.LayerError, match=r"^conv: the layer is frozen, so its bias, kernel should be in `state`: cnn.w"
     ):
         cnn.freeze(model, "conv").apply(params, state, X)
     with pytest.raises(cnn.LayerError, match="freeze takes a Layer first, got 'conv'"):
@@ -1019,7 +1033,7 @@ def test_preprocessing_from_timms_config(nested, saved, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mean": None}, "does not say how images are prepared"),
+        ({"mean": None}, "does not describe the preprocessing of images"),
         ({"mean": [0.5]}, "do not fit together"),
         ({"interpolation": "random"}, "the interpolation 'random' is neither"),
         ({"crop_pct": 3}, "do not fit together"),
@@ -1041,7 +1055,7 @@ def test_configs_that_are_missing_or_no_json(tmp_path):
     with pytest.raises(DataError, match=r"config.json cannot be read"):
         cnn.weights.preprocess(tmp_path)
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(DataError, match="does not say how"):
+    with pytest.raises(DataError, match="does not describe the preprocessing"):
         cnn.weights.preprocess(tmp_path)
 
 
@@ -1078,3 +1092,21 @@ def test_fine_tuning(saved, tmp_path):
     tuned = cnn.weights.load(net, tmp_path / "tuned.safetensors")
     x = preprocess(images)
     close(net.apply(*tuned, x)[0], model.apply(fitted.params, fitted.model_state, x)[0])
+
+
+def test_names_of_the_mobile_networks_in_timms_files():
+    """`conv_pw` is the first convolution of a block that expands, and the last of one that does not."""
+    found = {}
+    for name in ("mobilenet_v2", "mnasnet0_5", "efficientnet_b0"):
+        model = getattr(cnn.models, name)()
+        namer = published_weights(model).timm(model)
+        found[name] = {"/".join(path): namer(path) for path, _ in cnn.core.leaves(model)}
+    mobile, mnas, efficient = found.values()
+    assert mobile["stem/conv"] == mnas["stem/conv"] == "conv_stem"
+    assert efficient["last/bn"] == "bn2"
+    assert mobile["fc"] == "classifier"
+    assert mobile["block1/project/conv"] == mnas["separable/project/conv"] == "blocks.0.0.conv_pw"
+    assert mobile["block3/expand/bn"] == mnas["stage1/block2/expand/bn"] == "blocks.1.1.bn1"
+    assert mobile["block17/project/bn"] == mnas["stage6/block1/project/bn"] == "blocks.6.0.bn3"
+    assert efficient["stage6/block4/squeeze/fc2"] == "blocks.5.3.se.conv_expand"
+    assert efficient["stage6/block4/depthwise/conv"] == "blocks.5.3.conv_dw"

@@ -14,7 +14,7 @@ from jaxcnn.errors import DataError
 from jaxcnn.files import hidden, located, normal, read_text
 
 CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
-"""CamVid's 11 classes, in the order of the labels; 11 is void."""
+"""The 11 classes of CamVid, in the order of the labels; 11 is void."""
 
 _SPLITS = ("train", "validation", "test")
 _FORM = "train, val and test, in each of them NAME.jpg (or another kind of image) and NAME_label.png"
@@ -33,8 +33,8 @@ def camvid(split: str, data_dir: Folder = None, size: Size = None) -> Examples:
     Source: Brostow, Fauqueur and Cipolla, Semantic object classes in video (2009).
     """
     how = (
-        f"Put the folder camvid there, with the folders {_FORM}, labels 0 to 10 in the order {' '.join(CAMVID)}, and "
-        "11 for void"
+        f"Put the folder camvid into the data folder, with {_FORM}, labels 0 to 10 in the order {' '.join(CAMVID)}, "
+        "and 11 for void"
     )
     return _load(data_folder("camvid", data_dir, how), "camvid", split, size)
 
@@ -120,12 +120,12 @@ def _read(file: Path, classes: int, size: Sequence[int] | None) -> tuple[np.ndar
     labels = _labels(path, file)
     with opened_image(file, str(file)) as opened:
         orientation = orientation_of(opened)
-    # A camera's turn is applied to the image. The labels are of the file's pixels, unless their size says otherwise.
+    # EXIF's orientation is applied to the image. Labels are in the orientation of the file, unless their size differs.
     if orientation < 5 or labels.shape != image.shape[:2]:
         labels = upright(labels, orientation)
     if labels.shape != image.shape[:2]:
         (h, w), (height, width) = labels.shape, image.shape[:2]
-        raise DataError(f"{path} is {h}x{w} and its image {height}x{width}: they should be of one size")
+        raise DataError(f"{path} is {h}x{w} and its image {height}x{width}: they should have the same size")
     void = (labels == classes) | (labels == 255)
     if (wrong := (labels > classes) & ~void).any():
         row, column = np.argwhere(wrong)[0]
@@ -145,7 +145,7 @@ def _read(file: Path, classes: int, size: Sequence[int] | None) -> tuple[np.ndar
 
 
 def _labels(path: Path, image: Path) -> np.ndarray:
-    """The numbers of a label image, `(H, W)`, int32; those of a palette, not its colours."""
+    """The numbers of a label image, `(H, W)`, int32; for a palette the indices, not the colours."""
     if not path.exists():
         raise DataError(f"{image.name} has no labels: expected {path}")
     with opened_image(path, str(path)) as opened:

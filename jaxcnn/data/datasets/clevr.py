@@ -1,8 +1,8 @@
-"""Sort-of-CLEVR: pictures of six objects, and questions about one of them or about how others lie to it.
+"""Sort-of-CLEVR: pictures of six objects, and questions about one of them or its relation to the others.
 
-Everything follows from a seed. A scene is six objects, one of each colour, squares or circles, that do not touch; a
-question names one by its colour. Plain questions ask for that object's own shape or place; relational ones for the
-shape of the object nearest to it or furthest from it, or how many objects have its shape.
+Everything follows from a seed. A scene has six objects, one of each colour, squares or circles, that do not touch; a
+question names one by its colour. Plain questions ask for the shape or the position of that object; relational ones for
+the shape of the object nearest to it or furthest from it, or for the number of objects with its shape.
 
 Source: Santoro et al., A simple neural network module for relational reasoning (2017), section 4.2.
 """
@@ -19,7 +19,7 @@ from jaxcnn.data.text import UNKNOWN, Vocabulary, tokenize
 from jaxcnn.errors import DataError, UserError
 
 SIZE, RADIUS = 75, 5
-"""Pixels of a picture's side, and from an object's centre to its edge: squares and circles are 11 pixels wide."""
+"""The side of a picture, and the radius of an object, in pixels: squares and circles are 11 pixels wide."""
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 39, 40),
@@ -68,10 +68,10 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "how many objects are there with the shape of the {} object?",
     ),
 }
-"""How each kind of question is put. The object asked for is counted, too, among those of its shape."""
+"""The wordings of each kind of question. The count includes the object of the question."""
 
 LENGTH = 16
-"""The words that a question may have."""
+"""The largest number of words of a question."""
 
 
 SPLITS = {"train": (0, 10_000), "validation": (1, 500), "test": (2, 1_000)}
@@ -103,13 +103,13 @@ def vocabulary() -> Vocabulary:
 
 
 def scenes(count: int, seed: int | Sequence[int] = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Objects at random: their centres `(count, 6, 2)` int32, (x, y) in pixels, and which are circles `(count, 6)`.
+    """Random objects: their centres `(count, 6, 2)` int32, (x, y) in pixels, and whether they are circles `(count, 6)`.
 
-    Objects do not touch, none lies in the middle of the picture's width or height, where left and right (top and
-    bottom) would meet, and no two of different shape are equally near or far where that would decide an answer.
+    Objects do not touch, none is at the middle of the width or the height, between left and right or top and bottom,
+    and no answer depends on two objects of different shape with the same distance.
 
     Raises:
-      UserError: for a count below 1.
+      UserError: when count is below 1.
     """
     if count < 1:
         raise UserError(f"{count} scenes: expected at least 1")
@@ -121,9 +121,9 @@ def scenes(count: int, seed: int | Sequence[int] = 0) -> tuple[np.ndarray, np.nd
         tries = 4 * missing + 64
         centres = rng.integers(RADIUS, SIZE - RADIUS, (tries, len(COLOURS), 2), dtype=np.int32)
         circles = rng.random((tries, len(COLOURS))) < 0.5
-        apart = np.abs(centres[:, :, None] - centres[:, None]).max(-1)
-        apart[:, np.arange(6), np.arange(6)] = SIZE
-        good = (apart.min((1, 2)) > 2 * RADIUS + 1) & (centres != middle).all((1, 2)) & ~_ties(centres, circles)
+        gap = np.abs(centres[:, :, None] - centres[:, None]).max(-1)
+        gap[:, np.arange(6), np.arange(6)] = SIZE
+        good = (gap.min((1, 2)) > 2 * RADIUS + 1) & (centres != middle).all((1, 2)) & ~_ties(centres, circles)
         found.append((centres[good][:missing], circles[good][:missing]))
         missing -= len(found[-1][0])
     return np.concatenate([c for c, _ in found]), np.concatenate([s for _, s in found])
@@ -134,20 +134,20 @@ def answer(centres: np.ndarray, circles: np.ndarray, kind: str, colour: np.ndarr
 
     Args:
       centres, circles: `(N, 6, 2)` and `(N, 6)`.
-      kind: of `PLAIN` or `RELATIONAL`.
-      colour: `(N,)` or one: the index of the object.
+      kind: one of `PLAIN` or `RELATIONAL`.
+      colour: the index of the object, `(N,)` or one for all.
     """
     row = np.arange(len(centres))
-    own, place = circles[row, colour], centres[row, colour]
+    circle, place = circles[row, colour], centres[row, colour]
     middle = SIZE // 2
     if kind == "shape":
-        return own.astype(np.int32)
+        return circle.astype(np.int32)
     if kind == "side":
         return 2 + (place[:, 0] > middle).astype(np.int32)
     if kind == "height":
         return 4 + (place[:, 1] > middle).astype(np.int32)
     if kind == "count":
-        return 5 + (circles == own[:, None]).sum(1, dtype=np.int32)
+        return 5 + (circles == circle[:, None]).sum(1, dtype=np.int32)
     if kind not in RELATIONAL:
         raise UserError(f"kind={kind!r}: expected one of {', '.join(PLAIN + RELATIONAL)}")
     distance = ((centres - place[:, None]).astype(np.int64) ** 2).sum(-1)
@@ -160,7 +160,7 @@ def draw(centres: np.ndarray, circles: np.ndarray) -> np.ndarray:
     """Pictures of scenes, uint8 `(N, 75, 75, 3)`: filled squares and circles on white."""
     images = np.full((len(centres), SIZE, SIZE, 3), 255, np.uint8)
     span = np.arange(-RADIUS, RADIUS + 1)
-    disc = span[:, None] ** 2 + span**2 <= (RADIUS + 0.3) ** 2  # a little more: rounder to the eye
+    disc = span[:, None] ** 2 + span**2 <= (RADIUS + 0.3) ** 2  # slightly larger looks rounder
     row = np.arange(len(centres))[:, None, None]
     for k, colour in enumerate(COLOURS.values()):
         ys, xs = centres[:, k, 1, None] + span, centres[:, k, 0, None] + span
@@ -175,18 +175,18 @@ def sort_of_clevr(count: int = 10_000, seed: int | Sequence[int] = 0, each: int 
 
     Args:
       count: how many scenes.
-      seed: of everything.
-      each: plain and relational questions a scene, of 18 there are each; none is asked twice.
+      seed: determines everything.
+      each: the number of plain and of relational questions for a scene, at most 18 each; none is asked twice.
 
     Returns:
       Examples of inputs `(images, questions)`, uint8 `(count, 75, 75, 3)` and int32 `(count, 2 each, LENGTH)`, labels
       `(count, 2 each)` with the classes `ANSWERS`, and in `extra` the vocabulary.
 
     Raises:
-      UserError: for fewer than one scene, or no question, or more than 18.
+      UserError: when there is no scene, no question, or more than 18.
     """
     if not 1 <= each <= len(COLOURS) * len(PLAIN):
-        raise UserError(f"each={each}: expected 1 to {len(COLOURS) * len(PLAIN)} questions of either sort")
+        raise UserError(f"each={each}: expected 1 to {len(COLOURS) * len(PLAIN)} questions of each sort")
     centres, circles = scenes(count, seed)
     rng = np.random.default_rng([1, *np.atleast_1d(seed)])
     words, rows = vocabulary(), np.arange(count)
@@ -196,7 +196,7 @@ def sort_of_clevr(count: int = 10_000, seed: int | Sequence[int] = 0, each: int 
         [[answer(centres, circles, kind, c) for c in range(len(COLOURS))] for kind in PLAIN + RELATIONAL]
     )  # kinds, colours, scenes
     asked = []
-    for first in (0, len(PLAIN)):  # the kinds of either sort, times colours, in random order
+    for first in (0, len(PLAIN)):  # the kinds of each sort, times colours, in random order
         order = rng.permuted(np.tile(np.arange(len(PLAIN) * len(COLOURS)), (count, 1)), axis=1)[:, :each]
         asked.append((first + order // len(COLOURS), order % len(COLOURS)))
     kind, colour = (np.concatenate(parts, 1) for parts in zip(*asked, strict=True))
@@ -225,7 +225,7 @@ def encode_questions(texts: Sequence[str], words: Vocabulary) -> np.ndarray:
     """Questions as integers `(N, LENGTH)` int32.
 
     Raises:
-      UserError: for a question that is empty or too long, has a word that no question has, or does not name one colour.
+      UserError: when a question is empty or too long, has an unknown word, or does not name exactly one colour.
     """
     sentences = [tokenize(text) for text in texts]
     coded = words.encode(sentences, LENGTH)
@@ -239,7 +239,7 @@ def _check_question(text: str, sentence: Sequence[str], row: np.ndarray, words: 
     if not any(word.isalpha() for word in sentence):
         raise UserError(f"the question is empty: ask something, {example}")
     if len(sentence) > LENGTH:
-        raise UserError(f"{text!r} has {len(sentence)} words and marks: at most {LENGTH} are understood, {example}")
+        raise UserError(f"{text!r} has {len(sentence)} words and marks; the limit is {LENGTH}, {example}")
     if UNKNOWN in row:
         strange = ", ".join(dict.fromkeys(word for word in sentence if word not in words))
         known = " ".join(sorted(word for word in words.words[2:] if word.isalpha()))
@@ -253,7 +253,7 @@ def _check_question(text: str, sentence: Sequence[str], row: np.ndarray, words: 
 
 
 def _ties(centres: np.ndarray, circles: np.ndarray) -> np.ndarray:
-    """Scenes in which, seen from some object, two of different shape are both the nearest, or both the furthest."""
+    """Scenes with an object to which two others of different shape are both the nearest, or both the furthest."""
     distance = ((centres[:, :, None] - centres[:, None]).astype(np.int64) ** 2).sum(-1)
     itself = np.eye(len(COLOURS), dtype=bool)
     tied = np.zeros(len(centres), bool)
@@ -265,10 +265,10 @@ def _ties(centres: np.ndarray, circles: np.ndarray) -> np.ndarray:
 
 
 def check_scene(image: np.ndarray) -> np.ndarray:
-    """A picture as the networks know them, uint8 `(75, 75, 3)`.
+    """Checks that a picture is uint8 `(75, 75, 3)`, and returns it.
 
     Raises:
-      DataError: for another size.
+      DataError: when it has another size.
     """
     if image.shape != (SIZE, SIZE, 3):
         raise DataError(f"expected a picture of {SIZE}x{SIZE} pixels in colour, got {image.shape}")

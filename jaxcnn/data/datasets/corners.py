@@ -19,7 +19,7 @@ _POINTS = ("top left", "top right", "bottom right", "bottom left")
 
 @dataset(
     "digit-corners",
-    about="1,797 handwritten digits with the four corners of each digit's bounding box, 32x32, with the package",
+    about="the digits at random places, 32x32, with the corners of their bounding boxes, with the package",
     kind="keypoints",
     classes=_POINTS,
 )

@@ -42,7 +42,7 @@ def _files(root: Path, split: str) -> Files:
     if own_splits:
         check_split(str(root), split, sorted(inner))
     top = root / inner[split] if own_splits else root
-    # The training folder says what the classes are: a class may be missing in the test folder.
+    # The training folder defines the classes: one may be missing in the test folder.
     first = root / "train" if own_splits else root
     classes = sorted(found := _folders(first))
     if not classes:
@@ -50,8 +50,8 @@ def _files(root: Path, split: str) -> Files:
     training, training_labels = paths, labels = _image_files(first, classes, found)
     if missing := [name for k, name in enumerate(classes) if not (training_labels == k).any()]:
         warnings.warn(
-            f"{first} has no image in {len(missing)} of its {len(classes)} folders: {_some(missing)}. Each is a class "
-            f"all the same, which nothing is learned of (looked for {', '.join(sorted(ENDINGS))})",
+            f"{first} has no image in {len(missing)} of its {len(classes)} folders: {_some(missing)}. They are "
+            f"classes without training examples (looked for {', '.join(sorted(ENDINGS))})",
             stacklevel=2,
         )
     if first != top:
@@ -59,48 +59,47 @@ def _files(root: Path, split: str) -> Files:
         if extra := found.keys() - set(classes):
             raise DataError(f"{top} has classes that {first} lacks: {', '.join(sorted(extra))}")
         paths, labels = _image_files(top, classes, found)
-    # It also says whether images are grey or in colour, and their size: what a run learned with, it is measured with.
+    # It also defines channels and size of the images, so that the test images are read like the training images.
     sample = tuple(first / os.fsdecode(path) for path in training[:: max(1, len(training) // 50)])
     files = Files(str(root), tuple(classes), top, paths, labels, sample)
     if own_splits:
         return files
     files = files.take(divided(labels, split, str(root)))
     if not len(files):
-        raise DataError(f"{root}: too few images for a {split} split; every fifth of a class is the test's")
+        raise DataError(f"{root}: too few images for a {split} split; every fifth of a class is a test image")
     return files
 
 
 def _folders(top: Path) -> dict[str, str]:
-    """The folders in a folder: by their names in Unicode's normal form C, what they are called on the disk."""
+    """The names on disk of the folders in a folder, by their names in Unicode's normal form C."""
     found: dict[str, str] = {}
     for entry in sorted(os.scandir(top), key=lambda entry: entry.name):
         if hidden(entry.name) or not entry.is_dir():
             continue
         if entry.is_symlink() and Path(entry.path).resolve() in (top.resolve(), *top.resolve().parents):
-            warnings.warn(f"{printable(entry.path)} is a link to a folder above it, and left out", stacklevel=3)
+            warnings.warn(f"{printable(entry.path)} links to a folder above it and is left out", stacklevel=3)
             continue
         if (other := found.setdefault(normal(entry.name), entry.name)) != entry.name:
             raise DataError(
-                f"{top}: the folders {other!a} and {entry.name!a} have one name, written in two ways: "
-                "make one folder of them"
+                f"{top}: the folders {other!a} and {entry.name!a} have the same name in two Unicode forms: merge them"
             )
     return found
 
 
 def _image_files(top: Path, classes: Sequence[str], folders: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
-    """The image files under each class's folder, as paths from `top`, with the class's number."""
+    """The image files under the folder of each class, as paths relative to `top`, and their labels."""
     of_class: list[list[bytes]] = []
     lost: list[str] = []
     places: dict[Path, str] = {}
     for name in classes:
         if name in folders and (other := places.setdefault((top / folders[name]).resolve(), name)) != name:
-            raise DataError(f"{top}: the classes {other} and {name} are one folder, by a link: leave one of them")
+            raise DataError(f"{top}: the classes {other} and {name} are the same folder by a link: remove one of them")
         files, links = below(top / folders[name]) if name in folders else ([], [])
         of_class.append([os.fsencode(path.relative_to(top)) for path in files if path.suffix.lower() in ENDINGS])
         lost += [str(path.relative_to(top)) for path in links]
     if lost:
         warnings.warn(
-            f"{printable(top)}: {len(lost)} links that lead nowhere, or to folders, are left out: {_some(lost)}",
+            f"{printable(top)}: {len(lost)} broken links and links to folders are left out: {_some(lost)}",
             stacklevel=3,
         )
     if not any(of_class):

@@ -58,7 +58,7 @@ def _idx_file(folder: Path, stem: str) -> Path | None:
 
 
 def _idx_folder(root: Path | None) -> Path | None:
-    """The folder with MNIST's own files, if there is one."""
+    """The folder with the IDX files, if there is one."""
     for folder in () if root is None else (root, root / "mnist-idx", root / "mnist"):
         if _idx_file(folder, _IDX_FILES["train"][0]) or _idx_file(folder, _IDX_FILES["test"][0]):
             return folder
@@ -79,13 +79,13 @@ def _idx(folder: Path, split: str) -> Dataset:
 
 
 def read_idx(path: str | Path) -> np.ndarray:
-    """A file in MNIST's IDX format, gzip or not, as a uint8 array.
+    """A file in MNIST's IDX format, with or without gzip, as a uint8 array.
 
-    The format: two bytes 0, a byte for the type (8, unsigned bytes), a byte for the number of axes, each axis as a
-    big-endian 32-bit integer, then the values.
+    The format: two bytes 0, a byte for the type (8, unsigned bytes), a byte for the number of axes, the length of each
+    axis as a big-endian 32-bit integer, then the values.
 
     Raises:
-      DataError: when it is not gzip although so named, is cut short, has bytes left over, or is of another format.
+      DataError: when the file ends in .gz and is not gzip, is cut short, has extra bytes, or is of another format.
     """
     path = Path(path)
     try:
@@ -93,9 +93,9 @@ def read_idx(path: str | Path) -> np.ndarray:
         with open(path, "rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
         if path.suffix == ".gz" and not packed:
-            raise DataError(f"{path} is no gzip file, though its name says so; download it again")
+            raise DataError(f"{path} is not a gzip file, although its name ends in .gz; download it again")
         with gzip.open(path) if packed else open(path, "rb") as file:
-            # gzip makes at most 1032 bytes of one.
+            # gzip compresses by a factor of at most 1032.
             return _read_idx(file, size * 1032 if packed else size, path)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is cut short or damaged ({error}); download it again") from None
@@ -104,13 +104,13 @@ def read_idx(path: str | Path) -> np.ndarray:
 
 
 def _read_idx(file: BinaryIO | gzip.GzipFile, most: int, path: Path) -> np.ndarray:
-    """The values of an IDX file of at most so many bytes. It is read as far as its header says, and one byte more."""
+    """The values of an IDX file of at most `most` bytes. One byte more than its header says is read at most."""
     begin = file.read(4)
     if len(begin) < 4 or begin[:2] != b"\0\0" or begin[2] != 8:
-        raise DataError(f"{path} is no IDX file of bytes: it begins with {begin.hex() or 'nothing'}, not 0000080x")
+        raise DataError(f"{path} is not an IDX file of bytes: it begins with {begin.hex() or 'nothing'}, not 0000080x")
     axes = begin[3]
     if not 1 <= axes <= _MOST_AXES:
-        raise DataError(f"{path} is no IDX file of images or labels: its header says {axes} axes")
+        raise DataError(f"{path} is not an IDX file of images or labels: its header says {axes} axes")
     header = file.read(4 * axes)
     if len(header) < 4 * axes:
         raise DataError(f"{path} is cut short: {4 + len(header)} bytes, the header alone has {4 + 4 * axes}")

@@ -149,7 +149,7 @@ def lookup(name: str, kind: str | None = None) -> Entry:
         if kind not in (None, entry.kind):
             usable = [e.name for e in listed() if e.kind == kind]
             raise DataError(
-                f"{name} has {KINDS.get(entry.kind, entry.kind)}; needed are {KINDS.get(str(kind), kind)}: choose "
+                f"{name} has {KINDS.get(entry.kind, entry.kind)}; expected {KINDS.get(str(kind), kind)}: choose "
                 f"{' or '.join(usable) or 'another dataset'}"
             )
         return entry
@@ -232,7 +232,7 @@ def not_found(name: str, root: Path | None, how: str, instead: str = "") -> Data
     """An error for a dataset that is not in the folder of prepared data, with what to do, or to use instead."""
     where = f"under {root}" if root else "(no --data-dir was given and JAXCNN_DATA_DIR is not set)"
     return DataError(
-        f"the dataset {name} was not found {where}. {how}; then pass that folder with --data-dir or JAXCNN_DATA_DIR"
+        f"the dataset {name} was not found {where}. {how}; then pass the data folder with --data-dir or JAXCNN_DATA_DIR"
         f"{'. ' if instead else ''}{instead}"
     )
 

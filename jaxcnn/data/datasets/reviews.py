@@ -75,23 +75,23 @@ def movie_reviews(data_dir: str | Path | None = None) -> Corpus:
     raise not_found(
         "rt-polarity",
         root,
-        "Put rt-polarity.neg and rt-polarity.pos there, the sentence polarity dataset v1.0, "
+        "Put rt-polarity.neg and rt-polarity.pos into the data folder, the sentence polarity dataset v1.0, "
         "https://www.cs.cornell.edu/people/pabo/movie-review-data/",
     )
 
 
 def text_folder(folder: str | Path) -> Corpus:
-    """Sentences from a folder of `CLASS.txt` files: UTF-8, a sentence a line, the classes by name.
+    """All sentences of a folder of `CLASS.txt` files, UTF-8, a sentence a line; the classes are sorted by name.
 
     Raises:
-      DataError: for fewer than two such files, or one that is empty or no UTF-8.
+      DataError: when there are fewer than two such files, or one is empty or not UTF-8.
     """
     folder = Path(folder).expanduser()
     files = sorted(folder.glob("*.txt")) if folder.is_dir() else []
     files = [file for file in files if not hidden(file.name)]
     if len(files) < 2:
         found = ", ".join(file.name for file in files) or "no such file"
-        raise DataError(f"{folder}: expected a text file for each of two or more classes, CLASS.txt; found {found}")
+        raise DataError(f"{folder}: expected a text file CLASS.txt for each of two or more classes; found {found}")
     return _corpus(files, tuple(normal(file.stem) for file in files), folder.name, "utf-8")
 
 

@@ -61,7 +61,7 @@ def prepared(name: str, split: str, data_dir: Folder = None, size: Size = None) 
 
 
 def _how_to_prepare(name: str, target: Path) -> str:
-    idx = ", or put the four IDX files of MNIST there" if name == "mnist" else ""
+    idx = ", or put the four IDX files of MNIST into the data folder" if name == "mnist" else ""
     return (
         "Prepare it once, which needs TensorFlow and a download: "
         f"pip install tensorflow && python -c \"import tensorflow_datasets as tfds; tfds.data_source('{name}', "

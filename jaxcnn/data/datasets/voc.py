@@ -1,4 +1,4 @@
-"""Folders in the form of Pascal VOC: images, and in an XML file for each the boxes of the objects in it."""
+"""Folders in Pascal VOC's form: images, and for each an XML file with the boxes of its objects."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ from jaxcnn.files import hidden, located, normal, read_text, regular
 from jaxcnn.format import printable, shortened
 
 _MOST_BYTES = 16 << 20  # of an annotation
-_LONGEST = 200  # letters of a name
+_LONGEST = 200  # characters of a name
+
+
+_Row = tuple[int, np.ndarray, bool]  # the class, the box and the difficulty of an object
 
 
 @dataclass(frozen=True)
 class _Object:
-    """One object of an image: its class, its box in pixels as the file has it, whether it is marked as difficult."""
+    """An object of an image: its class, its box in the pixels of the file, and whether it is marked as difficult."""
 
     name: str
     box: tuple[float, float, float, float]
@@ -36,7 +39,7 @@ class _Object:
 
 @dataclass(frozen=True)
 class _Annotation:
-    """What an XML file says: the objects, and (height, width) of the image; None where it does not say."""
+    """The objects in an XML file, and (height, width) of the image, None if missing."""
 
     file: Path
     size: tuple[int, int] | None
@@ -56,7 +59,7 @@ def bccd(split: str, data_dir: Folder = None, size: Size = None) -> Examples:
 
     Source: https://github.com/Shenggan/BCCD_Dataset (2017).
     """
-    how = "Put the folder bccd there, in Pascal VOC's form: Annotations, JPEGImages and ImageSets/Main"
+    how = "Put the folder bccd into the data folder, in Pascal VOC's form: Annotations, JPEGImages and ImageSets/Main"
     folder = data_folder("bccd", data_dir, how)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # two cells are points
@@ -78,30 +81,30 @@ def voc(
     """The images and objects of a split of a folder in Pascal VOC's form.
 
     The folder has `Annotations/NAME.xml`, `JPEGImages/NAME.jpg` (or another image) and `ImageSets/Main/SPLIT.txt` with
-    a NAME a line; of several words in a line the first is taken. VOC counts pixels from 1, the last one included, and
+    a NAME a line, which is the first word of the line. VOC counts pixels from 1, the last one included, and
     so xmin, ymin, xmax, ymax become x1 = xmin - 1, y1 = ymin - 1, x2 = xmax, y2 = ymax.
 
-    Boxes are cut at the image's edges. Objects of no size, or outside the image, are left out, with a warning.
+    Boxes are clipped to the image. Objects of no size, or outside the image, are left out with a warning.
 
-    An image that a camera turned is set upright, and its boxes with it: they are in the file's pixels, as those of VOC,
-    unless `<size>` is that of the upright image alone.
+    EXIF's orientation is applied to images and boxes: boxes are in the pixels of the file, as in VOC, unless `<size>`
+    is the size of the upright image only.
 
     Args:
-      folder: where these folders are; in VOC's own archives, `VOCdevkit/VOC2007`.
+      folder: the folder that has these folders; in VOC's archives, `VOCdevkit/VOC2007`.
       split: train, val, trainval or test; `validation` is val.
       classes: their names, in the order of the labels. When not given, those of all annotations in the folder, sorted,
-        so that every split has the same.
-      size: (height, width) to bring every image to, the boxes with it; the most frequent size of the split when not
-        given. Proportions are not kept.
+        so that all splits have the same classes.
+      size: (height, width) to which images and boxes are resized; the most frequent size of the split when not given.
+        The aspect ratio is not kept.
 
     Returns:
       Examples: inputs are the images `(N, H, W, 3)`, uint8; labels are `boxes` `(N, G, 4)` float32, `classes` `(N, G)`
-      int32, -1 where there is no object, and `difficult` `(N, G)` bool, G being the most objects of an image. `extra`
-      has the images' `names`.
+      int32, -1 where there is no object, and `difficult` `(N, G)` bool, G being the largest number of objects in an
+      image. `extra` has the `names` of the images.
 
     Raises:
-      DataError: for a file that is missing or cannot be read, an annotation without a class or a box, a class that is
-        not among `classes`, an image of another size than the annotation's `<size>`, or no image.
+      DataError: when a file is missing or cannot be read, an annotation has no class or no box, a class is not among
+        `classes`, the size of an image differs from the annotation's `<size>`, or there is no image.
 
     Source: Everingham et al., The Pascal Visual Object Classes challenge (2010), section 3, and its development kit.
     """
@@ -111,16 +114,11 @@ def voc(
     said = [_read(located(top / "Annotations" / f"{name}.xml")) for name in names]
     known = tuple(normal(name) for name in classes) if classes is not None else _classes(top)
     for annotation in said:
-        for one in annotation.objects:
-            if one.name not in known:
-                raise DataError(f"{annotation.file}: the class {one.name!r} is none of {', '.join(known)}")
+        _check_classes(annotation, known)
     pictures = [read_image(file, channels=3) for file in files]
-    if size is None:
-        (height, width), _ = Counter(picture.shape[:2] for picture in pictures).most_common(1)[0]
-    else:
-        height, width = size
+    height, width = size or Counter(picture.shape[:2] for picture in pictures).most_common(1)[0][0]
     images = np.zeros((len(names), height, width, 3), np.uint8)
-    rows: list[list[tuple[int, np.ndarray, bool]]] = []
+    rows: list[list[_Row]] = []
     lost: list[str] = []
     for i, (name, file, picture) in enumerate(zip(names, files, pictures, strict=True)):
         h, w = picture.shape[:2]
@@ -133,21 +131,34 @@ def voc(
                 continue
             rows[-1].append((known.index(one.name), inside * np.tile([width / w, height / h], 2), one.difficult))
     if lost:
-        warnings.warn(
-            f"{top}, {split}: {len(lost)} of {sum(len(one.objects) for one in said)} objects have no size, or lie "
-            f"outside the image, and are left out: {'; '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}",
-            stacklevel=2,
-        )
-    most = max(1, *(len(row) for row in rows))
-    boxes = np.zeros((len(names), most, 4), np.float32)
-    labels = np.full((len(names), most), -1, np.int32)
-    difficult = np.zeros((len(names), most), bool)
-    for i, row in enumerate(rows):
-        for j, (label, place, hard) in enumerate(row):
-            boxes[i, j], labels[i, j], difficult[i, j] = place, label, hard
-    return Examples(
-        images, {"boxes": boxes, "classes": labels, "difficult": difficult}, known, top.name, {"names": names}
+        _warn(f"{top}, {split}", lost, sum(len(one.objects) for one in said))
+    return Examples(images, _padded(rows), known, top.name, {"names": names})
+
+
+def _warn(where: str, lost: Sequence[str], count: int) -> None:
+    warnings.warn(
+        f"{where}: {len(lost)} of {count} objects have no size, or lie outside the image, and are left out: "
+        f"{'; '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}",
+        stacklevel=3,
     )
+
+
+def _check_classes(annotation: _Annotation, known: Sequence[str]) -> None:
+    for one in annotation.objects:
+        if one.name not in known:
+            raise DataError(f"{annotation.file}: the class {one.name!r} is not one of {', '.join(known)}")
+
+
+def _padded(rows: list[list[_Row]]) -> dict[str, np.ndarray]:
+    """The objects of each image as arrays of one length."""
+    count, most = len(rows), max(1, *map(len, rows))
+    boxes = np.zeros((count, most, 4), np.float32)
+    labels = np.full((count, most), -1, np.int32)
+    difficult = np.zeros((count, most), bool)
+    for i, row in enumerate(rows):
+        for j, (label, box, hard) in enumerate(row):
+            boxes[i, j], labels[i, j], difficult[i, j] = box, label, hard
+    return {"boxes": boxes, "classes": labels, "difficult": difficult}
 
 
 def _names(top: Path, split: str) -> list[str]:
@@ -163,11 +174,11 @@ def _names(top: Path, split: str) -> list[str]:
         raise DataError(f"{top}: there is no split {split!r}; there are {there}")
     names = [line.split()[0] for line in read_text(file).splitlines() if line.strip()]
     if not names:
-        raise DataError(f"{file}: the split is empty; there is nothing to learn or to measure")
+        raise DataError(f"{file}: the split is empty; it has no example to train on or to measure")
     for name in names:
-        # A longer one is no name of a file, and one that leads out of the folder none of an image in it.
+        # A longer name is not a file name, and one with .. in it would lead out of the folder.
         if len(os.fsencode(name)) > _LONGEST or printable(name) != name or {"", ".."} & set(name.split("/")):
-            raise DataError(f"{file}: {printable(shortened(name, 60))} is no name of an image in JPEGImages")
+            raise DataError(f"{file}: {printable(shortened(name, 60))} is not the name of an image in JPEGImages")
     return names
 
 
@@ -176,7 +187,7 @@ def _image(top: Path, name: str) -> Path:
         for written in (ending, ending.upper()):
             if (file := located(top / "JPEGImages" / f"{name}{written}")).is_file():
                 return file
-    raise DataError(f"{top / 'JPEGImages' / name}.jpg: there is no such image, and none of another kind")
+    raise DataError(f"{top / 'JPEGImages' / name}.jpg: there is no such image, in no other format either")
 
 
 def _classes(top: Path) -> tuple[str, ...]:
@@ -193,8 +204,8 @@ def _boxes(annotation: _Annotation, file: Path, shape: tuple[int, int]) -> list[
     if annotation.size not in (None, stored, shape):
         (h, w), (height, width) = annotation.size or (0, 0), stored
         raise DataError(
-            f"{annotation.file}: <size> says {w}x{h}, and {file.name} is {width}x{height}: are the boxes of another "
-            "image, or of this one before it was resized?"
+            f"{annotation.file}: <size> says {w}x{h}, and {file.name} is {width}x{height}: do the boxes belong to "
+            "another image, or to this one before it was resized?"
         )
     if annotation.size == shape != stored:
         return boxes
@@ -238,12 +249,12 @@ def _read(file: Path) -> _Annotation:
 
 
 def _parsed(file: Path) -> ElementTree.Element:
-    """The XML of a file. Entities of its own are refused: nested ones make gigabytes of a few lines."""
+    """The XML of a file. Entity declarations are refused: nested ones expand a few lines to gigabytes."""
     try:
         if regular(file).stat().st_size > _MOST_BYTES:
-            raise DataError(f"{file} is larger than an annotation ever is: {file.stat().st_size:,} bytes")
+            raise DataError(f"{file} is too large for an annotation: {file.stat().st_size:,} bytes")
         data = file.read_bytes()
-        # The parser knows a handful of encodings; Python knows those of Chinese and Japanese programs, too.
+        # The parser knows few encodings; Python also knows those of Chinese and Japanese programs.
         declared = re.match(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)["']""", data)
         if declared and not declared[1].lower().startswith(b"utf-16"):
             data = data.decode(declared[1].decode()).encode()
@@ -256,7 +267,7 @@ def _parsed(file: Path) -> ElementTree.Element:
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or os.strerror(error.errno or 0)}") from None
     except (xml.parsers.expat.ExpatError, LookupError, ValueError) as error:
-        raise DataError(f"{file} is no XML that can be read ({first_line(error)})") from None
+        raise DataError(f"{file} is not XML that can be read ({first_line(error)})") from None
 
 
 def _tree(data: bytes, encoding: str | None = None) -> ElementTree.Element:

@@ -1,8 +1,8 @@
-"""Compiles this package's C++ library: when jaxcnn is installed, by `hatch_build.py`, and as a program.
+"""Compiles this package's C++ library. `hatch_build.py` calls it when jaxcnn is installed; it is also a program.
 
-It needs a C++ compiler and the headers of two packages: XLA's foreign function interface in `jaxlib`, oneDNN in
-`onednn-devel-cpu-gomp`. Nothing in the library depends on the version of Python or of jaxlib. This file imports nothing
-of jaxcnn, so that it can be run before that is installed.
+It needs a C++ compiler and the headers of two packages: `jaxlib` for XLA's foreign function interface, and
+`onednn-devel-cpu-gomp` for oneDNN. The library depends on no version of Python or jaxlib. This file imports nothing
+from jaxcnn, so it runs before jaxcnn is installed.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ COMPILERS = ("g++", "c++", "clang++")
 
 
 class CannotBuild(Exception):
-    """What is missing, or what the compiler said."""
+    """The library cannot be compiled. The message says what is missing, or quotes the compiler."""
 
 
 def supported() -> bool:
-    """Whether there is a oneDNN for this platform among Python's packages."""
+    """Whether there is a Python package of oneDNN for this platform."""
     return (platform.system(), platform.machine()) == ("Linux", "x86_64")
 
 
 def fingerprint() -> str:
-    """Changes with the sources: it is compiled in, and a library of other sources is not called."""
+    """A hash of the C++ sources. It is compiled into the library, and a library of other sources is not called."""
     digest = hashlib.sha256()
     for path in sorted((HERE / "src").iterdir()):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -42,10 +42,10 @@ def fingerprint() -> str:
 
 
 def build() -> Path:
-    """Compiles the library, unless there is one of these sources.
+    """Compiles the library, unless it exists and has the fingerprint of the sources.
 
     Raises:
-      CannotBuild: without a compiler or the headers, and when it does not compile.
+      CannotBuild: when the compiler or the headers are missing, or the compiler fails.
     """
     if LIBRARY.exists():
         if fingerprint().encode() in LIBRARY.read_bytes():
@@ -64,7 +64,7 @@ def build() -> Path:
         *compiler.split(), "-std=c++17", "-O2", "-DNDEBUG", "-fPIC", "-shared", "-ffunction-sections",
         *(f"-isystem{path}" for path in (Path(jaxlib.origin).parent / "include", _file(HEADERS, "dnnl.hpp", 1))),
         f'-DJAXCNN_SOURCES="{fingerprint()}"', *map(str, sorted(source.glob("*.cc"))), str(_file(RUNTIME, ONEDNN)),
-        # Without a C++ library of its own it would need one as new as the compiler's.
+        # With a shared libstdc++ it would need one as new as the compiler's.
         "-static-libstdc++", "-Wl,--gc-sections", "-Wl,-s",
         f"-Wl,--version-script={source / 'exports.map'}", "-Wl,--allow-shlib-undefined", "-o", str(made),
     ]  # fmt: skip
@@ -72,7 +72,7 @@ def build() -> Path:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise CannotBuild(f"{compiler} ended with {done.returncode}:\n{done.stderr[-4000:]}")
-        made.replace(LIBRARY)  # at once: another process may be loading it
+        made.replace(LIBRARY)  # atomic, since another process may be loading it
     except OSError as error:
         raise CannotBuild(f"{compiler} cannot be run: {error}") from error
     finally:
@@ -81,13 +81,13 @@ def build() -> Path:
 
 
 def wheel_tag() -> str:
-    """The tag of a wheel with the library: any Python 3, on Linux with the GNU C library that it asks for, or newer."""
+    """The tag of a wheel with the library: any Python 3, on Linux with the required version of glibc or newer."""
     minor = max(int(n) for n in re.findall(rb"GLIBC_2\.(\d+)", LIBRARY.read_bytes()))
     return f"py3-none-manylinux_2_{max(minor, 17)}_x86_64"
 
 
 def _file(package: str, name: str, up: int = 0) -> Path:
-    """Where an installed package has a file, or the folder so many steps above it."""
+    """The path of a file of an installed package, or of the folder `up` levels above it."""
     try:
         files = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError:

@@ -1,14 +1,14 @@
-"""A convolution and what follows it in inference as one primitive: bias, residual sum and activation.
+"""A convolution with bias, residual sum and activation as one primitive, for inference.
 
-By themselves they read the whole image from memory and write it back; oneDNN does them on each piece of the result
-while the processor has it at hand. `jaxcnn.ops.fusion` finds where.
+As separate operations they read the whole image from memory and write it back. oneDNN applies them to each part of the
+result while it is in the cache. `jaxcnn.ops.fusion` finds where this is possible.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +18,8 @@ from jax.interpreters import batching
 
 from jaxcnn.ops.backend import compute, vary_alike
 from jaxcnn.ops.cpu.partition import divided
-from jaxcnn.ops.cpu.primitive import (
-    LOOP,
-    Ints,
-    call,
-    conv,
-    padded,
-    result,
-    runs,
-)
-from jaxcnn.ops.geometry import Edges
+from jaxcnn.ops.cpu.primitive import LOOP, call, conv, padded, result, runs
+from jaxcnn.ops.geometry import Window
 from jaxcnn.ops.precision import spread
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -39,7 +31,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
 }
-"""What can be done to the sum, by the name that oneDNN's code is told."""
+"""The activations by the names that the C++ library knows."""
 
 conv_fused_p = Primitive("jaxcnn_conv_fused")
 
@@ -51,27 +43,24 @@ def conv_fused(
     residual: jax.Array | None = None,
     *,
     activation: str = "",
-    strides: Ints,
-    pads: Edges,
-    dilation: Ints,
-    groups: int = 1,
+    **window: Unpack[Window],
 ) -> jax.Array:
     """activation(conv(x, kernel) + bias + residual), in one pass over the memory.
 
-    It has a rule for `vmap` and none for gradients, which `jaxcnn.ops.fusion` takes of the program before. A NaN does
-    not pass oneDNN's ReLU: it becomes 0.
+    It has a rule for `vmap` but none for gradients; `jaxcnn.ops.fusion` differentiates the original program instead.
+    oneDNN's ReLU turns a NaN into 0.
 
     Args:
       x, kernel: `(N, *spatial, C)`, `(*size, C / groups, K)`.
-      bias: `(K,)`; none where it is not given.
-      residual: of the output's shape; none where it is not given.
+      bias: `(K,)`, or None.
+      residual: an array of the output's shape, or None.
       activation: a name of `ACTIVATIONS`.
-      strides, pads, dilation, groups: see `jaxcnn.ops.cpu.primitive.conv`.
+      **window: see `jaxcnn.ops.geometry.Window`.
     """
-    x, pads = padded(x, kernel.shape, strides, pads, dilation)
+    x, pads = padded(x, kernel.shape, window["strides"], window["pads"], window["dilation"])
     operands = [a for a in (x, kernel, bias, residual) if a is not None]
-    window = {"strides": strides, "pads": pads, "dilation": dilation, "groups": groups}
-    return _bind(*operands, bias=bias is not None, residual=residual is not None, activation=activation, **window)
+    added = {"bias": bias is not None, "residual": residual is not None}
+    return _bind(*operands, **added, activation=activation, **{"groups": 1, **window, "pads": pads})
 
 
 def _bind(*operands: jax.Array, **params: Any) -> jax.Array:
@@ -81,12 +70,12 @@ def _bind(*operands: jax.Array, **params: Any) -> jax.Array:
 
 
 def _images(params: dict[str, Any]) -> list[bool]:
-    """For each operand whether it is an image, with the batch in front."""
+    """For each operand, whether it is an image, whose first axis is the batch."""
     return [True, False] + [False] * params["bias"] + [True] * params["residual"]
 
 
 def _settings(params: dict[str, Any]) -> dict[str, Any]:
-    """Those of the convolution alone, as `jaxcnn.ops.cpu.primitive` has them."""
+    """The parameters of the convolution alone, as in `jaxcnn.ops.cpu.primitive`."""
     names = ("strides", "pads", "dilation", "groups")
     return {"kind": "output", "sizes": (), "swapped": False, **{name: params[name] for name in names}}
 
@@ -98,7 +87,7 @@ def _abstract(x: Any, kernel: Any, *operands: Any, **params: Any) -> Any:
 def plain(
     x: jax.Array, kernel: jax.Array, *operands: jax.Array, bias: bool, residual: bool, activation: str, **window: Any
 ) -> jax.Array:
-    """One step after another."""
+    """The same as separate operations."""
     y = conv(x, kernel, **window)
     return ACTIVATIONS[activation](sum((spread(operand, y) for operand in operands), y))
 
@@ -119,7 +108,7 @@ def _batched(operands: Any, dims: Any, *, parts: Any, **params: Any) -> tuple[ja
     size = next(a.shape[d] for a, d in zip(operands, dims, strict=True) if d is not None)
     first = [a if d is None else jnp.moveaxis(a, d, 0) for a, d in zip(operands, dims, strict=True)]
     images = _images(params)
-    if all(image or d is None for image, d in zip(images, dims, strict=True)):  # the batches of all images are one
+    if all(image or d is None for image, d in zip(images, dims, strict=True)):  # merge the batches of the images
         joined = [
             lax.collapse(jnp.broadcast_to(a, (size, *a.shape)) if d is None else a, 0, 2) if image else a
             for a, d, image in zip(first, dims, images, strict=True)

@@ -1,4 +1,4 @@
-"""oneDNN, and the library of this package that calls it: where they are, whether they can be loaded, what they take."""
+"""oneDNN, and this package's library that calls it: finding them, loading them, and asking what they support."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ import sysconfig
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, Unpack
 
 import jax
 
 from jaxcnn.ops.backend import suits_cpu
 from jaxcnn.ops.cpu.build import LIBRARY, ONEDNN, RUNTIME, fingerprint, supported
+from jaxcnn.ops.geometry import Ints, Window
 
-CONVOLUTION, PRODUCT = "jaxcnn_convolution", "jaxcnn_product"  # what the program calls
+CONVOLUTION, PRODUCT = "jaxcnn_convolution", "jaxcnn_product"  # the handlers of XLA
 KINDS = ("output", "input", "kernel")  # in the order of the C++ enumeration
 TYPES = ("float32", "bfloat16")
 
-_noticed: list[str] = []  # what `notice` has said in this process
+_noticed: list[str] = []  # the text that `notice` has returned in this process
 
-# How long a thread of OpenMP that has nothing to do asks for work before it sleeps, in steps of some nanoseconds. Its
-# default, milliseconds, takes a core from XLA after each call.
+# How often an idle thread of OpenMP checks for work before it sleeps; a check takes some nanoseconds. The default, some
+# milliseconds, would take a core from XLA after each call.
 _SPINS = "2000"
 
 
 def unavailable() -> str | None:
-    """Why oneDNN is not called here, in a sentence without a full stop; None where it is called."""
+    """The reason why oneDNN is not used, a sentence without a full stop; None if it is used."""
     found = _loaded()
     return found if isinstance(found, str) else None
 
 
 def about() -> str:
-    """Which code computes convolutions on a CPU here, in one line that says what to do where it is the slow one."""
+    """One line that says which code computes convolutions on this CPU, and how to get the fast one."""
     reason = unavailable()
     if reason is None:
         return f"convolutions on a CPU: oneDNN's, {threads()} thread{'s' * (threads() > 1)}"
@@ -44,7 +45,7 @@ def about() -> str:
 
 
 def notice() -> str | None:
-    """`about`, for the first training of a process, where it computes by XLA for want of oneDNN; otherwise None."""
+    """`about()`, once per process, if XLA computes convolutions because oneDNN is missing; otherwise None."""
     if _noticed or unavailable() is None or not suits_cpu("onednn"):
         return None
     _noticed.append(about())
@@ -52,41 +53,45 @@ def notice() -> str | None:
 
 
 def threads() -> int:
-    """How many threads a call uses."""
+    """The number of threads that a call uses."""
     return _library().jaxcnn_threads()
+
+
+class Settings(Window):
+    """A convolution's window, and what is done to its result.
+
+    Attributes:
+      bias: whether a bias is added.
+      residual: whether an array of the result's shape is added.
+      activation: the name of the activation; empty for none.
+    """
+
+    bias: NotRequired[bool]
+    residual: NotRequired[bool]
+    activation: NotRequired[str]
 
 
 @functools.lru_cache(maxsize=4096)
 def implementation(
-    kind: str,
-    dtype: str,
-    x: tuple[int, ...],
-    kernel: tuple[int, ...],
-    y: tuple[int, ...],
-    strides: tuple[int, ...],
-    pads: tuple[tuple[int, int], ...],
-    dilation: tuple[int, ...],
-    groups: int = 1,
-    swapped: bool = False,
-    bias: bool = False,
-    residual: bool = False,
-    activation: str = "",
+    kind: str, dtype: str, x: Ints, kernel: Ints, y: Ints, *, swapped: bool = False, **settings: Unpack[Settings]
 ) -> str:
-    """The name of oneDNN's code for a convolution on this processor; empty where it has none.
+    """The name of oneDNN's code for a convolution on this processor; empty if there is none.
 
     Args:
       kind: which of the three arrays is computed from the others, one of `KINDS`.
       dtype: one of `TYPES`.
       x, kernel, y: shapes, `(N, *spatial, C), (*size, C / groups, K), (N, *out, K)`.
-      swapped: whether the kernel lies in memory as `(*size, K, C)`.
-      bias, residual, activation: what is done to the sum.
+      swapped: whether the kernel is stored as `(*size, K, C)`.
+      **settings: see `Settings`.
     """
-    low, high = zip(*pads, strict=True)
-    numbers = [*x, *kernel, *y, *strides, *low, *high, *dilation]
+    strides, groups = settings["strides"], settings.get("groups", 1)
+    low, high = zip(*settings["pads"], strict=True)
+    numbers = [*x, *kernel, *y, *strides, *low, *high, *settings["dilation"]]
     name = ctypes.create_string_buffer(128)
     _library().jaxcnn_implementation(
         KINDS.index(kind), TYPES.index(dtype), len(strides), (ctypes.c_int64 * len(numbers))(*numbers), groups, swapped,
-        bias, residual, activation.encode(), name, len(name),
+        settings.get("bias", False), settings.get("residual", False), settings.get("activation", "").encode(),
+        name, len(name),
     )  # fmt: skip
     return name.value.decode()
 
@@ -100,7 +105,7 @@ def _library() -> ctypes.CDLL:
 
 @functools.cache
 def _loaded() -> ctypes.CDLL | str:
-    """This package's library, loaded and known to XLA, or why that is not possible."""
+    """This package's library, loaded and registered with XLA, or the reason why it cannot be."""
     if not supported():
         return f"it is used on Linux on x86-64 only, and this is {platform.system()} on {platform.machine()}"
     if not LIBRARY.exists():
@@ -110,7 +115,7 @@ def _loaded() -> ctypes.CDLL | str:
         return f"{ONEDNN} is not installed: pip install {RUNTIME}"
     try:
         with _little_spinning():
-            ctypes.CDLL(os.fspath(path))  # by its path; the handler then finds it by its name
+            ctypes.CDLL(os.fspath(path))  # loaded by path; this package's library then finds it by name
         library = ctypes.CDLL(os.fspath(LIBRARY))
     except OSError as error:
         hint = ": install libgomp1 (the GNU OpenMP library)" if "libgomp" in str(error) else ""
@@ -129,7 +134,7 @@ def _loaded() -> ctypes.CDLL | str:
 
 
 def _places() -> Iterator[Path]:
-    """Where oneDNN's wheel may have put its library."""
+    """The paths where oneDNN's wheel may have put its library."""
     try:
         files: Sequence[Any] = importlib.metadata.files(RUNTIME) or ()
     except importlib.metadata.PackageNotFoundError:
@@ -142,7 +147,7 @@ def _places() -> Iterator[Path]:
 
 @contextmanager
 def _little_spinning() -> Iterator[None]:
-    """The environment in which GNU OpenMP, loaded inside, lets its idle threads sleep, unless the user has set that."""
+    """An environment that makes GNU OpenMP, if loaded inside, let idle threads sleep, unless the user has set this."""
     if "GOMP_SPINCOUNT" in os.environ or "OMP_WAIT_POLICY" in os.environ:
         yield
         return

@@ -1,8 +1,8 @@
 """A call on a batch that `jit` has divided among several devices: each device computes its part.
 
-XLA does not look into a call of a library, and would gather the whole batch for it on every device. JAX's
-`custom_partitioning` tells it how to divide the call. It has no rule for gradients, so it cannot stand for the
-convolution in a program; it is a parameter of the convolution's primitive, which is lowered to it.
+XLA cannot look into a library call, and would gather the whole batch on every device. JAX's `custom_partitioning` tells
+XLA how to divide the call. It has no rule for gradients, so it cannot replace the convolution in a program. Instead it
+is a parameter of the convolution's primitive, which is lowered to it.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from jax.sharding import NamedSharding, PartitionSpec
 def divided(
     function: Callable[..., jax.Array], operands: Sequence[jax.Array], batched: Sequence[bool], summed: bool = False
 ) -> ClosedJaxpr | None:
-    """The program of a call that can be divided; None where there is one device only.
+    """The program of a call that can be divided; None if there is only one device.
 
     Args:
-      function: arrays to an array, hashable.
-      operands: its arguments, of which only shapes and types are looked at.
+      function: a hashable function of arrays that returns an array.
+      operands: its arguments; only their shapes and dtypes are used.
       batched, summed: see `partitioned`.
     """
     if jax.device_count() == 1:
         return None
     shapes = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in operands)
-    # JAX's two partitioners are told in two ways.
+    # JAX's two partitioners need different rules, so the programs are cached separately.
     shardy = bool(getattr(jax.config, "jax_use_shardy_partitioner", True))
     return _traced(function, shapes, tuple(batched), summed, shardy)
 
@@ -44,12 +44,12 @@ def _traced(
 
 
 def partitioned(function: Callable[..., jax.Array], batched: Sequence[bool], summed: bool) -> Callable[..., jax.Array]:
-    """The same function, with the batch divided as its operands are.
+    """The function, with its batch divided as its operands are.
 
     Args:
-      function: arrays to an array.
-      batched: for each operand whether its first dimension is the batch; all others are whole on each device.
-      summed: whether the result is a sum over the batch; otherwise its first dimension is the batch, too.
+      function: a function of arrays that returns an array.
+      batched: for each operand, whether its first axis is the batch. The other operands are replicated.
+      summed: whether the result is a sum over the batch; otherwise its first axis is the batch.
     """
 
     def call(*operands: jax.Array) -> jax.Array:
@@ -80,7 +80,7 @@ def partitioned(function: Callable[..., jax.Array], batched: Sequence[bool], sum
 
 
 def _axes(operands: Any, batched: Sequence[bool]) -> Any:
-    """The axes of the mesh that the batch is divided along: those of the first operand where it is."""
+    """The axes of the mesh along which the batch is divided, from the first operand whose batch is divided."""
     for operand, has_batch in zip(operands, batched, strict=True):
         if has_batch and (spec := getattr(operand.sharding, "spec", None)) and spec[0] is not None:
             return spec[0]
@@ -88,7 +88,7 @@ def _axes(operands: Any, batched: Sequence[bool]) -> Any:
 
 
 def _rule(ranks: Sequence[int], batched: Sequence[bool], rank: int, summed: bool) -> Any:
-    """For Shardy: a name for each dimension; `b` is the batch's, and what has any other is whole."""
+    """The sharding rule for Shardy, with a name per dimension: `b` is the batch, and all others are replicated."""
     whole: list[str] = []
 
     def names(rank: int, has_batch: bool) -> str:

@@ -1,18 +1,17 @@
-"""Convolution and its gradients as one primitive of JAX, which a CPU computes by oneDNN.
+"""Convolution and its gradients as one JAX primitive, which oneDNN computes on a CPU.
 
-A convolution joins three arrays, image x, kernel and result y, and each of them is computed from the other two by one
-kind of the primitive: `output` y(x, kernel), `input` x(y, kernel), `kernel` kernel(x, y). Each is linear in both of its
-operands, and its derivatives are the other two, so that there are gradients of any order. `input` is the transposed
-convolution.
+A convolution relates three arrays: image x, kernel and result y. Each kind of the primitive computes one of them from
+the other two: `output` y(x, kernel), `input` x(y, kernel), `kernel` kernel(x, y). Each kind is linear in both operands,
+and its derivatives are the other two kinds, so there are gradients of any order. `input` is the transposed convolution.
 
-Which code computes it is decided when a program is lowered: oneDNN's on a CPU where it has any for these shapes, XLA's
-own (`plain`) on all other platforms and in a program that is exported.
+The code is chosen when a program is lowered: oneDNN's on a CPU, if it has code for these shapes; XLA's (`plain`) on all
+other platforms and in an exported program.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -24,18 +23,17 @@ from jax.interpreters import ad, batching
 from jaxcnn.ops.backend import compute, suits_cpu, vary_alike
 from jaxcnn.ops.cpu import library
 from jaxcnn.ops.cpu.partition import divided
-from jaxcnn.ops.geometry import Edges
+from jaxcnn.ops.geometry import Edges, Ints, Window
 
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
-LOOP = 16  # convolutions of a batch up to which they are unrolled
+LOOP = 16  # the most convolutions of a `vmap` that are unrolled
 
-Ints = tuple[int, ...]
 
 convolution_p = Primitive("jaxcnn_convolution")
 
 
 def available(*arrays: Any) -> bool:
-    """Whether convolutions, of these arrays, are computed by oneDNN here."""
+    """Whether oneDNN computes the convolutions of these arrays on this machine."""
     return suits_cpu("onednn", *arrays) and library.unavailable() is None
 
 
@@ -54,7 +52,7 @@ def conv_transpose(
 
 
 def takes(x: Any, kernel: Any, strides: Ints, pads: Edges, dilation: Ints, groups: int = 1) -> bool:
-    """Whether these can be operands of `conv`: of one type, not empty, of shapes that fit. Errors are XLA's."""
+    """Whether `conv` takes these operands: same dtype, not empty, fitting shapes. XLA raises the errors for others."""
     return (
         x.dtype == kernel.dtype
         and x.dtype.name in library.TYPES
@@ -66,7 +64,7 @@ def takes(x: Any, kernel: Any, strides: Ints, pads: Edges, dilation: Ints, group
 
 
 def takes_transposed(y: Any, kernel: Any, sizes: Ints, strides: Ints, padding: Ints, dilation: Ints) -> bool:
-    """Whether these can be operands of `conv_transpose`: sizes are such that the convolution leads to y's."""
+    """Whether `conv_transpose` takes these operands: the convolution of an image of `sizes` has the shape of y."""
     pads = tuple((p, p) for p in padding)
     if kernel.ndim != y.ndim or y.ndim not in (3, 4, 5) or y.shape[-1] != kernel.shape[-2] or min(sizes) <= 0:
         return False
@@ -81,7 +79,7 @@ def takes_transposed(y: Any, kernel: Any, sizes: Ints, strides: Ints, padding: I
 
 
 def touches(sizes: Ints, window: Ints, strides: Ints, pads: Edges, dilation: Ints) -> bool:
-    """Whether every window has a tap on the image. oneDNN is not made for windows wholly in the padding."""
+    """Whether every window has a tap on the image. oneDNN does not support windows that lie in the padding."""
     outs = _out((1, *sizes, 1), (*window, 1, 1), strides, pads, dilation)[1:-1]
     return all(
         any(0 <= i * s + u * d - low < w for u in range(f))
@@ -91,7 +89,7 @@ def touches(sizes: Ints, window: Ints, strides: Ints, pads: Edges, dilation: Int
 
 
 def padded(x: jax.Array, kernel: Ints, strides: Ints, pads: Edges, dilation: Ints) -> tuple[jax.Array, Edges]:
-    """The image, and the padding left to oneDNN, which takes no negative one and no windows outside the image."""
+    """The image and the padding to pass to oneDNN, which takes no negative padding and no windows outside the image."""
     if not touches(x.shape[1:-1], kernel[:-2], strides, pads, dilation):
         now, left = pads, ((0, 0),) * len(pads)
     else:
@@ -120,20 +118,19 @@ def _out(x: Ints, kernel: Ints, strides: Ints, pads: Edges, dilation: Ints) -> I
     return (x[0], *spatial, kernel[-1])
 
 
-def shapes(
-    a: Ints, b: Ints, *, kind: str, sizes: Ints, strides: Ints, pads: Edges, dilation: Ints, groups: int, swapped: bool
-) -> dict[str, Ints]:
-    """The shapes of x, kernel and y, that of the kernel not swapped, for two operands and the settings."""
+def shapes(a: Ints, b: Ints, *, kind: str, sizes: Ints, swapped: bool, **window: Unpack[Window]) -> dict[str, Ints]:
+    """The shapes of x, kernel and y for the shapes of two operands; the kernel's is the one that is not swapped."""
+    groups = window["groups"]
     if kind == "kernel":
         return {"x": a, "kernel": (*sizes, a[-1] // groups, b[-1]), "y": b}
     kernel = (*b[:-2], b[-1], b[-2]) if swapped else b
     if kind == "input":
         return {"x": (a[0], *sizes, kernel[-2] * groups), "kernel": kernel, "y": a}
-    return {"x": a, "kernel": kernel, "y": _out(a, kernel, strides, pads, dilation)}
+    return {"x": a, "kernel": kernel, "y": _out(a, kernel, window["strides"], window["pads"], window["dilation"])}
 
 
 def result(a: Ints, b: Ints, **params: Any) -> Ints:
-    """The shape of what is computed."""
+    """The shape of the result."""
     found = shapes(a, b, **params)[{"output": "y", "input": "x", "kernel": "kernel"}[params["kind"]]]
     return (*found[:-2], found[-1], found[-2]) if params["kind"] == "kernel" and params["swapped"] else found
 
@@ -142,11 +139,11 @@ def _abstract(a: Any, b: Any, *, parts: Any, **params: Any) -> Any:
     return a.update(shape=result(a.shape, b.shape, **params), weak_type=False)
 
 
-# --- how it is computed ------------------------------------------------------------------------------------------
+# --- computing ---------------------------------------------------------------------------------------------------
 
 
 def plain(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
-    """By XLA's own convolution."""
+    """The result by XLA's convolution."""
     kind, swapped = params["kind"], params["swapped"]
     names = shapes(a.shape, b.shape, **params)
 
@@ -172,7 +169,7 @@ def plain(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
 
 
 def runs(a: Any, b: Any, bias: bool = False, residual: bool = False, activation: str = "", **params: Any) -> bool:
-    """Whether oneDNN is called here, and has code for these shapes on this processor, not its slow reference."""
+    """Whether oneDNN is used and has code for these shapes on this processor, other than its slow reference code."""
     if not available(a):
         return False
     settings = {name: value for name, value in params.items() if name not in ("kind", "sizes")}
@@ -192,7 +189,7 @@ def call(
     activation: str = "",
     **params: Any,
 ) -> jax.Array:
-    """By oneDNN; further operands are the bias and the residual."""
+    """The result by oneDNN; further operands are the bias and the residual."""
     low, high = zip(*params["pads"], strict=True)
     numbers = {"strides": params["strides"], "low": low, "high": high, "dilation": params["dilation"]}
     out = jax.ShapeDtypeStruct(result(a.shape, b.shape, **params), a.dtype)
@@ -242,13 +239,13 @@ def _second_gradient(ct: jax.Array, a: jax.Array, b: Any, *, parts: Any, **param
 
 def _batched(operands: Any, dims: Any, *, parts: Any, **params: Any) -> tuple[jax.Array, int]:
     (a, b), (first, second) = operands, dims
-    if params["kind"] != "kernel" and second is None:  # the batches of all images are one
+    if params["kind"] != "kernel" and second is None:  # merge the batches of the images
         a = jnp.moveaxis(a, first, 0)
         out = _bind(lax.collapse(a, 0, 2), b, **params)
         return out.reshape(*a.shape[:2], *out.shape[1:]), 0
     size = a.shape[first] if first is not None else b.shape[second]
     if params["kind"] == "output" and first is None and size > LOOP and params["groups"] == 1:
-        # All filters of all kernels are those of one.
+        # Merge the filters of all kernels into one kernel.
         kernels = jnp.moveaxis(b, second, -3 if params["swapped"] else -2)
         first_of_two = kernels.ndim - (3 if params["swapped"] else 2)
         out = _bind(a, lax.collapse(kernels, first_of_two, first_of_two + 2), **params)

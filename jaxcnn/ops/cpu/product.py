@@ -1,4 +1,4 @@
-"""The product of matrices as a primitive of JAX, which a CPU computes by oneDNN."""
+"""The matrix product as a JAX primitive, which oneDNN computes on a CPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ product_p = Primitive("jaxcnn_product")
 
 
 def product(x: jax.Array, kernel: jax.Array, transposed: bool = False) -> jax.Array:
-    """`(..., D), (D, K) -> (..., K)`; transposed, the kernel is `(K, D)`. Float32 or bfloat16, nothing empty."""
+    """`(..., D), (D, K) -> (..., K)`; if `transposed`, the kernel is `(K, D)`. Float32 or bfloat16, not empty."""
     rows = _rows(x)
     parts = divided(_with(transposed), (rows, kernel), (True, False))
     out = product_p.bind(*vary_alike(rows, kernel), transposed=transposed, parts=parts)
@@ -55,7 +55,7 @@ def _row_gradient(ct: jax.Array, x: Any, kernel: jax.Array, *, transposed: bool,
 
 
 def _kernel_gradient(ct: jax.Array, x: jax.Array, kernel: Any, *, transposed: bool, parts: Any) -> jax.Array:
-    ct = stored(ct)  # it is written, not read: XLA's own takes as long
+    ct = stored(ct)  # XLA's product, which is as fast: the time is that of writing the gradient
     return ct.T @ x if transposed else x.T @ ct
 
 

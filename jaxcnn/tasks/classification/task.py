@@ -77,7 +77,7 @@ class Classification(Task):
         return data.stream(name, split, recipe.data_dir, size=size or own, workers=workers, damaged=recipe.damaged)
 
     def splits(self, recipe: Recipe, workers: int | None = None) -> tuple[Data, Data | None, Data]:
-        everything = self.load(recipe, "train", workers)
+        everything = self.load(recipe, recipe.training_split, workers)
         if recipe.stream:
             test = self.load(recipe, "test", workers)
         else:

@@ -13,7 +13,7 @@ using BackwardWeights = dnnl::convolution_backward_weights;
 
 constexpr std::size_t kAlignment = 64;
 
-// (N, *spatial, C), as it lies, in oneDNN's order of dimensions.
+// An image stored as (N, *spatial, C), in oneDNN's order of dimensions.
 memory::desc image(const Ints& shape, Type type) {
   memory::dims dims{shape.front(), shape.back()};
   dims.insert(dims.end(), shape.begin() + 1, shape.end() - 1);
@@ -21,7 +21,7 @@ memory::desc image(const Ints& shape, Type type) {
   return memory::desc(dims, data_type(type), tag);
 }
 
-// (*size, C / groups, K), or swapped, in oneDNN's order: (groups, K / groups, C / groups, *size).
+// A kernel stored as (*size, C / groups, K), or swapped, in oneDNN's order: (groups, K / groups, C / groups, *size).
 struct Kernel {
   memory::desc lies, any;
 
@@ -56,14 +56,14 @@ void activate(dnnl::post_ops& after, const std::string& name) {
   throw dnnl::error(dnnl_invalid_arguments, "no activation of this name");
 }
 
-// What oneDNN says about a description, whichever the kind.
+// oneDNN's primitive descriptor of a convolution of any kind, and the primitive.
 struct Plan {
   dnnl::primitive_desc desc;
   dnnl::primitive primitive;
-  memory::desc kernel;  // as the primitive wants it
+  memory::desc kernel;  // the kernel's layout that the primitive needs
 };
 
-// Without primitives only the description is made, which is quick: their machine code is not.
+// With `make` false, only the descriptor is made, which is fast; generating the machine code is slow.
 Plan plan(const Convolution& c, bool make) {
   memory::dims dilation = c.dilation;
   for (auto& d : dilation) --d;
@@ -82,7 +82,7 @@ Plan plan(const Convolution& c, bool make) {
                                        c.strides, dilation, c.low, c.high, attributes);
     return {desc, make ? dnnl::primitive(desc) : dnnl::primitive(), desc.weights_desc()};
   }
-  // The gradients ask for the description of the forward pass as a hint, and nothing of it is made.
+  // The gradients need the descriptor of the forward pass as a hint; its primitive is not made.
   const Forward::primitive_desc hint(engine(), dnnl::prop_kind::forward_training, direct, x, kernel, bias, y,
                                      c.strides, dilation, c.low, c.high);
   if (c.kind == Kind::input) {
@@ -95,7 +95,7 @@ Plan plan(const Convolution& c, bool make) {
   return {desc, make ? dnnl::primitive(desc) : dnnl::primitive(), desc.diff_weights_desc()};
 }
 
-// A primitive, and what stands around it: the kernel in the order that it wants, and its scratch memory.
+// A primitive, the reordering of its kernel, and its scratch memory.
 class Ready {
  public:
   explicit Ready(const Convolution& c) : kind_(c.kind) {

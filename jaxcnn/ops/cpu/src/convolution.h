@@ -1,4 +1,4 @@
-// Convolution and both its gradients by oneDNN, over arrays as JAX has them: images (N, *spatial, C), kernels
+// Convolution and both its gradients by oneDNN, on arrays in JAX's layout: images (N, *spatial, C), kernels
 // (*size, C / groups, K).
 #pragma once
 
@@ -9,29 +9,29 @@
 
 namespace jaxcnn {
 
-// Which of the three arrays is computed from the other two. The three are each other's derivatives.
+// Which of the three arrays is computed from the other two. Each kind's derivatives are the other two kinds.
 enum class Kind : std::int64_t {
   output = 0,  // y[n, i, k] = sum over u, c of x[n, S i + D u - P, c] kernel[u, c, k]
   input = 1,   // x[n, S i + D u - P, c] += y[n, i, k] kernel[u, c, k]: the input gradient, a transposed convolution
   kernel = 2,  // kernel[u, c, k] = sum over n, i of x[n, S i + D u - P, c] y[n, i, k]: the kernel gradient
 };
 
-// A convolution without its numbers. What can be asked of oneDNN, and what primitives are kept by.
+// The description of a convolution, without its data. It determines oneDNN's code, and is the key of a primitive.
 struct Convolution {
   Kind kind = Kind::output;
   Type type = Type::float32;
   Ints x, kernel, y;  // shapes
-  Ints strides, low, high, dilation;  // for each spatial dimension: steps, padding before and behind, steps of the taps
+  Ints strides, low, high, dilation;  // per spatial dimension; low and high are the padding before and after
   std::int64_t groups = 1;
-  bool swapped = false;   // the kernel lies in memory as (*size, K, C); one group only
-  bool bias = false;      // a vector (K,) is added to y; of Kind::kernel, its gradient is computed, too
+  bool swapped = false;   // the kernel is stored as (*size, K, C); with one group only
+  bool bias = false;      // a vector (K,) is added to y; for Kind::kernel, its gradient is computed, too
   bool residual = false;  // an array of y's shape is added to y
-  std::string activation; // what is done to the sum, by the name of the function in jax.nn; nothing where empty
+  std::string activation; // the name of a function of jax.nn that is applied to the sum; empty for none
 
   std::string key() const;
 };
 
-// The numbers. Where there is no bias or residual, it is not looked at.
+// The data. Bias and residual are not used if the description has none.
 struct Arrays {
   void* x = nullptr;
   void* kernel = nullptr;
@@ -40,10 +40,10 @@ struct Arrays {
   void* residual = nullptr;
 };
 
-// Computes it. Throws dnnl::error where oneDNN refuses the description, and std::bad_alloc.
+// Computes the convolution. Throws dnnl::error if oneDNN refuses the description, and std::bad_alloc.
 void convolve(const Convolution& convolution, const Arrays& arrays);
 
-// The name of oneDNN's code for it on this processor, such as "brgconv:avx512_core"; empty where oneDNN has none.
+// The name of oneDNN's code for it on this processor, such as "brgconv:avx512_core"; empty if oneDNN has none.
 std::string implementation(const Convolution& convolution);
 
 }  // namespace jaxcnn

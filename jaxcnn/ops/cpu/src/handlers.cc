@@ -1,4 +1,4 @@
-// What the library shows to XLA (a handler of its foreign function interface) and to Python (plain C functions).
+// The library's interface to XLA (handlers of its foreign function interface) and to Python (plain C functions).
 #include <algorithm>
 #include <cstring>
 #include <exception>
@@ -30,7 +30,7 @@ void take(const ffi::AnyBuffer& buffer, Ints& shape, void*& data) {
   data = buffer.untyped_data();
 }
 
-// Empty where there are not so many.
+// The buffer at this index; empty if there are fewer.
 std::optional<ffi::AnyBuffer> at(const ffi::RemainingArgs& operands, std::size_t index) {
   auto found = operands.get<ffi::AnyBuffer>(index);
   return found.has_value() ? std::optional(*found) : std::nullopt;
@@ -41,7 +41,7 @@ std::optional<ffi::AnyBuffer> at(const ffi::RemainingRets& results, std::size_t 
   return found.has_value() ? std::optional(**found) : std::nullopt;
 }
 
-// The type of all three; empty where they differ, or where it is another one.
+// The type of all three; empty if they differ, or if the type is not supported.
 std::optional<Type> type_of(const ffi::AnyBuffer& a, const ffi::AnyBuffer& b, const ffi::AnyBuffer& c) {
   if (a.element_type() != b.element_type() || a.element_type() != c.element_type()) return std::nullopt;
   if (a.element_type() == ffi::DataType::F32) return Type::float32;
@@ -49,7 +49,7 @@ std::optional<Type> type_of(const ffi::AnyBuffer& a, const ffi::AnyBuffer& b, co
   return std::nullopt;
 }
 
-// What is thrown becomes an error of the program.
+// Turns an exception into an error of the XLA program.
 template <typename Function>
 ffi::Error run(Function function) {
   try {
@@ -141,14 +141,14 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_product, multiply,
 
 extern "C" {
 
-// The fingerprint of the sources that it was built from: Python calls none of other sources than its own.
+// The fingerprint of the sources of this library. Python does not use a library that was built from other sources.
 const char* jaxcnn_sources() { return JAXCNN_SOURCES; }
 
 int jaxcnn_threads() { return jaxcnn::thread_count(); }
 
-// Writes the name of oneDNN's code for a convolution of `spatial` dimensions; nothing where it has none. `numbers` are
-// the shapes of image, kernel and result, the kernel's not swapped, then strides, padding before and behind, dilation,
-// each with its dimensions one after another.
+// Writes the name of oneDNN's code for a convolution of `spatial` dimensions; empty if there is none. `numbers` are the
+// shapes of image, kernel (not swapped) and result, then strides, padding before, padding after and dilation, each with
+// its dimensions in order.
 void jaxcnn_implementation(
     std::int64_t kind, std::int64_t type, std::int64_t spatial, const std::int64_t* numbers, std::int64_t groups,
     int swapped, int bias, int residual, const char* activation, char* name, std::int64_t length) {
@@ -175,7 +175,7 @@ void jaxcnn_implementation(
   std::string found;
   try {
     found = jaxcnn::implementation(c);
-  } catch (const std::exception&) {  // no memory
+  } catch (const std::exception&) {  // out of memory
   }
   const std::size_t kept = std::min(found.size(), static_cast<std::size_t>(length - 1));
   std::memcpy(name, found.data(), kept);

@@ -1,4 +1,4 @@
-// What all calls of oneDNN share: its engine, its types, and the primitives made so far.
+// Shared by all calls of oneDNN: its engine, its types, and a cache of primitives.
 #pragma once
 
 #include <cstddef>
@@ -23,10 +23,10 @@ dnnl::engine& engine();
 dnnl::stream& stream();
 dnnl::memory::data_type data_type(Type type);
 
-// An array whose numbers are told later.
+// An array whose data pointer is set later.
 inline dnnl::memory unset(const dnnl::memory::desc& desc) { return dnnl::memory(desc, engine(), nullptr); }
 
-// A description as a text, by which primitives are kept.
+// A description as text, the key of a cached primitive.
 class Key {
  public:
   Key& add(std::int64_t number) {
@@ -44,16 +44,16 @@ class Key {
   std::string text_;
 };
 
-// The primitives of one operation, the one used last in front. Used only during a turn.
+// The cached primitives of one operation, the most recently used first. Use it only during a turn.
 template <typename Made>
 class Cache {
  public:
-  // The one kept by this key, or a new one: Made(description).
+  // The cached object of this key, or a new one: Made(description).
   template <typename Description>
   Made& of(const std::string& key, const Description& description) {
     if (forks_ != forks()) {
       forks_ = forks();
-      // They wait for threads that this process does not have, and so would their destructors.
+      // Leaked on purpose: old primitives, and their destructors, wait for threads that the fork does not have.
       new Cache(std::move(*this));
       order_.clear();
       places_.clear();
@@ -72,14 +72,14 @@ class Cache {
   }
 
  private:
-  static constexpr std::size_t kKept = 1024;  // then the one not used for the longest time goes
+  static constexpr std::size_t kKept = 1024;  // then the least recently used one is removed
   using Order = std::list<std::pair<std::string, std::unique_ptr<Made>>>;
   Order order_;
   std::unordered_map<std::string, typename Order::iterator> places_;
   int forks_ = 0;
 };
 
-// The cache of an operation. It is never destroyed: at the end of the process other threads may still compute.
+// The cache of an operation. It is never destroyed: other threads may still compute when the process ends.
 template <typename Made>
 Cache<Made>& cache() {
   static auto* const one = new Cache<Made>;

@@ -10,7 +10,7 @@ namespace jaxcnn {
 struct Product {
   Type type = Type::float32;
   std::int64_t rows = 0, inner = 0, columns = 0;
-  bool transposed = false;  // the second matrix lies in memory as (columns, inner)
+  bool transposed = false;  // the second matrix is stored as (columns, inner)
 };
 
 // out = a b: (rows, inner), (inner, columns) -> (rows, columns). Throws as `convolve`.

@@ -14,7 +14,7 @@
 #include <sstream>
 #include <string>
 
-// Of the GNU OpenMP library that oneDNN is linked with. They are found there when this library is loaded.
+// Functions of the GNU OpenMP library that oneDNN is linked with. They are resolved when this library is loaded.
 extern "C" int omp_get_max_threads(void);
 extern "C" void omp_set_num_threads(int);
 
@@ -22,7 +22,7 @@ namespace jaxcnn {
 namespace {
 
 constexpr std::size_t kPage = std::size_t{1} << 21;   // a huge page
-constexpr std::size_t kKept = std::size_t{64} << 20;  // scratch memory that is kept from one call to the next
+constexpr std::size_t kKept = std::size_t{64} << 20;  // the most scratch memory that is kept between calls
 
 std::mutex mutex;
 int fork_count = 0;
@@ -56,7 +56,7 @@ int processors() {
   return 1;
 }
 
-// The processors that a control group may use at once, rounded up: version 2 says "QUOTA PERIOD", or "max PERIOD".
+// The number of processors that a control group may use, rounded up. Version 2 writes "QUOTA PERIOD" or "max PERIOD".
 int allowed(const std::string& folder) {
   double quota = -1, period = 0;
   if (std::ifstream both(folder + "/cpu.max"); both) {
@@ -71,7 +71,7 @@ int allowed(const std::string& folder) {
   return quota > 0 && period > 0 ? std::max(1, static_cast<int>(std::ceil(quota / period))) : 0;
 }
 
-// The smallest limit of the process's control group and those above it; 0 where there is none.
+// The smallest limit of the process's control group and those above it; 0 if there is none.
 int control_group() {
   std::ifstream groups("/proc/self/cgroup");
   int least = 0;
@@ -94,7 +94,7 @@ int control_group() {
 }
 
 int count_threads() {
-  if (fork_count > 0) return 1;  // GNU OpenMP would wait for threads that the child does not have
+  if (fork_count > 0) return 1;  // GNU OpenMP would wait for threads that the child process does not have
   int count = processors();
   if (const int limit = control_group(); limit > 0) count = std::min(count, limit);
   if (const int set = positive("NPROC"); set > 0) count = std::min(count, set);
@@ -104,7 +104,7 @@ int count_threads() {
 
 int threads = 0;
 
-// A fork waits for the end of the turn, so that the child does not inherit a lock that nobody opens.
+// A fork waits for the end of the turn, so that the child does not inherit a lock that nobody will unlock.
 void before_fork() { mutex.lock(); }
 void in_parent() { mutex.unlock(); }
 void in_child() {

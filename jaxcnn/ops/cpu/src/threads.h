@@ -1,18 +1,19 @@
-// One call of oneDNN at a time, on as many threads as the process may use; and memory for its intermediate results.
+// Runs one call of oneDNN at a time, on all threads that the process may use, and holds its scratch memory.
 #pragma once
 
 #include <cstddef>
 
 namespace jaxcnn {
 
-// How many threads a call uses: OMP_NUM_THREADS or else NPROC, which JAX reads, where one is set; otherwise the processors
-// that the process may run on (taskset), within the limit of its control group (containers). One thread after a fork.
+// The number of threads of a call: OMP_NUM_THREADS if set; else NPROC, which JAX reads, if set; else the number of
+// processors that the process may run on (taskset), within the limit of its control group (containers). It is 1 after
+// a fork.
 int thread_count();
 
-// While it lives, no other thread of the process is inside oneDNN, and OpenMP has thread_count() threads.
+// While a Turn exists, no other thread of the process is inside oneDNN, and OpenMP has thread_count() threads.
 //
-// XLA runs independent operations at once on its own threads. Two OpenMP teams on the same processors would each wait
-// for the other, so calls take turns, each with all processors.
+// XLA runs independent operations at the same time on its own threads. Two OpenMP teams on the same processors would
+// wait for each other, so calls take turns, each with all processors.
 class Turn {
  public:
   Turn();
@@ -24,10 +25,10 @@ class Turn {
   int before_;
 };
 
-// Memory of at least this size, which stays valid until the next call or the end of the turn. Only during a turn.
+// Memory of at least this size, valid until the next call or the end of the turn. Use it only during a turn.
 void* scratch(std::size_t bytes);
 
-// A number that changes when the process is forked: primitives made before that are for threads that no longer exist.
+// A number that changes when the process is forked; older primitives would need threads that no longer exist.
 int forks();
 
 }  // namespace jaxcnn

@@ -1,4 +1,4 @@
-"""What is explored: a trained network with its run's history and its data, none of which is computed with here."""
+"""The target of `explore`: a trained network, its run's history and its data. Nothing is computed here."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn import data, tasks
+from jaxcnn import tasks
 from jaxcnn.core import Layer
 from jaxcnn.data.dataset import Dataset, Examples
+from jaxcnn.data.datasets import read as read_set
 from jaxcnn.data.images import read_image, read_part
-from jaxcnn.data.load import find
 from jaxcnn.data.preprocess import to_float
 from jaxcnn.data.stream import center_box
 from jaxcnn.errors import DataError, UserError
-from jaxcnn.explore import answer
-from jaxcnn.explore.answer import Answer
+from jaxcnn.explore import head
+from jaxcnn.explore.head import Head
 from jaxcnn.format import printable
 from jaxcnn.runs import Run, Trained
 from jaxcnn.runs import table as listed
@@ -35,38 +35,38 @@ Data = Dataset | Examples
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """A trained network, and what is known of it.
+class Target:
+    """A trained network, its data and its run.
 
     Attributes:
-      title: what the page is called.
+      title: of the page.
       trained: the network.
-      answer: what it says of an image.
+      head: how its output is shown.
       examples: gives some of the test data; raises DataError where they cannot be read.
       folder: the run's folder; None for a network that has none.
-      notes: what of the run is not shown, a sentence each.
-      measure: the figure that its run was chosen by, "accuracy" or "mean_iou" for instance.
+      notes: a sentence for each part of the run that is not shown.
+      measure: the run's primary metric, "accuracy" or "mean_iou" for instance.
     """
 
     title: str
     trained: Trained
-    answer: Answer
+    head: Head
     examples: Callable[[], Data]
     folder: Path | None = None
     notes: tuple[str, ...] = ()
     measure: Primary = ACCURACY
 
     def about(self) -> dict[str, Any]:
-        """What the page shows before anything is computed; JSON."""
+        """The page's contents before anything is computed; JSON."""
         config, trained = self.trained.config, self.trained
         record: dict[str, Any] = {
             "title": printable(self.title),
             "model": printable(Path(str(config.get("model") or "")).name),
             "data": printable(Path(str(config.get("data") or "")).name),
-            "classes": [printable(name) for name in self.answer.names],
-            "answer": self.answer.kind,
-            "size": self.answer.size,
-            "palette": None if self.answer.palette is None else self.answer.palette.tolist(),
+            "classes": [printable(name) for name in self.head.names],
+            "answer": self.head.kind,
+            "size": self.head.size,
+            "palette": None if self.head.palette is None else self.head.palette.tolist(),
             "image": list(trained.image),
             "measure": self.measure.primary,
             "share": self.measure.is_share,
@@ -102,7 +102,7 @@ class Subject:
         return content
 
     def read(self, source: str | Path | bytes, name: str = "the file") -> np.ndarray:
-        """An image file as the run's data would have it, `(H, W, C)`, uint8, as `jaxcnn predict` reads it.
+        """An image file in the form of the run's data, `(H, W, C)`, uint8, as `jaxcnn predict` reads it.
 
         Raises:
           DataError: when it is no image, damaged, or too large.
@@ -116,7 +116,7 @@ class Subject:
         return read_image(source, channels, (height, width), where)
 
 
-def of_run(path: str | Path, trust: bool = False) -> Subject:
+def of_run(path: str | Path, trust: bool = False) -> Target:
     """The network of a run; `trust` as in `Trained.load`.
 
     Raises:
@@ -139,7 +139,7 @@ def of_run(path: str | Path, trust: bool = False) -> Subject:
     notes: list[str] = []
     model, params, state = trained.model, trained.params, trained.model_state
     if count := config.get("ensemble"):
-        # Its layers have all members' maps; one network is looked into.
+        # Its layers have the maps of all members; the page shows one network.
         model = rebuilt({**config, "ensemble": 0}, len(trained.classes))
         params, state = jax.tree.map(lambda x: x[0], (params, state))
         notes.append(f"The run is an ensemble of {count} networks; this is the first of them.")
@@ -147,12 +147,12 @@ def of_run(path: str | Path, trust: bool = False) -> Subject:
     title = f"{Path(str(config['model'])).name.split(':')[-1]} on {Path(str(config.get('data'))).name}"
     # Before config.json said what chose, the class of an image was chosen by accuracy.
     measure = primary_in(config, {"validation_accuracy": None}) if task is None else task.primary
-    return _subject(title, trained, lambda: _test_data(trained), run.path, tuple(notes), measure)
+    return _target(title, trained, lambda: _test_data(trained), run.path, tuple(notes), measure)
 
 
 def of_layer(
     model: Layer, params: Any, state: Any, preprocess: Callable[[Any], Any] | None, examples: Data | None
-) -> Subject:
+) -> Target:
     """A network in memory.
 
     Raises:
@@ -178,31 +178,31 @@ def of_layer(
     return of_trained(trained, examples)
 
 
-def of_trained(trained: Trained, examples: Data | None) -> Subject:
+def of_trained(trained: Trained, examples: Data | None) -> Target:
     """A network with all that is needed to ask it."""
     config = trained.config
     names = [Path(str(config[key])).name.split(":")[-1] for key in ("model", "data") if config.get(key)]
     read = (lambda: _some(examples)) if examples is not None else (lambda: _test_data(trained))
-    return _subject(" on ".join(names) or "network", trained, read)
+    return _target(" on ".join(names) or "network", trained, read)
 
 
-def _subject(
+def _target(
     title: str,
     trained: Trained,
     examples: Callable[[], Data],
     folder: Path | None = None,
     notes: tuple[str, ...] = (),
     measure: Primary = ACCURACY,
-) -> Subject:
-    """The subject, if its images and its network's answers can be shown."""
+) -> Target:
+    """The target, if its images and its network's outputs can be shown."""
     if len(trained.image) != 3 or trained.image[-1] not in (1, 3):
         raise UserError(f"explore shows images of 1 channel or 3; the network's are {trained.image}")
     example = jax.ShapeDtypeStruct((1, *trained.image), np.uint8)
     found = jax.eval_shape(
         lambda x: trained.model.apply(trained.params, trained.model_state, trained.preprocess(x))[0], example
     )
-    said = answer.of(getattr(found, "shape", None), trained.classes)
-    return Subject(title, trained, said, examples, folder, notes, measure)
+    said = head.of(getattr(found, "shape", None), trained.classes)
+    return Target(title, trained, said, examples, folder, notes, measure)
 
 
 # --- examples ----------------------------------------------------------------------------------------------------
@@ -222,9 +222,9 @@ def _test_data(trained: Trained) -> Data:
         if found.inputs.shape[1:] != trained.image:
             raise DataError(f"the images of {name} are {found.inputs.shape[1:]}, the run had {trained.image}")
         return _some(found)
-    if name in ("digits", "mnist") and not streamed:
-        return _some(_of_size(data.load(name, "test", where, (height, width)), trained))
-    source = find(name, "test", where)
+    source = read_set(name, "test", where, (height, width), "images", source=bool(streamed))
+    if isinstance(source, Dataset):
+        return _some(_of_size(source, trained))
     # The records of a prepared set are in random order, files in that of their classes.
     labels = getattr(source, "labels", None)
     index = np.arange(min(_EXAMPLES, len(source))) if labels is None else _spread(labels)

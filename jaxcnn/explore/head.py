@@ -1,7 +1,7 @@
-"""What a network says of an image, as the page shows it: bars with names, and a picture where it says something of
-each pixel. Which of these it is, the shape of its output tells.
+"""Heads: how the page shows a network's output. Bars with names, and a picture where there is an output for each pixel.
 
-A pixel may be chosen: the bars are then those of this pixel, and overlays are asked what speaks for it.
+The shape of the output decides which head it is. A pixel may be chosen: the bars are then those of this pixel, and
+overlays explain it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxcnn.errors import UserError
-from jaxcnn.inspect.seeing import Unit
+from jaxcnn.inspect.unit import Unit
 from jaxcnn.tasks.edges import objective as boundaries
 from jaxcnn.tasks.segmentation import objective as segmentation
 
@@ -23,15 +23,15 @@ VOID = 255
 """The byte of a pixel that has no label."""
 
 
-class Answer:
-    """What the page has to know of a network's output `(1, ...)`; everywhere below it is without the 1.
+class Head:
+    """How the page shows a network's output `(1, ...)`; the methods take it without the 1.
 
     Attributes:
       kind: "class", "pixels" or "score".
       names: of the bars.
       size: (height, width) of the picture; None for none.
       palette: the colour of each byte of it, `(256, 3)`, uint8.
-      probability: what makes probabilities of outputs, for `inspect.occlusion`; None for its own way.
+      probability: the function that makes probabilities of outputs, as in `inspect.occlusion`; None for its default.
     """
 
     kind: str
@@ -45,20 +45,20 @@ class Answer:
         raise NotImplementedError
 
     def picture(self, output: np.ndarray) -> np.ndarray | None:
-        """A byte for each pixel; None for an answer of the whole image."""
+        """A byte for each pixel; None for an output of the whole image."""
         return None
 
     def labelled(self, label: Any) -> np.ndarray | None:
-        """The picture that would be right, of an example's label; None where there is none."""
+        """The correct picture, by an example's label; None where there is none."""
         return None
 
     def unit(self, output: np.ndarray, name: int, pixel: Pixel | None) -> Unit:
-        """The number of the output that overlays are about: a name's, at the pixel or where it is largest."""
+        """The unit of the output that overlays explain: a name's, at the pixel or where it is largest."""
         raise NotImplementedError
 
 
-def of(shape: tuple[int, ...] | None, classes: Sequence[str]) -> Answer:
-    """The answer of a network whose output for one image has this shape, `(1, ...)`; None for several outputs.
+def of(shape: tuple[int, ...] | None, classes: Sequence[str]) -> Head:
+    """The head of a network whose output for one image has this shape, `(1, ...)`; None for several outputs.
 
     Raises:
       UserError: for an output of another form.
@@ -76,7 +76,7 @@ def of(shape: tuple[int, ...] | None, classes: Sequence[str]) -> Answer:
     )
 
 
-class Class(Answer):
+class Class(Head):
     """Logits `(classes,)`: the class of the image."""
 
     kind = "class"
@@ -91,8 +91,8 @@ class Class(Answer):
         return name
 
 
-class Pixels(Answer):
-    """Logits `(H, W, classes)`: the class of each pixel. Without a pixel, the bars are the classes' shares of them."""
+class Pixels(Head):
+    """Logits `(H, W, classes)`: the class of each pixel. Without a pixel, a bar is the class's share of the pixels."""
 
     kind, size = "pixels", (0, 0)
 
@@ -121,8 +121,8 @@ class Pixels(Answer):
         return (*pixel, name)
 
 
-class Score(Answer):
-    """Logits `(H, W)` or `(H, W, 1)`: whether each pixel is one. Without a pixel, the bar is the share that is."""
+class Score(Head):
+    """Logits `(H, W)` or `(H, W, 1)`: yes or no for each pixel. Without a pixel, the bar is the share of yes."""
 
     kind, size = "score", (0, 0)
 
