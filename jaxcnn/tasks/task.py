@@ -143,3 +143,7 @@ class Task:
         Pictures are written to the folder `out`.
         """
         raise NotImplementedError
+
+    def line(self, row: Row) -> str:
+        """A row for a reader."""
+        return str(row["text"])

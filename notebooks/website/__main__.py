@@ -9,6 +9,7 @@ import argparse
 import html
 import inspect
 import json
+import posixpath
 import re
 import shutil
 import sys
@@ -30,7 +31,10 @@ from pygments.util import ClassNotFound
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-TEXTS = {"README.md": "Read me", "CONTRIBUTING.md": "Contributing", "CHANGELOG.md": "Changes"}
+TEXTS = {
+    "README.md": "Read me", "notebooks/README.md": "How to", "experiments/README.md": "Results",
+    "CONTRIBUTING.md": "Contributing", "CHANGELOG.md": "Changes",
+}  # fmt: skip
 _CODE = re.compile(r"(```.*?```|``.*?``|`[^`]*`)", re.DOTALL)
 _MOST = 1500  # characters of a section that are searched
 
@@ -125,16 +129,27 @@ def _output(output: Any) -> str:
     return f'<pre class="output">{html.escape(text)}</pre>'
 
 
-def links(body: str, out: Path) -> str:
-    """The links of a text of this repository, to the pages of the website; what has no page there is no link."""
+def page_of(name: str) -> str:
+    """The page of a text: `readme.html`, and of a folder's README that of the folder, `experiments.html`."""
+    path = Path(name)
+    return f"{path.parent.name.lower() or path.stem.lower()}.html"
+
+
+def links(body: str, out: Path, folder: str = "") -> str:
+    """The links of a text of this repository, to the pages of the website; what has no page there is no link.
+
+    Args:
+      folder: that of the text; links are relative to it.
+    """
 
     def link(found: re.Match[str]) -> str:
         target, _, anchor = found[2].partition("#")
+        target = target if ":" in target else posixpath.normpath(posixpath.join(folder, target))
         path = Path(target)
         if path.suffix == ".ipynb":
             target = f"{path.stem}.html"
-        elif path.suffix == ".md" and path.name in TEXTS:
-            target = f"{path.stem.lower()}.html"
+        elif target in TEXTS:
+            target = page_of(target)
         elif target.startswith("jaxcnn/") and path.suffix == ".py":
             target = f"reference/{path.parent if path.stem == '__init__' else path.with_suffix('')}.html"
         elif found[1] == "src" and "/" in target and ":" not in target:
@@ -211,8 +226,8 @@ def make(out: Path) -> int:
         index += [(title, page.title, f"{address}#{anchor}", text) for title, anchor, text in page.sections]
     for name, title in TEXTS.items():
         body = markdown((ROOT / name).read_text())
-        address = f"{Path(name).stem.lower()}.html"
-        (out / address).write_text(written(title, links(body, out)))
+        address = page_of(name)
+        (out / address).write_text(written(title, links(body, out, str(Path(name).parent))))
         index += [(heading, title, f"{address}#{anchor}", text) for heading, anchor, text in sections(body)]
     index += named
     for picture in [*(ROOT / "notebooks").glob("*.png"), *(ROOT / "notebooks").glob("*.jpg")]:
@@ -236,7 +251,7 @@ def _home(cards: list[str], index: list[tuple[str, str, str, str]]) -> str:
         for name, kind, address, text in index
         if kind == "module" and name.count(".") == 1
     ]
-    more = " · ".join(f'<a href="{Path(name).stem.lower()}.html">{title}</a>' for name, title in TEXTS.items())
+    more = " · ".join(f'<a href="{page_of(name)}">{title}</a>' for name, title in TEXTS.items())
     return (
         f'<h1>jaxcnn</h1>{about}<p>{more}</p><h2 id="notebooks">Notebooks</h2><ul class="cards">{"".join(cards)}'
         f'</ul><h2 id="reference">Reference</h2><ul class="cards">{"".join(rooms)}</ul>'

@@ -200,7 +200,7 @@ def test_train_says_what_it_does_and_finds_a_name_for_the_run(run, columns, tmp_
     status, out, err = run(*args)
     assert (status, err) == (0, "")
     first, *epochs, outcome, where = out.splitlines()
-    assert "42 images to learn from, 6 to validate, 12 to test; 3 epochs of 5 steps" in first
+    assert "42 images to train on, 6 to validate, 12 to test; 3 epochs of 5 steps" in first
     assert len(epochs) == 3
     for number, line in enumerate(epochs, 1):
         figures = r"loss [\d.]+  accuracy [\d.]+ %"
@@ -508,7 +508,7 @@ def test_what_is_in_config_json_decides_the_figures_and_nothing_else(run, column
     assert run(*train_columns(columns, tmp_path / "run"))[0] == 0
     config = json.loads((tmp_path / "run/config.json").read_text())
     free = {"run", "resume", "distributed", "coordinator", "processes", "process", "save_every", "keep", "tensorboard",
-            "profile", "workers", "trust"}  # fmt: skip
+            "profile", "workers", "trust", "config", "given"}  # fmt: skip
     options = {field.name for field in dataclasses.fields(cli.Train)}
     assert options - config.keys() == free
     assert (config["parallel"], config["devices"], config["platform"]) == ("jit", 1, jax.default_backend())
