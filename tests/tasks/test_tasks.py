@@ -101,7 +101,7 @@ def test_a_run_from_training_to_prediction(
     assert "is complete: test" in capsys.readouterr().out
 
     if models.MODELS[model].task not in ("segmentation", "edges"):
-        with pytest.raises(UserError, match="given one image and nothing else|one number for each class"):
+        with pytest.raises(UserError, match=r"given one image and nothing else|one number for each class"):
             target.of_run("run")
         return
     explored = target.of_run("run")
