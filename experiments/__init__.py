@@ -1,1 +1,1 @@
-"""Experiments: a script a result. From the project's folder: `python -m experiments.NAME --help`."""
+"""Experiments: one script for each result. Run one from the project's folder: `python -m experiments.NAME --help`."""

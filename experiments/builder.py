@@ -1,4 +1,4 @@
-"""The lectures' pattern [(CONV-RELU)*N - POOL?]*M - (FC-RELU)*K - FC, its repetitions varied one by one."""
+"""The lectures' pattern [(CONV-RELU)*N - POOL?]*M - (FC-RELU)*K - FC for several N, M and K."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def builder(
     data: str = "mnist", data_dir: Path | None = None, examples: int = 10_000, epochs: int = 4, width: int = 8,
     units: int = 64, batch_size: int = 128, seed: int = 0,
 ) -> None:  # fmt: skip
-    """Eight networks of the pattern on the same images.
+    """Trains eight networks of the pattern on the same images.
 
     Args:
-      data: mnist, cifar10, or digits for the embedded ones.
-      data_dir: where prepared datasets lie.
-      examples: how many training images.
-      epochs: passes over them.
-      width: filters of the first stage; each stage has twice as many as the one before.
-      units: of the hidden dense layers.
-      batch_size: examples a step.
-      seed: of weights and order.
+      data: mnist, cifar10, or digits for scikit-learn's.
+      data_dir: the folder of prepared datasets.
+      examples: number of training images.
+      epochs: passes over the images.
+      width: filters of the first stage; each stage doubles the number.
+      units: units of each hidden dense layer.
+      batch_size: examples per step.
+      seed: for the weights and the order of the examples.
     """
     recipe = cnn.train.Recipe(
         "convnet", data, data_dir=data_dir, limit=examples, epochs=epochs, batch_size=batch_size, seed=seed,

@@ -1,4 +1,4 @@
-"""What the experiments share: data of a size that a CPU can bear, a table, a figure, one line for a user's mistake."""
+"""Helpers of the experiments: data, tables, figures, and the command line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from jaxcnn.format import printable
 def images(
     data: str, data_dir: Path | None, examples: int | None = None, size: int | None = None
 ) -> tuple[cnn.data.Dataset, cnn.data.Dataset]:
-    """Training and test images, the first `examples` of the training set, shrunk to `size` by averaging blocks."""
+    """Loads the first `examples` training images and all test images, shrunk to `size` by averaging blocks."""
     train = cnn.data.load(data, "train" if examples is None else f"train[:{examples}]", data_dir)
     test = cnn.data.load(data, "test", data_dir)
     return _shrunk(train, size), _shrunk(test, size)
@@ -43,7 +43,7 @@ def _shrunk(data: cnn.data.Dataset, size: int | None) -> cnn.data.Dataset:
 
 @dataclass(frozen=True)
 class Panel:
-    """One diagram of a figure: lines by name, each a pair of x and y."""
+    """One plot of a figure. `lines` maps a name to its x and y values."""
 
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]
     x: str
@@ -52,7 +52,7 @@ class Panel:
 
 
 def draw(path: Path, panels: Sequence[Panel], styles: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-    """A figure of panels side by side. A line has the same colour in each; a legend is in the first."""
+    """Draws panels side by side. A line has the same colour in all panels; the first panel has the legend."""
     figure = Figure(figsize=(4.6 * len(panels), 3.6), layout="constrained")
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
     for index, (axes, panel) in enumerate(zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True)):
@@ -71,21 +71,21 @@ def draw(path: Path, panels: Sequence[Panel], styles: Mapping[str, Mapping[str, 
 
 
 def save(figure: Figure, path: Path, dpi: int = 110) -> None:
-    """Writes a figure, and says so."""
+    """Saves a figure and prints its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=dpi)
-    print(f"drawn: {path}")
+    print(f"saved: {path}")
 
 
 def percent(values: float | Sequence[float]) -> str:
-    """A share in per cent: of several, the mean and in brackets the range."""
+    """A fraction as a percentage; for several, the mean and the range in brackets."""
     several = [100 * float(v) for v in np.atleast_1d(values)]
     mean = f"{np.mean(several):.2f} %"
     return mean if len(several) == 1 else f"{mean} ({min(several):.2f} to {max(several):.2f})"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table, its columns aligned."""
+    """A Markdown table with aligned columns."""
     cells = [list(header), *[[str(cell) for cell in row] for row in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in cells]
@@ -94,13 +94,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def machine() -> str:
-    """What the figures were measured on."""
+    """The hardware and the versions that the results were measured with."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {cores} cores, Python {platform.python_version()}"
 
 
 def main(experiment: Callable[..., None]) -> None:
-    """Runs an experiment with options from the command line; what is wrong with them, or with the data, is one line."""
+    """Runs an experiment with options from the command line. Errors in options or data are printed as one line."""
     name = Path(sys.argv[0]).stem
     command = f"python -m experiments.{name}"
     try:

@@ -1,8 +1,8 @@
 """Deeper is not better: plain and residual networks of several depths on CIFAR-10 (He et al. 2016, section 4.2).
 
-A deeper network could do what the shallower one does, its other layers copying. Plain networks do not find this: from
-some depth on, the deeper one is worse already on the data it is trained on. Shortcuts mend it. The gradients of the
-plain network do not vanish, thanks to batch normalization; the figure shows their size layer by layer.
+A deeper network could compute what a shallower one computes, with identity mappings in the extra layers. Plain networks
+do not find this solution: beyond some depth, even the training error grows. Shortcuts solve the problem. The gradients
+of the plain network do not vanish, thanks to batch normalization; the figure shows their norms layer by layer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from experiments.common import Panel, draw, images, machine, main, percent, tabl
 
 
 def gradient_norms(model: cnn.Layer, params: Any, state: Any, inputs: Any, labels: Any) -> list[float]:
-    """The norm of the loss's gradient by the kernel of each 3x3 convolution, from the input to the output."""
+    """The gradient norm of each 3x3 convolution's kernel, from input to output."""
 
     def objective(params: Any) -> jax.Array:
         outputs, _ = model.apply(params, state, inputs, train=True)
@@ -39,22 +39,22 @@ def depth(
     size: int = 16, width: int = 16, epochs: int = 16, batch_size: int = 128, lr: float = 0.1, seeds: int = 1,
     picture: Path | None = None, full: bool = False,
 ) -> None:  # fmt: skip
-    """Plain and residual networks of each depth by the same recipe: SGD with momentum, weight decay 1e-4, flips, crops.
+    """Trains plain and residual networks with SGD, momentum 0.9, weight decay 1e-4, and random flips and crops.
 
     Args:
-      data: cifar10, or digits for the embedded ones.
-      data_dir: where prepared datasets lie.
-      depths: numbers of layers, 6n + 2.
-      examples: how many training images.
-      size: of the images, which are shrunk to it.
+      data: cifar10, or digits for scikit-learn's.
+      data_dir: the folder of prepared datasets.
+      depths: numbers of layers, of the form 6n + 2.
+      examples: number of training images.
+      size: height and width to which the images are shrunk.
       width: filters of the first stage.
       epochs: passes over the images.
-      batch_size: examples a step.
-      lr: the highest learning rate: up to it over the first tenth of the steps, then half a cosine to 0.
-      seeds: how many runs each.
-      picture: a file for the curves.
-      full: the paper's: 20, 32, 44, 56 and 110 layers, all 50,000 images of 32x32, 64,000 steps of 128, 0.1 divided by
-        10 at 32,000 and 48,000 (for an accelerator).
+      batch_size: examples per step.
+      lr: peak learning rate, after a linear warmup over the first tenth of the steps; then cosine decay to 0.
+      seeds: number of runs of each network.
+      picture: file for the curves.
+      full: the paper's setting: 20, 32, 44, 56 and 110 layers, all 50,000 images of 32x32, 64,000 steps of 128, a
+        learning rate of 0.1 divided by 10 at 32,000 and 48,000 (needs an accelerator).
     """
     if full:
         depths, examples, size, width = (20, 32, 44, 56, 110), 50_000, 32, 16
@@ -69,7 +69,7 @@ def depth(
         if full
         else optax.warmup_cosine_decay_schedule(0.0, lr, steps // 10, steps)
     )
-    shift = max(1, size // 8)  # the paper's 4 pixels of 32
+    shift = max(1, size // 8)  # the paper: 4 of 32 pixels
     augment = cnn.data.crop(padding=shift) if data in ("mnist", "digits") else cnn.data.compose(
         cnn.data.flip, cnn.data.crop(padding=shift)
     )  # fmt: skip
@@ -79,7 +79,7 @@ def depth(
     for kind, shortcut in kinds.items():
         for index, layers in enumerate(depths):
             rate = schedule
-            if full and layers > 100:  # the paper begins with a smaller rate there, until the error falls below 80 %
+            if full and layers > 100:  # the paper's warmup, until the error falls below 80 %
                 rate = optax.join_schedules([optax.constant_schedule(lr / 10), schedule], [400])
             optimizer = cnn.train.make_optimizer("momentum", rate, weight_decay=1e-4)
             model = cnn.models.cifar_resnet(layers, len(train.classes), shortcut=shortcut, width=width)

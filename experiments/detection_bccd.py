@@ -1,4 +1,4 @@
-"""Fast R-CNN and R-CNN on blood cells: average precision from the same regions, and the time that an image takes."""
+"""Fast R-CNN and R-CNN on blood cells: average precision with the same regions, and detection time per image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Which = Literal["both", "fast_rcnn", "rcnn"]
 
 
 def _data(data_dir: Path | None, split: str, scale: float, regions: int, examples: int | None) -> tuple[Any, float]:
-    """The images of a split with their regions, and the seconds that those took, an image (0 from the cache)."""
+    """The images of a split with their regions, and the seconds per image of selective search (0 from the cache)."""
     data = cnn.data.load("bccd", split, data_dir, (round(480 * scale), round(640 * scale)))
     data = data if examples is None else data.take(slice(examples))
     began = time.perf_counter()
@@ -32,13 +32,13 @@ def _data(data_dir: Path | None, split: str, scale: float, regions: int, example
 
 
 def _augment(count: int) -> cnn.data.augment.Augment:
-    """Cells have no right way up. Background is drawn from everywhere: random weights have all of it to learn."""
+    """Flips in both directions, as cells have no orientation, and background samples with any IoU below 0.5."""
     regions = detection.sample_regions(count, positive=0.4, background=(0.0, 0.5))
     return cnn.data.compose(detection.flip_boxes(), detection.flip_boxes(vertical=True), regions)
 
 
 def _milliseconds(run: Callable[[int], Any], count: int) -> float:
-    """The median time of a call."""
+    """The median time of a call in milliseconds."""
     run(0)
     times = []
     for i in range(count):
@@ -54,26 +54,26 @@ def detection_bccd(
     batch_size: int = 2, lr: float = 1e-3, timed: int = 8, seed: int = 0, picture: Path | None = None,
     full: bool = False,
 ) -> None:  # fmt: skip
-    """Both networks learn from the same regions, by selective search, of BCCD's trainval split, from random weights.
+    """Trains both networks from random weights on the same regions of BCCD's trainval split (selective search).
 
-    They have the same convolutions and the same dense layers; R-CNN runs them for each region, warped to 56x56, Fast
-    R-CNN the convolutions once an image. The test split is looked at once, at the end.
+    The networks have the same convolutions and dense layers. R-CNN runs all of them for each region, warped to 56x56.
+    Fast R-CNN runs the convolutions once per image. The test split is used once, at the end.
 
     Args:
-      data_dir: the folder in which `bccd` lies.
-      network: both, or one of them.
-      examples: how many images of each split; all when not given.
-      scale: of the images, which have 640x480 pixels.
-      regions: the most of an image.
+      data_dir: the folder that contains `bccd`.
+      network: which network to train, or both.
+      examples: number of images of each split; all when not given.
+      scale: factor by which the images of 640x480 pixels are resized.
+      regions: maximum number of regions per image.
       width: filters of the first convolution.
-      units: of the dense layer.
-      epochs: of Fast R-CNN, 64 regions of each image.
-      rcnn_epochs: of R-CNN, 32 regions of each image.
-      batch_size: images a step.
-      lr: Adam's learning rate, with half a cosine to 0.
-      timed: how many images the time of detection is the median of.
-      picture: a file for four test images with what was found and what is there.
-      full: 64 filters, 1024 units, 120 and 60 epochs (for an accelerator).
+      units: units of the dense layer.
+      epochs: epochs of Fast R-CNN, with 64 regions per image.
+      rcnn_epochs: epochs of R-CNN, with 32 regions per image.
+      batch_size: images per step.
+      lr: Adam's initial learning rate, with cosine decay to 0.
+      timed: number of images over which the median detection time is taken.
+      picture: file for four test images with predicted and true boxes.
+      full: 64 filters, 1024 units, 120 and 60 epochs (needs an accelerator).
     """
     if full:
         width, units, epochs, rcnn_epochs = 64, 1024, 120, 60
@@ -132,11 +132,11 @@ def detection_bccd(
     search = _milliseconds(
         lambda i: selective_search(pixels[i : i + 1], most=regions, workers=1), min(timed, len(test))
     )
-    print(f"\nBCCD, images of {size[1]}x{size[0]}, {len(train)} to learn from, {len(test)} to test ({machine()})")
+    print(f"\nBCCD, images of {size[1]}x{size[0]}, {len(train)} for training, {len(test)} for testing ({machine()})")
     header = ["network", "mAP@0.5", "mAP, 11 points", *(f"AP {c}" for c in classes), "parameters", "seconds",
               "ms an image"]  # fmt: skip
     print(table(header, rows))
-    print(f"selective search: {search:.0f} ms an image, on one core")
+    print(f"selective search: {search:.0f} ms per image on one core")
     if len(times) == 2:
         alone = times["rcnn"] / times["fast_rcnn"]
         together = (times["rcnn"] + search) / (times["fast_rcnn"] + search)
@@ -148,7 +148,7 @@ def detection_bccd(
 
 
 def _draw(path: Path, test: Any, found: dict[str, detection.Detections], least: float = 0.5) -> None:
-    """The first four images: what is there, and what each network is sure of by half or more."""
+    """Draws the first four images with the true boxes and each network's boxes of score 0.5 or more."""
     images, classes = test.inputs[0], test.classes
     count = min(4, len(images))
     titles = {"fast_rcnn": "Fast R-CNN", "rcnn": "R-CNN"}

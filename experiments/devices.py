@@ -1,8 +1,8 @@
-"""The same losses on one device and on many, and what it costs to be able to: training on simulated devices.
+"""Data parallelism on simulated devices: equal losses on one and on several devices, and the overhead on one.
 
-A CPU is divided into devices (XLA_FLAGS), or several processes work together as hosts would (gloo), in the forms `jit`
-over a mesh and `pmap`. Batch normalization and dropout are in the network, a small residual one. Then, in one process
-with one device, the step of `DataParallel(1)` and the ordinary one take turns.
+XLA_FLAGS divides a CPU into several devices, or several processes work together as hosts do (gloo), with `jit` over a
+mesh and with `pmap`. The network is a small residual network with batch normalization and dropout. Finally, the step of
+`DataParallel(1)` and the ordinary step are timed in turn, in one process with one device.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DEVICES, PROCESSES = (1, 2, 4, 8), (2, 4)
 
 
 def trainer(data: cnn.data.Dataset, on: OneDevice) -> tuple[Any, Any]:
-    """A step and the state before it, on these devices."""
+    """A training step and its initial state on these devices."""
     model, optimizer = network(), optax.sgd(0.02, 0.9)
     state = cnn.train.create_state(model, optimizer, jax.random.key(0), data.images[:1])
     step = cnn.train.make_step(model, cnn.losses.softmax_cross_entropy, optimizer, devices=on)
@@ -52,7 +52,7 @@ def losses(data: cnn.data.Dataset, on: OneDevice, steps: int, batch: int) -> lis
 
 
 def overhead(data: cnn.data.Dataset, batch: int, turns: int) -> dict[str, float]:
-    """The time of a step of each form on one device, as a multiple of the ordinary step's: medians of turns."""
+    """The step time of each form on one device, relative to the ordinary step (median ratios)."""
     kinds: dict[str, OneDevice] = {"alone": OneDevice(), "jit": DataParallel(1), "pmap": DataParallel(1, "pmap")}
     made = {name: trainer(data, on) for name, on in kinds.items()}
     pair = data.images[:batch], data.labels[:batch]
@@ -65,14 +65,14 @@ def overhead(data: cnn.data.Dataset, batch: int, turns: int) -> dict[str, float]
                 state, measured = step(state, on.batch(pair))
                 jax.block_until_ready(measured)
             made[name] = step, state
-            if turn:  # the first compiles
+            if turn:  # the first turn compiles
                 times[name].append(time.perf_counter() - began)
     medians = {name: statistics.median(each) for name, each in times.items()}
     return {name: medians[name] / medians["alone"] for name in ("jit", "pmap")}
 
 
 def asked(request: dict[str, Any], count: int, processes: int, **variables: str) -> list[float]:
-    """The losses that so many processes, of so many devices each, find."""
+    """The losses with a number of processes and a number of devices in each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -105,12 +105,12 @@ def devices(
     Args:
       data: cifar10, or digits.
       data_dir: where prepared datasets lie.
-      steps: of each training.
-      batch: examples of a step, on all devices together.
+      steps: number of training steps.
+      batch: examples per step, summed over all devices.
       examples: how many images it learns.
-      turns: how often the steps on one device take turns.
-      most: devices and processes at most.
-      worker: used by the command itself: what this process computes.
+      turns: number of timed turns of each step on one device.
+      most: maximum number of devices and processes.
+      worker: for internal use: the request that this process computes.
     """
     request: dict[str, Any] = {
         "data": data,
@@ -137,7 +137,7 @@ def devices(
         rows.append([name, f"{each[-1]:.6f}", f"{away:.1e}"])
         print(f"{name}: {each[-1]:.6f}", flush=True)
 
-    # Several devices of a CPU compute with XLA's convolutions: what these round otherwise, one device shows, too.
+    # With several devices, a CPU uses XLA's convolutions, so one device is also measured with XLA's rounding.
     add("1 device, convolutions by XLA", asked({**request, "form": None}, 1, 1, JAXCNN_PLAIN="all"))
     for form in ("jit", "pmap"):
         where = [(n, 1) for n in DEVICES if n <= most] + [(1, n) for n in PROCESSES if n <= most]

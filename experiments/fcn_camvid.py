@@ -1,4 +1,4 @@
-"""FCN-32s, 16s and 8s on CamVid's road scenes, from random weights: what the finer maps give."""
+"""FCN-32s, 16s and 8s on CamVid's road scenes, from random weights: the gain from finer feature maps."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ def fcn_camvid(
     epochs: int = 40, batch_size: int = 4, crop: tuple[int, int] = (128, 160), lr: float = 2e-3,
     weight_decay: float = 0.05, power: float = 0.5, seed: int = 0, picture: Path | None = None, full: bool = False,
 ) -> None:  # fmt: skip
-    """Trains the three networks on the same trunk for the same number of steps, and measures them on the test split.
+    """Trains three networks with the same backbone for the same number of steps and evaluates them on the test split.
 
     Args:
       data: camvid, or the path of a folder in that form.
       data_dir: where camvid lies.
-      examples: how many images of each split; all when not given.
-      strides: which networks, 32 for FCN-32s.
-      backbone: the trunk, a name in `jaxcnn.models.fcn.BACKBONES`.
-      width: filters of its first stage.
-      units: filters of fc6 and fc7, for a VGG.
-      epochs: passes over the training images, each network.
+      examples: number of images of each split; all when not given.
+      strides: which networks to train: 32 is FCN-32s.
+      backbone: a name in `jaxcnn.models.fcn.BACKBONES`.
+      width: filters of the backbone's first stage.
+      units: filters of fc6 and fc7 in a VGG backbone.
+      epochs: passes over the training images for each network.
       batch_size: images a step.
-      crop: height and width of the window that is taken of each image, enlarged 0.6 to 1.6 times: half of its pixels
-        cost half the time. Tested are whole images.
-      lr: AdamW's learning rate, reached within three tenths of the steps and left again for 0.
-      weight_decay: of the kernels.
-      power: 1 for class weights by median frequency, 0 for none, between them milder ones.
+      crop: height and width of the window that is cropped from each image after scaling it by 0.6 to 1.6. Half of the
+        pixels take half of the time. Tests use whole images.
+      lr: AdamW's peak learning rate: warmup over three tenths of the steps, then decay to 0.
+      weight_decay: weight decay of the kernels.
+      power: exponent of the class weights by median frequency: 1 for the full weights, 0 for none.
       seed: of weights, order and augmentation.
-      picture: a file for some test images with the masks of the three networks.
-      full: ResNet-34 of width 64, whole images, 400 epochs (for an accelerator).
+      picture: file for some test images with the three networks' masks.
+      full: ResNet-34 of width 64, whole images, 400 epochs (needs an accelerator).
     """
     if full:
         backbone, width, epochs, batch_size, crop = "resnet34", 64, 400, 8, (180, 240)
@@ -59,7 +59,7 @@ def fcn_camvid(
     values = cnn.data.Preprocess.of(train.inputs)
 
     def preprocess(images: jax.Array) -> jax.Array:
-        """To zero mean and unit variance, at any size."""
+        """Normalizes to zero mean and unit variance, at any size."""
         return (to_float(images) - jnp.array(values.mean)) / jnp.array(values.std)
 
     steps = epochs * (len(train) // batch_size)
@@ -91,7 +91,7 @@ def fcn_camvid(
                      *[f"{100 * v:.1f}" for v in each], f"{run.result['seconds']:.0f}"])  # fmt: skip
         print("  ".join(rows[-1]), flush=True)
         masks[name] = np.asarray(jax.jit(run.outputs)(test.inputs[shown])).argmax(-1)
-    print(f"\n{data}, {len(train)} images to learn from, {len(test)} to test; {backbone} of width {width}, from random "
+    print(f"\n{data}, {len(train)} training images, {len(test)} test images; {backbone} of width {width}, from random "
           f"weights, {steps:,} steps of {batch_size} each ({machine()})")  # fmt: skip
     print(table(["network", "mean IoU", "pixel accuracy", *classes, "seconds"], rows))
     if picture is not None:

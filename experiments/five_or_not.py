@@ -1,7 +1,7 @@
-"""Is this digit a 5? Logistic regression by gradient descent, on all data at once and in mini-batches.
+"""Is this digit a 5? Logistic regression by batch gradient descent and by mini-batch SGD.
 
-The model is h(x) = g(theta x) with g the sigmoid, the loss the negative log-likelihood, and its gradient by hand
--sum (y - h(x)) x_j is checked here against `jax.grad`, which the training uses, and against finite differences.
+The model is h(x) = g(theta x) with the sigmoid g, and the loss is the negative log-likelihood. The gradient derived by
+hand, -sum (y - h(x)) x_j, is checked against `jax.grad`, which the training uses, and against finite differences.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def five_or_not(
     data: str = "mnist", data_dir: Path | None = None, epochs: int = 20, lr: float = 0.5, sgd_lr: float = 0.05,
     batch_size: int = 128, seed: int = 0,
 ) -> None:  # fmt: skip
-    """Logistic regression on "is it a 5?", batch gradient descent beside SGD.
+    """Compares batch gradient descent and SGD for logistic regression on "is it a 5?".
 
     Args:
-      data: mnist, or digits for the embedded ones.
-      data_dir: where prepared datasets lie.
-      epochs: passes over the data; batch gradient descent takes one step a pass.
+      data: mnist, or digits for scikit-learn's.
+      data_dir: the folder of prepared datasets.
+      epochs: passes over the data; batch gradient descent takes one step per pass.
       lr: learning rate of batch gradient descent.
       sgd_lr: learning rate of SGD.
       batch_size: of SGD.
@@ -66,7 +66,7 @@ def five_or_not(
 
 
 def check_gradient(x: np.ndarray, y: np.ndarray) -> list[str]:
-    """The gradient by hand against `jax.grad` and finite differences, in float64: two lines, with the differences."""
+    """Compares the gradient derived by hand with `jax.grad` and finite differences (float64), in two lines."""
 
     def nll(theta: jax.Array) -> jax.Array:
         return cnn.losses.sigmoid_cross_entropy(jnp.asarray(x, theta.dtype) @ theta, jnp.asarray(y)).sum()

@@ -1,4 +1,4 @@
-"""Optical flow of real frames moved by known flows: FlowNetS beside no motion at all and Farneback's method."""
+"""Optical flow on real frames warped by known flows: FlowNetS, zero flow and Farneback's method."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ def flownet(
     largest: float = 8.0, width: int = 16, epochs: int = 40, batch_size: int = 8, lr: float = 1e-3,
     correlation: bool = False, seed: int = 0, picture: Path | None = None, full: bool = False,
 ) -> None:  # fmt: skip
-    """Trains FlowNetS on windows of CamVid's training frames and measures it on the test frames'.
+    """Trains FlowNetS on windows of CamVid's training frames and evaluates it on windows of the test frames.
 
-    Each pair is a real frame and the same frame moved by a smooth random flow, a new one in each step; the test's flows
-    have a seed of their own.
+    Each pair is a real frame and the same frame warped by a smooth random flow. Each step draws new flows; the test
+    flows have a separate seed.
 
     Args:
       data_dir: where the folder camvid lies.
-      examples: how many frames of each split; all when not given.
-      window: height and width of the windows cut out of the frames.
-      largest: pixels of the longest motion.
+      examples: number of frames of each split; all when not given.
+      window: height and width of the windows cropped from the frames.
+      largest: the largest displacement in pixels.
       width: filters of the first convolution; the paper's network has 64.
       epochs: passes over the training windows.
       batch_size: pairs a step.
-      lr: Adam's learning rate, with half a cosine to 0.
-      correlation: train FlowNetC, too.
+      lr: Adam's initial learning rate, with cosine decay to 0.
+      correlation: also train FlowNetC.
       seed: of weights, order and flows.
-      picture: a file for some test pairs with their flows in colours.
-      full: width 64 and 600 epochs, both networks (for an accelerator).
+      picture: file for some test pairs with their flows drawn in colour.
+      full: width 64 and 600 epochs, both networks (needs an accelerator).
     """
     if full:
         width, epochs, correlation = 64, 600, True
-    learn, test = (
+    train, test = (
         flow.moved_windows(
             load_segmentation("camvid", split, data_dir).take(slice(examples)).inputs, window,
-            seed=own, largest=largest, name=f"CamVid {split}, moved",
+            seed=first, largest=largest, name=f"CamVid {split}, moved",
         )
-        for split, own in (("train", seed), ("test", seed + 1_000_000))
+        for split, first in (("train", seed), ("test", seed + 1_000_000))
     )  # fmt: skip
     rows, drawn = [], {}
     for name, method in _methods().items():
@@ -63,10 +63,10 @@ def flownet(
     if correlation:
         networks["FlowNetC"] = flownet_c(width=width, displacement=4, stride=1)  # 32 pixels, for small motions
     for name, model in networks.items():
-        steps = epochs * (len(learn) // min(batch_size, len(learn)))
+        steps = epochs * (len(train) // min(batch_size, len(train)))
         fitted = cnn.train.fit(
             model,
-            learn,
+            train,
             cnn.train.Objective(
                 flow.multi_scale(),
                 metrics={"end_point_error": flow.end_point_error},
@@ -83,15 +83,15 @@ def flownet(
         assert fitted.test is not None
         drawn[name] = fitted.test.outputs
         rows.append(_row(name, drawn[name], test.labels, fitted.result["params"], fitted.result["seconds"]))
-    print(f"\nCamVid, windows of {window[0]}x{window[1]}, motions up to {largest:g} pixels, {len(learn)} windows to "
-          f"learn from, {len(test)} to test, {epochs} epochs, width {width} ({machine()})")  # fmt: skip
+    print(f"\nCamVid, windows of {window[0]}x{window[1]}, motions up to {largest:g} pixels, {len(train)} training "
+          f"windows, {len(test)} test windows, {epochs} epochs, width {width} ({machine()})")  # fmt: skip
     print(table(["flow", "end-point error", "of no motion's", "parameters", "seconds"], rows))
     if picture is not None:
         _draw(picture, test, drawn)
 
 
 def _methods() -> dict[str, Callable[[Any], np.ndarray]]:
-    """What there is beside the networks."""
+    """The methods without learning: zero flow and, with OpenCV, Farneback's."""
     methods: dict[str, Callable[[Any], np.ndarray]] = {"no motion": lambda data: np.zeros_like(data.labels)}
     try:
         import cv2
@@ -100,7 +100,7 @@ def _methods() -> dict[str, Callable[[Any], np.ndarray]]:
         return methods
 
     def farneback(data: Any) -> np.ndarray:
-        """Farneback, Two-frame motion estimation based on polynomial expansion (2003), by OpenCV's usual settings."""
+        """Farneback, Two-frame motion estimation based on polynomial expansion (2003), with OpenCV's usual settings."""
         pairs = zip(*[(images @ _GREY).round().astype(np.uint8) for images in data.inputs], strict=True)
         found = [
             cv2.calcOpticalFlowFarneback(a, b, np.zeros((*a.shape, 2)), 0.5, 3, 15, 3, 5, 1.2, 0) for a, b in pairs
@@ -118,7 +118,7 @@ def _row(name: str, found: np.ndarray, labels: np.ndarray, params: int, seconds:
 
 
 def _draw(path: Path, test: Any, drawn: dict[str, np.ndarray]) -> None:
-    """Both images, the true flow and each method's of four test pairs, and the wheel of colours."""
+    """Draws four test pairs, the true flow, each method's flow and the colour wheel."""
     index = np.linspace(0, len(test) - 1, min(4, len(test))).astype(int)
     some = test.take(index)
     methods = {name: found[index] for name, found in drawn.items() if name != "no motion"}

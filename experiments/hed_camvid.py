@@ -1,4 +1,4 @@
-"""Boundaries of CamVid's classes: HED, learned from random weights, beside Sobel's filter, by the same measure."""
+"""Edges between CamVid's classes: HED, trained from random weights, and Sobel's filter, by the same metric."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from jaxcnn.inspect.plots import Figure
 from jaxcnn.models.hed import hed
 from jaxcnn.tasks.segmentation.objective import flip
 
-_FINE = boundaries.spaced(999)  # thresholds for Sobel's filter, most of whose values are small
-_FEW = {"Sobel": np.arange(1, 25) / 100, "HED": boundaries.spaced(19)}  # and where they are dear
+_FINE = boundaries.spaced(999)  # thresholds for Sobel's filter: most of its values are small
+_FEW = {"Sobel": np.arange(1, 25) / 100, "HED": boundaries.spaced(19)}  # for the slow one-to-one matching
 
 
 def hed_camvid(
@@ -27,33 +27,33 @@ def hed_camvid(
     epochs: int = 16, batch_size: int = 4, lr: float = 2e-3, distance: float | None = None, seed: int = 0,
     picture: Path | None = None, full: bool = False,
 ) -> None:  # fmt: skip
-    """Trains HED on CamVid's training split and measures it, and Sobel's filter, on the test split.
+    """Trains HED on CamVid's training split and evaluates it and Sobel's filter on the test split.
 
-    Measured is F at the best threshold, in two ways: where a pixel has any partner near enough, and where each has one
-    of its own, as in the BSDS benchmark.
+    The metric is F at the best threshold, computed in two ways: a pixel may match any close enough pixel, or each pixel
+    matches at most one, as in the BSDS benchmark.
 
-    Truth are the boundaries between two of the 11 classes; those to void are ignored. Sobel's filter is given every
-    advantage: of several smoothings the one that is best on the training images.
+    True edges separate two of the 11 classes; edges to void are ignored. Sobel's filter uses the smoothing that is best
+    on the training images.
 
     Args:
       data_dir: where the folder camvid lies.
-      examples: how many images of each split; all when not given.
-      size: height and width to resize to; as the images are when not given.
+      examples: number of images of each split; all when not given.
+      size: height and width to which the images are resized; the original size when not given.
       width: filters of HED's first stage; the paper's network has 64.
       epochs: passes over the training images, which are mirrored at random.
       batch_size: images a step.
-      lr: Adam's learning rate, with half a cosine to 0.
-      distance: how far a boundary may be off, in pixels; 0.0075 of the diagonal when not given.
+      lr: Adam's initial learning rate, with cosine decay to 0.
+      distance: the largest error of an edge's position, in pixels; 0.0075 of the diagonal when not given.
       seed: of weights and order.
-      picture: a file for some test images with both kinds of boundaries.
-      full: width 64 and 60 epochs (for an accelerator).
+      picture: file for some test images with the edges of HED and Sobel's filter.
+      full: width 64 and 60 epochs (needs an accelerator).
     """
     if full:
         width, epochs = 64, 60
-    learn, held, test = (_boundaries(split, data_dir, examples, size) for split in ("train", "validation", "test"))
+    train, val, test = (_boundaries(split, data_dir, examples, size) for split in ("train", "validation", "test"))
     rows = []
     smoothings = (0.0, 1.0, 2.0)
-    figures = {s: _sobel(learn.take(slice(100)), s, distance) for s in smoothings}
+    figures = {s: _sobel(train.take(slice(100)), s, distance) for s in smoothings}
     best = max(smoothings, key=lambda s: figures[s]["f"])
     for sigma in sorted({0.0, best}):
         began = time.monotonic()
@@ -65,7 +65,7 @@ def hed_camvid(
 
     fitted = cnn.train.fit(
         hed(width=width, norm=True),
-        learn,
+        train,
         cnn.train.Objective(
             cnn.losses.every_output(boundaries.class_balanced_cross_entropy),
             metrics={"boundaries": boundaries.boundary_f(distance)},
@@ -73,11 +73,11 @@ def hed_camvid(
             higher_is_better=True,
             augment=flip,
         ),
-        validation=held,
+        validation=val,
         test=test,
         epochs=epochs,
         batch_size=batch_size,
-        optimizer=cnn.train.make_optimizer("adam", lr, "cosine", epochs * (len(learn) // min(batch_size, len(learn)))),
+        optimizer=cnn.train.make_optimizer("adam", lr, "cosine", epochs * (len(train) // min(batch_size, len(train)))),
         seed=seed,
         show=False,
     )
@@ -87,8 +87,8 @@ def hed_camvid(
     alone = _one_to_one(scores, test.labels, distance, _FEW["HED"])
     rows.append(_row(f"HED, width {width}", found, alone, fitted.result["params"], fitted.result["seconds"]))
     off = distance if distance is not None else 0.0075 * float(np.hypot(*test.labels.shape[1:]))
-    print(f"\nCamVid {test.labels.shape[1]}x{test.labels.shape[2]}, {len(learn)} images to learn from, {len(test)} to "
-          f"test, {epochs} epochs, at most {off:.2f} pixels off ({machine()})")  # fmt: skip
+    print(f"\nCamVid {test.labels.shape[1]}x{test.labels.shape[2]}, {len(train)} training images, {len(test)} "
+          f"test images, {epochs} epochs, at most {off:.2f} pixels off ({machine()})")  # fmt: skip
     header = ["F", "precision", "recall", "one to one: F", "precision", "recall", "parameters", "seconds"]
     print(table(["boundaries", *header], rows))
     if picture is not None:
@@ -101,7 +101,7 @@ def _boundaries(split: str, data_dir: Path | None, examples: int | None, size: t
 
 
 def _sobel(data: Any, sigma: float, distance: float | None) -> dict[str, float]:
-    """The measure of Sobel's filter over a set."""
+    """Dataset-level F, precision and recall of Sobel's filter."""
 
     @jax.jit
     def counts(images: Any, labels: Any, weights: Any) -> Any:
@@ -114,7 +114,7 @@ def _sobel(data: Any, sigma: float, distance: float | None) -> dict[str, float]:
 
 
 def _one_to_one(scores: Any, labels: np.ndarray, distance: float | None, thresholds: np.ndarray) -> dict[str, float]:
-    """The measure over a set when each true pixel has one partner at most, as in the BSDS benchmark."""
+    """Dataset-level F, precision and recall with one-to-one matching, as in the BSDS benchmark."""
     counts = boundaries.one_to_one(np.asarray(scores), labels, distance, thresholds)
     total = jax.tree.map(lambda x: x.sum(0, dtype=np.float64), counts)
     return {name: float(value) for name, value in boundaries.best(total, thresholds).items()}
@@ -128,13 +128,13 @@ def _row(name: str, found: dict[str, float], alone: dict[str, float], params: in
 
 
 def _draw(path: Path, test: Any, sigma: float, scores: np.ndarray) -> None:
-    """Image, truth, Sobel and HED of four test images."""
+    """Draws four test images with their true edges, Sobel's and HED's."""
     index = np.linspace(0, len(test) - 1, min(4, len(test))).astype(int)
     some = test.take(index)
     drawn = boundaries.sobel(some.inputs, sigma)
     columns = {
         "image": list(some.inputs),
-        "boundaries of the labels\n(grey: ignored)": [boundaries.picture(y) for y in some.labels],
+        "edges of the labels\n(grey: ignored)": [boundaries.picture(y) for y in some.labels],
         "Sobel": [boundaries.picture(s / s.max()) for s in drawn],
         "HED": [boundaries.picture(p) for p in scores[index]],
     }

@@ -1,17 +1,17 @@
-"""ImageNet's recipe: a ResNet on images that are read while it trains, on all devices and in all processes there are.
+"""Trains a ResNet on ImageNet: images are streamed from disk, on all devices and in all processes.
 
-Random-resized crops and mirroring; stochastic gradient descent with momentum 0.9; a learning rate of 0.1 for each 256
-images of a batch, reached in five epochs and then along half a cosine to 0; weight decay of 1e-4 on kernels; labels
-smoothed by 0.1. What a run measures after each epoch is the validation set, its images' middle. The run goes on where
-it was stopped, `--resume`, and on several hosts the same command is started on each (`--distributed`).
+The recipe: random resized crops and horizontal flips; SGD with momentum 0.9; a learning rate of 0.1 per 256 images in a
+batch, with a warmup of five epochs and then cosine decay to 0; weight decay 1e-4 on kernels; label smoothing 0.1. Each
+epoch ends with an evaluation on center crops of the validation set. `--resume` continues a stopped run. For several
+hosts, start the same command on each with `--distributed`.
 
-With a set of the same form, made in a minute of what is at hand, it can be tried on any machine:
+A sample dataset of the same form is made in a minute, to try the script on any machine:
 
     python -m experiments.imagenet_sample --out sample --per-class 200
     python -m experiments.imagenet --data ./sample --model resnet18 --size 64 --batch-size 64 --epochs 10
 
-Source: He et al., Deep residual learning (2015); Goyal et al., Accurate, large minibatch SGD (2017); for smoothing,
-Szegedy et al., Rethinking the Inception architecture (2016), section 7.
+Source: He et al., Deep residual learning (2015); Goyal et al., Accurate, large minibatch SGD (2017); for label
+smoothing, Szegedy et al., Rethinking the Inception architecture (2016), section 7.
 """
 
 from __future__ import annotations
@@ -38,36 +38,36 @@ def imagenet(
     """Trains a network on images that do not fit in memory.
 
     Args:
-      data: a folder with train and val folders of images by class, given with a slash; or a set of tensorflow-datasets.
-      data_dir: where prepared datasets lie.
-      model: a network's name.
+      data: a folder (with a slash in its path) with train and val folders of images by class, or a TFDS dataset.
+      data_dir: the folder of prepared datasets.
+      model: a name from `jaxcnn models`.
       epochs: passes over the training images.
-      batch_size: images of a step, on all devices of all hosts together.
+      batch_size: images per step, summed over all devices and hosts.
       size: height and width of the crops.
-      lr: the learning rate behind the warm-up; 0.1 for each 256 images of a batch when not given.
-      warmup: epochs in which it grows from 0; no more than a tenth of them are taken.
-      weight_decay: of the kernels.
-      smoothing: the share of a label's probability that is spread over all classes.
-      ema: decay of an average of the weights, 0.9999; it is then what is measured.
-      accumulate: parts of a batch that are computed one after the other.
-      precision: bfloat16 on an accelerator and float32 on a CPU when auto.
-      workers: threads that read; as many as cores when not given.
-      processes: processes that read instead, for machines with many cores.
+      lr: the learning rate after the warmup; 0.1 per 256 images in a batch when not given.
+      warmup: warmup epochs, limited to a tenth of all epochs.
+      weight_decay: weight decay of the kernels.
+      smoothing: label smoothing, the probability that is spread over all classes.
+      ema: decay of a moving average of the weights, for instance 0.9999; the average is evaluated and saved.
+      accumulate: gradient accumulation: number of parts of a batch, computed one after the other.
+      precision: auto is bfloat16 on an accelerator and float32 on a CPU.
+      workers: number of reader threads; one per core when not given.
+      processes: number of reader processes in place of threads, for machines with many cores.
       damaged: what to do about a damaged image.
-      distributed: this is one of several processes, which the cluster or the environment knows of.
-      seed: of weights, order and crops.
-      run: the folder to write.
-      resume: go on with the run in it.
+      distributed: whether this is one of several processes, set up by the cluster or the environment.
+      seed: for weights, order and crops.
+      run: the run's folder.
+      resume: continue the run in this folder.
     """
     if distributed:
         devices.join()
     on = devices.DataParallel() if jax.device_count() > 1 else None
-    learn, held = (
+    train, val = (
         cnn.data.stream(data, split, data_dir, size=(size, size), workers=workers, processes=processes, damaged=damaged)
         for split in ("train", "test")
     )
-    steps = len(learn) // batch_size
-    network = cnn.models.make(model, len(learn.classes))
+    steps = len(train) // batch_size
+    network = cnn.models.make(model, len(train.classes))
     if precision == "bfloat16" or (precision == "auto" and jax.default_backend() != "cpu"):
         network = cnn.mixed_precision(network, jnp.bfloat16)
     optimizer = cnn.train.make_optimizer(
@@ -78,14 +78,14 @@ def imagenet(
     def loss(outputs: jax.Array, labels: jax.Array) -> jax.Array:
         return cnn.losses.softmax_cross_entropy(outputs, labels, smoothing)
 
-    measures: dict[str, cnn.metrics.Metric] = {"accuracy": cnn.metrics.accuracy}
-    if len(learn.classes) > 5:
-        measures["top5"] = cnn.metrics.top_k(5)
+    metrics: dict[str, cnn.metrics.Metric] = {"accuracy": cnn.metrics.accuracy}
+    if len(train.classes) > 5:
+        metrics["top5"] = cnn.metrics.top_k(5)
     fitted = cnn.train.fit(
         network,
-        learn,
-        cnn.train.Objective(cnn.losses.every_output(loss), metrics=measures),
-        validation=held,
+        train,
+        cnn.train.Objective(cnn.losses.every_output(loss), metrics=metrics),
+        validation=val,
         optimizer=optimizer,
         epochs=epochs,
         batch_size=batch_size,

@@ -1,8 +1,8 @@
-"""A small set of the form of ImageNet: JPEG files of many sizes in a folder for each class, train and val.
+"""Makes a small dataset in the form of ImageNet: train and val, a folder per class, JPEG files of many sizes.
 
-The pictures are those of CIFAR-10, enlarged, so what they show is blurred. The noise on them, as of a camera, makes the
-files as large as photographs: 0.56 bytes a pixel, where ImageNet has 0.6 (108 kB at 469x387 on average); the time that
-decoding takes goes by the bytes and the pixels. For trying out and measuring `data.stream`:
+The images are enlarged from CIFAR-10, so they are blurred. Added noise makes the files as large as photographs: 0.56
+bytes per pixel, where ImageNet has 0.6 (108 kB at 469x387 on average). The file size matters because decoding time
+depends on both bytes and pixels. The dataset is for testing and timing `data.stream`:
 
     python -m experiments.imagenet_sample --out sample --per-class 200
     python -m experiments.streaming --data ./sample
@@ -27,20 +27,20 @@ def imagenet_sample(
     """Writes OUT/train/CLASS/*.JPEG and OUT/val/CLASS/*.JPEG.
 
     Args:
-      out: the folder, which must not be there yet.
-      data: where the pictures come from.
-      data_dir: where prepared datasets lie.
-      per_class: training images of each class; pictures are used again, at another size, where there are too few.
-      val_per_class: likewise, from the test set.
-      sides: the least and the greatest height and width, each drawn by itself.
-      noise: its standard deviation, in steps of 255.
-      quality: of the JPEG files.
-      seed: of sizes and noise.
+      out: the folder to create; it must not exist.
+      data: the dataset that the images come from.
+      data_dir: the folder of prepared datasets.
+      per_class: training images per class; source images are reused at another size if there are too few.
+      val_per_class: validation images per class, from the test set.
+      sides: the minimum and maximum of height and width, which are drawn independently.
+      noise: standard deviation of the noise, for pixels from 0 to 255.
+      quality: JPEG quality.
+      seed: for sizes and noise.
     """
     if out.exists():
-        raise UserError(f"--out {out}: it is there already")
+        raise UserError(f"--out {out}: it already exists")
     if not 1 <= sides[0] <= sides[1]:
-        raise UserError(f"--sides {sides[0]} {sides[1]}: expected the least and the greatest")
+        raise UserError(f"--sides {sides[0]} {sides[1]}: expected the minimum and the maximum")
     rng = np.random.default_rng(seed)
     for folder, split, count in (("train", "train", per_class), ("val", "test", val_per_class)):
         pictures = cnn.data.load(data, split, data_dir)
@@ -58,7 +58,7 @@ def imagenet_sample(
 
 
 def large(image: np.ndarray, sides: tuple[int, int], noise: float, rng: np.random.Generator) -> Image.Image:
-    """An image `(H, W, C)` at a random size, with noise."""
+    """Resizes an image `(H, W, C)` to a random size and adds noise."""
     height, width = (int(side) for side in rng.integers(sides[0], sides[1] + 1, 2))
     picture = Image.fromarray(image.squeeze()).convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     noisy = np.asarray(picture) + noise * rng.standard_normal((height, width, 3), np.float32)

@@ -1,8 +1,7 @@
-"""Where the weights start: at zero and all equal nothing is learned that needs more than one filter; at random it is.
+"""Initial weights: with zero or equal weights, all filters of a layer stay equal; random weights break the symmetry.
 
-With equal weights, all filters of a layer compute the same and get the same gradient, and so remain equal. Random ones
-break the symmetry; how large they should be matters the more, the deeper the network (Glorot and Bengio 2010; He et
-al., Delving deep into rectifiers, 2015).
+Filters with equal weights compute the same output and get the same gradient, so they remain equal. The scale of random
+weights matters more in deeper networks (Glorot and Bengio 2010; He et al., Delving deep into rectifiers, 2015).
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from jaxcnn.core import fold_in
 STARTS: dict[str, Callable[..., jax.Array]] = {
     "zeros": initializers.zeros,
     "equal (0.05)": initializers.constant(0.05),
-    "normal, deviation 0.01": initializers.normal(0.01),
+    "normal, std 0.01": initializers.normal(0.01),
     "LeCun, 1/fan-in": initializers.lecun_normal(),
     "He, 2/fan-in": initializers.he_normal(),
 }
 
 
 def started(model: cnn.Layer, start: Callable[..., jax.Array], key: jax.Array, example: Any) -> tuple[Any, Any]:
-    """The model's first variables, its kernels made anew."""
+    """The model's initial variables, with kernels from `start`."""
     params, state = model.init(key, jnp.asarray(example, jnp.float32))
 
     def made(path: Any, leaf: jax.Array) -> jax.Array:
@@ -42,7 +41,7 @@ def started(model: cnn.Layer, start: Callable[..., jax.Array], key: jax.Array, e
 
 
 def distinct(kernel: jax.Array) -> int:
-    """How many filters, the last axis, differ from all before them by more than a thousandth of the largest weight."""
+    """Counts the filters (last axis) that differ from all previous ones by more than 0.001 of the largest weight."""
     filters = np.asarray(kernel).reshape(-1, kernel.shape[-1]).T
     found: list[np.ndarray] = []
     for one in filters:
@@ -56,20 +55,20 @@ def initialization(
     epochs: int = 4, batch_size: int = 128, lr: float = 1e-3, seeds: int = 3, picture: Path | None = None,
     full: bool = False,
 ) -> None:  # fmt: skip
-    """Two networks from five starts each: LeNet-5, and a deep perceptron with ReLU. Adam, no augmentation.
+    """Trains LeNet-5 and a deep ReLU perceptron from five initializations each, with Adam and without augmentation.
 
     Args:
-      data: mnist, cifar10, or digits for the embedded ones.
-      data_dir: where prepared datasets lie.
-      examples: how many training images.
-      depth: hidden layers of the perceptron.
-      width: units of each.
+      data: mnist, cifar10, or digits for scikit-learn's.
+      data_dir: the folder of prepared datasets.
+      examples: number of training images.
+      depth: number of the perceptron's hidden layers.
+      width: units of each hidden layer.
       epochs: passes over the images.
-      batch_size: examples a step.
-      lr: learning rate, the same for all.
-      seeds: how many runs each.
-      picture: a file for the training curves.
-      full: all images, 20 epochs, 5 seeds and 30 hidden layers, as deep as the network of He et al.'s figure 3.
+      batch_size: examples per step.
+      lr: learning rate of all runs.
+      seeds: number of runs for each initialization.
+      picture: file for the training curves.
+      full: all images, 20 epochs, 5 seeds and 30 hidden layers, the depth of figure 3 in He et al.
     """
     if full:
         examples, depth, epochs, seeds = 10**9, 30, 20, 5

@@ -1,8 +1,8 @@
-"""LeNet-5 in jaxcnn and in Flax, side by side in one run: the same data, batches, optimizer and preprocessing.
+"""LeNet-5 in jaxcnn and in Flax, in one run, with the same data, batches, optimizer and preprocessing.
 
-The networks are first given the same weights and have to give the same outputs. Then each trains from its own
-initialization for several seeds (the accuracies should agree within noise), and the two training steps are timed in
-turn, so that what else the machine does falls on both.
+First, both networks get the same weights and must give the same outputs. Then each library trains from its own
+initialization with several seeds; the accuracies should agree within noise. The two training steps are timed in turn,
+so that other load on the machine affects both.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from experiments.common import machine, main, table
 
 
 class FlaxLeNet5(nn.Module):
-    """LeNet-5 as Flax's documentation writes networks."""
+    """LeNet-5 in the style of Flax's documentation."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -41,16 +41,16 @@ def lenet_flax(
     data: str = "mnist", data_dir: Path | None = None, seeds: int = 3, epochs: int = 5, batch_size: int = 128,
     lr: float = 2e-3, repeats: int = 200,
 ) -> None:  # fmt: skip
-    """jaxcnn beside Flax on LeNet-5.
+    """Compares jaxcnn and Flax on LeNet-5.
 
     Args:
-      data: mnist, or digits for the embedded ones.
-      data_dir: where prepared datasets lie.
-      seeds: how many trainings of each.
+      data: mnist, or digits for scikit-learn's.
+      data_dir: the folder of prepared datasets.
+      seeds: number of runs of each library.
       epochs: passes over the data.
-      batch_size: examples a step.
-      lr: Adam's learning rate at the start of half a cosine.
-      repeats: timed steps of each.
+      batch_size: examples per step.
+      lr: Adam's initial learning rate, with cosine decay to 0.
+      repeats: number of timed steps of each library.
     """
     train, test = (cnn.data.load(data, split, data_dir) for split in ("train", "test"))
     preprocess = cnn.data.Preprocess.of(train.images, (32, 32))
@@ -132,7 +132,7 @@ def _flax(optimizer: optax.GradientTransformation, preprocess: Any) -> tuple[Any
 
 
 def _same_outputs(x: jax.Array) -> None:
-    """Raises unless the networks agree, given the same weights, to 1e-5 of the largest output (float32 rounding)."""
+    """Raises unless networks of equal weights agree within 1e-5 of the largest output (float32 rounding)."""
     model = cnn.models.lenet5()
     params, state = model.init(jax.random.key(0), x)
     names = {"conv1": "Conv_0", "conv2": "Conv_1", "fc1": "Dense_0", "fc2": "Dense_1", "head": "Dense_2"}
@@ -141,7 +141,7 @@ def _same_outputs(x: jax.Array) -> None:
     difference = float(jnp.abs(ours - theirs).max() / jnp.abs(ours).max())
     if difference > 1e-5:
         raise RuntimeError(f"the networks differ by {difference:.1e}")
-    print(f"same weights, same outputs: they differ by {difference:.1e} of the largest")
+    print(f"same weights, same outputs: largest relative difference {difference:.1e}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""LeNet-5 on MNIST over several seeds, as `jaxcnn train lenet5 --data mnist` trains it.
+"""LeNet-5 on MNIST with several seeds, trained as by `jaxcnn train lenet5 --data mnist`.
 
-LeCun et al. (1998) report 0.95 % test error without distorted images and 0.8 % with them.
+LeCun et al. (1998) report a test error of 0.95 % without distorted images and 0.8 % with them.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ def lenet_mnist(
     batch_size: int = 128, lr: float = 2e-3, weight_decay: float = 0.0, validation: float = 0.1,
     augment: Literal["none", "affine"] = "affine", activation: Literal["tanh", "relu"] = "tanh",
 ) -> None:  # fmt: skip
-    """LeNet-5, Adam with half a cosine to 0: the median test error of several seeds.
+    """Trains LeNet-5 with Adam and cosine decay, and prints the median test error of several seeds.
 
     Args:
-      data: mnist, or digits for the embedded ones.
-      data_dir: where prepared datasets lie.
-      seeds: how many runs.
-      first_seed: the first of them.
+      data: mnist, or digits for scikit-learn's.
+      data_dir: the folder of prepared datasets.
+      seeds: number of runs.
+      first_seed: the first seed.
       epochs: passes over the data.
-      batch_size: examples a step.
-      lr: learning rate at the start.
-      weight_decay: decay of the kernels (AdamW).
-      validation: share of the training data held out to choose the epoch; 0 trains on all and takes the last.
-      augment: small random shifts, turns, scalings and shears, or none.
-      activation: of the hidden layers.
+      batch_size: examples per step.
+      lr: initial learning rate.
+      weight_decay: weight decay of the kernels (AdamW).
+      validation: fraction of the training data held out to choose the best epoch; 0 for none, which keeps the last.
+      augment: affine for small random shifts, rotations, scalings and shears, or none.
+      activation: activation of the hidden layers.
     """
     everything, test = (cnn.data.load(data, split, data_dir) for split in ("train", "test"))
-    train, held = everything.hold_out(validation) if validation else (everything, None)
+    train, val = everything.hold_out(validation) if validation else (everything, None)
     model = cnn.models.lenet5(activation={"tanh": cnn.tanh, "relu": cnn.relu}[activation])
     preprocess = cnn.data.Preprocess.of(train.images, (32, 32))
     steps = epochs * (len(train) // batch_size)
@@ -44,7 +44,7 @@ def lenet_mnist(
             model,
             train,
             cnn.train.Objective(augment=cnn.data.affine() if augment == "affine" else None, preprocess=preprocess),
-            validation=held,
+            validation=val,
             test=test,
             epochs=epochs,
             batch_size=batch_size,

@@ -1,4 +1,4 @@
-"""The multilayer perceptron 784-128-10 on MNIST, by plain SGD, momentum and Adam."""
+"""The multilayer perceptron 784-128-10 on MNIST, trained with plain SGD, momentum and Adam."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ def mlp_mnist(
     data: str = "mnist", data_dir: Path | None = None, epochs: int = 10, batch_size: int = 128, hidden: int = 128,
     seed: int = 0,
 ) -> None:  # fmt: skip
-    """An MLP with one hidden layer, beside logistic regression.
+    """Compares an MLP with one hidden layer and logistic regression.
 
     Args:
-      data: mnist, or digits for the embedded ones.
-      data_dir: where prepared datasets lie.
+      data: mnist, or digits for scikit-learn's.
+      data_dir: the folder of prepared datasets.
       epochs: passes over the data.
-      batch_size: examples a step.
-      hidden: hidden units.
-      seed: of weights and order.
+      batch_size: examples per step.
+      hidden: number of hidden units.
+      seed: for the weights and the order of the examples.
     """
     recipe = cnn.train.Recipe(
         data=data, data_dir=data_dir, epochs=epochs, batch_size=batch_size, seed=seed, validation=0, augment="none"

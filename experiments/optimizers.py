@@ -1,4 +1,4 @@
-"""SGD, momentum and Adam, each at a constant learning rate and with one that decays to 0, in one figure."""
+"""SGD, momentum and Adam, each with a constant learning rate and with one that decays to 0."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def optimizers(
     seeds: int = 3, sgd: float = 0.1, momentum: float = 0.05, adam: float = 2e-3, picture: Path | None = None,
     full: bool = False,
 ) -> None:  # fmt: skip
-    """LeNet-5 (ReLU) by each optimizer from the same weights on the same batches.
+    """Trains LeNet-5 (ReLU) with each optimizer from the same weights on the same batches.
 
     Args:
-      data: mnist, cifar10, or digits for the embedded ones.
-      data_dir: where prepared datasets lie.
-      examples: how many training images.
+      data: mnist, cifar10, or digits for scikit-learn's.
+      data_dir: the folder of prepared datasets.
+      examples: number of training images.
       epochs: passes over them.
-      batch_size: examples a step.
-      seeds: how many runs each, of weights and order.
-      sgd, momentum, adam: the learning rates at the start.
-      picture: a file for the curves.
+      batch_size: examples per step.
+      seeds: number of runs of each optimizer, with different weights and order.
+      sgd, momentum, adam: the initial learning rates.
+      picture: file for the curves.
       full: the comparison of Kingma and Ba's figure 3: three convolutions and 1000 dense units on CIFAR-10, 45 epochs.
     """
     if full:
@@ -52,7 +52,7 @@ def optimizers(
                 )
                 for seed in range(seeds)
             ]  # fmt: skip
-            # The last epoch counts, not the best one of the test set, which is only watched here.
+            # The test set is only monitored: the last epoch counts, not the best one.
             last = [run.history[-1] for run in runs]
             train_error = [1 - evaluate(r.state.params, r.state.model_state, train).metrics["accuracy"] for r in runs]
             title = f"{name} {lr}, {'constant' if schedule == 'constant' else 'decayed to 0'}"

@@ -1,4 +1,4 @@
-"""One picture of a trained network at work: an image, the maps of its layers, the probabilities; as in the README."""
+"""Draws an image, a trained network's feature maps and the class probabilities, as in the README."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def picture(
     example: int = 0,
     data_dir: Path | None = None,
 ) -> None:
-    """Draws what a network of image layers makes of one test image.
+    """Draws the feature maps and the probabilities for one test image.
 
     Args:
       run: the folder of a run.
       out: the PNG file to write.
-      example: which test image.
-      data_dir: where prepared datasets lie.
+      example: index of the test image.
+      data_dir: the folder of prepared datasets.
     """
     trained = cnn.train.Trained.load(run)
     data = cnn.data.load(trained.config["data"], "test", data_dir)
@@ -35,14 +35,14 @@ def picture(
     image = data.images[example : example + 1]
     seen = cnn.inspect.activations(trained.model, trained.params, trained.model_state, trained.preprocess(image))
     maps = {name: np.asarray(x[0]) for name, x in seen.items() if x.ndim == 4}
-    # After an activation or a pool, not before: what the next layer is given.
+    # Maps after an activation or a pool, which are the next layer's inputs.
     shown = {n: m for n, m in maps.items() if not n.split("/")[-1].startswith("conv")}
     draw(image[0], shown, trained.probabilities(image)[0], trained.classes).savefig(out, dpi=110)
     print(f"{out}: example {example}, a {data.classes[data.labels[example]]}")
 
 
 def draw(image: np.ndarray, maps: dict[str, np.ndarray], probabilities: np.ndarray, classes: tuple[str, ...]) -> Figure:
-    """The image on the left, a block of maps for each layer, bars of probabilities on the right."""
+    """Draws the image on the left, a block of maps for each layer, and bars of probabilities on the right."""
     figure = Figure(figsize=(12, 2.9), layout="constrained")
     grid: Any = figure.subfigures(1, len(maps) + 2, width_ratios=[1.1, *[1.5] * len(maps), 1.1])
     columns = list(grid)

@@ -1,4 +1,4 @@
-"""Many forms of regularization on the same small training set: what each does to the gap between training and test."""
+"""Forms of regularization on the same small training set, and their effect on the generalization gap."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ def regularization(
     epochs: int = 40, batch_size: int = 100, lr: float = 1e-3, l2: float = 1e-3, drop: float = 0.5, members: int = 5,
     seeds: int = 3, picture: Path | None = None, full: bool = False,
 ) -> None:  # fmt: skip
-    """One small network, trained plainly and with each form of regularization alone, then with all of them together.
+    """Trains a small network without regularization, with each form alone, and with all of them together.
 
     Args:
-      data: cifar10, mnist, or digits for the embedded ones.
-      data_dir: where prepared datasets lie.
-      examples: how many training images.
-      size: of the images, which are shrunk to it.
+      data: cifar10, mnist, or digits for scikit-learn's.
+      data_dir: the folder of prepared datasets.
+      examples: number of training images.
+      size: height and width to which the images are shrunk.
       width: filters of the first stage.
-      epochs: passes over the images, twice as many where they are augmented.
-      batch_size: examples a step.
-      lr: Adam's learning rate, with half a cosine to 0.
+      epochs: passes over the images; twice the number with augmentation.
+      batch_size: examples per step.
+      lr: Adam's initial learning rate, with cosine decay to 0.
       l2: lambda of the penalty lambda sum w^2 on the kernels.
-      drop: rate of the two dropouts.
-      members: networks of the ensemble.
-      seeds: how many runs each.
-      picture: a file for the test errors by epoch.
-      full: 10,000 images of 32x32, 128 filters, 200 epochs, 5 seeds (for an accelerator).
+      drop: rate of the two dropout layers.
+      members: number of networks in the ensemble.
+      seeds: number of runs of each form.
+      picture: file for the test errors by epoch.
+      full: 10,000 images of 32x32, 128 filters, 200 epochs, 5 seeds (needs an accelerator).
     """
     if full:
         examples, size, width, epochs, seeds = 10_000, 32, 128, 200, 5
@@ -82,7 +82,7 @@ def regularization(
         train_error, test_error, gap, seconds = [], [], [], []
         history: list[Any] = []
         for seed in range(seeds):
-            # The test set is only watched, for the figure: without a choice by it, the last epoch counts.
+            # The test set is only monitored for the plot: the last epoch counts, not the best one.
             run = cnn.train.fit(
                 model,
                 train,

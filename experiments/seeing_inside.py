@@ -1,4 +1,4 @@
-"""Looking into a trained network: what its units see and look for, what it decides by, and how far to trust maps."""
+"""Visualizes a trained network's units and decisions, and tests how far saliency maps can be trusted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jaxcnn.inspect.rules import Rule
 
 
 def network(classes: int, width: int) -> cnn.Layer:
-    """Five convolutions, each normalized, in three stages; the mean over the image and one dense layer."""
+    """Five convolutions with batch normalization in three stages, global average pooling and one dense layer."""
     layers: dict[str, cnn.Layer | Callable] = {}
     for i, (features_, size) in enumerate(((1, 5), (2, 3), (2, 3), (3, 3), (3, 3)), 1):
         layers[f"conv{i}"] = cnn.conv(width * features_, size, padding=size // 2, bias=False)
@@ -34,29 +34,29 @@ def seeing_inside(
     examples: int = 50_000, epochs: int = 4, width: int = 16, batch_size: int = 100, lr: float = 2e-3,
     images: int = 300, search: int = 5_000, seed: int = 0,
 ) -> None:  # fmt: skip
-    """Looks into a small network that it trains, or into one that `jaxcnn train` has trained.
+    """Inspects a small network that it trains, or a network trained by `jaxcnn train`.
 
-    Three checks of the maps, each of which can fail:
+    It runs three tests of the maps, each of which can fail:
 
-    - the hottest fifth of the pixels, of a map averaged over 5x5 pixels, is covered with grey. The class should lose
-      more probability than where the mask is another image's, which has the same form and place on average;
-    - occlusion and Grad-CAM, which have nothing in common, should order the pixels alike;
-    - the last layer's weights, then all, are replaced by random ones (Adebayo et al., Sanity checks for saliency maps,
-      2018). A map that stays as it was does not show what the network learned.
+    - The hottest fifth of the pixels (of a map averaged over 5x5 pixels) is covered with grey. The class should lose
+      more probability than with another image's mask, which on average has the same shape and position.
+    - Occlusion and Grad-CAM, two independent methods, should rank the pixels alike.
+    - The last layer's weights, then all weights, are replaced by random ones (Adebayo et al., Sanity checks for
+      saliency maps, 2018). A map that does not change does not show what the network learned.
 
     Args:
-      run: the folder of a run of image classification to look into, instead of training a network.
-      data: what to train on: cifar10, mnist, or digits for the embedded ones. A run has its own.
-      data_dir: where prepared datasets lie.
-      out: a folder for the pictures.
-      examples: how many training images.
-      epochs: passes over them.
-      width: filters of the first layer; those that follow have two and three times as many.
-      batch_size: examples a step.
-      lr: Adam's learning rate, with half a cosine to 0.
-      images: how many test images the checks take.
-      search: how many test images are searched for the strongest patches.
-      seed: of the network and the random weights.
+      run: the folder of an image classification run to inspect; a network is trained when not given.
+      data: dataset to train on: cifar10, mnist, or digits for scikit-learn's. A run uses its own dataset.
+      data_dir: the folder of prepared datasets.
+      out: folder for the plots.
+      examples: number of training images.
+      epochs: passes over the images.
+      width: filters of the first layer; later layers have two and three times this number.
+      batch_size: examples per step.
+      lr: Adam's initial learning rate, with cosine decay to 0.
+      images: number of test images in the tests of the maps.
+      search: number of test images that are searched for the strongest patches.
+      seed: for the network and the random weights.
     """
     if run is not None:
         trained = cnn.train.Trained.load(run)
@@ -101,7 +101,7 @@ def seeing_inside(
 
 
 class _Look:
-    """A network and images, with the maps of the classes that it gives them."""
+    """A network, images, and the maps of the predicted classes."""
 
     def __init__(self, model: cnn.Layer, params: Any, state: Any, x: Any):
         self.model, self.params, self.state, self.x = model, params, state, x
@@ -116,11 +116,11 @@ class _Look:
         return jnp.concatenate([self.apply(self.params, self.state, x[i : i + 100]) for i in range(0, len(x), 100)])
 
     def probability(self, x: Any) -> np.ndarray:
-        """Of each image's class."""
+        """The probability of each image's class."""
         return np.asarray(jax.nn.softmax(self.logits(x)))[np.arange(len(x)), self.classes]
 
     def maps(self, names: tuple[str, ...], params: Any = None, state: Any = None) -> dict[str, np.ndarray]:
-        """Heat maps `(N, H, W)` by name; of other variables when given."""
+        """Heat maps `(N, H, W)` by name, computed with other variables when given."""
         params, state = (self.params, self.state) if params is None else (params, state)
         result = {}
         for name in names:
@@ -144,7 +144,7 @@ ALL = ("gradient", "deconvolution", "guided", "Grad-CAM", "occlusion")
 
 
 def _another(maps: np.ndarray) -> np.ndarray:
-    """For every image the map of another."""
+    """Gives each image another image's map."""
     return np.roll(maps, 1, axis=0)
 
 
@@ -154,7 +154,7 @@ def _averaged(maps: np.ndarray) -> np.ndarray:
 
 
 def check_masks(look: _Look) -> list[list[str]]:
-    """What the class loses when the hottest fifth is covered, by its own map and by another image's."""
+    """The class's probability lost when the hottest fifth is covered, by the image's own map and by another image's."""
     whole = look.probability(look.x)
     rows = []
     for name, maps in look.maps(ALL).items():
@@ -170,14 +170,14 @@ def check_masks(look: _Look) -> list[list[str]]:
 
 
 def check_agreement(look: _Look) -> list[list[str]]:
-    """Spearman's rank correlation of Grad-CAM and the drops by occlusion, and with another image's."""
+    """Spearman's rank correlation of Grad-CAM and occlusion, for the same image and for another image."""
     maps = look.maps(("Grad-CAM", "occlusion"))
     own, other = (correlation(maps["Grad-CAM"], o) for o in (maps["occlusion"], _another(maps["occlusion"])))
     return [["rank correlation with occlusion", "Grad-CAM", *_compared(own, other)]]
 
 
 def _compared(own: np.ndarray, other: np.ndarray) -> list[str]:
-    """Two means, and whether the first is the larger by more than twice the standard error of the difference."""
+    """Two means, and whether the first is larger by more than two standard errors of the difference."""
     difference = own - other
     error = difference.std() / np.sqrt(max(1, len(difference) - 1))
     holds = bool(difference.mean() > 2 * error)
@@ -185,7 +185,7 @@ def _compared(own: np.ndarray, other: np.ndarray) -> list[str]:
 
 
 def check_randomized(look: _Look, seed: int) -> list[list[str]]:
-    """How alike maps are, by rank, to those of the network with random weights in its last layer, and in all."""
+    """Rank correlation with the maps of the same network with random weights in its last layer, and in all layers."""
     params, state = look.model.init(jax.random.key(seed + 1), look.x[:1])
     ends = list(look.model.sublayers)
     last = next(name for name in reversed(ends) if name in look.params)
@@ -218,7 +218,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def draw(look: _Look, shown: np.ndarray, test: Any, preprocess: Any, search: int, seed: int) -> dict[str, Any]:
-    """The pictures by name."""
+    """The plots by name."""
     model, params, state, x = look.model, look.params, look.state, look.x
     figures: dict[str, Any] = {}
     first = next((name for name in look.layers if _has_filters(model, params, state, name)), None)

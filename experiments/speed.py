@@ -1,14 +1,14 @@
-"""jaxcnn beside other libraries: a training step and an inference pass of seven networks, on one device, in one run.
+"""Compares jaxcnn with other libraries: training step and inference of seven networks on one device.
 
-Every library has the same weights, batch, loss and optimizer (`experiments/peers`), all cores, and a process of its
-own. Before anything is timed its outputs and its losses over three steps have to be jaxcnn's; where they are not, it is
-left out and the command ends with an error. Then it and jaxcnn take turns, so that what else the machine does falls on
-both: each ratio is of medians over the same turns. Only one computes at a time, and after each turn there is a pause in
-which the threads of the other go to sleep.
+Every library has the same weights, batch, loss and optimizer (`experiments/peers`), all cores, and a separate process.
+Before timing, its outputs and its losses over three steps must agree with jaxcnn's; otherwise it is left out and the
+command exits with an error. Then it takes turns with jaxcnn, so that other load on the machine affects both; a ratio is
+one of medians over the same turns. Only one process computes at a time. A pause after each turn lets the other
+process's threads go to sleep.
 
-The first call is tracing, compiling and running. Memory is the most that the process had, its libraries included; on a
-GPU (`--device gpu`), the most of the GPU's that its arrays had at once. There, batches are larger, and float32 is
-multiplied as TensorFloat-32 by all libraries, which is what JAX does unless it is told not to.
+The first call includes tracing, compilation and execution. Memory is the peak of the process, libraries included; on a
+GPU (`--device gpu`), it is the peak of the GPU memory of its arrays. On a GPU, batches are larger, and all libraries
+multiply float32 as TensorFloat-32, which is JAX's default.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ MODES: dict[Mode, str] = {"train": "training step", "infer": "inference"}
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "equinox", "keras", "torch")
 
 TURN, PAUSE, TURNS = 0.25, 0.02, 5
-"""Seconds of calls in a turn, seconds between turns, and how many turns there are at least."""
+"""Seconds of calls in a turn, seconds between turns, and the minimum number of turns."""
 
-# How far a peer's outputs may be from jaxcnn's, as a share of the largest, and its losses, as a share of what three
-# steps change them by (the first, of itself). Float32 rounding gives 1e-6 to 1e-5 for outputs; an epsilon of 1e-5
-# for 1e-3 in batch normalization gives 1e-2. From step to step rounding grows, by a ReLU that is on in one library and
-# off in the other: to several 1e-3 of the loss in networks with batch normalization, while a wrong momentum changes
-# the third loss by a third of the way. Bfloat16 has three decimal digits, and each library rounds in other places.
-# TensorFloat-32 has the three decimal digits of a half, and sums in float32.
+# Tolerances for a peer's outputs, relative to the largest, its first loss, relative to itself, and its later losses,
+# relative to their change over three steps. Float32 rounding gives 1e-6 to 1e-5 for outputs; an epsilon of 1e-5 in
+# place of 1e-3 in batch normalization gives 1e-2. Rounding grows from step to step, as a ReLU may be on in one library
+# and off in the other: to several 1e-3 of the loss in networks with batch normalization. A wrong momentum changes the
+# third loss by a third of the change. Bfloat16 has three decimal digits, and libraries round in different places.
+# TensorFloat-32 has the three decimal digits of float16 and sums in float32.
 TOLERANCES = {"float32": (1e-3, 1e-4, 0.1), "tensorfloat32": (3e-2, 5e-3, 0.3), "bfloat16": (0.1, 0.05, 0.5)}
 
 
@@ -71,14 +71,14 @@ ABLATIONS = {
 
 
 class Mismatch(Exception):
-    """A peer does not compute what jaxcnn computes."""
+    """A peer's outputs or losses differ from jaxcnn's."""
 
 
 class Worker:
-    """A process in which one peer has one task; it sleeps until it is asked.
+    """A process that runs one task with one peer; it sleeps between requests.
 
     Attributes:
-      built: what it found before the first turn: seconds of the first and of a later call; losses or outputs.
+      built: results before the first turn: seconds of the first and of a later call; losses or outputs.
     """
 
     def __init__(self, peer: Peer, mode: str, folder: str, dtype: str, device: str):
@@ -104,31 +104,31 @@ class Worker:
 
     def _ask(self, line: str) -> Any:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # where it has ended, it says why
+        with contextlib.suppress(BrokenPipeError):  # a process that has ended reports why
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
         return self._answer()
 
     def turn(self) -> float:
-        """The median of the seconds of several calls, about a quarter of a second of them."""
+        """The median seconds of the calls in a turn, which takes about a quarter of a second."""
         calls = min(100, max(1, round(TURN / self.built["call"])))
         seconds = statistics.median(self._ask(str(calls)))
         time.sleep(PAUSE)
         return seconds
 
     def peak(self) -> float:
-        """Ends it; the most memory that it had, MiB."""
+        """Ends the process and returns its peak memory in MiB."""
         return self._ask("")["peak"]
 
     def close(self) -> None:
-        """Ends it, whatever it does."""
+        """Kills the process."""
         self._process.kill()
         with contextlib.suppress(BrokenPipeError):
             self._process.communicate()
 
 
 def _environment(folder: str, device: str) -> dict[str, str]:
-    """On the device, whose memory two share, with nothing that was compiled before."""
+    """The environment of a process: the device, shared GPU memory, and no compilation cache."""
     kept = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     return {
         **kept,
@@ -148,10 +148,10 @@ def _working(peer: Peer, mode: str, task: Task) -> Iterator[Worker]:
 
 
 def compare(ours: Mapping[str, Any], theirs: Mapping[str, Any], dtype: str, device: str = "cpu") -> float:
-    """How far a peer is from jaxcnn: the outputs as a share of the largest, the losses as one of what they changed by.
+    """The difference of a peer from jaxcnn: outputs relative to the largest, losses relative to their change.
 
     Raises:
-      Mismatch: when it is more than `TOLERANCES` allow.
+      Mismatch: if the difference exceeds `TOLERANCES`.
     """
     outputs, first, later = TOLERANCES["tensorfloat32" if (dtype, device) == ("float32", "gpu") else dtype]
     if "losses" in ours:
@@ -175,7 +175,7 @@ def _list(values: np.ndarray) -> str:
 
 
 def take_turns(ours: Worker, theirs: Worker | None, seconds: float) -> tuple[list[float], list[float]]:
-    """Milliseconds of a call, turn by turn, for so many seconds and five turns at least."""
+    """Milliseconds of a call in each turn, for a number of seconds and at least five turns."""
     mine: list[float] = []
     other: list[float] = []
     end = time.perf_counter() + seconds
@@ -189,7 +189,7 @@ def take_turns(ours: Worker, theirs: Worker | None, seconds: float) -> tuple[lis
 def measure(
     task: Task, peers: Mapping[str, Peer], modes: Sequence[Mode], seconds: float
 ) -> Iterator[tuple[dict[str, Any], bool]]:
-    """The record of each library and mode as soon as it is there, and whether it is right. jaxcnn's is the last."""
+    """Yields the record of each library and mode, and whether it agrees with jaxcnn. jaxcnn's record is the last."""
     with tempfile.TemporaryDirectory() as folder:
         task = dataclasses.replace(task, folder=folder)
         request = json.dumps({"mode": "prepare", "task": dataclasses.asdict(task)})
@@ -225,11 +225,11 @@ def _summary(worker: Worker, times: Sequence[float]) -> dict[str, Any]:
     return {**found, **losses, "peak_mib": worker.peak()}
 
 
-# --- what it looks like ------------------------------------------------------------------------------------------
+# --- tables and plots -------------------------------------------------------------------------------------------
 
 
 def tables(records: Sequence[Mapping[str, Any]], labels: Mapping[str, str], dtype: str) -> str:
-    """Markdown: for each mode the times, the first calls and the memory; a row a network, a column a library."""
+    """Markdown tables of times, first calls and memory for each mode; rows are networks, columns are libraries."""
     models = list(dict.fromkeys(r["model"] for r in records))
     names = [name for name in labels if any(r["peer"] == name for r in records)]
     found = {(r["mode"], r["model"], r["peer"]): r for r in records}
@@ -267,12 +267,12 @@ def _title(records: Sequence[Mapping[str, Any]], model: str) -> str:
 
 
 def _digits(ms: float) -> str:
-    """Three significant digits."""
+    """A number with three significant digits."""
     return f"{ms:.{max(0, 2 - int(np.floor(np.log10(max(ms, 1e-3)))))}f}"
 
 
 def draw(path: Path, records: Sequence[Mapping[str, Any]], labels: Mapping[str, str], what: str) -> None:
-    """Bars of the ratios to jaxcnn, which is the line at 1: what is above it takes longer."""
+    """Draws bars of the time ratios to jaxcnn, the line at 1: libraries above it are slower."""
     records = [r for r in records if "ratio" in r and r["peer"] != "jaxcnn"]
     modes = [mode for mode in MODES if any(r["mode"] == mode for r in records)]
     models = list(dict.fromkeys(r["model"] for r in records))
@@ -299,7 +299,7 @@ def draw(path: Path, records: Sequence[Mapping[str, Any]], labels: Mapping[str, 
 
 
 def _ticks(ratios: Sequence[float]) -> tuple[list[float], list[str]]:
-    """The round numbers of the ratios' range, and how they are written."""
+    """Axis ticks: round numbers in the range of the ratios, and their labels."""
     round_ones = [m * 10.0**e for e in range(-2, 4) for m in (1, 2, 5)]
     low, high = min(1.0, *ratios), max(1.0, *ratios)
     ticks = [t for t in round_ones if low / 2 <= t <= high * 2]
@@ -322,21 +322,21 @@ def speed(
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     picture: Path | None = None,
 ) -> None:
-    """jaxcnn beside other libraries: times, first calls, memory.
+    """Compares jaxcnn with other libraries: times, first calls, memory.
 
     Args:
-      models: the networks.
-      peers: the other libraries; those that are not installed are left out and named. All when not given.
+      models: the networks to compare.
+      peers: the other libraries; those that are not installed are skipped with a message. All when not given.
       modes: a training step, an inference pass, or both.
-      dtype: what is computed in; bfloat16 with float32 parameters, in PyTorch by its autocast. jaxcnn in float32 is
-        then one more column.
+      dtype: the dtype of the computation; bfloat16 uses float32 parameters (autocast in PyTorch) and adds a column for
+        jaxcnn in float32.
       device: the CPU, or JAX's first GPU.
-      batch_size: how many images; what suits the network and the device when not given.
-      seconds: how long jaxcnn and a peer take turns, for each network and mode; five turns are taken in any case.
-      quick: small batches and images, one turn after another without a minimum of seconds, to see that it works.
-      ablation: beside jaxcnn without one of its forms for a CPU, instead of other libraries.
-      json_file: where everything is written, after each measurement.
-      picture: where a chart of the ratios is drawn.
+      batch_size: number of images; depends on the network and the device when not given.
+      seconds: timing per peer, network and mode, in seconds; at least five turns are taken.
+      quick: small batches and images and the minimum number of turns, to test the command.
+      ablation: compare with jaxcnn without each of its CPU forms, in place of other libraries.
+      json_file: file for all results, written after each measurement.
+      picture: file for a chart of the ratios.
     """
     for name in models:
         if name not in TASKS:
@@ -357,7 +357,7 @@ def speed(
     if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: expected a positive number")
     if device == "gpu":
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process needs none of its memory
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process needs no GPU memory
         if jax.default_backend() != "gpu":
             raise UserError(f"--device gpu: JAX has none here, its devices are {jax.devices()}")
     report: dict[str, Any] = {

@@ -1,6 +1,6 @@
-"""How long a residual network takes to start, beside the same one in Flax: initialization and the first compiled step.
+"""Startup time of residual networks in jaxcnn and Flax: initialization and the first compiled step.
 
-Each measurement is a process of its own, in which nothing is compiled or cached yet; the two take turns.
+Each measurement runs in a new process with an empty compilation cache. The two libraries take turns.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def measure(library: str, model: str, batch_size: int) -> dict[str, Any]:
         )
     else:
         module = ResNet(1000, BLOCKS[model])
-        # Inside jit, as Flax's examples do: outside, the whole network is run layer by layer.
+        # Inside jit, as in Flax's examples; otherwise the whole network would run layer by layer.
         variables = jax.jit(partial(module.init, train=False))(key, images)
         params = variables["params"]
         state = (params, variables["batch_stats"], optimizer.init(params))
@@ -69,12 +69,12 @@ def startup(
     batch_size: int = 2,
     repeats: int = 3,
 ) -> None:
-    """Seconds of `init` and of the first training step (traced, compiled and run), medians.
+    """Prints median seconds of `init` and of the first training step (tracing, compilation and execution).
 
     Args:
       models: the networks.
-      batch_size: images of 224x224 a step; few, so that it is compiling that is timed.
-      repeats: processes of each library.
+      batch_size: images of 224x224 per step; a small number, so that compilation dominates the time.
+      repeats: number of processes of each library.
     """
     rows = []
     for model in models:

@@ -1,9 +1,9 @@
-"""How many images a second are read, decoded, cropped and mirrored at 224x224, and how much memory that takes.
+"""Throughput and memory of streaming: images are read, decoded, cropped to 224x224 and flipped.
 
-`cnn.data.stream` beside PyTorch's DataLoader, its Dataset written with Pillow as one would, as many workers as cores;
-and beside decoding alone, every file whole in a pool of threads, which is the most that Pillow can do on the machine.
-They take turns, an epoch each over the same files, and each epoch begins with nothing read ahead. Before, each has had
-an epoch that does not count: the files are then in the system's memory, and the DataLoader's processes have started.
+Compares `cnn.data.stream` with PyTorch's DataLoader (a Dataset written with Pillow, one worker per core) and with only
+decoding whole files in a thread pool, the maximum that Pillow reaches on the machine. They take turns of one epoch each
+over the same files, without prefetching before an epoch starts. Each has one warmup epoch, so that the files are in the
+page cache and the DataLoader's processes have started.
 
     python -m experiments.imagenet_sample --out sample --per-class 200
     python -m experiments.streaming --data ./sample
@@ -38,18 +38,18 @@ def streaming(
     data: str, split: str = "train", size: int = 224, batch_size: int = 64, workers: int | None = None,
     processes: int = 0, turns: int = 5, epochs: int = 5, memory: int | None = None,
 ) -> None:  # fmt: skip
-    """Images a second of a folder of images; or, with --memory, what streaming them takes of it.
+    """Measures images per second for a folder of images, or with --memory the memory that streaming needs.
 
     Args:
-      data: the folder of images by class, given with a slash: ./sample.
-      split: which images.
-      size: height and width of the images that come out.
+      data: a folder of images by class, with a slash in its path: ./sample.
+      split: the split to read.
+      size: height and width of the output images.
       batch_size: examples a batch.
-      workers: threads, or processes of the DataLoader; as many as cores when not given.
-      processes: measures jaxcnn with so many processes too.
-      turns: epochs of each that are timed.
-      epochs: with --memory, how often the set is gone through.
-      memory: in MiB; the images, decoded, have to be larger, and streaming them may not take as much.
+      workers: number of threads, or of processes of the DataLoader; one per core when not given.
+      processes: also measure jaxcnn with this number of processes.
+      turns: number of timed epochs of each.
+      epochs: with --memory, number of passes over the dataset.
+      memory: limit in MiB. The decoded images must be larger, and streaming must stay below it.
     """
     files = find(data, split)
     if not isinstance(files, Files):
@@ -89,7 +89,7 @@ def streaming(
 
 
 def use_of_memory(loader: Loaders, epochs: int, limit: int) -> None:
-    """Streams a set that is larger than `limit` MiB several times, and says how much memory that took."""
+    """Streams a dataset larger than `limit` MiB several times and prints the memory that this needs."""
     decoded = len(loader.files) * math.prod((*loader.size, 3)) / 2**20
     if decoded <= limit:
         raise UserError(
@@ -101,14 +101,14 @@ def use_of_memory(loader: Loaders, epochs: int, limit: int) -> None:
         count = read(epoch)
         rows.append([str(epoch + 1), f"{count * math.prod((*loader.size, 3)) / 2**20:.0f}", f"{peak() - before:.0f}"])
     print(f"{loader.about()}, {decoded:.0f} MiB decoded; batches of {loader.batch_size} ({machine()})")
-    print(f"the process had {before:.0f} MiB before the first batch; at most so many more after")
+    print(f"the process had {before:.0f} MiB before the first batch; the table lists the largest increase since then")
     print(table(["epoch", "MiB of images given", "MiB of memory"], rows))
     if peak() - before >= limit:
         raise UserError(f"streaming took {peak() - before:.0f} MiB, more than --memory {limit}")
 
 
 class Loaders:
-    """What reads the same files, each as a function: an epoch's number -> the images that it read."""
+    """The readers by name, each a function from the epoch's number to the number of images read."""
 
     def __init__(
         self, files: Files, data: str, split: str, size: tuple[int, int], batch_size: int, workers: int
@@ -117,7 +117,7 @@ class Loaders:
         self.size, self.batch_size, self.workers = size, batch_size, workers
 
     def about(self) -> str:
-        """The set in a line."""
+        """A description of the dataset in one line."""
         total = sum((self.files.top / os.fsdecode(path)).stat().st_size for path in self.files.paths)
         return f"{self.data}: {len(self.files):,} files, {total / 2**20:.0f} MiB, as {self.size[0]}x{self.size[1]}"
 
@@ -152,7 +152,7 @@ class Loaders:
 
 
 class Augmented:
-    """A dataset for PyTorch: random-resized crop and mirroring by Pillow, as torchvision does them."""
+    """A dataset for PyTorch: random resized crop and horizontal flip with Pillow, as in torchvision."""
 
     def __init__(self, files: Files, size: tuple[int, int]) -> None:
         self.files, self.size = files, size

@@ -1,11 +1,11 @@
-"""Does a training survive? A run is killed at random moments, its checkpoints are damaged, and it goes on each time.
+"""Tests resuming: a run is killed at random moments, or its checkpoints are damaged, and it is resumed each time.
 
-A small residual network with batch normalization, dropout and augmentation learns CIFAR-10, once without a disturbance.
-Then, again and again, the same run is killed (SIGKILL: nothing of it can react) somewhere between its start and its
-end, and goes on with `resume=True`; every third time while it writes a file: its result, a picture, a checkpoint. Or a
-file in one of its checkpoints is cut short, changed in a bit or removed. Each has to end with the figures of the
-undisturbed run, to the last digit, but for the times, with all its pictures whole and no other file; a damaged
-checkpoint may also be refused with one clear error. Anything else counts as lost, and the command ends with an error.
+A small residual network with batch normalization, dropout and augmentation is trained on CIFAR-10 without interruption.
+Then the same run is killed repeatedly (SIGKILL, which a process cannot handle) at a random time and resumed with
+`resume=True`; every third time it is killed while it writes a file: its result, a plot or a checkpoint. In other
+trials, a file of a checkpoint is truncated, removed, or has one bit flipped. Each run must end with exactly the metrics
+of the uninterrupted run (except times), with complete plots and no extra file. A damaged checkpoint may also be
+rejected with one clear error. Any other outcome counts as lost, and the command exits with an error.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from jaxcnn.errors import UserError
 TIMES = ("seconds", "images_per_second")
 FILES = {"config.json", "metrics.jsonl", "result.json", "confusion.png", "mistakes.png", "curves.png"}
 WRITTEN = (*sorted(FILES), "progress.json", "manifest.json")
-KILL_AT = "JAXCNN_SURVIVE_KILL_AT"  # the file, and whether before or after it has its name
+KILL_AT = "JAXCNN_SURVIVE_KILL_AT"  # the file's name, and before or after its final rename
 
 
 def network() -> cnn.Layer:
-    """A residual network of one block, with all that has a state or is random."""
+    """A residual network of one block with batch normalization and dropout."""
 
     def block(features: int) -> cnn.Layer:
         return cnn.serial(
@@ -53,19 +53,19 @@ def network() -> cnn.Layer:
 
 
 def train(folder: Path) -> None:
-    """One process: begins the run in the folder, or goes on with it."""
+    """Starts the run in the folder, or resumes it (in one process)."""
     if wanted := os.environ.get(KILL_AT):
         kill_at(*wanted.split())
     with np.load(folder.parent / "data.npz") as arrays:
         images, labels = arrays["images"], arrays["labels"]
     found = cnn.data.Dataset(images, labels, tuple(map(str, range(10))), "cifar10")
-    learn, held = found.hold_out(0.25)
+    train, val = found.hold_out(0.25)
     cnn.train.fit(
         network(),
-        learn,
+        train,
         cnn.train.Objective(augment=cnn.data.compose(cnn.data.flip, cnn.data.crop(padding=4))),
-        validation=held,
-        test=held,
+        validation=val,
+        test=val,
         epochs=6,
         batch_size=64,
         run=cnn.train.Run(folder, resume=(folder / "config.json").exists(), save_every=0.5),
@@ -75,7 +75,7 @@ def train(folder: Path) -> None:
 
 
 def kill_at(name: str, when: str) -> None:
-    """This process is killed when it writes a file of this name, before it has its name or after."""
+    """Kills this process when it writes a file of this name, before or after the final rename."""
     replace = os.replace
 
     def killing(part: Any, path: Any) -> None:
@@ -96,7 +96,7 @@ def start(folder: Path, at: str = "") -> subprocess.Popen:
 
 
 def whole(folder: Path) -> bool:
-    """Whether all files of a run are there, and no others, and its pictures can be read."""
+    """Whether a run has all its files and no others, and its plots can be read."""
     for path in folder.glob("*.png"):
         with Image.open(path) as picture:
             picture.load()
@@ -104,7 +104,7 @@ def whole(folder: Path) -> bool:
 
 
 def figures(folder: Path) -> Any:
-    """What a run has measured, without the times."""
+    """The metrics of a run, without times."""
 
     def untimed(record: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in record.items() if name not in TIMES}
@@ -114,14 +114,14 @@ def figures(folder: Path) -> Any:
 
 
 def finish(folder: Path) -> tuple[int, str]:
-    """Goes on to the end: the exit status, and what was said last."""
+    """Resumes the run until it ends; returns the exit status and the last line of output."""
     process = start(folder)
     said = process.communicate()[1].strip().splitlines()
     return process.returncode, said[-1] if said else ""
 
 
 def damage(folder: Path, rng: random.Random) -> str:
-    """Cuts, changes or removes a file of a checkpoint; what was done."""
+    """Truncates, changes or removes a file of a checkpoint; returns a description."""
     steps = cnn.train.Run(folder).checkpoints.steps()[::-1]
     step = steps[0] if rng.random() < 0.8 else rng.choice(steps)
     files = sorted(p for p in (folder / "checkpoints" / str(step)).rglob("*") if p.is_file())
@@ -141,16 +141,16 @@ def survive(
     data: str = "cifar10", data_dir: Path | None = None, kills: int = 30, damages: int = 50, examples: int = 2048,
     seed: int = 0, worker: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="")] = None,
 ) -> None:  # fmt: skip
-    """Kills a training at random moments and damages its checkpoints; it has to end as if nothing had happened.
+    """Kills a run at random moments and damages its checkpoints; the results must not change.
 
     Args:
       data: cifar10, or digits.
       data_dir: where prepared datasets lie.
-      kills: how many times it is killed.
-      damages: how many times a file is damaged.
-      examples: how many images it learns and validates with.
+      kills: number of times that the run is killed.
+      damages: number of times that a file is damaged.
+      examples: number of images for training and validation.
       seed: of the moments and the damages.
-      worker: used by the command itself: the run that this process works on.
+      worker: for internal use: the run of this process.
     """
     if worker is not None:
         train(worker)

@@ -1,4 +1,4 @@
-"""Kim's network on the movie reviews: ten-fold cross-validation, words' vectors from random ones."""
+"""Kim's network on movie reviews: ten-fold cross-validation, with word vectors trained from random ones."""
 
 from __future__ import annotations
 
@@ -30,36 +30,35 @@ def text(
     drop: float = 0.5, words_drop: float = 0.1, limit: float = 3.0, seed: int = 0, picture: Path | None = None,
     full: bool = False,
 ) -> None:  # fmt: skip
-    """Cross-validation: each part is the test set of a network that was trained on the others, from the beginning.
+    """Cross-validation: each fold is the test set of a network that is trained on the other folds from random weights.
 
-    Of the training sentences a tenth of each class is held out; the epoch with the highest accuracy on it is the one
-    that is tested (the paper's early stopping). The vocabulary is counted in the sentences that are left. Parts are
-    random, each with its share of both classes. Adam with half a cosine to 0 in place of the paper's Adadelta, which
-    needs five times as long a step for the vectors.
+    A tenth of the training sentences of each class is held out for validation. The epoch with the highest validation
+    accuracy is tested (the paper's early stopping). The vocabulary comes from the remaining sentences. Folds are random
+    and stratified. The optimizer is Adam with cosine decay; a step of the paper's Adadelta takes five times as long.
 
     Args:
       data: rt-polarity, or a folder of CLASS.txt files.
       data_dir: where the data lies.
-      examples: how many sentences, drawn at random; all when not given.
-      parts: of the cross-validation.
+      examples: number of sentences, drawn at random; all when not given.
+      parts: number of folds.
       epochs: passes over the training sentences.
       batch_size: sentences a step.
       lr: Adam's learning rate.
-      embedding: the length of a word's vector (the paper: 300).
-      features: filters of each width, 3, 4 and 5.
-      drop: dropout in front of the last layer.
-      words_drop: the share of words that are made unknown in training.
-      limit: the largest norm of the last layer's columns.
+      embedding: dimension of the word vectors (the paper: 300).
+      features: number of filters of each width: 3, 4 and 5.
+      drop: dropout rate before the last layer.
+      words_drop: fraction of words that are replaced by the unknown word in training.
+      limit: maximum norm of the last layer's columns.
       seed: of parts, weights and order.
-      picture: a file for the accuracies, and what the filters look for.
-      full: 300 numbers a word, as in the paper (for an accelerator).
+      picture: file for the accuracies and the filters' strongest n-grams.
+      full: word vectors of 300 numbers, as in the paper (needs an accelerator).
     """
     if full:
         embedding = 300
     corpus = load_text(data, data_dir)
     if examples is not None:
         corpus = corpus.take(np.random.default_rng(seed).permutation(len(corpus))[:examples])
-    # One size for all parts, so that they share one compiled step: rows for words that a part does not have lie idle.
+    # All folds share one vocabulary size, and so one compiled step; surplus rows are unused.
     size = len(Vocabulary.of(corpus.sentences))
     model = text_cnn(len(corpus.classes), size, features, (3, 4, 5), embedding, drop)
     divided = folds(corpus.labels, parts, seed)
@@ -81,9 +80,9 @@ def text(
     for k, part in enumerate(divided):
         start = time.monotonic()
         test = corpus.take(part)
-        train, held = corpus.take(np.setdiff1d(np.arange(len(corpus)), part)).hold_out(0.1, seed)
+        train, val = corpus.take(np.setdiff1d(np.arange(len(corpus)), part)).hold_out(0.1, seed)
         words = Vocabulary.of(train.sentences)
-        learned, chosen_by, unseen = (each.examples(words, longest) for each in (train, held, test))
+        learned, chosen_by, unseen = (each.examples(words, longest) for each in (train, val, test))
         example = jax.ShapeDtypeStruct((1, longest), jnp.int32)
         state = cnn.train.create_state(model, optimizer, jax.random.key(seed * parts + k), example)
         best: tuple[float, int, Any] = (-1.0, 0, None)
@@ -100,10 +99,10 @@ def text(
         rows.append([k + 1, f"{len(words):,}", best[1], percent(best[0]), percent(tested),
                      f"{time.monotonic() - start:.0f}"])  # fmt: skip
         print("  ".join(map(str, rows[-1])), flush=True)
-    mean, deviation = float(np.mean(accuracies)), float(np.std(accuracies, ddof=1))
+    mean, std = float(np.mean(accuracies)), float(np.std(accuracies, ddof=1))
     print(f"\n{corpus.name}, {len(corpus):,} sentences, {parts} parts ({machine()})")
     print(table(["part", "vocabulary", "best epoch", "held-out accuracy", "test accuracy", "seconds"], rows))
-    print(f"\nmean of {parts} parts {percent(mean)}, standard deviation between them {100 * deviation:.2f}; ", end="")
+    print(f"\nmean of {parts} parts {percent(mean)}, standard deviation between them {100 * std:.2f}; ", end="")
     print(f"{time.monotonic() - began:.0f} seconds in all. Kim (2014), CNN-rand: {percent(KIM)}")
     if picture is not None and last is not None:
         draw(picture, accuracies, chosen, looked_for(*last), corpus.classes)
@@ -112,7 +111,7 @@ def text(
 def looked_for(
     params: Mapping[str, Any], words: Vocabulary, test: Corpus, most: int = 12
 ) -> list[list[tuple[str, float]]]:
-    """For each class, the n-grams of the test sentences that spoke most for it, with what they added to its output."""
+    """For each class, the test n-grams with the largest contribution to its output, and that contribution."""
     heard: dict[str, tuple[float, np.ndarray]] = {}
     for sentence in test.sentences:
         for place, width, parts in evidence(params, words.encode([sentence])[0])[:3]:
@@ -128,18 +127,18 @@ def looked_for(
 
 
 def draw(
-    path: Path, accuracies: Sequence[float], held: Sequence[float], seen: Sequence[Sequence[tuple[str, float]]],
+    path: Path, accuracies: Sequence[float], val: Sequence[float], seen: Sequence[Sequence[tuple[str, float]]],
     classes: Sequence[str],
 ) -> None:  # fmt: skip
-    """The accuracy of each part, and the n-grams that decided."""
+    """Draws the accuracy of each fold and the most decisive n-grams."""
     figure = Figure(figsize=(5 + 3.6 * len(seen), 4.2), layout="constrained")
     axes = figure.subplots(1, 1 + len(seen), width_ratios=[1.2, *[1] * len(seen)])
     x = np.arange(1, len(accuracies) + 1)
     axes[0].bar(x, 100 * np.asarray(accuracies), color="#8fb0d9", label="test")
-    axes[0].plot(x, 100 * np.asarray(held), "o", color="#d9822b", markersize=4, label="held out")
+    axes[0].plot(x, 100 * np.asarray(val), "o", color="#d9822b", markersize=4, label="held out")
     axes[0].axhline(100 * np.mean(accuracies), color="#3b6fb6", label=f"mean {100 * np.mean(accuracies):.1f}")
     axes[0].axhline(100 * KIM, color="black", linestyle=":", label=f"Kim (2014) {100 * KIM:.1f}")
-    low, high = (100 * edge([*accuracies, *held, KIM]) for edge in (min, max))
+    low, high = (100 * edge([*accuracies, *val, KIM]) for edge in (min, max))
     axes[0].set(xlabel="part", ylabel="accuracy (%)", ylim=(low - 2, high + 4), xticks=x)
     axes[0].legend(frameon=False, fontsize=8, loc="upper center", ncols=2)
     for label, (panel, ngrams) in enumerate(zip(axes[1:], seen, strict=True)):

@@ -1,7 +1,7 @@
-"""How long it takes until digits are recognized: LeNet-5 from the start of the process to 99 % of MNIST's test images.
+"""Time to accuracy: LeNet-5 from the start of the process to 99 % test accuracy on MNIST.
 
-Importing, compiling, training and testing are all in the time. jaxcnn, Flax and PyTorch take turns, a process each,
-with the same digits in the same order; their initializations differ, and so may the number of epochs.
+The time includes imports, compilation, training and testing. jaxcnn, Flax and PyTorch take turns, each in a new
+process, with the same digits in the same order. Their initializations differ, so the number of epochs may differ.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def to_accuracy(
     data: str = "mnist", data_dir: Path | None = None, libraries: tuple[str, ...] = tuple(LIBRARIES),
     target: float = 0.99, lr: float = 6e-3, batch_size: int = 256, epochs: int = 4, seeds: int = 3,
 ) -> None:  # fmt: skip
-    """Seconds of a whole process until a LeNet-5 recognizes 99 % of the test images.
+    """Measures the seconds that a whole process takes until LeNet-5 reaches 99 % test accuracy.
 
     Args:
-      data: mnist, or digits for the embedded ones.
-      data_dir: where prepared datasets lie.
-      libraries: jaxcnn, flax, torch; one that is not installed is left out and named.
-      target: the share of the test images; it is measured after each epoch.
-      lr: Adam's learning rate; it falls to 0 along half a cosine.
+      data: mnist, or digits for scikit-learn's.
+      data_dir: the folder of prepared datasets.
+      libraries: jaxcnn, flax, torch; libraries that are not installed are skipped with a message.
+      target: the test accuracy to reach, measured after each epoch.
+      lr: Adam's initial learning rate, with cosine decay to 0.
       batch_size: examples a step.
-      epochs: the length of the schedule, after which it gives up.
-      seeds: how many runs of each.
+      epochs: maximum number of epochs, and the length of the schedule.
+      seeds: number of runs of each library.
     """
     for name in libraries:
         if name not in LIBRARIES:

@@ -1,4 +1,4 @@
-"""Questions about pictures: a relation network beside a plain one, and what the question or the picture alone gives."""
+"""Visual question answering: a relation network, a plain network, and networks without the image or the question."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ def vqa(
     lr: float = 2e-3, width: int = 64, depth: int = 3, units: int = 128, seed: int = 0, picture: Path | None = None,
     full: bool = False,
 ) -> None:  # fmt: skip
-    """Trains four networks on the same scenes, 20 questions each, and measures them on scenes of another seed.
+    """Trains four networks on the same scenes, 20 questions each, and evaluates them on scenes of another seed.
 
-    The relation network is `vqa_relation`; CNN + MLP is `vqa_cnn`; the other two are CNN + MLP, the pictures or the
-    questions being blank. Adam with a warm-up and half a cosine; nothing is chosen by the test scenes.
+    The relation network is `vqa_relation`; CNN + MLP is `vqa_cnn`; the other two are CNN + MLP with blank
+    images or blank questions. The optimizer is Adam with warmup and cosine decay. Test scenes choose nothing.
 
     Args:
-      scenes: to learn from, 20 questions each.
-      test_scenes: to measure with.
-      epochs: passes over the scenes, of the relation network and of CNN + MLP.
-      blank_epochs: passes of the two networks to which something is blank.
+      scenes: number of training scenes, with 20 questions each.
+      test_scenes: number of test scenes.
+      epochs: epochs of the relation network and of CNN + MLP.
+      blank_epochs: epochs of the two networks with blank inputs.
       batch_size: scenes a step.
-      lr: Adam's largest learning rate.
+      lr: Adam's peak learning rate.
       width, depth: units and layers of the relation network's g.
-      units: of the last hidden layers, of all networks.
+      units: units of the last hidden layers of all networks.
       seed: of scenes, weights and order.
-      picture: a file for four scenes with questions and answers.
-      full: the paper's relation network, 4 layers of 256 units for every pair, and 60 epochs (for an accelerator).
+      picture: file for four scenes with questions and answers.
+      full: the paper's relation network, 4 layers of 256 units for every pair, and 60 epochs (needs an accelerator).
     """
     if full:
         epochs, blank_epochs, width, depth, units, batch_size = 60, 5, 256, 4, 256, 64
@@ -80,7 +80,7 @@ def vqa(
         seconds = f"{time.monotonic() - began:.0f} ({time.process_time() - used:.0f})"
         rows.append([name, *both, *of_kind, f"{run.result['params']:,}", passes, seconds])
         print("  ".join(map(str, rows[-1])), flush=True)
-    print(f"\nright answers (%), {scenes:,} scenes to learn from, {test_scenes:,} to measure ({machine()})")
+    print(f"\ncorrect answers (%), {scenes:,} training scenes, {test_scenes:,} test scenes ({machine()})")
     header = ["network", "plain", "relational", *PLAIN, *RELATIONAL, "parameters", "epochs", "seconds (processor)"]
     print(table(header, rows))
     if picture is not None:
@@ -89,7 +89,7 @@ def vqa(
 
 
 def _blank(index: int) -> Callable[[Any], Any]:
-    """Preprocessing that leaves nothing of the pictures (0) or of the questions (1)."""
+    """Preprocessing that blanks the images (0) or the questions (1)."""
 
     def preprocess(inputs: Any) -> Any:
         return to_float(tuple(jnp.zeros_like(x) if i == index else x for i, x in enumerate(inputs)))
@@ -101,7 +101,7 @@ def draw(
     path: Path, test: Examples, words: Vocabulary, kinds: np.ndarray, answers: Mapping[str, np.ndarray],
     scenes: Sequence[int] = (0, 1, 2, 3),
 ) -> None:  # fmt: skip
-    """Scenes with a question of each kind, and what the networks answer: green is right, red is wrong."""
+    """Draws scenes with a question of each kind and the networks' answers: green is right, red is wrong."""
     images, questions = test.inputs
     scenes = [i for i in scenes if i < len(images)]
     figure = Figure(figsize=(4.3 * len(scenes), 7.4))

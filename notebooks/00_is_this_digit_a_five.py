@@ -9,14 +9,14 @@
 # %% [markdown]
 # # Is this digit a 5?
 #
-# One question, asked of models that grow: a line, a single neuron, a network with a hidden layer, a convolutional
-# network. Each step is the same five moves: set a **task**, get **data**, choose a **model** $h_\theta$ with
-# parameters $\theta$, choose a **loss** that says how badly it fits, and **minimize** it. Then **test** on examples
-# the model has never seen.
+# We ask one question of larger and larger models: a line, a single neuron, a network with a hidden layer, and a
+# convolutional network. Each time we take the same five steps: set a **task**, get **data**, choose a **model**
+# $h_\theta$ with parameters $\theta$, choose a **loss** that says how badly it fits, and **minimize** it. Then **test**
+# on examples the model has never seen.
 #
-# Everything here runs in about a minute on a laptop. The handwritten digits come with scikit-learn; for the full
-# MNIST set, or for the photographs of CIFAR-10, change `DATA` and let the environment variable `JAXCNN_DATA_DIR` name
-# the folder it lies in. (Class 5 of CIFAR-10 are the dogs: there, read "is this a dog?".)
+# Everything here runs in about a minute on a laptop. The handwritten digits come with scikit-learn; for the full MNIST
+# set, or for the photographs of CIFAR-10, change `DATA` and set the environment variable `JAXCNN_DATA_DIR` to the
+# folder of the data. (Class 5 of CIFAR-10 is "dog", so the question becomes "is this a dog?".)
 
 # %%
 # %matplotlib inline
@@ -38,16 +38,16 @@ plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True})
 # ## 1. Fitting a line
 #
 # What does a house cost? An expert may have a rule of thumb for it, made of **features** of the house: $y = (10 -
-# \text{distance}) \cdot \text{area}$, say. That is a model without anything to learn. A **parametric** model, $y =
-# h_\theta(\text{features})$, leaves numbers open and finds them from houses whose price is known. And a deep network
-# takes no features, but the photograph itself: it learns what to look at, too. We begin with the middle one.
+# \text{distance}) \cdot \text{area}$, say. Such a model has nothing to learn. A **parametric** model, $y =
+# h_\theta(\text{features})$, has unknown parameters and estimates them from houses with known prices. A deep network
+# takes the photograph itself as input and also learns the features. We begin with the parametric model.
 #
 # Suppose that all we know of each house is its floor area $x$, and that we have seen the prices $y$ of thirty of them.
-# We guess that price follows area along a line and look for its slope and intercept:
+# We assume that the price is a linear function of the area, and look for its slope and intercept:
 #
 # $$y \approx h_\theta(x) = m x + b, \qquad \theta = (m, b).$$
 #
-# "Fits well" has to become a number. Take the mean squared error
+# We measure how well the line fits by the mean squared error
 #
 # $$L(m, b) = \frac1n \sum_{i=1}^n \left(m x^{(i)} + b - y^{(i)}\right)^2 .$$
 
@@ -63,10 +63,10 @@ def squared_error(theta):
 
 
 # %% [markdown]
-# This loss is a quadratic bowl, so its lowest point can be written down. With a row $(x^{(i)}, 1)$ of $A$ for each
-# house, the gradient vanishes where the **normal equations** hold: $A^T A\,\theta = A^T y$.
+# This loss is a quadratic bowl, so its minimum has a closed form. With a row $(x^{(i)}, 1)$ of $A$ for each house, the
+# gradient vanishes where the **normal equations** hold: $A^T A\,\theta = A^T y$.
 #
-# **Gradient descent** needs no such luck. It starts anywhere and takes small steps downhill,
+# **Gradient descent** does not need a closed form. It starts anywhere and takes small steps downhill,
 #
 # $$\theta \leftarrow \theta - \alpha\, \nabla_\theta L(\theta),$$
 #
@@ -117,10 +117,10 @@ draw_surface(right, path, "the loss (dark is low) and the path of descent")
 plt.show()
 
 # %% [markdown]
-# How large should the steps be? On a bowl there is a sharp answer. Along the direction in which $L$ curves most, with
-# curvature $\lambda_{\max}$ (the largest eigenvalue of the Hessian), each step multiplies the distance to the bottom
-# by $1 - \alpha\lambda_{\max}$. That shrinks while $\alpha < 2/\lambda_{\max}$ and grows beyond it. Below the limit
-# every step lowers the loss, but with tiny steps there are far too many to take.
+# How large should the steps be? For a quadratic bowl there is an exact answer. Along the direction in which $L$ curves
+# most, with curvature $\lambda_{\max}$ (the largest eigenvalue of the Hessian), each step multiplies the distance to
+# the bottom by $1 - \alpha\lambda_{\max}$. The distance shrinks while $\alpha < 2/\lambda_{\max}$ and grows beyond it.
+# Below the limit every step lowers the loss, but tiny steps need far too many iterations.
 
 # %%
 limit = 2 / jnp.linalg.eigvalsh(jax.hessian(squared_error)(exact)).max()
@@ -138,14 +138,14 @@ axes[-1].legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# Training a neural network is this and no more. What changes is that we know far less about the right form of
-# $h_\theta$ than "it is a line", and that nobody can write the lowest point down.
+# Training a neural network works in the same way. There are two differences: we know less about the right form of
+# $h_\theta$, and the minimum has no closed form.
 #
 # ## 2. The task and the data
 #
-# **Is this digit a 5?** An example is an image $x$ and a label $y \in \{0, 1\}$, 1 for a five.
-# `cnn.data.load` gives digits with their class from 0 to 9, divided into a training set and a test set. (The embedded
-# digits were scanned at 8x8 pixels; they come enlarged to 32x32, so that every network here can take them.)
+# **Is this digit a 5?** An example is an image $x$ and a label $y \in \{0, 1\}$, 1 for a five. `cnn.data.load` gives
+# digits with their class from 0 to 9, divided into a training set and a test set. (The embedded digits were scanned at
+# 8x8 pixels; they are enlarged to 32x32, the input size of the networks here.)
 
 # %%
 train, test = cnn.data.load(DATA, "train"), cnn.data.load(DATA, "test")
@@ -154,8 +154,8 @@ print(test)
 cnn.inspect.plots.images(train.images[:16], [f"{label}: y = {int(label == 5)}" for label in train.labels[:16]])
 
 # %% [markdown]
-# The simplest models see no image, only a long vector: the $D$ pixels in a row, from 0 to 1, followed by a constant 1
-# whose weight will play the part of the intercept $b$.
+# The simplest models take a long vector in place of an image: the $D$ pixels, scaled to values from 0 to 1, followed by
+# a constant 1. The weight of the constant is the intercept $b$.
 
 
 # %%
@@ -176,9 +176,8 @@ print(f"{X.shape[0]:,} examples of {X.shape[1]:,} numbers; {y.sum()} of them, {1
 #
 # $$h_\theta(x) = g(\theta^T x), \qquad g(z) = \frac{1}{1 + e^{-z}}, \qquad g'(z) = g(z)\,\bigl(1 - g(z)\bigr).$$
 #
-# The formula for the derivative follows from the quotient rule:
-# $g' = \dfrac{e^{-z}}{(1+e^{-z})^2} = \dfrac{1}{1+e^{-z}} \cdot \dfrac{e^{-z}}{1+e^{-z}}$. We do not have to take it on
-# trust.
+# The formula for the derivative follows from the quotient rule: $g' = \dfrac{e^{-z}}{(1+e^{-z})^2} =
+# \dfrac{1}{1+e^{-z}} \cdot \dfrac{e^{-z}}{1+e^{-z}}$. The next cell checks it numerically.
 
 # %%
 z = jnp.linspace(-8, 8, 201)
@@ -196,13 +195,14 @@ plt.show()
 # %% [markdown]
 # ## 4. The loss: maximum likelihood
 #
-# Read $h_\theta(x)$ as the probability that $x$ is a five. What the model assigns to the label that was really seen is
+# Read $h_\theta(x)$ as the probability that $x$ is a five. The probability of the observed label is
 #
 # $$p(y \mid x; \theta) = h_\theta(x)^{\,y}\,\bigl(1 - h_\theta(x)\bigr)^{1-y},$$
 #
 # and, if the examples are independent, the probability of all labels together is the product over the training set.
-# **Maximum likelihood** chooses the $\theta$ under which the labels we saw are most probable. A logarithm makes the
-# product a sum and a minus sign makes it something to minimize, the **negative log-likelihood**:
+# **Maximum likelihood** chooses the $\theta$ that makes the observed labels most probable. The logarithm turns the
+# product into a sum, and the minus sign turns the maximum into a minimum. The result is the **negative
+# log-likelihood**:
 #
 # $$\mathcal L(\theta) = -\sum_{i=1}^n \Bigl[\, y^{(i)} \log h_\theta(x^{(i)})
 # + (1 - y^{(i)}) \log\bigl(1 - h_\theta(x^{(i)})\bigr) \Bigr].$$
@@ -215,17 +215,16 @@ def nll(theta, X, y):
 
 
 # %% [markdown]
-# Its gradient by the $j$-th weight, with $z = \theta^T x$, the sum over examples understood:
+# Its gradient with respect to the $j$-th weight, with $z = \theta^T x$ and sums over all examples:
 #
 # $$\frac{\partial \mathcal L}{\partial \theta_j}
 # = -\sum \left(\frac{y}{g(z)} - \frac{1-y}{1-g(z)}\right) g(z)\bigl(1-g(z)\bigr)\, x_j
 # = -\sum \bigl(y\,(1-g(z)) - (1-y)\,g(z)\bigr)\, x_j
 # = -\sum \bigl(y - h_\theta(x)\bigr)\, x_j .$$
 #
-# So every example pulls the weights along its own pixels, in proportion to how wrong we are about it. Three ways to
-# get that gradient should agree: this formula, automatic differentiation, and the definition of a derivative, which
-# wiggles $\theta$ a little and looks at how $\mathcal L$ moves (`cnn.inspect.gradient_check` compares it with
-# `jax.grad`, in double precision).
+# So every example moves the weights along its pixels, in proportion to its error. Three ways to compute the gradient
+# should agree: this formula, automatic differentiation, and finite differences (`cnn.inspect.gradient_check` compares
+# the last two in double precision).
 
 
 # %%
@@ -240,9 +239,9 @@ print(f"formula against jax.grad:            {jnp.abs(by_hand - automatic).max()
 print(f"jax.grad against finite differences: {wiggled:.0e}")
 
 # %% [markdown]
-# One trap is worth seeing. Written as above, the loss computes $h$, which in 32 bits rounds to exactly 1 once $z$
-# passes about 17, and then takes $\log(1 - h) = \log 0$. Losses in a library therefore start from $z$ itself:
-# $-\log\bigl(1 - g(z)\bigr) = \log(1 + e^{z})$.
+# The formula above has a numerical problem. In 32 bits, $h$ rounds to exactly 1 when $z$ exceeds about 17, and the loss
+# then takes $\log(1 - h) = \log 0$. Libraries therefore compute the loss from $z$: $-\log\bigl(1 - g(z)\bigr) =
+# \log(1 + e^{z})$.
 
 # %%
 score, not_a_five = jnp.array([5.0, 20.0, 100.0]), jnp.zeros(3)
@@ -253,9 +252,9 @@ print("cnn.losses.sigmoid_cross_entropy: ", cnn.losses.sigmoid_cross_entropy(sco
 # ## 5. Training
 #
 # Logistic regression is a **convex** problem: between any two points, the loss lies on or below the chord that joins
-# its values there. Such a landscape has one valley, and gradient descent with small enough steps leads down into it
-# from everywhere. Most networks are not so kind. There, descent ends in whichever **local minimum** lies below the
-# start. Noise on the gradient can carry it over a ridge, without a guarantee but with a chance.
+# its values there. Such a loss has a single valley, and gradient descent with small enough steps reaches it from
+# everywhere. Most networks are not convex. Their descent ends in the **local minimum** below the start. Noise on the
+# gradient can carry it over a ridge, but this is not guaranteed.
 
 # %%
 rate, steps = 0.02, 1000
@@ -303,16 +302,16 @@ axes[2].plot(escaped[-1], valleys(escaped[-1]), "o", color=ORANGE, markersize=9)
 plt.show()
 
 # %% [markdown]
-# Where would noise come from? **Batch gradient descent** looks at the whole training set before it takes a single
+# Where does the noise come from? **Batch gradient descent** looks at the whole training set before it takes a single
 # step. **Stochastic gradient descent** (SGD) estimates the mean gradient from a small random batch of $N$ examples,
 #
 # $$\frac1n \sum_{i=1}^n \nabla \mathcal L_i(\theta) \approx
 # \frac1N \sum_{i \in \text{batch}} \nabla \mathcal L_i(\theta),$$
 #
-# right on average, noisy each time, and cheap: for the price of one exact step it takes $n/N$. One pass over the
-# training set is called an **epoch**. Below, all runs see the same number of images at the same learning rate,
-# $\alpha = 1/\lambda$ with $\lambda$ the largest eigenvalue of $\frac{1}{4n} X^T X$. Because $g' \le \frac14$, the mean
-# loss nowhere curves more than that, and each exact step is certain to go down.
+# The estimate is unbiased, noisy and cheap: SGD takes $n/N$ steps at the cost of one exact step. One pass over the
+# training set is called an **epoch**. Below, all runs see the same number of images at the same learning rate, $\alpha
+# = 1/\lambda$ with $\lambda$ the largest eigenvalue of $\frac{1}{4n} X^T X$. Because $g' \le \frac14$, the curvature of
+# the mean loss is nowhere larger, so each exact step lowers the loss.
 
 # %%
 safe = float(4 * len(X) / np.linalg.eigvalsh(X.T @ X)[-1])
@@ -350,15 +349,15 @@ axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
-# For the same number of images, small batches take many more steps and get much further. Single images also show what
-# they cost: their loss jumps about, and on harder data (MNIST) it stops falling where the noise is as large as the
-# progress. Computers, too, prefer some dozens or hundreds of images at a time, which take hardly longer than one. We
-# keep the weights of the run with batches of 32.
+# For the same number of images, small batches take many more steps and reach a much lower loss. Batches of a single
+# image also have a cost: their loss is noisy, and on harder data (MNIST) it stops falling when the noise is as large as
+# the progress. Computers also work better with dozens or hundreds of images at a time, which take hardly longer than
+# one. We keep the weights of the run with batches of 32.
 #
 # ## 6. Testing
 #
-# The loss we minimized is about examples the model has been fitted to. What matters is the rest of the world, which
-# the **test set** stands for. The difference between the two is the **generalization gap**.
+# We minimized the loss on the training examples. What matters is the loss on new examples, which the **test set**
+# represents. The difference between the two is the **generalization gap**.
 
 # %%
 scores, scores_test = X @ theta_sgd, X_test @ theta_sgd
@@ -373,12 +372,12 @@ print(f"generalization gap of the error   {100 * gap:.1f} points")
 print(f"a model that always says 'no'     {100 * (1 - y_test.mean()):.1f} %")
 
 # %% [markdown]
-# Here the gap is around zero, even below: this model is too simple to learn its training set by heart, and a small test
-# set measures no better than this. (With 355 images, an error of one per cent is known to about half a point.)
+# Here the gap is close to zero or negative: the model is too simple to memorize its training set, and a small test set
+# is not more precise. (With 355 images, an error of one per cent is known to about half a point.)
 #
 # The last line is a warning. Nine digits in ten are not a five, so a model that has learned nothing is 90 % accurate.
-# Where classes are unequal, look at both kinds of mistake: of the true fives, how many did we find (**recall**)? Of
-# what we called a five, how many are (**precision**)?
+# If classes are unbalanced, look at both kinds of mistake. **Recall** is the fraction of the true fives that we found.
+# **Precision** is the fraction of correct answers among those that we called a five.
 
 # %%
 counts = cnn.metrics.confusion_matrix((scores_test > 0).astype(int), y_test, 2)
@@ -387,8 +386,8 @@ print(f"precision {counts[1, 1]} of {counts[:, 1].sum()} that were called a five
 cnn.inspect.plots.confusion(counts, ["not a 5", "5"])
 
 # %% [markdown]
-# With one weight a pixel, the model itself is a picture: where it is red, ink speaks for a five, where it is blue,
-# against. $\theta^T x$ lays this template over the image and adds up.
+# The model has one weight per pixel, so it can be drawn as an image: ink at a red pixel is evidence for a five, ink at
+# a blue pixel is evidence against it. $\theta^T x$ is the sum of the image multiplied by this template.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.3), width_ratios=(2, 1))
@@ -406,8 +405,8 @@ right.axis("off")
 plt.show()
 
 # %% [markdown]
-# All of sections 3 to 6 in the words of the library: the same model, the same loss, any optimizer of Optax (here Adam,
-# the default), shuffled epochs, and the test set at the end. Only the labels have to be rewritten as 0 and 1.
+# Here are sections 3 to 6 with the library: the same model, the same loss, any optimizer of Optax (here Adam, the
+# default), shuffled epochs, and the test set at the end. Only the labels have to be rewritten as 0 and 1.
 
 
 # %%
@@ -428,12 +427,12 @@ print(f"test accuracy {100 * result.test.metrics['accuracy']:.1f} %, loss {resul
 # ## 7. One layer is not enough
 #
 # Logistic regression says yes on one side of $\theta^T x = 0$ and no on the other: a straight line in the plane, a
-# hyperplane in the space of images. No straight line parts a disc from the ring around it. A **multilayer perceptron**
-# (MLP) puts a nonlinear function between two linear ones,
+# hyperplane in the space of images. No straight line separates a disc from the ring around it. A **multilayer
+# perceptron** (MLP) puts a nonlinear function between two linear ones,
 #
 # $$f(x; \theta) = g\bigl(W_2\, g(W_1 x + b_1) + b_2\bigr),$$
 #
-# and the hidden layers learn to move the points to where the last one *can* draw its line.
+# and the hidden layers learn to map the points so that the last layer *can* separate them by a line.
 
 # %%
 points, ring = make_circles(300, noise=0.12, factor=0.35, random_state=0)
@@ -483,15 +482,15 @@ plt.show()
 # %% [markdown]
 # ## 8. The multilayer perceptron, and where its gradient comes from
 #
-# For a network of many layers, deriving the gradient by hand as in section 4 would be long, and to be done again after
-# every change. **Backpropagation** does it mechanically. Take
+# For a network of many layers, deriving the gradient by hand as in section 4 is long, and every change of the network
+# requires a new derivation. **Backpropagation** does it mechanically. Take
 #
 # $$f(x, y, z) = (x + y)\,z \qquad\text{at } (-2, 5, -4).$$
 #
-# Forwards, each node computes its value: $q = x + y = 3$, then $f = q z = -12$. Backwards, each node receives
-# $\partial f/\partial(\text{its output})$ and multiplies it by its own, local derivatives; that is the **chain rule**.
-# The product node knows $\partial f/\partial q = z$ and $\partial f/\partial z = q$; the sum node knows
-# $\partial q/\partial x = \partial q/\partial y = 1$. A node need not know what it is part of.
+# Forwards, each node computes its value: $q = x + y = 3$, then $f = q z = -12$. Backwards, each node receives $\partial
+# f/\partial(\text{its output})$ and multiplies it by its own, local derivatives; that is the **chain rule**. The
+# product node knows $\partial f/\partial q = z$ and $\partial f/\partial z = q$; the sum node knows $\partial
+# q/\partial x = \partial q/\partial y = 1$. A node needs no knowledge of the rest of the graph.
 
 # %%
 x, y_, z = -2.0, 5.0, -4.0
@@ -521,11 +520,11 @@ axes.axis("off")
 plt.show()
 
 # %% [markdown]
-# Without a nonlinear function between them, two linear layers are one. Which function? The sigmoid and $\tanh$ flatten
-# out, and where they are flat the gradient that has to pass through them is nearly zero. **ReLU**, $\max(0, z)$, keeps
-# a slope of 1 for all positive inputs, costs nothing, and is a good default. The others vary it: leaky ReLU keeps a
-# small slope below zero, ELU bends smoothly to $-\alpha$, and maxout learns its own shape as the larger of two linear
-# functions.
+# Without a nonlinear function between them, two linear layers are equal to one. Which function should we choose? The
+# sigmoid and $\tanh$ flatten out, and where they are flat the gradient that has to pass through them is nearly zero.
+# **ReLU**, $\max(0, z)$, keeps a slope of 1 for all positive inputs, costs nothing, and is a good default. The others
+# vary it: leaky ReLU keeps a small slope below zero, ELU bends smoothly to $-\alpha$, and maxout learns its own shape
+# as the larger of two linear functions.
 
 # %%
 z = jnp.linspace(-4, 4, 200)[:, None]
@@ -549,14 +548,14 @@ axes[0, 0].legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# Now all ten digits. The network has one output for each class; the **softmax** makes probabilities of them,
-# $p_k = e^{z_k} / \sum_j e^{z_j}$, and the negative log-likelihood of the true class, $-\log p_y$, is the loss. (With
-# two classes this is the sigmoid and the loss of section 4.)
+# Now we classify all ten digits. The network has one output for each class; the **softmax** makes probabilities of
+# them, $p_k = e^{z_k} / \sum_j e^{z_j}$, and the negative log-likelihood of the true class, $-\log p_y$, is the loss.
+# (With two classes this is the sigmoid and the loss of section 4.)
 #
 # The MLP has 128 hidden units: 784-128-10 for MNIST, 1024-128-10 for the embedded digits. Its weights begin as small
-# random numbers: if they began equal, all hidden units would compute the same and stay the same for ever. A tenth of
-# the training set is held out for **validation**: it is measured after each epoch, and the weights of the best epoch
-# are kept. The test set is used once, at the end.
+# random numbers: with equal initial weights, all hidden units would compute the same output and remain equal. A tenth
+# of the training set is held out for **validation**: the network is evaluated on it after each epoch, and the weights
+# of the best epoch are kept. The test set is used once, at the end.
 
 # %%
 learn, validation = train.hold_out(0.1)
@@ -573,23 +572,23 @@ print(f"test accuracy {100 * mlp_result.test.metrics['accuracy']:.2f} %")
 cnn.inspect.plots.curves(mlp_result.history)
 
 # %% [markdown]
-# The training loss goes on falling after the validation loss has stopped: the generalization gap, seen while it opens.
+# The training loss goes on falling after the validation loss has stopped: the generalization gap grows.
 #
 # ## 9. The convolutional network
 #
 # Two things are wrong with feeding images to an MLP. It is expensive: one hidden layer of 100 units on a colour image
-# of 300x300 has $300 \cdot 300 \cdot 3 \cdot 100 + 100 \approx 27$ million parameters. And flattening throws away what
-# makes an image an image: an MLP cannot tell which pixels are neighbours. Shuffle the pixels of all images in the same
-# way, and it learns just as well.
+# of 300x300 has $300 \cdot 300 \cdot 3 \cdot 100 + 100 \approx 27$ million parameters. And flattening discards the
+# spatial structure: an MLP does not know which pixels are neighbours. If the pixels of all images are shuffled in the
+# same way, it learns just as well.
 #
-# A **convolutional layer** keeps the image an image. It slides a small filter over it and takes the dot product at
-# every place: the same few weights everywhere, each output looking at a small window only.
+# A **convolutional layer** keeps the spatial structure. It slides a small filter over the image and takes the dot
+# product at every place. The same few weights are used everywhere, and each output depends on a small window only.
 #
 # $$y[i, j, k] = b_k + \sum_{u, v, c} x[S i + u,\; S j + v,\; c]\; w[u, v, c, k]$$
 #
 # The filter always extends over all channels $c$; each of the $K$ filters gives one map. (Strictly this is
 # cross-correlation. Mathematicians' convolution flips the filter first; `cnn.ops.convolve` does. A network that learns
-# its filters does not care.) Here is one that nobody learned, **Sobel's** filter for edges:
+# its filters does not care.) Here is a filter designed by hand, **Sobel's** filter for edges:
 
 # %%
 sobel = jnp.array([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
@@ -642,7 +641,7 @@ for stride in (1, 2, 3):
 
 # %% [markdown]
 # With stride 1 and $P = (F - 1)/2$ the size stays as it is: pad by 1 for a 3x3 filter, by 2 for 5x5, by 3 for 7x7.
-# Without padding, 5x5 filters eat the image up: 32, 28, 24, ...
+# Without padding, 5x5 filters shrink the image: 32, 28, 24, ...
 #
 # **How many parameters?** One filter has $F \cdot F \cdot C$ weights and a bias. Ten 5x5 filters on three channels:
 # $(5 \cdot 5 \cdot 3 + 1) \cdot 10 = 760$, however large the image is.
@@ -651,9 +650,9 @@ for stride in (1, 2, 3):
 print(cnn.inspect.summary(cnn.conv(10, 5, stride=1, padding=2), jnp.zeros((1, 32, 32, 3))))
 
 # %% [markdown]
-# **Pooling** makes maps smaller, each one by itself, and has no parameters. The usual form takes the largest value of
-# each 2x2 window and halves the image. For an odd size, say whether the half window at the border counts: the default
-# leaves it out, `ceil=True` takes it, for $\lceil W/2 \rceil$ places.
+# **Pooling** reduces the size of each map separately and has no parameters. The usual form takes the largest value of
+# each 2x2 window and halves the image. For an odd size, an option decides about the incomplete window at the border:
+# the default leaves it out, `ceil=True` includes it, for $\lceil W/2 \rceil$ places.
 
 # %%
 board = jnp.array([[1, 1, 2, 4], [5, 6, 7, 8], [3, 2, 1, 0], [1, 2, 3, 4]], jnp.float32)[None, :, :, None]
@@ -665,7 +664,7 @@ for ceil in (False, True):
 
 # %% [markdown]
 # A convolutional network stacks these: convolution, activation, pooling, again, and at the end dense layers that read
-# the maps. The pattern `[(CONV-RELU)*N - POOL?]*M - (FC-RELU)*K - SOFTMAX` covers most of the early ones
+# the maps. The pattern `[(CONV-RELU)*N - POOL?]*M - (FC-RELU)*K - SOFTMAX` covers most of the early networks
 # (`cnn.models.convnet` builds it for any N, M, K). Their ancestor is **LeNet-5** of 1998, with $\tanh$ and average
 # pooling:
 
@@ -675,9 +674,9 @@ print(cnn.inspect.summary(lenet, jnp.zeros((1, 32, 32, 1))))
 
 # %% [markdown]
 # It has far fewer parameters than our MLP, and nearly all of them sit in its dense layers. The last column shows how
-# the view widens: a value of the first layer sees 5x5 pixels, one after the second convolution sees 14x14, the dense
-# layers see everything. Training it is the same line as before, except that we say what is done to the pixels: zero
-# mean, unit variance, and 32x32 of them (a digit of MNIST gets a border).
+# the receptive field grows: a value of the first layer sees 5x5 pixels, one after the second convolution sees 14x14,
+# the dense layers see everything. It is trained by the same line as before with a preprocessing of the pixels: zero
+# mean, unit variance, and a size of 32x32 (a digit of MNIST gets a border).
 
 # %%
 to_lenet = cnn.data.Preprocess.of(learn.images, (32, 32))
@@ -687,8 +686,8 @@ cnn.inspect.plots.curves(lenet_result.history)
 
 # %% [markdown]
 # **What did it learn?** Here are the six filters of the first layer, red for positive weights and blue for negative;
-# above as they were drawn at random, below after training. (Everything random in `fit` follows from its seed, so the
-# first weights can be made again.)
+# the upper row shows the random initial filters, the lower row shows them after training. (The seed determines all
+# random numbers in `fit`, so we can compute the initial weights again.)
 
 # %%
 before = cnn.train.create_state(lenet, optax.identity(), jax.random.key(0), learn.images[:1], to_lenet).params
@@ -697,12 +696,13 @@ print(f"correlation of before and after: {np.corrcoef(before.ravel(), after.rave
 cnn.inspect.plots.filters(jnp.concatenate([before, after], axis=2))
 
 # %% [markdown]
-# A surprise: on a thousand small digits the first layer hardly changes. Random filters see enough, and the later layers
-# learn to read what they see. The edges and colours that first layers are known for appear on photographs, after far
-# more training.
+# Surprisingly, the first layer hardly changes on a thousand small digits. Random filters are sufficient, and the later
+# layers learn to use their outputs. The edges and colours that first layers are known for appear on photographs, after
+# far more training.
 #
-# What those filters make of a five, after the activation: six pictures of the same digit, brighter where the value is
-# larger. After the second convolution there are sixteen small ones, further from the pixels and closer to the question.
+# The outputs of those filters for a five, after the activation: six pictures of the same digit, brighter where the
+# value is larger. After the second convolution there are sixteen small ones, further from the pixels and closer to the
+# question.
 
 # %%
 seen = cnn.inspect.activations(
@@ -722,7 +722,7 @@ counts = cnn.metrics.confusion_matrix(probabilities.argmax(1), test.labels, 10)
 cnn.inspect.plots.confusion(counts, test.classes)
 
 # %% [markdown]
-# And the mistakes it is surest of: the true digit, its answer, and the probability it gave to that answer.
+# These are its most confident mistakes, with the true digit, the network's answer, and the probability of that answer.
 
 # %%
 cnn.inspect.plots.mistakes(test, probabilities, most=8)
@@ -750,9 +750,9 @@ print(f"{'always no':20}  {0:>10}  {'':>11}  {'':>15}  {100 * (test.labels != 5)
 
 # %% [markdown]
 # The ± is one standard error, $\sqrt{p(1-p)/n}$ for an accuracy $p$ on $n$ test images. Read the table with it: on the
-# embedded digits the three models cannot be told apart by their accuracy, only the loss says that LeNet-5 is less often
-# sure of something wrong. A small, clean, centred set of digits is too easy. The same notebook with `DATA = "mnist"`
-# (10,000 test images; a few minutes) leaves no doubt:
+# embedded digits the three models cannot be told apart by their accuracy, only the loss shows that LeNet-5 is less
+# often confident of a wrong answer. A small, clean, centred set of digits is too easy. The same notebook with `DATA =
+# "mnist"` (10,000 test images; a few minutes) shows clear differences:
 #
 # | MNIST, 5 epochs | parameters | test loss | which digit? | is it a 5? |
 # | --- | ---: | ---: | ---: | ---: |
@@ -760,8 +760,8 @@ print(f"{'always no':20}  {0:>10}  {'':>11}  {'':>15}  {100 * (test.labels != 5)
 # | MLP | 101,770 | 0.0671 | 97.94 % ± 0.14 | 99.63 % ± 0.06 |
 # | LeNet-5 | 61,706 | 0.0297 | 99.02 % ± 0.10 | 99.80 % ± 0.04 |
 #
-# A hidden layer, then convolution: each step leaves fewer than half of the wrong digits, the second one with fewer
-# parameters than before.
+# A hidden layer, then convolution: each step more than halves the number of errors, and the second step also needs
+# fewer parameters.
 #
 # ## What the slides say otherwise
 #
@@ -770,8 +770,8 @@ print(f"{'always no':20}  {0:>10}  {'':>11}  {'':>15}  {100 * (test.labels != 5)
 #   $\theta^T x = 0$, where $g = \frac12$.
 # - $W_1 \in \mathbb R^{784 \times 128}$ cannot multiply $x \in \mathbb R^{784}$ from the left, as $W_1 x + b_1$ asks.
 #   Either $W_1$ has 128 rows, or it is $x^T W_1$ (how the library stores it).
-# - "No analytical solution" is said of all convex problems, and least squares named as one of them; section 1 wrote its
-#   solution down.
+# - "No analytical solution" is said of all convex problems, and least squares named as one of them; section 1 has its
+#   solution.
 # - Descent "will converge to a local minimum": it may also stop on a saddle or a plateau, where the gradient is zero.
 
 # %%
@@ -785,8 +785,8 @@ print(f"the MLP's first kernel: {kernel.shape[0]} inputs x {kernel.shape[1]} uni
 # ## Exercises
 #
 # 1. **The safe step.** In section 5 the learning rate is $1/\lambda$. Multiply it by 2, 10 and 100. At 10, the loss of
-#    batch gradient descent first rises, as it may, but then falls after all, and lower than before. Why is a step that
-#    is too long at the start no longer too long later? (Where is $g' = \frac14$, and where is it not?)
+#    batch gradient descent first rises, but then falls below its earlier value. Why is a step that is too long at the
+#    start no longer too long later? (Where is $g' = \frac14$, and where is it not?)
 # 2. **Shuffled pixels.** Draw one permutation of the pixels and apply it to every image of `learn`, `validation` and
 #    `test`. Train the three models again with `cnn.train.fit`. Which of them do not notice, and why? (On MNIST, one
 #    falls from 99.0 % to 96.7 %.)
@@ -796,8 +796,8 @@ print(f"the MLP's first kernel: {kernel.shape[0]} inputs x {kernel.shape[1]} uni
 #
 # ## What next
 #
-# - `cnn.train.Objective(augment=cnn.data.affine())` shifts and turns the training digits a little, anew in each epoch.
-#   It is the cheapest way to a smaller generalization gap.
+# - `cnn.train.Objective(augment=cnn.data.affine())` applies new small shifts and rotations to the training digits in
+#   each epoch. It is the cheapest way to reduce the generalization gap.
 # - `jaxcnn train lenet5` on the command line does what section 9 did, and writes curves, confusion matrix, mistakes
 #   and checkpoints to a folder.
 # - `jaxcnn explore RUN` opens such a run in the browser: draw a digit, and see every map of every layer. What deeper

@@ -9,9 +9,9 @@
 # %% [markdown]
 # # Convolution and receptive fields
 #
-# A small filter slides over an image and takes a dot product at every place. This notebook looks at that one operation
-# from several sides: as arithmetic, as a matrix, as a picture of edges, as a sheet of neurons that each see a window of
-# the image. In the end the same operation reads sentences, and answers questions about pictures. Every claim stands in
+# A small filter slides over an image and takes a dot product at every place. This notebook explains this operation in
+# several ways: as arithmetic, as a matrix, as an edge detector, and as a sheet of neurons that each see a window of the
+# image. At the end, the same operation classifies sentences and answers questions about images. Every claim stands in
 # an `assert`: change a number, and the notebook tells you what no longer holds.
 
 # %%
@@ -69,8 +69,8 @@ def numbers(axes, grid, title):
 # ## 1. From the dense layer to a filter
 #
 # Take a colour image of 32x32 pixels. To a dense layer it is a row of 3072 numbers; each of its ten units is one dot
-# product of a row of $W$ (10x3072) with all of them. Which pixels were neighbours is lost. (The photograph comes with
-# scikit-learn: "china.jpg" by danielbuechele, CC BY 2.0.)
+# product of a row of $W$ (10x3072) with all of them. The layer does not know which pixels are neighbours. (The
+# photograph comes with scikit-learn: "china.jpg" by danielbuechele, CC BY 2.0.)
 
 # %%
 photo = load_sample_image("china.jpg")[86:406, 150:470] / 255.0  # 320x320
@@ -85,7 +85,7 @@ assert jnp.allclose(scores[0, 7], one_number, atol=1e-4)
 print(f"32x32x3 = {small.size} numbers -> {scores.size}, by {row(dense, 32, 32, 3)[1]:,} parameters")
 
 # %% [markdown]
-# A convolutional layer keeps the image an image. Its filter is small, here 5x5, but as deep as the image: 5x5x3. At
+# A convolutional layer keeps the spatial structure. Its filter is small, here 5x5, but as deep as the image: 5x5x3. At
 # each of the 28x28 places where it fits, it gives one number, a dot product of 75 numbers and a bias. All places
 # together are an **activation map**. A second filter gives a second map; six give six, and stacked they are a new
 # "image" of 28x28x6.
@@ -142,7 +142,7 @@ plt.show()
 # The convolution is linear in its input, so there is a matrix $W$ with $y = W x$, $x$ being the image as one long
 # vector. Take 5x5 pixels and a 3x3 filter (the picture's numbers are those of Dumoulin and Visin's guide, 2016). Nine
 # outputs and 25 inputs make a 9x25 matrix: each row holds the same nine weights, moved to its window. This is a dense
-# layer that has been told two things: most connections are zero, and the others are the same everywhere.
+# layer with two constraints: most weights are zero, and the others are shared by all places.
 
 # %%
 kernel = np.array([[0, 1, 2], [2, 2, 0], [0, 1, 2]])
@@ -173,9 +173,9 @@ plt.show()
 # ## 3. The flip
 #
 # What networks call convolution, $y[i, j] = \sum_{u,v} x[i + u, j + v]\, h[u, v]$, is **cross-correlation**. In
-# mathematics, **convolution** runs through the filter backwards: it is flipped in both directions,
-# $(x * h)[i, j] = \sum_{u,v} x[i - u, j - v]\, h[u, v]$. A single bright pixel shows the difference. Convolution stamps
-# the filter there as it is, cross-correlation stamps it turned by 180 degrees.
+# mathematics, **convolution** runs through the filter backwards: it is flipped in both directions, $(x * h)[i, j] =
+# \sum_{u,v} x[i - u, j - v]\, h[u, v]$. A single bright pixel shows the difference. Convolution copies the filter to
+# that pixel, cross-correlation copies the filter rotated by 180 degrees.
 
 # %%
 impulse = np.zeros((5, 5))
@@ -197,7 +197,8 @@ plt.show()
 # %% [markdown]
 # Why flip? Because then the order does not matter: $x * h = h * x$ and $(x * g) * h = x * (g * h)$, as for the
 # coefficients when polynomials are multiplied. Two filters in a row are one filter, which can be computed beforehand.
-# Cross-correlation has no such rule. A network that learns its filters does not care: it learns the flipped ones.
+# Cross-correlation has no such rule. For a network that learns its filters, the choice makes no difference: it learns
+# the flipped filters.
 
 
 # %%
@@ -218,7 +219,8 @@ print("(1 + 2x + 3x²)(4 + 5x - x³): coefficients", full(flipped, a, b).astype(
 # %% [markdown]
 # ## 4. What filters see
 #
-# Before filters were learned they were designed, and a few weights go far. All of these are 3x3 or 5x5:
+# Before filters were learned, they were designed by hand. A few weights are enough for many tasks. All of these are 3x3
+# or 5x5:
 
 # %%
 grey = jnp.asarray(photo.mean(2).reshape(160, 2, 160, 2).mean((1, 3)), jnp.float32)  # 160x160
@@ -249,8 +251,8 @@ for panel, (name, result) in zip(axes.ravel(), {"160x160": grey, **seen}.items()
 plt.show()
 
 # %% [markdown]
-# Now a layer of six 5x5 filters made for one thing, strokes in six directions, on a digit. The 28x28x6 numbers are six
-# answers to "is there such a stroke here?", a **feature map** for each.
+# Now we apply a layer of six 5x5 filters, designed for strokes in six directions, to a digit. The 28x28x6 numbers are
+# six answers to "is there such a stroke here?", a **feature map** for each.
 
 # %%
 train = cnn.data.load(DATA, "train")
@@ -326,7 +328,7 @@ print("output", output, "parameters", parameters)
 # %% [markdown]
 # Usual settings are $F = 3, S = 1, P = 1$; $F = 5, S = 1, P = 2$; $F = 1, S = 1, P = 0$; and for $F = 5, S = 2$
 # "whatever fits". What does fit? $(N - 5 + 2P)/2 + 1$ is whole for every $P$ when $N$ is odd, and for none when $N$ is
-# even. On an even size one zero more on one side does it, and that is what `"SAME"` means.
+# even. An even size needs one more zero on one side, and `"SAME"` adds it.
 
 # %%
 for n in (32, 33):
@@ -346,8 +348,8 @@ for f, s, p in ((3, 1, 1), (5, 1, 2), (1, 1, 0)):
 #
 # Seen from the output, an activation map is a sheet of 28x28 neurons. Each is connected to a small region of the image,
 # its **receptive field**, and all of them share their weights. A 5x5 filter: a 5x5 receptive field. Five filters: five
-# sheets, a 28x28x5 grid in which five neurons look at each place. Which pixels a neuron is connected to can be asked of
-# its gradient, which is its own weights inside its field, and 0 outside.
+# sheets, a 28x28x5 grid in which five neurons look at each place. The gradient of a neuron shows which pixels it is
+# connected to: it equals the weights inside the field and 0 outside.
 
 # %%
 layer = cnn.conv(5, 5)
@@ -382,7 +384,7 @@ print(f"{neurons:,} neurons, the weights of a sheet shared:       {shared:>10,}"
 # $$r_l = r_{l-1} + (F_l - 1)\, j_{l-1}, \qquad j_l = j_{l-1} S_l, \qquad r_0 = j_0 = 1 .$$
 #
 # So two 3x3 layers see 5x5, three see 7x7, with $27\,C^2$ weights instead of $49\,C^2$ of one 7x7 layer on $C$
-# channels. Strides and pooling multiply what comes after them. The columns "field" and "stride" of
+# channels. Strides and pooling multiply the growth of all later layers. The columns "field" and "stride" of
 # `cnn.inspect.summary` are $r$ and $j$, found by following the computation itself.
 
 
@@ -436,10 +438,10 @@ for panel, name in zip(axes, ("conv1", "pool1", "conv2", "pool2")):
 plt.show()
 
 # %% [markdown]
-# Seeing a pixel is not the same as being moved by it. Through many layers there are many ways from the middle of the
-# field to the unit, and a single way from a corner. Count them: give all filters the weight 1, and the gradient by a
-# pixel is the number of its ways. The deeper the stack, the more the field looks like a blurred spot (a bell curve, in
-# the limit) inside its square.
+# Not all pixels of the field have the same influence. Many paths lead from the middle of the field to the unit, but
+# only one path from a corner. To count them, set all weights to 1: the gradient with respect to a pixel is then its
+# number of paths. The deeper the stack, the more the field looks like a blurred spot (a bell curve, in the limit)
+# inside its square.
 
 # %%
 figure, axes = plt.subplots(1, 4, figsize=(10, 2.9))
@@ -465,7 +467,7 @@ plt.show()
 # %% [markdown]
 # ## 8. Pooling
 #
-# Pooling makes maps smaller and handier, each map by itself: the largest value, the mean or the sum of each window. The
+# Pooling reduces the size of each map separately. It takes the largest value, the mean or the sum of each window. The
 # lecture's 4x4 example, with 2x2 windows at stride 2:
 
 # %%
@@ -489,14 +491,15 @@ assert (alone == cnn.ops.max_pool(maps, 2)).all()
 # %% [markdown]
 # ## 9. Reading sentences
 #
-# Nothing in this needs an image. Give every word of a vocabulary a vector (an **embedding**, learned like other
+# Convolution is not limited to images. Give every word of a vocabulary a vector (an **embedding**, learned like other
 # weights), and a sentence of $T$ words is a $T \times d$ array, an image one word wide with $d$ channels. A filter over
 # three words is a 3-gram detector that slides over the sentence. Kim (2014) takes filters of 3, 4 and 5 words, of each
 # the largest answer anywhere in the sentence ("max over time"), and a dense layer:
 #
 # $$c_t = \mathrm{ReLU}\bigl(w \cdot [x_t, \dots, x_{t+h-1}] + b\bigr), \qquad \hat c = \max_t c_t .$$
 #
-# First on a toy language in which single words are not enough: "good, not bad" and "bad, not good" have the same words.
+# We start with a toy language in which single words are not enough: "good, not bad" and "bad, not good" have the same
+# words.
 
 # %%
 GOOD, BAD = ("good", "great", "funny", "clever", "moving"), ("bad", "dull", "boring", "weak", "silly")
@@ -534,10 +537,10 @@ for widths in ((1,), (3, 4, 5)):
 assert accuracies[1,] < 0.8 < 0.95 < accuracies[3, 4, 5]
 
 # %% [markdown]
-# Filters of one word know which words there are and not how they stand: a bag of words. Filters of three and more can
-# tell. (`max_norm` keeps the last layer's weights short, as the paper does.) What padding follows a sentence makes no
-# difference, by construction. And since the output is a sum over filters, each of which took its answer from one place,
-# one can say which words decided:
+# Filters of one word know which words occur but not their order: a bag of words. Filters of three and more words know
+# the order. (`max_norm` keeps the last layer's weights short, as the paper does.) What padding follows a sentence makes
+# no difference, by construction. The output is a sum over filters, and each filter takes its value from one place, so
+# we can find the decisive words:
 
 # %%
 short = words.encode([tokenize("the plot is dull , not funny")])
@@ -610,16 +613,16 @@ else:
     explain(on_reviews, vocabulary, "it's too long, the jokes are flat and the story is a mess")
 
 # %% [markdown]
-# Having learned from 3,000 sentences, it was right on 68.4 % of 1,000 others. On all of the reviews, in ten-fold
-# cross-validation, the paper reports 76.1 % for vectors that begin at random, as here; `python -m experiments.text_cnn`
-# repeats that.
+# Trained on 3,000 sentences, the network has an accuracy of 68.4 % on 1,000 others. For all of the reviews, in ten-fold
+# cross-validation, the paper reports 76.1 % with random initial vectors, as here; `python -m experiments.text_cnn`
+# reproduces this experiment.
 #
 # ## 10. Answering questions about a picture
 #
-# "How many horses are in this image?" takes both: a convolutional network for the image, and one for the words of the
-# question. What they make of it is put side by side, and dense layers go from there to one of the possible answers. A
-# small world for it is Sort-of-CLEVR (Santoro et al., 2017), drawn from a seed: six objects, squares and circles, and
-# questions on one of them ("plain") or on how others lie to it ("relational").
+# "How many horses are in this image?" needs two networks: one for the image, and one for the words of the question.
+# Their outputs are concatenated, and dense layers map them to one of the possible answers. A small world for it is
+# Sort-of-CLEVR (Santoro et al., 2017), drawn from a seed: six objects, squares and circles, and questions on one of
+# them ("plain") or on how others lie to it ("relational").
 
 # %%
 scenes, unseen = clevr.sort_of_clevr(1500, seed=0), clevr.sort_of_clevr(200, seed=2)
@@ -652,8 +655,8 @@ print(cnn.inspect.summary(model, shape(75, 75, 3), jax.ShapeDtypeStruct((1, clev
 
 # %% [markdown]
 # The picture's encoder is four 3x3 convolutions at stride 2; the question's is a text CNN with filters of three words.
-# `fc1_picture` and `fc1_question` are one dense layer on both vectors side by side: linear layers may be added up
-# part by part. A picture is encoded once for all its questions. Half a minute of training:
+# `fc1_picture` and `fc1_question` are equal to one dense layer on the concatenated vectors, since a linear layer is the
+# sum of its parts. A picture is encoded once for all its questions. Training takes half a minute:
 
 # %%
 result = cnn.train.fit(model, scenes, test=unseen, epochs=8, batch_size=32, show=False)
@@ -679,12 +682,12 @@ by_prevailing = (prevailing == unseen.labels)[kinds == clevr.PLAIN.index("shape"
 assert abs(by_prevailing - 252 / 384) < 0.06
 
 # %% [markdown]
-# "Always the same" knows the kind of question and not the picture. The network is ahead of it, so it does look. But
-# beware of a score that is better than chance. Most questions about shapes are answered as well by whoever sees only
-# whether squares or circles prevail in the picture: of six objects with random shapes, that is right for 252/384 =
-# 65.6 %. Half a minute on 1,500 pictures has hardly taught the network more. To find the object that is asked for takes
-# many times that, and questions about relations compare every object with every other, which a dense layer on a flat
-# vector learns badly (`jaxcnn.models.vqa` has a network with a sum over all pairs).
+# "Always the same" knows the kind of question and not the picture. The network is more accurate, so it does use the
+# picture. But accuracy above chance can be misleading. Most questions about shapes are answered as well by whoever sees
+# only whether squares or circles prevail in the picture: of six objects with random shapes, that is right for 252/384 =
+# 65.6 %. After half a minute on 1,500 pictures, the network has learned hardly more. To find the object that is asked
+# for takes many times that, and questions about relations compare every object with every other, which a dense layer on
+# a flat vector learns badly (`jaxcnn.models.vqa` has a network with a sum over all pairs).
 
 # %%
 said = np.array(clevr.ANSWERS)[answers]

@@ -9,10 +9,10 @@
 # %% [markdown]
 # # The layers of a convolutional network
 #
-# A convolutional network is put together from a handful of layers. Here is each of them: its formula, its arithmetic on
-# a few numbers that can be checked on paper, and the same from the library. The exercises of the lecture are computed
-# rather than looked up, and where a printed number is not what the arithmetic gives, it says so (the list is at the
-# end). Every claim stands in an `assert`: change a number, and the notebook tells you what no longer holds.
+# A convolutional network consists of a few kinds of layers. For each of them, this notebook shows the formula, an
+# example that can be checked on paper, and the library's result. The exercises of the lecture are computed, and printed
+# numbers that differ from the computed ones are pointed out (the list is at the end). Every claim stands in an
+# `assert`: change a number, and the notebook tells you what no longer holds.
 
 # %%
 # %matplotlib inline
@@ -100,8 +100,8 @@ for panel, matrix, count, name in zip(axes, (dense, local, shared), distinct, ("
 plt.show()
 
 # %% [markdown]
-# Sharing brings more than thrift. A feature is found wherever it is: move the picture, and the map moves with it. That
-# is **equivariance**, and a dense layer has nothing like it.
+# Sharing does not only save weights. A feature is found wherever it is: if the picture moves, the map moves with it.
+# This property is **equivariance**, and a dense layer does not have it.
 
 # %%
 train, test = cnn.data.load(DATA, "train"), cnn.data.load(DATA, "test")
@@ -117,7 +117,7 @@ print("the map of the moved picture is the moved map")
 # %% [markdown]
 # ## 2. Convolution
 #
-# The lecture's example: a picture of 7x7 numbers and the Sobel filter, which answers where rows get darker downwards.
+# The lecture's example: a picture of 7x7 numbers and the Sobel filter, which responds where rows get darker downwards.
 # The filter lies on a window, each number is multiplied by the one on top of it, and the products are added up.
 
 # %%
@@ -143,9 +143,9 @@ for i, j, expected in ((0, 0, -6), (0, 1, -5), (0, 4, -1), (1, 0, -15), (4, 4, 2
 #
 # $$y[i, j] = \sum_{u, v} x[i + u,\, j + v]\; h[u, v],$$
 #
-# and it is what networks compute. **Convolution** runs through the filter the other way,
-# $y[i, j] = \sum_{u, v} x[i - u,\, j - v]\, h[u, v]$, which is the same with the filter flipped in both directions.
-# Turned around, this Sobel filter is its own negative, and so is the result.
+# and it is what networks compute. **Convolution** runs through the filter the other way, $y[i, j] = \sum_{u, v} x[i -
+# u,\, j - v]\, h[u, v]$, which is the same with the filter flipped in both directions. Flipping this Sobel filter
+# changes its sign, and so the sign of the result.
 
 
 # %%
@@ -255,8 +255,8 @@ print(cnn.inspect.summary(cnn.serial(conv1=cnn.conv(6, 5), act1=cnn.relu, conv2=
 
 # %% [markdown]
 # **1x1 convolution.** On a single channel it only multiplies by a number. On 128 channels each output is a dot product
-# of 128 numbers: a dense layer, applied to every pixel by itself. It is used to make fewer maps of many, for instance
-# in front of an expensive layer. GoogLeNet does so:
+# of 128 numbers: a dense layer, applied to every pixel by itself. It is used to reduce the number of maps, for instance
+# before an expensive layer, as in GoogLeNet:
 
 # %%
 deep = jax.random.normal(jax.random.key(3), (1, 14, 14, 128))
@@ -350,12 +350,12 @@ for number, (value, offered, solution) in enumerate(zip(computed, choices, solut
     print(f"{number}. {letter})", "x".join(map(str, value)) if isinstance(value, tuple) else f"{value:,}")
 
 # %% [markdown]
-# All six agree with the printed solutions. Two wrong choices teach something. 2 c) forgets the biases. 3 b) forgets
+# All six agree with the printed solutions. Two wrong choices are instructive. 2 c) forgets the biases. 3 b) forgets
 # that the depth of the output is the number of filters, whatever the depth of the input.
 #
 # ## 4. Activations
 #
-# Between two linear layers something has to bend, or they would be one linear layer. The usual choices:
+# Without a nonlinear function between them, two linear layers would be equal to one. The usual choices:
 #
 # | | $g(x)$ | $g'(x)$ |
 # | --- | --- | --- |
@@ -410,8 +410,7 @@ assert jnp.allclose(cnn.tanh(x), 2 * cnn.sigmoid(2 * x) - 1, atol=1e-6)  # tanh 
 # One caution: $\max(\alpha x, x)$ is the leaky ReLU only while $\alpha \le 1$. A PReLU may learn more than that, so the
 # library takes $x$ above 0 and $\alpha x$ below it.
 #
-# What a ReLU does to a picture: of the answers to an edge filter, negative ones (drawn darker than the grey of 0)
-# disappear.
+# The effect of a ReLU on the output of an edge filter: negative values (darker than the grey of 0) disappear.
 
 # %%
 assert jnp.maximum(2 * 1.0, 1.0) == 2
@@ -464,8 +463,8 @@ print(f"400x290x64, pooled: {output[1]}x{output[0]}x{output[2]}, {parameters} pa
 # %% [markdown]
 # The frame marks another slip: the slides have 1.25 as the mean of 0, 2, 3 and 1, whose sum is 6.
 #
-# **For and against.** The next layer has fewer inputs, and a shift by a pixel changes less. But where exactly something
-# was, is lost; two different pictures may give the same pooled one.
+# **For and against.** The next layer has fewer inputs, and a shift by a pixel changes less. But the exact position is
+# lost, and two different pictures may have the same pooled map.
 
 # %%
 rng = np.random.default_rng(0)
@@ -486,9 +485,9 @@ assert (cnn.ops.max_pool(pixels(left), 2) == cnn.ops.max_pool(pixels(right), 2))
 # %% [markdown]
 # ## 6. The dense layer, and softmax
 #
-# At the end come layers that see everything: each unit is connected to all numbers before it, $y = x W + b$. For
-# classes, the last one has an output each, and the **softmax** makes probabilities of them,
-# $p_k = e^{z_k} / \sum_j e^{z_j}$: positive, and 1 together.
+# The last layers are dense: each unit is connected to all inputs, $y = x W + b$. For classes, the last one has an
+# output each, and the **softmax** makes probabilities of them, $p_k = e^{z_k} / \sum_j e^{z_j}$: positive, and 1
+# together.
 
 # %%
 features = jax.random.normal(jax.random.key(5), (2, 400))
@@ -508,9 +507,9 @@ assert jnp.allclose(as_filter[:, 0, 0] + params["bias"], scores, atol=1e-4)
 # %% [markdown]
 # ## 7. Batch normalization
 #
-# While a network learns, what its inner layers receive keeps shifting, and may drift to where the activation is flat.
-# **Batch normalization** fixes the mean and the variance of each channel, over all pixels of all images of the
-# mini-batch, and then gives both back to the network as something to be learned:
+# During training, the inputs of the inner layers keep changing and may drift to where the activation is flat. **Batch
+# normalization** fixes the mean and the variance of each channel, over all pixels of all images of the mini-batch, and
+# then applies a learned scale and shift:
 #
 # $$\hat x^{(k)} = \frac{x^{(k)} - \mathrm E[x^{(k)}]}{\sqrt{\mathrm{var}(x^{(k)}) + \varepsilon}}, \qquad
 # y^{(k)} = \gamma^{(k)} \hat x^{(k)} + \beta^{(k)} .$$
@@ -600,7 +599,8 @@ assert jnp.allclose(neighbours[..., 1], middle, atol=1e-4)
 # ## 8. The exercise network
 #
 # A colour image of 32x32; Conv1: 8 filters of 5x5, stride 1, no padding; Pool1: 2x2 at stride 2; Conv2: 16 filters of
-# 5x5; Pool2; dense layers of 120, 84 and 10. Fill in the volumes and the parameters. By hand, then by the library:
+# 5x5; Pool2; dense layers of 120, 84 and 10. Compute the volumes and the parameters, first by hand, then with the
+# library:
 
 # %%
 by_hand = {
@@ -643,7 +643,8 @@ print(table)
 # POOL-FC-FC" counts it in neither way; here there are three dense layers, the one of the ten outputs included.
 #
 # **Training.** The cost is the mean of the losses, $J = \frac1N \sum_i L(y^{(i)}, \hat y^{(i)})$, and gradient descent
-# lowers it, the gradient coming from backpropagation as in any network. One step by hand, then the whole in a line:
+# lowers it, the gradient coming from backpropagation as in any network. First we take one step by hand, then we train
+# with one line:
 
 # %%
 assert cnn.inspect.summary(cnn.models.lenet5_1998(), shape(32, 32, 1)).params == 60_000
@@ -673,8 +674,8 @@ assert result.test.metrics["accuracy"] > (0.4 if DATA == "cifar10" else 0.95)
 # On MNIST, 60,000 training and 10,000 test digits, the paper reports 0.95 % of the test digits wrong; this network,
 # after 20 epochs, has 0.87 % (the median of five seeds; see the README).
 #
-# **What its layers make of a five.** Each row is a layer's output, all its maps side by side. Convolution and pooling
-# keep the picture's plan; the dense layers turn it into ten probabilities.
+# **The outputs of its layers for a five.** Each row is a layer's output, all its maps side by side. Convolution and
+# pooling keep the picture's plan; the dense layers turn it into ten probabilities.
 
 # %%
 seen = cnn.inspect.activations(lenet, result.params, result.model_state, prepare(train.images[train.labels == 5][:1]))
@@ -701,10 +702,10 @@ plt.show()
 assert DATA == "cifar10" or seen["head"][0].argmax() == 5  # photographs are harder
 
 # %% [markdown]
-# None of these filters was designed. The older way was to describe an image by something thought out (histograms of
-# edges, say) and to train a classifier on top of that; here the description is learned together with the classifier,
-# **end to end**. How much is that worth on these digits? Leave the convolutions as they were drawn and train the dense
-# layers alone:
+# None of these filters was designed. The older method was to describe an image by designed features (histograms of
+# edges, for instance) and to train a classifier on them. Here the features are learned together with the classifier,
+# **end to end**. How much does this help on these digits? We keep the random convolutions and train only the dense
+# layers:
 
 # %%
 frozen = cnn.freeze(cnn.models.lenet5(classes=10), "conv1", "conv2")
@@ -714,7 +715,7 @@ for name, one in (("all layers trained", result), ("convolutions left at random"
     print(f"{name:28} test accuracy {100 * measured['accuracy']:.1f} %, loss {measured['loss']:.3f}")
 
 # %% [markdown]
-# On small clean digits random filters go far, since the dense layers learn to read them; on photographs they do not.
+# On small clean digits, random filters work well, since the dense layers learn to use them; on photographs they do not.
 #
 # ## 10. The architectures
 #
@@ -732,9 +733,9 @@ print(cnn.inspect.summary(cnn.models.alexnet_2012(), shape(227, 227, 3), depth=1
 
 # %% [markdown]
 # That was AlexNet (2012), as in the paper. After it came VGG (2014), which has nothing but 3x3 filters; GoogLeNet
-# (2014), blocks of parallel filters behind 1x1 convolutions; and ResNet (2015), whose blocks add what they compute to
-# what they were given. The table is counted from the networks themselves. "Deep" counts the layers with weights on the
-# longest way through.
+# (2014), blocks of parallel filters behind 1x1 convolutions; and ResNet (2015), whose blocks add their output to their
+# input. The table is computed from the networks themselves. "Deep" counts the layers with weights on the longest way
+# through.
 
 # %%
 architectures = {  # year, model, size of image, depth, parameters

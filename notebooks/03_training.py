@@ -9,15 +9,14 @@
 # %% [markdown]
 # # Training, and what else a network can be
 #
-# A network is given; how does it learn? The first half of this notebook is about that: the loss, its gradient by hand
-# and by backpropagation, stochastic gradient descent and what makes it slow, overfitting and what is done against it,
-# depth. The second half takes networks that name the class of an image and turns them into others, which find objects
-# or label each pixel. Formula, numbers that can be checked on paper, then the same from the library. Every claim stands
-# in an `assert`: change a number, and the notebook tells you what no longer holds. The slips of the slides are listed
-# at the end.
+# How does a network learn? The first half of this notebook explains the loss, its gradient by hand and by
+# backpropagation, stochastic gradient descent and what makes it slow, overfitting and regularization, and depth. The
+# second half turns networks that classify images into networks that find objects or label each pixel. Each section has
+# the formula, numbers that can be checked on paper, and the library's result. Every claim stands in an `assert`: change
+# a number, and the notebook tells you what no longer holds. The slips of the slides are listed at the end.
 #
-# Descent on a bowl, how long a step may be, and local minima are in
-# [Is this digit a 5?](00_is_this_digit_a_five.ipynb), sections 1 and 5.
+# Gradient descent on a quadratic, the largest stable learning rate, and local minima are explained in [Is this digit a
+# 5?](00_is_this_digit_a_five.ipynb), sections 1 and 5.
 
 # %%
 # %matplotlib inline
@@ -61,8 +60,8 @@ print(test)
 #
 # $$x = (A^T A)^{-1} A^T b .$$
 #
-# These **normal equations** give the answer at once. Why would one take steps? The slides say: with a million points
-# the matrices are huge. Let us see. A line through a million points:
+# These **normal equations** give the answer at once, so why take steps? The slides say that the matrices are huge for a
+# million points. We test this with a line through a million points:
 
 # %%
 points = 1_000_000
@@ -96,9 +95,9 @@ for name, n in (("a line", 2), ("logistic regression on MNIST", 785), ("LeNet-5"
 assert 4 * 61_706**2 == 15_230_521_744  # 15 GB, for a network of 1998
 
 # %% [markdown]
-# And a step needs only the gradient, for which a hundred of the million points are a fair sample. Below: steps by all
-# points and steps by a hundred points at a time, and how far each is from the exact answer, by the number of points
-# that it has looked at.
+# A step needs only the gradient, and a hundred of the million points give a good estimate of it. The next cell compares
+# steps with all points and steps with a hundred points at a time: it shows the distance from the exact answer against
+# the number of points used.
 
 
 # %%
@@ -131,9 +130,9 @@ plt.show()
 # %% [markdown]
 # ## 2. How good is a network?
 #
-# **The zero-one loss**, $L(\hat y, y) = I(\hat y \ne y)$, is what we care about, and it is useless for descent: it is a
-# step function. Almost everywhere its gradient is 0, and at the jumps there is none. Take a linear classifier of ten
-# classes, walk from random weights to better ones, and look at both losses on the way.
+# **The zero-one loss**, $L(\hat y, y) = I(\hat y \ne y)$, is what we want to minimize, but it is useless for descent
+# because it is a step function. Its gradient is 0 almost everywhere and does not exist at the jumps. We take a linear
+# classifier of ten classes, move from random weights to better ones, and plot both losses on the way.
 
 # %%
 X = jnp.asarray(train.images.reshape(len(train), -1) / 255.0, jnp.float32)
@@ -167,7 +166,7 @@ axes[0].legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# **Softmax** makes probabilities of scores, which then move smoothly:
+# **Softmax** turns scores into probabilities, which change smoothly:
 #
 # $$p(c_k = 1 \mid x) = \frac{e^{o_k}}{\sum_{j=1}^{C} e^{o_j}} .$$
 #
@@ -211,10 +210,10 @@ assert jnp.allclose(cross, H + divergence, atol=1e-6)
 assert jnp.allclose(cnn.losses.kl_divergence(o[None], one_hot[None]), -jnp.log(p[0]), atol=1e-6)
 
 # %% [markdown]
-# **Its gradient** by the scores is as simple as can be: $\partial L / \partial o = p(c \mid x) - y$. (The slides write
-# $\partial L / \partial \theta$ there. $p - y$ has one number a class, not one a parameter: it is the derivative by the
-# input of the softmax, as that slide's own title says.) The right score is pushed up by what its probability lacks, the
-# others down by what they have too much.
+# **Its gradient** with respect to the scores is simple: $\partial L / \partial o = p(c \mid x) - y$. (The slides write
+# $\partial L / \partial \theta$ there. $p - y$ has one number per class, not one per parameter: it is the derivative
+# with respect to the input of the softmax, as the title of that slide says.) The score of the true class increases in
+# proportion to the missing probability, and the other scores decrease in proportion to theirs.
 
 # %%
 gradient = jax.grad(lambda o: cnn.losses.softmax_cross_entropy(o[None], jnp.array([0]))[0])(o)
@@ -226,13 +225,13 @@ assert jnp.allclose(gradient.sum(), 0, atol=1e-6)
 # ## 3. Wiggle to decrease the loss
 #
 # The key idea of training needs no calculus. Change one weight by a very small $\epsilon$, compute the loss again, and
-# see whether it fell. Then
+# check whether it decreased. Then
 #
 # $$W_{ij} \leftarrow W_{ij} +
 # \epsilon\, \mathrm{sgn}\bigl(L(\theta) - L(\theta \setminus W_{ij}, W_{ij} + \epsilon)\bigr).$$
 #
 # Here is a network of three layers, $h^1 = \max(0, W^1 x)$, $h^2 = \max(0, W^2 h^1)$, $o = W^3 h^2$, on 64 numbers of
-# an image, and the wiggle of all of its weights.
+# an image, and this estimate for each of its weights.
 
 
 # %%
@@ -283,11 +282,11 @@ assert signs["32 bits", 1e-6] < 0.5 < 0.7 < signs["32 bits", 1e-3]
 
 # %% [markdown]
 # With the slides' $\epsilon = 10^{-6}$, in the 32 bits in which networks are trained, much of it is noise: the loss is
-# about 2.3, numbers of that size are $2.4 \cdot 10^{-7}$ apart, and the change that we look for is smaller. A wider
-# wiggle, or 64 bits, mends it. And the rule uses $\epsilon$ twice, to look and to step. A step of $10^{-6}$ lowers the
-# loss by $\epsilon \sum |\partial L / \partial W|$ at best, so that nothing would ever arrive. Below it looks by
-# $\epsilon$ and steps by more, beside gradient steps; time is counted in forward passes, of which a gradient costs
-# about three (see section 4).
+# about 2.3, numbers of that size are $2.4 \cdot 10^{-7}$ apart, and the change that we look for is smaller. A larger
+# $\epsilon$, or 64 bits, solves this problem. The rule also uses $\epsilon$ twice: for the difference and as the step
+# size. A step of $10^{-6}$ lowers the loss by $\epsilon \sum |\partial L / \partial W|$ at best, which is far too slow.
+# The next cell uses a larger step than $\epsilon$ and compares it with gradient steps. The cost is counted in forward
+# passes; a gradient costs about three of them (see section 4).
 
 
 # %%
@@ -329,12 +328,13 @@ axes.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# For LeNet-5 one wiggle of all weights would cost 61,707 forward passes. The gradient gives all of these numbers, and
-# how large they are, for the price of three.
+# For LeNet-5 one wiggle of all weights would cost 61,707 forward passes. The gradient gives all of these signs, and
+# also the sizes, at the cost of three.
 #
 # ## 4. Backward propagation
 #
-# The chain rule, from the loss back to the input. For one example of the network above, with $p - y$ from section 2:
+# We apply the chain rule from the loss back to the input. For one example of the network above, with $p - y$ from
+# section 2:
 #
 # $$\frac{\partial L}{\partial W^3} = (p - y)\, h^{2T}, \qquad \frac{\partial L}{\partial h^2} = W^{3T} (p - y),$$
 # $$\frac{\partial L}{\partial W^2} = d^2\, h^{1T}, \qquad \frac{\partial L}{\partial h^1} = W^{2T} d^2, \qquad
@@ -364,10 +364,10 @@ for name, hand, auto in zip(("dW1", "dW2", "dW3"), (dW1, dW2, dW3), automatic):
     assert np.allclose(hand, auto, atol=1e-6)
 
 # %% [markdown]
-# The second row of $\partial L / \partial W^2$ is 0: that unit was off, and learns nothing from this example.
+# The second row of $\partial L / \partial W^2$ is 0: that unit was inactive and learns nothing from this example.
 #
-# **Forward and backward are dual.** Where values are added on the way there, the gradient is copied on the way back;
-# where a value is copied, gradients are added. What multiplies by $W$ there, multiplies by $W^T$ back.
+# **Forward and backward are dual.** An addition in the forward pass copies the gradient in the backward pass; a copy in
+# the forward pass adds gradients. A multiplication by $W$ becomes a multiplication by $W^T$.
 
 # %%
 _, back = jax.vjp(lambda a, b: a + b, 1.0, 2.0)
@@ -446,14 +446,14 @@ for nonlinearity, activation in ((relu, jax.nn.relu), (tanh, jnp.tanh)):
 print("our gradients are those of jax.grad, with ReLU and with tanh")
 
 # %% [markdown]
-# What the Matlab code on the slides needs before it runs:
+# The Matlab code on the slides needs these corrections before it runs:
 #
 # - `l` in `h{l-1}` and `dh{l-1}` is not defined; it is `nr_layers`.
 # - For `i = 1` it reads `h{0}`, `jac{0}` and writes `dh{0}`. Matlab counts from 1, and the input has no `jac`: set
-#   `h{1}` to the input and shift the indices, and end the way back at the first layer.
-# - The forward loop runs to `nr_layers - 1` and so puts the last layer through the nonlinearity, too. The line behind
-#   it overwrites that: harmless, but computed in vain. It should end at `nr_layers - 2`.
-# - `softmax` belongs to no plain Matlab, and `log(prediction)` is minus infinity where a probability rounds to 0.
+#   `h{1}` to the input and shift the indices, and end the backward loop at the first layer.
+# - The forward loop runs to `nr_layers - 1` and so puts the last layer through the nonlinearity, too. The next line
+#   overwrites the result, so this is harmless but superfluous. It should end at `nr_layers - 2`.
+# - `softmax` is not part of plain Matlab, and `log(prediction)` is minus infinity where a probability rounds to 0.
 #
 # Now it trains. A step takes a random **mini-batch** of 20 images; a pass over all of them is an **epoch**.
 
@@ -495,21 +495,21 @@ axes.set(xlabel="epochs", ylabel="loss on 500 training images", ylim=(0, None))
 plt.show()
 
 # %% [markdown]
-# That is **stochastic gradient descent**: the gradient of a few images is right on average only, the loss does not fall
-# in each step, and it goes down all the same. (Batches of 1, 32 and all images are compared in the notebook on fives,
-# section 5.)
+# That is **stochastic gradient descent**: the gradient of a few images is correct only on average. The loss does not
+# decrease in each step, but it decreases over many steps. (Batches of 1, 32 and all images are compared in the notebook
+# on fives, section 5.)
 #
-# **ReLU at 0** has no derivative. Any number between 0 and 1 is a subgradient; the slides take 0, and so does the
-# library: there is no activation, so nothing to blame. JAX's `maximum`, on its own, splits the difference.
+# **ReLU at 0** has no derivative. Any number between 0 and 1 is a subgradient; the slides and the library take 0. The
+# gradient of JAX's `maximum` is $\frac12$ there.
 
 # %%
 assert jax.grad(cnn.relu)(0.0) == 0
 assert jax.grad(lambda z: jnp.maximum(0.0, z))(0.0) == 0.5
 
 # %% [markdown]
-# **Dead units.** A unit that is off for every image has the gradient 0 for all of its weights, and so stays off. One
-# step that is too long can do that ("overstep"), as the response of a ReLU is not bounded. How many of the 48 + 32
-# units are dead after three epochs, at different learning rates?
+# **Dead units.** A unit that is inactive for every image has zero gradients for all of its weights, so it remains
+# inactive. A single step that is too long can cause this ("overstep"), as the output of a ReLU is not bounded. How many
+# of the 48 + 32 units are dead after three epochs, at different learning rates?
 
 
 # %%
@@ -530,8 +530,8 @@ assert dead[3.0].sum() > dead[0.1].sum()
 
 # %% [markdown]
 # **The cost.** Forward, a layer multiplies once: $W h$. Backward twice: $d\, h^T$ for the weights, $W^T d$ for the
-# layer before. So a backward pass costs about two forward passes, a little less because nobody needs the gradient by
-# the image. The library counts the operations of both in what JAX traced; beside it, a measured ratio, which differs
+# layer before. So a backward pass costs about two forward passes, a little less because the gradient with respect to
+# the image is not needed. The library counts the operations of both in the traced program. The measured ratio differs
 # from run to run.
 
 # %%
@@ -577,15 +577,15 @@ print(f"forward and backward took {ratio:.1f} times as long as forward alone")
 # ## 5. Valleys, momentum, smaller steps, flat regions
 #
 # **Oscillation.** In a narrow valley, such as $L = \frac12 (x^2 + 25 y^2)$, the gradient points across rather than
-# along. Steps short enough not to fly out of the steep direction ($\gamma < 2/25$) are far too short for the other.
-# **Momentum** adds up what came before, so that the alternating parts cancel and the steady part grows:
+# along. Steps that are short enough for the steep direction ($\gamma < 2/25$) are far too short for the other.
+# **Momentum** adds up the earlier gradients, so that the alternating parts cancel and the steady part grows:
 #
 # $$v_t = \alpha\, v_{t-1} + g_t, \qquad \theta_{t+1} = \theta_t - \gamma\, v_t
 # = \theta_t - \gamma\,(g_t + \alpha g_{t-1} + \alpha^2 g_{t-2} + \dots) .$$
 #
 # The slides print $\theta_{t+1} = \theta_t - \gamma\,(\alpha\, g_{t-1} + g_t)$, with the last **gradient** where the
-# last **velocity** should stand. That is the sum above, cut after its second term. How much does the rest matter? On a
-# quadratic each form multiplies the error, along the direction of curvature $\lambda$, by the roots of
+# last **velocity** should stand. That is the sum above without all terms after the second. How much do they matter? On
+# a quadratic each form multiplies the error, along the direction of curvature $\lambda$, by the roots of
 #
 # $$z = 1 - \gamma\lambda, \qquad z^2 - (1 - \gamma\lambda)\, z + \alpha\gamma\lambda = 0, \qquad
 # z^2 - (1 + \alpha - \gamma\lambda)\, z + \alpha = 0 .$$
@@ -618,9 +618,9 @@ assert math.isclose(best["gradient"][0], (25 - 1) / (25 + 1), rel_tol=0.01)
 assert math.isclose(best["velocity"][0], (5 - 1) / (5 + 1), rel_tol=0.05)  # the square root of 25
 
 # %% [markdown]
-# The slides' form helps, too, but by far less. (And at the usual $\alpha = 0.9$ it flies apart from
-# $\gamma = 1/(\alpha\lambda_{\max})$ on, hardly more than half of the rate that plain descent can take.) The paths on
-# the loss surface:
+# The slides' form helps, too, but by far less. (At the usual $\alpha = 0.9$ it diverges from $\gamma =
+# 1/(\alpha\lambda_{\max})$ on, which is hardly more than half of the limit for plain descent.) The paths on the loss
+# surface:
 
 
 # %%
@@ -666,10 +666,11 @@ for _ in range(20):
 assert jnp.allclose(theta, path_of(0.05, 0.9, "velocity", 20)[-1], atol=1e-4)
 
 # %% [markdown]
-# **Smaller steps, less ping-pong.** With a noisy gradient a constant rate $\gamma$ never arrives. On
-# $L = \frac12 \lambda \theta^2$ with noise of variance $\sigma^2$ on the gradient, the error settles at the variance
-# $\gamma\sigma^2 / (\lambda (2 - \gamma\lambda))$: a tenth of the rate, about a tenth of it, but ten times the way. A
-# rate that **decays** has both. Means of 500 runs, and one of them:
+# **Smaller steps, less ping-pong.** With a noisy gradient and a constant rate $\gamma$, descent never converges. On $L
+# = \frac12 \lambda \theta^2$ with noise of variance $\sigma^2$ on the gradient, the error settles at the variance
+# $\gamma\sigma^2 / (\lambda (2 - \gamma\lambda))$: a tenth of the rate gives about a tenth of the variance, but needs
+# ten times as many steps. A rate that **decays** is both fast and precise. The plot shows the means of 500 runs, and
+# one run:
 
 
 # %%
@@ -706,10 +707,10 @@ assert settled["0.5, decaying"] < settled["0.02"]
 # Networks behave likewise: LeNet-5 on MNIST has 1.15 % of its test images wrong after five epochs of momentum at a
 # constant rate, and 0.89 % where the rate decays to 0 (`python -m experiments.optimizers`; the README has the table).
 #
-# **Flat regions.** Where the gradient is nearly 0, descent nearly stands. Two kinds. A **plateau**: a sigmoid unit with
-# $\theta = -8$ that should say 1. The squared error $(g(\theta) - 1)^2$ is flat there, since $g' = g (1 - g)$ is tiny
-# though the answer is as wrong as can be. With the cross-entropy, $g'$ cancels and $g - 1$ is left. (One more reason
-# for that loss.) A **saddle**: uphill one way, downhill another, flat in the middle.
+# **Flat regions.** Where the gradient is nearly 0, descent is very slow. There are two kinds of flat regions. A
+# **plateau**: a sigmoid unit with $\theta = -8$ that should say 1. The squared error $(g(\theta) - 1)^2$ is flat there,
+# since $g' = g (1 - g)$ is tiny though the answer is as wrong as can be. With the cross-entropy, $g'$ cancels and $g -
+# 1$ is left. (One more reason for that loss.) A **saddle**: uphill one way, downhill another, flat in the middle.
 
 
 # %%
@@ -752,9 +753,9 @@ assert (jax.grad(saddle)(jnp.zeros(2)) == 0).all()  # exactly in the middle it w
 # %% [markdown]
 # ## 6. The problem of fitting
 #
-# Ten points that lie on a line, but for noise. A polynomial of the 9th order has ten coefficients and goes through all
-# of them; one of the 1st order does not. Which is better is for new points to say. Too few parameters **underfit** (a
-# constant), too many **overfit**, and more data leave fewer ways to overfit.
+# Take ten points on a line with noise. A polynomial of the 9th order has ten coefficients and goes through all of them;
+# one of the 1st order does not. New points show which one is better. Too few parameters **underfit** (a constant), too
+# many **overfit**, and more data leave fewer ways to overfit.
 
 
 # %%
@@ -846,7 +847,8 @@ assert jnp.allclose(C0, 4 * cnn.losses.sigmoid_cross_entropy(scores, yes).mean()
 # ## 7. Why random weights?
 #
 # If all weights of a layer are equal, all of its filters answer the same, get the same gradient, and stay equal: eight
-# filters do the work of one. With zeros it is worse: behind the last layer's zeros no gradient arrives at all.
+# filters do the work of one. With zeros it is worse: the zeros of the last layer block the gradient of all layers
+# before it.
 
 
 # %%
@@ -879,20 +881,20 @@ for name, kernel_init in starts.items():
 assert learned["random"] > learned["all 0.05"] > learned["zeros"]
 
 # %% [markdown]
-# The slides say that with equal weights the network does not train. It does: as a network of one filter a layer, which
-# gets further on these digits than one would think. On 20,000 digits of MNIST LeNet-5 has 88.7 % of the test images
-# wrong from zeros, 76.7 % from equal weights, 2.2 % from random ones (`python -m experiments.initialization`). How
-# large random weights should be is seen in section 9.
+# The slides say that with equal weights the network does not train. It does train, as a network with one filter per
+# layer, and on these digits such a network works better than one might expect. On 20,000 digits of MNIST LeNet-5 has
+# 88.7 % of the test images wrong from zeros, 76.7 % from equal weights, 2.2 % from random ones (`python -m
+# experiments.initialization`). Section 9 discusses the scale of random weights.
 #
 # ## 8. Voting, dropout, and other regularization
 #
-# Each random start ends at another network. **Five networks** that vote average their errors. `cnn.ensemble` trains
-# them at once, as one layer with a first axis of five in its variables.
+# Each random initialization leads to a different network. **Five networks** that vote average their errors.
+# `cnn.ensemble` trains them at once, as one layer with a first axis of five in its variables.
 #
-# **Dropout** ignores a random subset of the units at each mini-batch, so that none can rely on another. At test all
-# are there, twice as many as in training, so the slides halve the outgoing weights. (Half is right for a rate of one
-# half; it is $1 - \text{rate}$ in general.) The library instead divides by $1 - \text{rate}$ in training, and does
-# nothing at test. All $2^8$ masks of eight units, no sampling:
+# **Dropout** ignores a random subset of the units at each mini-batch, so that none can rely on another. At test all are
+# there, twice as many as in training, so the slides halve the outgoing weights. (Half is right for a rate of one half;
+# it is $1 - \text{rate}$ in general.) The library instead divides by $1 - \text{rate}$ in training, and does nothing at
+# test. The next cell computes all $2^8$ masks of eight units, without sampling:
 
 # %%
 h = jax.random.normal(jax.random.key(2), (8,))
@@ -913,10 +915,10 @@ assert abs(dropped.mean() - 1) < 0.05
 assert (untouched == h).all()
 
 # %% [markdown]
-# In a trained network with nonlinear layers the single pass at test is only close to the mean of many masks. Now
-# everything on the same few images: one network, five that vote, a penalty, dropout, augmentation, and four times as
-# many images. (More data and pooling regularize, too.) Each row trains five networks; "one" is the mean of the five,
-# "vote" what they say together.
+# In a trained network with nonlinear layers the single pass at test is only close to the mean of many masks. Now we
+# compare all methods on the same few images: one network, five that vote, a penalty, dropout, augmentation, and four
+# times as many images. (More data and pooling regularize, too.) Each row trains five networks; "one" is the mean of the
+# five, "vote" is their joint answer.
 
 
 # %%
@@ -961,11 +963,11 @@ assert rows["augmentation"][0] < rows["nothing"][0]
 assert rows["4 times the data"][0] < rows["nothing"][0]
 
 # %% [markdown]
-# With a few hundred test images a difference of a point or two is noise: more images and augmentation help, the others
-# do not show. Nor does the vote: five perceptrons that learned the same hundred images by heart make the same mistakes.
-# The larger experiment, 2,000 images of
-# CIFAR-10 and three seeds, has 52.9 % wrong without anything, 52.3 % with L2, 50.8 % with dropout, 49.3 % for an
-# ensemble of five, 47.9 % with augmentation (`python -m experiments.regularization`).
+# With a few hundred test images a difference of a point or two is noise: more images and augmentation help; the others
+# show no clear effect. The vote does not help either: five perceptrons that memorized the same hundred images make the
+# same mistakes. The larger experiment, 2,000 images of CIFAR-10 and three seeds, has a test error of 52.9 % without
+# regularization, 52.3 % with L2, 50.8 % with dropout, 49.3 % for an ensemble of five, 47.9 % with augmentation (`python
+# -m experiments.regularization`).
 #
 # And the mean over many dropout masks beside the single pass, for the first network of that row:
 
@@ -992,9 +994,9 @@ assert wrong["mean of 100 masks"] <= wrong["one mask"] + 0.01
 # %% [markdown]
 # ## 9. Deeper
 #
-# The space of architectures is large, and nothing says how many layers are needed. AlexNet is printed with "60M
-# params" and "832M flops"; counted, it has 60,965,224 parameters and 724 million multiply-accumulates.
-# [Case studies](04_case_studies.ipynb) takes it and its successors apart. Two units that made networks deeper, as code:
+# The space of architectures is large, and no rule gives the number of layers. AlexNet is printed with "60M params" and
+# "832M flops"; counted, it has 60,965,224 parameters and 724 million multiply-accumulates. [Case
+# studies](04_case_studies.ipynb) takes it and its successors apart. Two units that made networks deeper, as code:
 # GoogLeNet's **inception** runs layers in **parallel** and stacks their maps; 1x1 convolutions keep that affordable. A
 # **residual unit** hands its input to a later layer and learns what to add: where a plain stack must fit $H(x)$, it
 # fits $H(x) - x$.
@@ -1033,10 +1035,11 @@ assert (unit.apply(nothing, state, x)[0] == x).all()  # with weights of 0 it is 
 cnn.inspect.draw_graph(unit, x)
 
 # %% [markdown]
-# **Vanishing and exploding gradients.** The gradient by an early weight is a product with a factor for each layer
-# behind it. If the factors are below 1 it vanishes with depth, above 1 it explodes: $0.25^{20} = 9 \cdot 10^{-13}$,
-# $1.5^{20} = 3325$. The factor of a layer is its derivative, at most 1/4 for a sigmoid, times what its **weights** do,
-# which the slides leave out. It is the weights that explode. Twenty dense layers, before any training:
+# **Vanishing and exploding gradients.** The gradient with respect to an early weight is a product with one factor for
+# each later layer. If the factors are below 1 it vanishes with depth, above 1 it explodes: $0.25^{20} = 9 \cdot
+# 10^{-13}$, $1.5^{20} = 3325$. The factor of a layer is its derivative, at most 1/4 for a sigmoid, times the effect of
+# its **weights**, which the slides leave out. The weights cause the explosion. Twenty dense layers, before any
+# training:
 
 
 # %%
@@ -1086,8 +1089,8 @@ assert 0.1 < growth["residual, ReLU, 0.1/n"] < 10
 # %% [markdown]
 # For ReLU, half of whose derivatives are 0 and the others 1, weights of variance $2/n$ keep the factor near 1.
 #
-# **Depth.** A deeper network could do whatever the shallower one does, its other layers copying. Plain stacks do not
-# find this; residual ones begin there.
+# **Depth.** A deeper network could compute the same as a shallower one, with identity mappings in its extra layers.
+# Plain networks do not find this solution; residual networks start from it.
 
 # %%
 he, zeros = jax.nn.initializers.he_normal(), jax.nn.initializers.zeros
@@ -1193,10 +1196,11 @@ plt.show()
 #
 # **R-CNN**: (1) take an image, (2) propose some 2,000 **regions** that might hold an object, (3) warp each to one size
 # and run a CNN on it, (4) classify it. The proposals come from elsewhere (selective search,
-# `cnn.data.selective_search`; here a plain grid of windows). A region that overlaps another is computed all over again.
+# `cnn.data.selective_search`; here a plain grid of windows). Overlapping regions are computed again for each region.
 #
-# **Fast R-CNN** runs the convolutions once for the whole image, and each region takes its part of the map. What that
-# saves, for an image of 480x640 with 2,000 regions that R-CNN warps to 227x227, by VGG-16's convolutions:
+# **Fast R-CNN** runs the convolutions once for the whole image, and each region takes its part of the map. The next
+# cell computes the savings with VGG-16's convolutions for an image of 480x640 and 2,000 regions, which R-CNN warps to
+# 227x227:
 
 # %%
 once, one_region = (
@@ -1212,11 +1216,10 @@ assert warped.shape == (3, 24, 24, 1)  # each region, whatever its shape
 cnn.inspect.plots.images(np.asarray(255 * warped, np.uint8), ["a digit's box", "48 wide, 20 high", "16 wide, 48 high"])
 
 # %% [markdown]
-# **RoI max pooling** brings a region of the map, whatever its size, to a fixed one: divide it into $H \times W$
-# subwindows, take the maximum of each. (The slides "squash feature map weights"; it is the map's values that are
-# squashed, there are no weights.) Four rows and five columns to 2x2: rows 0-1 and 2-3; five columns do not divide by
-# two, and so the subwindows run from $\lfloor i \cdot 5/2 \rfloor$ to $\lceil (i+1) \cdot 5/2 \rceil$, with the middle
-# column in both.
+# **RoI max pooling** resizes a region of the map to a fixed size: divide it into $H \times W$ subwindows, take the
+# maximum of each. (The slides "squash feature map weights"; it is the map's values that are squashed, there are no
+# weights.) Four rows and five columns to 2x2: rows 0-1 and 2-3; five columns do not divide by two, and so the
+# subwindows run from $\lfloor i \cdot 5/2 \rfloor$ to $\lceil (i+1) \cdot 5/2 \rceil$, with the middle column in both.
 
 # %%
 board = np.array([
@@ -1236,10 +1239,10 @@ assert (pooled[0, 0, :, :, 0] == np.array(by_hand)).all()
 print("pooled to 2x2:", by_hand)
 
 # %% [markdown]
-# Behind it stand two heads: a softmax over the classes and background, and a **regressor** that corrects the box. The
+# After it come two heads: a softmax over the classes and background, and a **regressor** that corrects the box. The
 # best boxes then suppress those that overlap them: **non-maximum suppression** by intersection over union. On paper:
-# boxes of 10x10, the second moved by 2 pixels: $80 / (100 + 100 - 80) = 0.67$, so it goes; the third, moved by 8,
-# stays ($20/180$).
+# boxes of 10x10, the second moved by 2 pixels: $80 / (100 + 100 - 80) = 0.67$, so it goes; the third, moved by 8, stays
+# ($20/180$).
 
 # %%
 three = jnp.array([[0.0, 0, 10, 10], [2, 0, 12, 10], [8, 0, 18, 10]])
@@ -1248,8 +1251,8 @@ assert jnp.allclose(overlap[0], jnp.array([1, 80 / 120, 20 / 180]))
 assert cnn.ops.nms(three, jnp.array([0.9, 0.8, 0.7]), threshold=0.3, limit=3).tolist() == [0, 2, -1]
 
 # %% [markdown]
-# All of it, trained on 500 scenes: a small backbone of stride 4, RoI pooling to 4x4, one hidden layer, two heads. In
-# each step, 24 regions an image are drawn, half of them with a digit.
+# The complete detector is trained on 500 scenes: a small backbone of stride 4, RoI pooling to 4x4, one hidden layer,
+# two heads. In each step, 24 regions an image are drawn, half of them with a digit.
 
 
 # %%
@@ -1296,7 +1299,7 @@ plt.show()
 # %% [markdown]
 # On photographs of blood cells, with regions by selective search, the library's Fast R-CNN has a mean average precision
 # of 85.9 % and takes 56 ms an image; R-CNN, with the same regions and layers, has 84.0 % and takes 477 ms. The search
-# takes 422 ms, and so is what Fast R-CNN now waits for (`python -m experiments.detection_bccd`). The slides' other
+# takes 422 ms, so it is now the slowest part of Fast R-CNN (`python -m experiments.detection_bccd`). The slides' other
 # proposals, 10,000 with a recall of 0.991, take 17 seconds an image.
 #
 # ## 11. Fully convolutional
@@ -1316,8 +1319,8 @@ print(f"{responses:,} responses x 4,096 units = {responses * 4096:,} weights")
 # %% [markdown]
 # (The slides have the 37 million, of "each 2,359,296 response": that is $9{,}216 \cdot 256$, the 256 taken twice.)
 #
-# A dense layer on a map of $F \times F$ is a convolution with filters of $F \times F$ that has one place to stand, and
-# on 1x1 a 1x1 convolution: "there is no such thing as fully-connected layers" (LeCun). Weights are shared over
+# A dense layer on an $F \times F$ map is a convolution with $F \times F$ filters and a single output place, and on a
+# 1x1 map it is a 1x1 convolution: "there is no such thing as fully-connected layers" (LeCun). Weights are shared over
 # places, so their number does not depend on the size of the map. Of the slides' counts, without biases:
 
 # %%
@@ -1399,7 +1402,7 @@ assert 29 * 29 * macs[1] > 3 * macs[0]
 
 # %% [markdown]
 # Every entry of the map is the classifier's answer for one window, and all of them together cost a quarter. The heat
-# map says where it sees a digit; at its peaks stands which.
+# map shows where it sees a digit, and the labels at the peaks show which one.
 
 # %%
 probability = np.asarray(cnn.softmax(scores)[0])
@@ -1429,9 +1432,9 @@ plt.show()
 # %% [markdown]
 # ## 12. Upsampling: the transposed convolution
 #
-# The map is coarse. How does a network get back to the pixels? A convolution is a matrix $W$ that makes few numbers of
-# many. Its transpose makes many of few, and puts each back to where it came from: every input adds its multiple of the
-# filter. Filter $(1, 2, 3)$ at stride 2, from 5 numbers to 2 and from 2 to 5:
+# The map is coarse. How does a network get back to the pixels? A convolution is a matrix $W$ that maps many numbers to
+# few. Its transpose maps few to many, in the same positions: every input adds its multiple of the filter. Filter $(1,
+# 2, 3)$ at stride 2, from 5 numbers to 2 and from 2 to 5:
 #
 # $$W = \begin{pmatrix} 1 & 2 & 3 & 0 & 0 \\ 0 & 0 & 1 & 2 & 3 \end{pmatrix}, \qquad
 # W^T \begin{pmatrix} 1 \\ 10 \end{pmatrix} = (1,\ 2,\ 3 + 10,\ 20,\ 30)^T .$$
@@ -1494,7 +1497,7 @@ plt.show()
 # %% [markdown]
 # Upsampling by a factor $S$ is a transposed convolution of stride $S$ whose kernel falls off linearly: **bilinear
 # interpolation**. For $S = 2$ the kernel is $(\frac14, \frac34, \frac34, \frac14)$ along each axis. The kernel may stay
-# as it is, or be where learning starts: "an upsampling network".
+# fixed, or be the initial value of a learned one: "an upsampling network".
 
 # %%
 kernel = cnn.ops.bilinear(jax.random.key(0), (4, 4, 1, 1))
@@ -1517,11 +1520,11 @@ plt.show()
 # %% [markdown]
 # ## 13. End to end, pixels to pixels
 #
-# Put together: convolutions down to stride 8, a 1x1 convolution that scores the 11 classes at each place, upsampling
-# to the pixels, and a softmax cross-entropy at each of them. The coarse map knows what, but hardly where; finer maps
-# know where. The **skips** of FCN-16s and FCN-8s (`cnn.models.fcn8s`) add scores of finer maps on the way up. Ours, for
-# small images, has maps of stride 8, 4 and 2. It puts out what it can say at each of the three, and learns all of them
-# at once, so that they can be compared.
+# The complete network has convolutions down to stride 8, a 1x1 convolution that scores the 11 classes at each place,
+# upsampling to the pixels, and a softmax cross-entropy at each of them. The coarse map has the class but not the exact
+# position; finer maps have the position. The **skips** of FCN-16s and FCN-8s (`cnn.models.fcn8s`) add scores of finer
+# maps on the way up. Ours, for small images, has maps of stride 8, 4 and 2. It has an output at each of the three
+# strides and trains all of them at once, so that they can be compared.
 
 
 # %%
@@ -1592,9 +1595,9 @@ plt.show()
 #
 # ## 14. Other pixels
 #
-# Whatever can be said of each pixel can be learned so. **Boundaries** (Xie and Tu 2015, `cnn.models.hed`): the label is
-# whether the class changes there. **Optical flow** (Fischer et al. 2015, `cnn.models.flownet_s`): two images in, two
-# numbers out, where each pixel went. What such labels look like:
+# Any label of each pixel can be learned in this way. **Boundaries** (Xie and Tu 2015, `cnn.models.hed`): the label is
+# whether the class changes there. **Optical flow** (Fischer et al. 2015, `cnn.models.flownet_s`): the input is two
+# images, the output is two numbers per pixel, its displacement. Such labels look like this:
 
 # %%
 edges = cnn.boundaries.between(truth)
@@ -1621,9 +1624,9 @@ for panel, (title, picture) in zip(axes, pictures.items()):
 plt.show()
 
 # %% [markdown]
-# Measured on CamVid: HED finds boundaries with F = 0.730 where Sobel's filter has 0.512
-# (`python -m experiments.hed_camvid`); FlowNetS is 0.58 pixels off on average where no motion at all would be 1.75, and
-# Farneback's method of 2003 0.44 (`python -m experiments.flownet`). Their pictures are in the README.
+# Measured on CamVid: HED finds boundaries with F = 0.730 where Sobel's filter has 0.512 (`python -m
+# experiments.hed_camvid`); FlowNetS is 0.58 pixels off on average where zero flow has 1.75, and Farneback's method of
+# 2003 0.44 (`python -m experiments.flownet`). Their pictures are in the README.
 #
 # ## Slips of the slides
 #

@@ -9,13 +9,13 @@
 # %% [markdown]
 # # Case studies: from LeNet-5 to ResNet
 #
-# Five networks, taken apart: what goes in and out of each layer, how many weights it has, how much it computes, how far
-# it sees. The tables of the lecture are computed again from the networks, row by row. Then what it takes to train such
-# a network: losses, the gradient of each kind of layer, and three ways to go downhill.
+# This notebook analyses five networks: the input and output of each layer, its number of weights, its operations, and
+# its receptive field. The tables of the lecture are computed again from the networks, row by row. The second part is
+# about training: losses, the gradient of each kind of layer, and three optimizers.
 #
-# No large network is made here. Counting needs shapes only, and so the 138 million weights of VGG-16 cost a fraction of
-# a second and no memory. Every claim stands in an `assert`; where a printed number is not what the arithmetic gives, it
-# says so, and the list is at the end.
+# Counting needs shapes only, so no large network is created here: the 138 million weights of VGG-16 take a fraction of
+# a second and no memory. Every claim is checked by an `assert`. Printed numbers that differ from the computed ones are
+# pointed out, and the list is at the end.
 
 # %%
 # %matplotlib inline
@@ -66,16 +66,15 @@ def volume(shape):
 # ## 1. Functions of functions
 #
 # An image goes in, a word comes out: "dog" or not, $y \in \{+1, -1\}$. (Or the depth of each pixel, a motion, boxes
-# around objects: other outputs, the same idea.) Nobody knows the form of such a function $f(x)$. So take very simple
-# ones and put them into each other. A **linear score** is $f = W x$. Two of them with a bend in between are a network
+# around objects: other outputs, the same idea.) The form of such a function $f(x)$ is unknown, so we compose very
+# simple functions. A **linear score** is $f = W x$. Two of them with a nonlinear function between them form a network
 # of two layers:
 #
 # $$f = f_2(f_1(x)) = W_2 \max(0, W_1 x).$$
 #
-# That is more than linear functions can do. Say $+1$ where two switches differ. With
-# $W_1 = \begin{pmatrix} 1 & -1 \\ -1 & 1 \end{pmatrix}$ and $W_2 = (1 \;\; 1)$ the network computes
-# $\max(0, x_1 - x_2) + \max(0, x_2 - x_1) = |x_1 - x_2|$. Without the bend it is $W_2 W_1 x$, one matrix, here
-# $(0 \;\; 0)$.
+# Such a network can do more than linear functions, for instance detect that two switches differ. With $W_1 =
+# \begin{pmatrix} 1 & -1 \\ -1 & 1 \end{pmatrix}$ and $W_2 = (1 \;\; 1)$ the network computes $\max(0, x_1 - x_2) +
+# \max(0, x_2 - x_1) = |x_1 - x_2|$. Without the nonlinear function it is $W_2 W_1 x$, one matrix, here $(0 \;\; 0)$.
 
 # %%
 W1, W2 = jnp.array([[1.0, -1.0], [-1.0, 1.0]]), jnp.array([[1.0, 1.0]])
@@ -91,9 +90,9 @@ for x, value in zip(switches.astype(int).tolist(), f):
     print(f"x = {x}:  f = {value:.0f},  y = {int(jnp.sign(2 * value - 1)):+d}")
 
 # %% [markdown]
-# The bend is the **activation function**. The [notebook on layers](02_layers.ipynb) draws sigmoid, tanh, ReLU,
-# leaky ReLU, maxout and ELU with their slopes. Two remarks on the lecture's list: the two ways to write tanh are one
-# function, and maxout contains ReLU and the leaky ReLU with slope 0.1.
+# The nonlinear function is called the **activation function**. The [notebook on layers](02_layers.ipynb) draws sigmoid,
+# tanh, ReLU, leaky ReLU, maxout and ELU with their slopes. Two remarks on the lecture's list: the two ways to write
+# tanh are one function, and maxout contains ReLU and the leaky ReLU with slope 0.1.
 
 # %%
 z = jnp.linspace(-4, 4, 81)[:, None]
@@ -147,8 +146,8 @@ blur = functools.partial(cnn.ops.conv, kernel=gaussian[:, :, None, None], paddin
 blurred = blur(example)
 
 # %% [markdown]
-# The network's way is to **learn the weights**. Suppose that we did not know the formula, but had pictures and their
-# blurred versions. Start with random weights, compare, go downhill:
+# A network **learns the weights**. Suppose that we do not know the formula, but have images and their blurred versions.
+# We start with random weights, compare the outputs with the blurred images, and use gradient descent:
 
 # %%
 noise = jax.random.normal(jax.random.key(0), (8, 32, 32, 1))
@@ -227,10 +226,10 @@ print("-".join(pattern[:-1]), "and then the", pattern[-1])
 assert "-".join(pattern[:-1]) == "CONV-POOL-CONV-POOL-CONV-FC"
 
 # %% [markdown]
-# The third convolution, C5, has filters of 5x5 on maps of 5x5. There is one place for each filter, and so it is a dense
-# layer by another name. Today's form writes it as one, lets each map of C3 see all six maps of S2, leaves out the
-# weights of the pooling, and ends in ten dense outputs instead of fixed pictures of the digits. The difference in
-# parameters is just that:
+# The third convolution, C5, has filters of 5x5 on maps of 5x5. There is one place for each filter, so it is equal to a
+# dense layer. Today's form writes it as one, lets each map of C3 see all six maps of S2, leaves out the weights of the
+# pooling, and ends in ten dense outputs instead of fixed pictures of the digits. The difference in parameters is just
+# that:
 
 # %%
 paper, modern = table("lenet5_1998"), table("lenet5")
@@ -348,13 +347,14 @@ order = [row.name for row in table("alexnet_2012").layers if row.name in ("norm1
 assert order == ["norm1", "pool1"]
 
 # %% [markdown]
-# The order matters. The slide has POOL1 before NORM1; in the paper (section 3.5) the normalization follows the
-# convolution, and the pooling follows that. `alexnet_2012` is built so. The slide's order is a quarter of the work.
+# The order matters. On the slide, POOL1 comes before NORM1; in the paper (section 3.5) the normalization follows the
+# convolution, and the pooling follows that. `alexnet_2012` is built so. The slide's order needs a quarter of the
+# operations.
 #
 # ## 6. VGG (2014)
 #
-# Nothing but 3x3 convolutions at stride 1, padding 1, and 2x2 pooling at stride 2. Why are small filters enough? Two of
-# them, one after the other, see 5x5 pixels, three see 7x7, and they have fewer weights and more bends:
+# VGG has only 3x3 convolutions at stride 1, padding 1, and 2x2 pooling at stride 2. Why are small filters enough? Two
+# of them, one after the other, see 5x5 pixels, three see 7x7, and they have fewer weights and more activations:
 
 # %%
 C = 64
@@ -436,10 +436,10 @@ assert round(kept["fc6"] / total, 2) == 0.74
 #
 # ## 7. GoogLeNet (2014)
 #
-# Which filter size is right, 1x1, 3x3 or 5x5? An **Inception module** takes all of them, and pooling as well, and puts
-# the maps side by side. Done plainly, that is expensive, and each module makes the volume deeper, since the pooling
-# branch keeps all maps. So 1x1 convolutions thin the maps out before the large filters and behind the pooling. Module
-# 3a both ways:
+# Which filter size is right, 1x1, 3x3 or 5x5? An **Inception module** applies all of them and pooling, and concatenates
+# the maps. Without further measures, this is expensive, and each module makes the volume deeper, since the pooling
+# branch keeps all maps. So 1x1 convolutions reduce the number of maps before the large filters and after the pooling.
+# Module 3a both ways:
 
 # %%
 ones, reduce3, threes, reduce5, fives, projected = TABLE_1["3a"]
@@ -561,13 +561,14 @@ assert weights("googlenet_2014")["fc"] == 1000 * 1024
 #
 # ## 8. ResNet (2015)
 #
-# More layers should never hurt: the new ones could leave their input as it is. But a plain network of many layers finds
-# this hard to learn. A **residual block** begins with it: it adds what its layers compute to what it was given,
+# Additional layers should never increase the error, since they could compute the identity. But the identity is hard to
+# learn for a plain network of many layers. A **residual block** starts from it: it adds the output of its layers to its
+# input,
 #
 # $$y = x + F(x), \qquad \frac{\partial y}{\partial x} = I + \frac{\partial F}{\partial x} .$$
 #
-# Backwards, the gradient has a way past $F$ on which nothing shrinks it. In a chain of $L$ blocks the slope is a
-# product of $1 + f'$ instead of one of $f'$:
+# In the backward pass, the gradient has a path around $F$ that does not shrink it. In a chain of $L$ blocks the slope
+# is a product of $1 + f'$ instead of one of $f'$:
 
 # %%
 w, L = 0.5, 30
@@ -612,7 +613,7 @@ cnn.inspect.draw_graph(block, (56, 56, 64))
 
 # %% [markdown]
 # What a trained plain and a trained residual network of 8 to 20 layers do on CIFAR-10 is in the README ("Results"):
-# with more layers the plain one's error grows on the very images that it learns, the residual one's falls.
+# with more layers the training error of the plain network grows, and that of the residual network falls.
 #
 # The family. Its depth is counted here: layers with weights on the longest way, shortcuts aside.
 
@@ -654,9 +655,9 @@ assert deepest.macs < 0.75 * table("vgg16").macs
 # ## 9. All of them
 #
 # **The revolution of depth.** Top-5 errors of the winners of ILSVRC (and of VGG, second in 2014), as published. They
-# are what whole entries reached: AlexNet's was the vote of five networks, VGG's and GoogLeNet's of seven, ResNet's of
-# six. (The best of 2013 had 11.7 %, and the 11.2 % that the slide on VGG names with images from outside.) What one
-# network costs is computed.
+# belong to whole entries: AlexNet's was the vote of five networks, VGG's and GoogLeNet's of seven, ResNet's of six.
+# (The best of 2013 had 11.7 %, and the 11.2 % that the slide on VGG names with images from outside.) The cost of a
+# single network is computed here.
 
 # %%
 published = [  # year, entry, model, top-5 error in per cent
@@ -737,8 +738,8 @@ plt.show()
 # for the true class, 0 for the others. Its gradient by the logits is $\sigma(y) - t$. For the logits $(2, 1, 0)$ and
 # class 0: $\sigma(y)_0 = e^2/(e^2 + e + 1) = 0.665$, and $-\log 0.665 = 0.408$.
 #
-# **Hinge loss** for two classes, $t \in \{-1, +1\}$ and the score $y$, positive for $+1$: $L = \max(0, 1 - t y)$. To be
-# on the right side is not enough; the margin has to be 1. For $t = +1$ and the scores 2, 0.5 and -1: 0, 0.5 and 2. The
+# **Hinge loss** for two classes, $t \in \{-1, +1\}$ and the score $y$, positive for $+1$: $L = \max(0, 1 - t y)$. A
+# correct sign is not enough; the margin has to be 1. For $t = +1$ and the scores 2, 0.5 and -1: 0, 0.5 and 2. The
 # gradient by $y$ is $-t$ within the margin, 0 beyond it.
 #
 # **For many classes**, the score of the true one should be above the most wrong one by 1:
@@ -827,9 +828,10 @@ for panel in axes:
 plt.show()
 
 # %% [markdown]
-# What the slope means: each example pulls with it. One number is to stand for five, 1, 2, 3, 4 and a wild 90. Under
-# $L_2$ the wild one pulls in proportion to its distance, and the best number is the mean, 20. Under $L_1$ each pulls
-# equally, and the best is the median, 3. Smooth $L_1$ pulls like $L_1$ from afar and has no kink at 0.
+# The slope is the influence of an example. Suppose that one number should represent the five numbers 1, 2, 3, 4 and the
+# outlier 90. With $L_2$, the influence of the outlier is proportional to its distance, and the best number is the
+# mean, 20. With $L_1$, all have equal influence, and the best number is the median, 3. Smooth $L_1$ is like $L_1$ for
+# large differences and has no kink at 0.
 
 # %%
 data = jnp.array([1.0, 2.0, 3.0, 4.0, 90.0])
@@ -866,8 +868,8 @@ assert jnp.allclose(by_factors, jnp.outer(s - t, x), atol=1e-5)
 print("the three factors multiplied are jax.grad's gradient")
 
 # %% [markdown]
-# In what follows a layer receives $G = \partial L/\partial(\text{output})$ from the layer behind it and hands on
-# $\partial L/\partial(\text{input})$. `jax.vjp` is just that.
+# In what follows a layer receives $G = \partial L/\partial(\text{output})$ from the next layer and returns $\partial
+# L/\partial(\text{input})$. `jax.vjp` computes exactly this.
 #
 # | layer | gradient by the input | by the parameters |
 # | --- | --- | --- |
@@ -905,7 +907,7 @@ assert (by_mean == jnp.repeat(jnp.repeat(G[0, ..., 0] / 4, 2, 0), 2, 1)).all()
 print("max pooling, by the input:", by_max.astype(int).tolist())
 
 # %% [markdown]
-# And in general, for a batch with channels and filters: both gradients of a convolution are convolutions.
+# This holds in general, for a batch with channels and filters: both gradients of a convolution are convolutions.
 
 # %%
 keys = jax.random.split(jax.random.key(6), 6)
@@ -941,8 +943,8 @@ print(f"whole network, jax.grad against finite differences: {wrong_by:.0e}")
 # %% [markdown]
 # ## 12. Optimization
 #
-# **Gradient descent**, $W \leftarrow W - \gamma\, \partial L/\partial W$. The gradient is the direction in which the
-# loss grows most; against it, it falls most. Of all 360 directions around a point:
+# **Gradient descent**, $W \leftarrow W - \gamma\, \partial L/\partial W$. The loss grows fastest along the gradient and
+# falls fastest in the opposite direction. The next cell tests 360 directions around a point:
 
 
 # %%
@@ -964,15 +966,15 @@ print(f"gradient: {towards:.0f} degrees; steepest up {rise.argmax()}, steepest d
 # It finds local minima only, and mini-batches make it stochastic: the first notebook shows both (section 5). The paths
 # of descent with and without momentum are in the notebook on training.
 #
-# **Momentum** goes on in the direction of the earlier steps. (The learning rate was $\gamma$ above; from here on it is
-# $\eta$, and $\gamma$ is the momentum, as on the slides.)
+# **Momentum** continues in the direction of the earlier steps. (The learning rate was $\gamma$ above; from here on it
+# is $\eta$, and $\gamma$ is the momentum, as on the slides.)
 #
 # $$v_t = \gamma v_{t-1} + \eta\, \nabla_\theta J(\theta), \qquad \theta \leftarrow \theta - v_t .$$
 #
 # Along a constant slope $g$ the step grows to $\eta g\,(1 + \gamma + \gamma^2 + \dots) = \eta g/(1 - \gamma)$, ten
-# times as much for $\gamma = 0.9$. Optax, like PyTorch, keeps the rate outside: $u_t = \gamma u_{t-1} + g$,
-# $\theta \leftarrow \theta - \eta u_t$. For a constant rate $v = \eta u$, and the two are one. When the rate is
-# lowered they part: here the steps under way keep the old rate, there they take the new one.
+# times as much for $\gamma = 0.9$. Optax, like PyTorch, keeps the rate outside: $u_t = \gamma u_{t-1} + g$, $\theta
+# \leftarrow \theta - \eta u_t$. For a constant rate $v = \eta u$, and the two are one. They differ when the rate is
+# lowered: here the accumulated steps keep the old rate, in Optax they take the new one.
 
 
 # %%
@@ -1125,11 +1127,12 @@ for name, (_, rates, _) in runs.items():
     print(f"  {name:9}", "   ".join(f"{rate:g}: {losses[name, rate][-1]:.3f}" for rate in rates))
 
 # %% [markdown]
-# At the same rate, 0.03, momentum is ahead of SGD, on the digits far ahead. But nearly all of that is the ten times
-# longer step of the formula: with a tenth of SGD's rate momentum gives nearly the same loss, and its line on the right
-# is SGD's line, moved by ten. (In a narrow valley, where SGD cannot take the longer step, it is more than that.) Adam
-# needs much smaller rates, since its steps are as long as the rate whatever the gradient; at 0.01 they are too long
-# already. This is one seed, and the training loss: it says who is fast, not who generalizes.
+# At the same rate, 0.03, momentum is faster than SGD, on the digits much faster. But nearly all of the difference comes
+# from the ten times longer step of the formula: with a tenth of SGD's rate, momentum gives nearly the same loss, and
+# its line on the right is SGD's line, shifted by a factor of ten. (In a narrow valley, where SGD cannot take the longer
+# step, momentum has a real advantage.) Adam needs much smaller rates, since its steps are as long as the rate whatever
+# the gradient; at 0.01 they are too long already. This is one seed and the training loss: it shows which optimizer is
+# fast, not which one generalizes.
 
 # %%
 for slow, fast in zip(runs["SGD"][1][:2], runs["momentum"][1][:2]):

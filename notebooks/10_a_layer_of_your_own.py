@@ -9,8 +9,8 @@
 # %% [markdown]
 # # A layer of your own
 #
-# What if a network needs a layer that the library does not have? A layer is a pair of pure functions, and the library
-# makes its own in no other way than you do. There are four steps. Take the first that is enough:
+# What if a network needs a layer that the library does not have? A layer is a pair of pure functions, and the library's
+# layers are written in the same way as yours. There are four ways. Use the first that is sufficient:
 #
 # | what the layer has | what to write |
 # | --- | --- |
@@ -19,7 +19,7 @@
 # | parameters of its own | `cnn.Layer(init, apply)` |
 # | statistics that it keeps, or random numbers | the same; `apply` uses `state`, `train`, `key` |
 #
-# At the end stands a network of such layers, trained here and from the command line, saved and loaded.
+# At the end, a network of such layers is trained here and from the command line, saved and loaded.
 
 # %%
 import re
@@ -73,9 +73,9 @@ print(place_aware)
 # %% [markdown]
 # ## 2. Composition
 #
-# Most new layers are old ones in a new arrangement. `serial` puts them one after the other, `parallel` side by side,
-# `residual` adds the input. A 3x3 convolution of $C$ channels to $K$ has $9CK$ weights. The **depthwise-separable** one
-# first filters each channel by itself and then mixes them, with $9C + CK$ weights.
+# Most new layers combine existing ones. `serial` applies them in sequence, `parallel` side by side, and `residual` adds
+# the input. A 3x3 convolution of $C$ channels to $K$ has $9CK$ weights. The **depthwise-separable** one first filters
+# each channel by itself and then mixes them, with $9C + CK$ weights.
 #
 # Two habits are worth taking on. Name the sublayers, since the names are the keys of the parameters. And put
 # `@cnn.layer` over a function that makes a layer: the layer then prints as the call that made it.
@@ -98,7 +98,7 @@ print(layer, f"has {count(params):,} weights, the ordinary convolution {9 * 64 *
 
 # %% [markdown]
 # Any other graph is an ordinary function over named sublayers. **Squeeze-and-excitation** (Hu et al. 2018) lets a
-# network weigh its channels, by what it sees in the whole image:
+# network weight its channels by the content of the whole image:
 #
 # $$s = \sigma\bigl(W_2\, \mathrm{relu}(W_1\, \mathrm{mean}(x))\bigr) \in (0, 1)^C, \qquad y_c = s_c\, x_c .$$
 
@@ -145,15 +145,15 @@ assert np.allclose(y, y[::-1], atol=1e-5)  # which image comes first does not ma
 # %% [markdown]
 # ## 3. Parameters of its own
 #
-# **GeM pooling** (Radenović et al. 2018) takes one number of each map, between its mean and its maximum, and learns
-# where between them:
+# **GeM pooling** (Radenović et al. 2018) computes one number per map between its mean and its maximum, and learns the
+# exponent:
 #
 # $$y_c = \Bigl(\tfrac{1}{HW} \textstyle\sum x_c^{\,p_c}\Bigr)^{1/p_c} .$$
 #
 # For the pixels 1, 2, 3, 4: $p = 1$ gives 2.5, $p = 3$ gives $(100/4)^{1/3} = 2.92$, and $p \to \infty$ gives 4.
 #
-# There is no layer with such a $p$, so we write the pair. `init(key, x)` returns `(params, state)`, and reads no more
-# than the shape of `x`. `apply(params, state, x, train=False, key=None)` returns `(output, state)`.
+# There is no layer with such a $p$, so we write the pair. `init(key, x)` returns `(params, state)`, and uses only the
+# shape of `x`. `apply(params, state, x, train=False, key=None)` returns `(output, state)`.
 
 
 # %%
@@ -181,8 +181,8 @@ for p, expected in ((1.0, 2.5), (3.0, 25 ** (1 / 3)), (50.0, 4 * 0.25 ** (1 / 50
     print(f"p = {p:2g}: {value:.3f}")
 
 # %% [markdown]
-# Is the derivative right? `jax.grad` makes no slips, but a formula may have a bad place: a root at 0 has the slope
-# infinity. `gradient_check` compares with finite differences in double precision. Let it check the parameters and the
+# Is the derivative right? `jax.grad` makes no mistakes, but a formula may have a singular point: a root has infinite
+# slope at 0. `gradient_check` compares with finite differences in double precision. Let it check the parameters and the
 # input together. A correct gradient gives about $10^{-7}$ or less.
 
 
@@ -199,11 +199,11 @@ assert difference < 1e-5
 
 # %% [markdown]
 # **Sizes from the input.** A *locally connected* layer is a convolution without sharing: each place has filters of its
-# own, so the number of weights depends on the image's size. `init` sees it, and nobody has to compute it.
+# own, so the number of weights depends on the image's size. `init` reads it from the input.
 #
-# Mind how the weights start. Their variance should be 1 / fan-in, and a unit here has $F \cdot F \cdot C$ inputs. The
-# functions in `jax.nn.initializers` guess the fan-in from the shape, as the product of all axes but the last, and would
-# be wrong by the number of places.
+# Choose the initial weights carefully. Their variance should be 1 / fan-in, and a unit here has $F \cdot F \cdot C$
+# inputs. The functions in `jax.nn.initializers` guess the fan-in from the shape, as the product of all axes but the
+# last, and would be wrong by the number of places.
 
 
 # %%
@@ -344,13 +344,13 @@ same, _ = cnn.dropout(0.25, shared_axes=(1, 2, 3)).apply({}, {}, many, train=Tru
 assert (y == same).all()
 
 # %% [markdown]
-# So it is worth a look whether an argument of an existing layer does it already.
+# So first check whether an existing layer already has an argument for it.
 #
 # ## 5. A derivative of your own
 #
-# The sign has the derivative 0, so nothing below it would learn. The **straight-through estimator** (Bengio et al.
-# 2013) computes the sign, and on the way back lets the gradient pass as if it had been the identity on $[-1, 1]$.
-# `jax.custom_vjp` says so, and the function is a layer like any other.
+# The sign has the derivative 0, so nothing below it would learn. The **straight-through estimator** (Bengio et
+# al. 2013) computes the sign, and its backward pass is that of the identity on $[-1, 1]$. `jax.custom_vjp` defines this
+# derivative, and the function is a layer like any other.
 
 
 # %%
@@ -373,7 +373,7 @@ assert slopes == {"sign": [0, 0, 0, 0], "binarize": [0, 1, 1, 0]}
 assert cnn.inspect.gradient_check(lambda x: binarize(x).sum(), at) > 0.9
 
 # %% [markdown]
-# ## 6. What is said when something does not fit
+# ## 6. Error messages
 #
 # An error names the layer by its path, however deep it is. Your own `LayerError` gets the path, too, and an error that
 # comes from JAX or Python gets it as a note.
@@ -400,8 +400,8 @@ assert "cannot reshape" in says(lambda: cnn.serial(rows=lambda x: x.reshape(7)).
 # %% [markdown]
 # ## 7. A network of such layers
 #
-# Several of them together, with a residual block. `summary` lists your layers with the others. Shapes, multiplications
-# and receptive fields are measured from the computation, so there is nothing to declare.
+# We combine several of them, with a residual block. `summary` lists your layers with the others. Shapes,
+# multiplications and receptive fields are measured from the computation, so there is nothing to declare.
 
 
 # %%
@@ -432,8 +432,8 @@ print(table)
 assert {row.name: row.params for row in table.layers}["pool"] == 32
 
 # %% [markdown]
-# It is trained as any other. The running means of `centred` come back beside those of the batch normalization: the
-# coordinates have mean 0 in every image.
+# It is trained like any other network. The running means of `centred` come back beside those of the batch
+# normalization: the coordinates have mean 0 in every image.
 
 # %%
 result = cnn.train.fit(net, train, test=test, epochs=8, batch_size=64, show=False)
@@ -462,8 +462,8 @@ assert outputs.shape == (3, 8, 10)
 print(jax.tree.map(jnp.shape, params))
 
 # %% [markdown]
-# **Keeping it.** `cnn.weights.save` writes any network's variables to a safetensors file, when it is told the size of
-# an image; `names={}` means that the file calls the layers as the code does.
+# **Saving.** `cnn.weights.save` writes any network's variables to a safetensors file and needs the size of an image;
+# `names={}` means that the file calls the layers as the code does.
 
 # %%
 folder = tempfile.TemporaryDirectory()

@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Fine-tuning
 #
-# Few images, and a network that somebody else trained on many: take its weights, give it a new last layer, and train
-# on. With weights that torchvision published, that is
+# With few images, start from a network that was trained on many: load its weights, replace the last layer, and continue
+# training. With torchvision's published weights, this is
 #
 # ```python
 # model = cnn.models.resnet18(classes=5)
@@ -22,9 +22,9 @@
 # )
 # ```
 #
-# The file is torchvision's own `.pth`, or timm's `.safetensors`. PyTorch is not needed, and no code that a file may
-# hold is run. ImageNet's weights have 45 MB and want images of 224x224 pixels. So that everything here can be run, the
-# notebook makes a small file of that kind itself, and goes the whole way with it.
+# The file is torchvision's own `.pth`, or timm's `.safetensors`. PyTorch is not needed, and code inside a file is not
+# executed. ImageNet's weights have 45 MB and need images of 224x224 pixels. To be self-contained, this notebook creates
+# a small file of this kind and shows all steps with it.
 
 # %%
 # %matplotlib inline
@@ -56,8 +56,8 @@ os.chdir(folder.name)  # the files of this notebook lie there
 # ## 1. Somebody else's weights
 #
 # The old task has many images: the first five classes, each in four directions. Which class is it, and which way up?
-# Twenty answers make better features than five would. The new task is the other five classes, which the network has
-# never seen, with **three images of each**.
+# Twenty classes give better features than five. The new task is the other five classes, which the network has never
+# seen, with **three images of each**.
 
 
 # %%
@@ -93,8 +93,8 @@ cnn.inspect.plots.images(shown.images, [new.classes[label] for label in shown.la
 
 # %% [markdown]
 # The network is a ResNet with one block in each of three stages, in the form for small images. `preprocess` has what
-# the family's published weights expect; only its size is replaced. Weights and preprocessing belong together: who uses
-# the file later has to do with the images what we do here.
+# the family's published weights expect; only its size is replaced. Weights and preprocessing belong together: later
+# users of the file must preprocess images as we do here.
 
 
 # %%
@@ -121,8 +121,8 @@ print(f"{len(arrays)} arrays:", *(f"{name} {arrays[name].shape}" for name in lis
 #
 # ## 2. Loading
 #
-# Every array of the file has to find its place, and every place its array. What does not fit is said, all of it at
-# once, under both names.
+# The arrays of the file and the parameters of the network must match one to one. An error lists all mismatches at once,
+# under both names.
 
 
 # %%
@@ -146,8 +146,8 @@ assert np.array_equal(params["conv1"]["kernel"], result.params["conv1"]["kernel"
 assert params["fc"]["kernel"].shape == (64, 5)
 
 # %% [markdown]
-# `fresh="head"` starts the last layer anew; `fresh=("layer3", "fc")` would start more of them. Network and file have to
-# agree in everything else: a file of other names is read with `names=`.
+# `fresh="head"` initializes the last layer anew; `fresh=("layer3", "fc")` would start more of them. Network and file
+# have to agree in everything else: a file of other names is read with `names=`.
 #
 # ## 3. What to train
 #
@@ -173,8 +173,8 @@ _, after = model.apply(params, state, prepare(new.images[:8]), train=True)
 assert not np.array_equal(after["bn1"]["mean"], state["bn1"]["mean"])
 
 # %% [markdown]
-# The second line of checks is the trap. If only the *gradient* of a layer is set to 0, as by an optimizer that leaves
-# it out, its running mean and variance still move to the new images, and its output with them. In PyTorch,
+# The second line of checks shows a common mistake. If only the *gradient* of a layer is set to 0, as by an optimizer
+# that leaves it out, its running mean and variance still move to the new images, and its output with them. In PyTorch,
 # `requires_grad = False` has the same effect unless `.eval()` is called on the layer.
 #
 # Now the comparison, on the same few images: from random weights; the probe; all layers from the old weights, at a
@@ -230,7 +230,7 @@ print(f"the old weights are worth {100 * margin.mean():.1f} points, with a stand
 assert margin.mean() > (0.03 if DATA == "digits" else 0)
 
 # %% [markdown]
-# What else there is to see depends on the data. The same with the other settings of `DATA`, means of five:
+# Other results depend on the data. This table has the other settings of `DATA`, with means of five:
 #
 # | | random weights | probe | all layers | probe, then all layers |
 # | --- | ---: | ---: | ---: | ---: |
@@ -238,13 +238,13 @@ assert margin.mean() > (0.03 if DATA == "digits" else 0)
 # | `"cifar10"`, 993 test images | 37.0 % | 42.4 % | 43.6 % | 43.7 % |
 #
 # The old weights help everywhere. The probe learns 325 numbers. Where it is as good as all layers, as on MNIST, the old
-# features are what the new task needs; on the embedded digits they are not, but a good place to start from. To train
-# the head first, so that its first large gradients do not spoil the layers below, pays on MNIST only. All of that is
-# worth finding out on your own data, with several choices of the images, since they differ by several points.
+# features are what the new task needs; on the embedded digits they are not, but a good place to start from. Training
+# the head first, so that its large initial gradients do not damage the earlier layers, helps on MNIST only. Compare all
+# of these on your own data, with several choices of the images, since they differ by several points.
 #
 # ## 4. A rate for each layer
 #
-# First layers see edges, which are the same everywhere; late layers are made for the old classes. So one lets them
+# First layers see edges, which are the same everywhere; late layers are made for the old classes. So late layers should
 # change more. `optax.multi_transform` takes an optimizer for each group, and the groups are the names of the layers.
 
 # %%

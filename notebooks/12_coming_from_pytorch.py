@@ -9,12 +9,12 @@
 # %% [markdown]
 # # Coming from PyTorch
 #
-# You know how a thing is done in PyTorch. Here is how the same is done in jaxcnn, side by side; then come the
-# surprises, and a dictionary. PyTorch's code stands in the text and does not run here, since jaxcnn does not need
-# PyTorch. What it prints stands behind it, from version 2.13, and our code is checked against that. `tests/parity`
-# compares the two libraries layer by layer, and whole networks by their outputs and gradients.
+# This notebook shows PyTorch code and the same in jaxcnn, side by side, then the surprises, and a dictionary. PyTorch's
+# code is part of the text and does not run here, since jaxcnn does not need PyTorch. Its output (version 2.13) is given
+# in comments, and our code is checked against it. `tests/parity` compares the two libraries layer by layer, and whole
+# networks by their outputs and gradients.
 #
-# One sentence first. In PyTorch a module *is* its numbers, and calls change them. In jaxcnn a layer is two functions
+# The main difference: in PyTorch a module *is* its numbers, and calls change them. In jaxcnn a layer is two functions
 # without any numbers inside, the numbers are nested dicts that you hold, and nothing is ever changed in place: what a
 # function changes, it returns.
 
@@ -78,9 +78,9 @@ assert y.shape == (2, 10)
 print(jax.tree.map(jnp.shape, {"params": params, "state": state}))
 
 # %% [markdown]
-# No layer is told how many channels come in: `init` runs `forward` once on shapes, and finds out. `model` stays what it
-# is for ever; `params` are what the optimizer learns, `state` is what the forward pass keeps (PyTorch's *buffers*).
-# `nn.Sequential` is `cnn.serial`.
+# Layers need no number of input channels: `init` runs `forward` once on shapes and infers it. `model` never changes;
+# `params` are optimized, and `state` is what the forward pass updates (PyTorch's *buffers*). `nn.Sequential` is
+# `cnn.serial`.
 #
 # ## 2. Where the axes are
 #
@@ -91,8 +91,8 @@ print(jax.tree.map(jnp.shape, {"params": params, "state": state}))
 # | kernel of a dense layer | outputs, inputs | inputs, outputs |
 # | flattened map | channel by channel | pixel by pixel |
 #
-# `x.transpose(0, 2, 3, 1)` brings a batch of images here. Kernels are turned by `cnn.weights.load`, and so is a dense
-# layer behind a flattened map, whose inputs come in another order.
+# `x.transpose(0, 2, 3, 1)` brings a batch of images here. `cnn.weights.load` transposes kernels, and also reorders the
+# inputs of a dense layer after a flattened map.
 #
 # ## 3. Weights from a `.pth`
 #
@@ -200,7 +200,7 @@ assert statistics["mean"] == 0  # the old state is what it was
 # ```
 #
 # Here, `jax.value_and_grad` makes the function that computes loss and gradient, and Optax says how the parameters
-# follow. There is nothing to be zeroed, because nothing is accumulated.
+# follow. Gradients need no zeroing, because they are not accumulated.
 
 # %%
 optimizer = optax.sgd(0.003, momentum=0.9)

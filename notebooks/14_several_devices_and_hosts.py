@@ -14,7 +14,7 @@
 # devices as we say. They share the same cores, so that nothing becomes faster here; but each has arrays of its own,
 # they communicate, and a program that is right on four of them is right on four GPUs.
 #
-# The division has to be said before JAX computes anything: `jax_num_cpu_devices` in the first cell, or
+# The number of devices must be set before JAX computes anything: `jax_num_cpu_devices` in the first cell, or
 # `JAX_NUM_CPU_DEVICES=4` in the environment. GPUs and TPUs need nothing of the kind.
 
 # %%
@@ -96,9 +96,9 @@ assert apart(parts[0], whole) > 1e-3  # one part alone is another gradient
 # %% [markdown]
 # ## 2. The same by `jit`
 #
-# In JAX nobody writes the four parts. A **mesh** gives the devices a name, a **sharding** says how an array lies on
-# them, and `jit` compiles the ordinary program so that each device computes what it has. `PartitionSpec("data")`
-# divides the first axis, `PartitionSpec()` puts the whole on each device.
+# In JAX, you do not write the four parts. A **mesh** names the devices, a **sharding** describes how an array is
+# distributed over them, and `jit` compiles the ordinary program so that each device computes what it has.
+# `PartitionSpec("data")` divides the first axis, `PartitionSpec()` puts the whole on each device.
 
 # %%
 mesh = Mesh(np.array(jax.devices()), ("data",), axis_types=(AxisType.Auto,))
@@ -123,9 +123,9 @@ assert "f32[64,64]" not in program
 #
 # ## 3. What the library does
 #
-# `DataParallel()` is all that knows of devices. `replicate` puts a training state on all of them, `batch` divides a
-# batch, and `make_step(devices=...)` compiles the step. `fit(devices=...)` does all of that, and `jaxcnn train` does it
-# by itself where there are several devices (`--devices 2` for fewer).
+# Only `DataParallel()` deals with devices. `replicate` puts a training state on all of them, `batch` divides a batch,
+# and `make_step(devices=...)` compiles the step. `fit(devices=...)` does all of that, and `jaxcnn train` does it by
+# itself where there are several devices (`--devices 2` for fewer).
 #
 # The network has the two layers for which parts are not independent: batch normalization and dropout.
 
@@ -165,7 +165,7 @@ for name, (losses, after) in found.items():
 # %% [markdown]
 # The differences are rounding. Sums are added up in another order, each step goes on from there, and so they grow with
 # the number of steps, by about the same factor that any other change of the last digit would (after 50 steps of a
-# residual network the README has $10^{-4}$). Anything else that differed would show in the first digits.
+# residual network the README has $10^{-4}$). An error in the computation would show in the first digits.
 #
 # **Batch normalization.** Two devices have $(0, 0)$ and $(2, 2)$. Each by itself finds the variance 0, and all four
 # values have the mean 1 and the variance 1. Under `jit` over a mesh, statistics are those of the whole batch: the
@@ -297,7 +297,7 @@ plt.show()
 #
 # A GPU of another machine is one more device of the mesh. Each machine runs the same command, the processes find each
 # other, and `jax.devices()` then lists the devices of all. On Slurm, Kubernetes, Open MPI and Cloud TPU the cluster
-# says who is who; elsewhere three variables do.
+# provides the process numbers; elsewhere, set three variables.
 #
 # ```sh
 # srun --nodes 2 --ntasks-per-node 1 jaxcnn train resnet50 --data /data/imagenet --stream --batch-size 1024 \
@@ -373,8 +373,8 @@ assert abs(answers[0]["loss"] / alone[-1] - 1) < 1e-4
 #
 # ## 8. `pmap`
 #
-# The older form. The function is the program of *one* device, arrays have a first axis of devices, and means over
-# devices are written out. `DataParallel(4, "pmap")` does that; for a `pmap` (or `shard_map`) of your own,
+# `pmap` is the older form. The function is the program of *one* device, arrays have a first axis of devices, and means
+# over devices are written out. `DataParallel(4, "pmap")` does that; for a `pmap` (or `shard_map`) of your own,
 # `make_step(axis_name="data")` returns the step that is not compiled yet.
 
 # %%

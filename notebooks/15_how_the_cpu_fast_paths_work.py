@@ -10,9 +10,9 @@
 # # How the CPU fast paths work
 #
 # On a CPU, this library trains 1.6 to 2.7 times as fast as the fastest other library on JAX (measured with seven
-# networks; the README has the table). Nothing else is computed: it is the same sums, in a form in which memory is read
-# in order, nothing is computed twice, and the products are done by the best code that is at hand. This guide takes the
-# forms one by one, says why each is the same, and checks it against `jax.lax`.
+# networks; the README has the table). It computes the same sums in a form that reads memory in order, computes nothing
+# twice, and uses the fastest available code for products. This guide explains each form, shows why it is equivalent,
+# and checks it against `jax.lax`.
 #
 # The checks allow $10^{-5}$ of the largest value: float32 has seven digits, and sums of some hundred products in
 # another order differ in the last one or two. Times are printed as ratios and never checked; on a shared machine they
@@ -134,14 +134,14 @@ assert close(by_product, xla_conv(x, kernel))
 print(f"the images are {x.nbytes / 2**20:.1f} MiB, their windows {rows.nbytes / 2**20:.1f} MiB")
 
 # %% [markdown]
-# Its price is memory: nearly nine times the image has to be written and read again. A processor can do tens of products
-# in the time in which one number comes from memory, so the windows should never be written down: good code for
+# Its cost is memory: nearly nine times the image must be written and read again. A processor can do tens of products in
+# the time in which one number comes from memory, so the windows should never be written down: good code for
 # convolutions takes a small piece of the image that fits into the processor's cache, and runs the nine products on it.
 #
 # ## 2. What XLA does
 #
 # XLA leaves `convolution` as one operation, and on a CPU (jaxlib 0.10) its runtime hands that to YNNPACK or to Eigen.
-# The gradients are convolutions as well; but look at what stands around them: `transpose` and `copy`.
+# The gradients are convolutions as well; but they are surrounded by `transpose` and `copy`.
 
 
 # %%
@@ -278,8 +278,8 @@ assert close(once(params, maps), again(params, maps), 1e-4)  # rounding of sever
 #
 # Its gradient goes to the pixel that was the largest. XLA's `reduce_window` forgets which that was; its gradient
 # compares all over again and scatters, one number at a time. Here the forward pass is a maximum of strided slices, one
-# for each tap, and notes the tap's number in a byte. The gradient of a pixel then asks each window above it: was it me?
-# Of equal pixels the first counts.
+# for each tap, and notes the tap's number in a byte. The gradient of a pixel is then the sum over the windows in which
+# this pixel was the maximum. Of equal pixels, the first counts.
 
 # %%
 board = jnp.array([[1.0, 2, 5, 5], [4, 3, 5, 0]])[None, :, :, None]
@@ -463,7 +463,7 @@ for name, microseconds in spent.most_common(6):
 #
 # - **Which machines.** oneDNN is called on Linux on x86-64, where a C++ compiler was there when jaxcnn was installed,
 #   or a wheel was. On other CPUs the other forms are used, and convolutions are XLA's.
-# - **GPU and TPU.** Nothing of this is done there. XLA hands a GPU's convolutions to cuDNN and compiles a TPU's itself,
+# - **GPU and TPU.** None of this applies there. XLA hands a GPU's convolutions to cuDNN and compiles a TPU's itself,
 #   and `stored` would only cost memory. The programs are the plain ones, the results the same.
 # - **bfloat16** (`cnn.mixed_precision`) goes to oneDNN where the processor multiplies it (AVX512_BF16, AMX); elsewhere
 #   oneDNN says that it has no code.
@@ -474,7 +474,7 @@ for name, microseconds in spent.most_common(6):
 #   XLA's own convolutions lose their canonical form inside loops and become much slower.
 # - **Second derivatives, `jvp`, `remat`** work: the primitives have all their rules.
 #
-# Somebody's own network needs nothing: any function of `cnn.ops` and any layer takes these forms wherever it is traced,
+# Your own network needs no changes: any function of `cnn.ops` and any layer takes these forms wherever it is traced,
 # also inside a Flax module. What calls `jax.lax.conv_general_dilated` itself does not.
 #
 # ## Exercises
@@ -485,7 +485,7 @@ for name, microseconds in spent.most_common(6):
 #    counts for which of the four?
 # 3. **Which kernel ran?** Start `python -c "..."` with `ONEDNN_VERBOSE=1` and one convolution in it. `brg_conv_fwd` and
 #    `jit` are fast, `ref` is not; look for a shape that gives `ref`.
-# 4. **Overlap.** For 3x3 windows at stride 2, how many windows can a pixel ask "was it me"? And at stride 1?
+# 4. **Overlap.** For 3x3 windows at stride 2, how many windows contain a pixel? And at stride 1?
 #
 # ## What next
 #

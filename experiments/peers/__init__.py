@@ -1,17 +1,16 @@
-"""The networks of `experiments.speed` in other libraries, one file a library, each written as its documentation would.
+"""The networks of `experiments.speed` in other libraries: one file per library, in the style of its documentation.
 
-A file gives two functions of a `Task`:
+Each file has two functions of a `Task`:
 
-* `trainer(task) -> step`: `step()` does one training step and waits for all of it; it returns the loss.
-* `inference(task) -> run`: `run()` does a forward pass in evaluation mode and waits; it returns the outputs, channels
-  last.
+* `trainer(task) -> step`: `step()` runs one training step, waits until it is complete, and returns the loss.
+* `inference(task) -> run`: `run()` runs a forward pass in evaluation mode and returns the outputs (channels last).
 
-What is the same everywhere: the weights at the start, the batch, softmax cross-entropy, SGD with momentum, batch
-normalization by the batch in a training step with its running statistics updated. Dropout is left out, so that the
-outputs can be compared; it takes next to no time. Files here import their library and NumPy, not each other's.
+All libraries use the same initial weights, batch, softmax cross-entropy, SGD with momentum, and batch norm, which uses
+batch statistics and updates running statistics in a training step. Dropout is left out so that outputs can be compared;
+its cost is negligible. A file imports its library and NumPy, but no other library.
 
-Weights travel as a list of layers in the order of the networks' code: each file makes its layers in that order, and a
-number of layers, a shape or an output that does not fit is an error.
+Weights are saved as a list of layers in the order of the networks' code. Each file creates its layers in that order; a
+wrong number of layers, a wrong shape or a wrong output is an error.
 """
 
 from __future__ import annotations
@@ -58,13 +57,13 @@ class Task:
     """A network and its batch.
 
     Attributes:
-      model: the network's name.
-      shape: of the batch, `(N, H, W, C)`.
-      classes: of the outputs.
-      units: of VGG-16's, AlexNet's and the FCN's hidden dense layers; fewer make a test short.
-      dtype: what is computed in, float32 or bfloat16. Parameters, momentum and running statistics are float32 always.
-      device: where, cpu or gpu.
-      folder: where the weights and the batch lie.
+      model: name of the network.
+      shape: shape of the batch, `(N, H, W, C)`.
+      classes: number of classes.
+      units: units of the hidden dense layers of VGG-16, AlexNet and the FCN; small in tests.
+      dtype: dtype of the computation, float32 or bfloat16. Parameters, momentum and running statistics are float32.
+      device: cpu or gpu.
+      folder: the folder of the weights and the batch.
     """
 
     model: str
@@ -77,11 +76,11 @@ class Task:
 
     @property
     def half(self) -> bool:
-        """Whether it is computed in bfloat16."""
+        """Whether the computation is in bfloat16."""
         return self.dtype == "bfloat16"
 
     def save(self, layers: Sequence[Mapping[str, np.ndarray]], images: np.ndarray, labels: np.ndarray) -> None:
-        """Writes the task, the weights and the batch into its folder."""
+        """Saves the task, the weights and the batch in its folder."""
         folder = Path(self.folder)
         (folder / "task.json").write_text(json.dumps(dataclasses.asdict(self)))
         arrays = {f"{i}/{name}": value for i, layer in enumerate(layers) for name, value in layer.items()}
@@ -90,12 +89,12 @@ class Task:
 
     @classmethod
     def load(cls, folder: str | Path, **changes: Any) -> Task:
-        """The task that was saved there."""
+        """Loads the task that was saved in a folder."""
         fields = json.loads((Path(folder) / "task.json").read_text())
         return cls(**{**fields, "shape": tuple(fields["shape"]), "folder": str(folder), **changes})
 
     def layers(self) -> Iterator[dict[str, np.ndarray]]:
-        """The variables of each layer that has any, read one layer at a time: `kernel`, `bias`, `scale`."""
+        """Loads the variables of each layer that has any, one layer at a time: `kernel`, `bias`, `scale`."""
         with np.load(Path(self.folder) / "weights.npz") as arrays:
             names: dict[str, list[str]] = {}
             for path in arrays.files:
@@ -109,8 +108,8 @@ class Task:
             return arrays["images"], arrays["labels"]
 
 
-# The sizes that are measured, and small ones with which everything can be tried out quickly. VGG-16 and AlexNet keep
-# their image size: for smaller ones they have a pool that not every library has.
+# The sizes of the benchmark, and small ones for quick tests. VGG-16 and AlexNet keep their image size: smaller images
+# need an adaptive pool that not every library has.
 TASKS = {
     task.model: task
     for task in (
@@ -150,17 +149,17 @@ ON_GPU = {
 
 @dataclass(frozen=True)
 class Peer:
-    """A library, and how it is used.
+    """A library and the settings that it is used with.
 
     Attributes:
-      label: its name in tables and pictures.
-      module: the file that has `trainer` and `inference`.
-      options: their keyword arguments.
-      packages: what has to be installed for it.
-      compiler: whether a C++ compiler is needed, too.
-      dtype: what it computes in whatever was asked for; None, what was asked for.
-      mixes: whether it computes in bfloat16 with float32 parameters.
-      environment: variables of its process beside those that all have.
+      label: its name in tables and plots.
+      module: the module with `trainer` and `inference`.
+      options: keyword arguments of both functions.
+      packages: required packages.
+      compiler: whether a C++ compiler is required.
+      dtype: a fixed dtype of its computation; None for the task's.
+      mixes: whether it supports bfloat16 with float32 parameters.
+      environment: additional environment variables of its process.
     """
 
     label: str
@@ -173,7 +172,7 @@ class Peer:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def missing(self, dtype: str = "float32") -> str | None:
-        """What it lacks on this machine or for this dtype; None for nothing."""
+        """The missing requirement on this machine or for this dtype, or None."""
         if dtype == "bfloat16" and not self.mixes:
             return "its batch normalization does not work in bfloat16 with float32 statistics"
         if absent := [name for name in self.packages if importlib.util.find_spec(name) is None]:
@@ -202,7 +201,7 @@ PEERS = {
 
 
 def channels_first(kernel: np.ndarray, maps: int | None) -> np.ndarray:
-    """The kernel of a dense layer `(H W C, K)` behind C flattened maps as one of `(C H W, K)`; H is W here."""
+    """Reorders a dense kernel after C flattened maps from `(H W C, K)` to `(C H W, K)`, for H = W."""
     if maps is None:
         return kernel
     rows, features = kernel.shape

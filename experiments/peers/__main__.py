@@ -1,7 +1,7 @@
-"""A process in which one peer works on one task: `python -m experiments.peers REQUEST`, started by `experiments.speed`.
+"""Runs one task with one peer: `python -m experiments.peers REQUEST`, started by `experiments.speed`.
 
-It builds, times the first call (tracing, compiling, running), does two more and writes a line of JSON. Then it reads
-a number of calls a line and answers with the seconds of each; an empty line ends it. Between lines it sleeps.
+It builds the network, times the first call (tracing, compilation, execution), makes two more calls and prints a line of
+JSON. Then it reads a number of calls per line and prints the seconds of each call. An empty line ends the process.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from experiments.peers import Task
 
 
 def peak(device: str = "cpu") -> float:
-    """The most memory that this process has had, MiB; of the GPU's, that of its arrays and of what it computed.
+    """The peak memory of this process in MiB; on a GPU, of its arrays and temporaries.
 
-    Where Linux says so, it is the process's own: the other count begins with what the process that started it had.
+    Linux reports this process's peak in /proc; `getrusage` also counts the parent's memory at the start.
     """
     if device == "gpu":
         if "torch" in sys.modules:
@@ -39,14 +39,14 @@ def peak(device: str = "cpu") -> float:
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    """The seconds of a call and what it gave."""
+    """The seconds of a call and its result."""
     began = time.perf_counter()
     value = run()
     return time.perf_counter() - began, value
 
 
 def main() -> None:
-    """Works until an empty line."""
+    """Answers requests until an empty line."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
     request = json.loads(sys.argv[1])

@@ -1,8 +1,8 @@
-"""A process that trains LeNet-5 until it recognizes so many digits: `python -m experiments.peers.accuracy REQUEST`.
+"""Trains LeNet-5 until it reaches a test accuracy: `python -m experiments.peers.accuracy REQUEST`.
 
-It is started by `experiments.to_accuracy`, which times it whole. Each library has the same digits in the same order,
-Adam along half a cosine and batch size, its own initialization, and code as its documentation would have it. It
-writes a line of JSON.
+`experiments.to_accuracy` starts it and times the whole process. All libraries use the same digits in the same order,
+batch size, and Adam with cosine decay; each has its default initialization and code in the style of its documentation.
+The process prints a line of JSON.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def batches(data: Arrays, size: int, seed: int, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """One pass over the training images in a new order; what is left over at its end is not used."""
+    """One pass over the training images in a new order; an incomplete last batch is dropped."""
     order = np.random.default_rng((seed, epoch)).permutation(len(data["labels"]))
     for start in range(0, len(order) - size + 1, size):
         chosen = order[start : start + size]
@@ -29,7 +29,7 @@ def train(
     step: Callable[[np.ndarray, np.ndarray], Any], right: Callable[[np.ndarray, np.ndarray], Any], data: Arrays,
     target: float, batch_size: int, epochs: int, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Trains until the share of right answers on the test images reaches the target, looking after each epoch."""
+    """Trains until the test accuracy, measured after each epoch, reaches the target."""
     size = 500
     accuracy = 0.0
     for epoch in range(epochs):
@@ -134,7 +134,7 @@ LIBRARIES = {"jaxcnn": jaxcnn_, "flax": flax, "torch": torch}
 
 
 def main() -> None:
-    """Works on the request in the first argument."""
+    """Answers the request in the first argument."""
     request = json.loads(sys.argv[1])
     with np.load(request["data"]) as arrays:
         data = {name: arrays[name] for name in arrays.files}

@@ -1,4 +1,4 @@
-"""The networks in Equinox: of one image, channels first, and `vmap` over the batch."""
+"""The networks in Equinox, for one image with channels first; `vmap` adds the batch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class LeNet5(eqx.Module):
 
 
 class Unit(eqx.Module):
-    """Two convolutions around which the input goes, subsampled and with more channels where the shape changes."""
+    """A residual block of two convolutions; its shortcut subsamples and pads channels where the shape changes."""
 
     conv1: eqx.nn.Conv2d
     bn1: eqx.nn.BatchNorm
@@ -90,7 +90,7 @@ class ResNet20(eqx.Module):
 
 
 class Stage(eqx.Module):
-    """Convolutions of VGG-16 and the pool behind them."""
+    """A stage of VGG-16: convolutions and the pool after them."""
 
     convs: list[eqx.nn.Conv2d]
 
@@ -299,7 +299,7 @@ class FCN8s(eqx.Module):
 
 
 def cropped(x: jax.Array, like: jax.Array) -> jax.Array:
-    """The middle of an image, of the size that `like` has."""
+    """Center crop of an image to the size of `like`."""
     top, left = ((a - b) // 2 for a, b in zip(x.shape[1:], like.shape[1:], strict=True))
     return x[:, top : top + like.shape[1], left : left + like.shape[2]]
 
@@ -316,7 +316,7 @@ MODELS: dict[str, Callable[..., eqx.Module]] = {
 
 
 def _layers(model: eqx.Module) -> list[Any]:
-    """The layers in the order of their calls; in a bottleneck a convolution and its normalization take turns."""
+    """The layers in call order; in a bottleneck, each convolution is followed by its normalization."""
     found: list[Any] = []
     for layer in members(model, (eqx.nn.Conv, eqx.nn.ConvTranspose, eqx.nn.Linear, eqx.nn.BatchNorm, Bottleneck)):
         if isinstance(layer, Bottleneck):
@@ -356,7 +356,7 @@ def _built(task: Task) -> tuple[eqx.Module, eqx.nn.State, jax.Array, jax.Array]:
 
 
 def _batched(model: Any, state: eqx.nn.State, images: jax.Array) -> tuple[jax.Array, eqx.nn.State]:
-    """The outputs of a batch, channels last, and the state."""
+    """The outputs of a batch with channels last, and the new state."""
     run = jax.vmap(model, axis_name="batch", in_axes=(0, None), out_axes=(0, None))
     outputs, state = run(images, state)
     return jnp.moveaxis(outputs, 1, -1), state

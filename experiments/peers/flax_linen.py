@@ -32,7 +32,7 @@ class LeNet5(nn.Module):
 
 
 class Unit(nn.Module):
-    """Two convolutions around which the input goes, subsampled and with more channels where the shape changes."""
+    """A residual block of two convolutions; its shortcut subsamples and pads channels where the shape changes."""
 
     features: int
     stride: int
@@ -155,7 +155,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A residual network of bottlenecks: ResNet-50 with the blocks given."""
+    """A residual network of bottleneck blocks, such as ResNet-50."""
 
     classes: int
     blocks: tuple[int, ...] = RESNET50
@@ -193,7 +193,7 @@ class FCN8s(nn.Module):
 
 
 def cropped(x: jax.Array, like: jax.Array) -> jax.Array:
-    """The middle of the images, of the size that `like` has."""
+    """Center crop of the images to the size of `like`."""
     top, left = ((a - b) // 2 for a, b in zip(x.shape[1:3], like.shape[1:3], strict=True))
     return x[:, top : top + like.shape[1], left : left + like.shape[2]]
 

@@ -1,4 +1,4 @@
-"""The networks in Flax NNX, trained by the functional loop of its performance guide, which has the least overhead."""
+"""The networks in Flax NNX, with the functional training loop of its performance guide (least overhead)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LeNet5(nnx.Module):
 
 
 class Unit(nnx.Module):
-    """Two convolutions around which the input goes, subsampled and with more channels where the shape changes."""
+    """A residual block of two convolutions; its shortcut subsamples and pads channels where the shape changes."""
 
     def __init__(self, channels: int, features: int, stride: int, *, rngs: nnx.Rngs):
         conv = partial(nnx.Conv, kernel_size=(3, 3), padding=1, use_bias=False, rngs=rngs)
@@ -68,7 +68,7 @@ class ResNet20(nnx.Module):
 
 
 class Stage(nnx.Module):
-    """Convolutions of VGG-16 and the pool behind them."""
+    """A stage of VGG-16: convolutions and the pool after them."""
 
     def __init__(self, channels: int, filters: tuple[int, ...], *, rngs: nnx.Rngs):
         pairs = zip((channels, *filters), filters, strict=False)
@@ -224,7 +224,7 @@ class FCN8s(nnx.Module):
 
 
 def cropped(x: jax.Array, like: jax.Array) -> jax.Array:
-    """The middle of the images, of the size that `like` has."""
+    """Center crop of the images to the size of `like`."""
     top, left = ((a - b) // 2 for a, b in zip(x.shape[1:3], like.shape[1:3], strict=True))
     return x[:, top : top + like.shape[1], left : left + like.shape[2]]
 

@@ -1,4 +1,4 @@
-"""What the peers on JAX share: the optimizer, the loss, half precision, and a jitted step as a function that waits."""
+"""Helpers of the peers on JAX: optimizer, loss, half precision, and a jitted step that blocks until it is complete."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ optimizer = optax.sgd(LEARNING_RATE, MOMENTUM)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Softmax cross-entropy, the mean over all labels."""
+    """Mean softmax cross-entropy over all labels."""
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels).mean()
 
 
 def halved(half: bool, *trees: Any) -> Any:
-    """With `half`, the trees with their float arrays in bfloat16; else as they are."""
+    """Casts the float arrays of the trees to bfloat16 if `half`; otherwise returns the trees unchanged."""
 
     def one(x: Any) -> Any:
         return x.astype(jnp.bfloat16) if half and jnp.issubdtype(x.dtype, jnp.floating) else x
@@ -29,7 +29,7 @@ def halved(half: bool, *trees: Any) -> Any:
 
 
 def stepper(step: Callable[..., tuple[Any, jax.Array]], state: Any, *batch: jax.Array) -> Callable[[], Any]:
-    """The step `(state, *batch) -> (state, loss)` as a function of nothing, which keeps the state and waits for it."""
+    """Wraps a step `(state, *batch) -> (state, loss)` in a function without arguments that keeps the state."""
 
     def run() -> jax.Array:
         nonlocal state
@@ -40,7 +40,7 @@ def stepper(step: Callable[..., tuple[Any, jax.Array]], state: Any, *batch: jax.
 
 
 def members(module: Any, kinds: tuple[type, ...]) -> Iterator[Any]:
-    """The layers of these classes inside a module, in the order in which its attributes were assigned."""
+    """The layers of these classes inside a module, in the order of attribute assignment."""
     if isinstance(module, kinds):
         yield module
     elif isinstance(module, (list, tuple)):

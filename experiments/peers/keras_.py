@@ -1,4 +1,4 @@
-"""The networks in Keras on JAX, trained by the stateless loop of its guide to writing one in JAX."""
+"""The networks in Keras on JAX, with the stateless training loop of Keras' JAX guide."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def lenet5(x: Any, task: Task) -> Any:
 
 
 def padded(x: Any, features: int, size: int, stride: int, bias: bool = False) -> Any:
-    """A convolution whose stride does not fit Keras' "same", which pads the far side more."""
+    """A strided convolution with symmetric padding; Keras' "same" pads the far side more."""
     if stride > 1 and size > 1:
         x = layers.ZeroPadding2D(size // 2)(x)
     return Conv2D(features, size, stride, padding="valid" if stride > 1 else "same", use_bias=bias)(x)
@@ -134,7 +134,7 @@ def fcn8s(image: Any, task: Task) -> Any:
 
 
 def cropped(x: Any, like: Any) -> Any:
-    """The middle of the images, of the size that `like` has."""
+    """Center crop of the images to the size of `like`."""
     edges = [(a - b, (a - b) // 2) for a, b in zip(x.shape[1:3], like.shape[1:3], strict=True)]
     return layers.Cropping2D([(before, both - before) for both, before in edges])(x)
 
@@ -151,7 +151,7 @@ MODELS: dict[str, Callable[[Any, Task], Any]] = {
 
 
 def _order(model: keras.Model) -> dict[type, Iterator[Any]]:
-    """The layers of each class in the order in which they were made, which is not that of `model.layers`.
+    """The layers of each class in order of creation, which differs from the order of `model.layers`.
 
     Keras numbers them: conv2d, conv2d_1, ...
     """

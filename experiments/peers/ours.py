@@ -1,4 +1,4 @@
-"""The networks in jaxcnn, and what all others start from: its weights and a batch of digits."""
+"""The networks in jaxcnn, and the initial weights and batch of digits for all libraries."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def fcn8s(classes: int, units: int) -> cnn.Layer:
 
 
 def cropped(x: jax.Array, like: jax.Array) -> jax.Array:
-    """The middle of the images, of the size that `like` has."""
+    """Center crop of the images to the size of `like`."""
     top, left = ((a - b) // 2 for a, b in zip(x.shape[1:3], like.shape[1:3], strict=True))
     return x[:, top : top + like.shape[1], left : left + like.shape[2]]
 
 
 def alexnet(task: Task) -> cnn.Layer:
-    """`cnn.models.alexnet`, whose dense layers are smaller where the task says so."""
+    """`cnn.models.alexnet` with the task's number of units in the dense layers."""
     model = cnn.models.alexnet(task.classes, drop=0)
     smaller = {name: cnn.dense(task.units) for name in ("fc6", "fc7")} if task.units != 4096 else {}
     return cnn.serial(**{**model.sublayers, **smaller})
@@ -65,7 +65,7 @@ MODELS: dict[str, Callable[[Task], cnn.Layer]] = {
 
 
 def half(model: cnn.Layer) -> cnn.Layer:
-    """The model computed in bfloat16, its parameters and outputs in float32."""
+    """Computes the model in bfloat16, with parameters and outputs in float32."""
 
     def apply(params: Any, state: Any, x: jax.Array, **pass_: Any) -> tuple[jax.Array, Any]:
         params, x = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (params, x))
@@ -82,7 +82,7 @@ def _built(task: Task) -> tuple[cnn.Layer, tuple[Any, Any], jax.Array, jax.Array
     made: list[Any] = []
 
     def state_alone() -> Any:
-        # Parameters of its own would be memory for nothing: they are traced, in the order of its layers, and filled.
+        # `init` is only traced, which saves memory: it gives the order of the layers, which are then filled.
         params, state = model.init(key, images)
         made.append(params)
         return state
@@ -123,7 +123,7 @@ def inference(task: Task) -> Callable[[], Any]:
 
 
 def _layers(params: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The dicts of variables in the order in which `init` made them: that of the network's calls."""
+    """The dicts of variables in the order of their creation by `init`, which is the call order."""
     for value in params.values():
         if "kernel" in value or "scale" in value:
             yield value
@@ -132,14 +132,14 @@ def _layers(params: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def prepare(task: Task) -> None:
-    """Writes a task with the weights of jaxcnn's `init` and a batch of digits."""
+    """Saves a task with the weights of jaxcnn's `init` and a batch of digits."""
     images, labels = digits(task)
     params, _ = MODELS[task.model](task).init(jax.random.key(0), images)
     task.save([jax.tree.map(np.asarray, layer) for layer in _layers(params)], images, labels)
 
 
 def digits(task: Task) -> tuple[np.ndarray, np.ndarray]:
-    """Handwritten digits, enlarged to the task's size, of mean 0 and deviation 1; of the FCN each pixel has a label.
+    """Handwritten digits, resized to the task's size, with mean 0 and std 1; for the FCN, each pixel has a label.
 
     Pixels with ink have the digit's class there, the others that of the background.
     """

@@ -1,4 +1,4 @@
-"""The networks in PyTorch: contiguous or channels last, as it is or compiled."""
+"""The networks in PyTorch: contiguous or channels last, eager or compiled."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LeNet5(nn.Sequential):
 
 
 class Unit(nn.Module):
-    """Two convolutions around which the input goes, subsampled and with more channels where the shape changes."""
+    """A residual block of two convolutions; its shortcut subsamples and pads channels where the shape changes."""
 
     def __init__(self, channels: int, features: int, stride: int):
         super().__init__()
@@ -188,7 +188,7 @@ class FCN8s(nn.Module):
 
 
 def cropped(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """The middle of the images, of the size that `like` has."""
+    """Center crop of the images to the size of `like`."""
     top, left = ((a - b) // 2 for a, b in zip(x.shape[2:], like.shape[2:], strict=True))
     return x[:, :, top : top + like.shape[2], left : left + like.shape[3]]
 
