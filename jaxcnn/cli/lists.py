@@ -16,7 +16,7 @@ from jaxcnn.format import padded
 
 @dataclass
 class Models:
-    """List the networks: input, parameters, multiply-accumulates, ImageNet accuracy, and whether weights can be read."""
+    """List the networks: input, parameters, multiply-accumulates, ImageNet accuracy; and if weights can be read."""
 
     word: tyro.conf.Positional[str] = ""
     """List only the networks with this word in their name, task or description."""

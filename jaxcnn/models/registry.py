@@ -36,6 +36,8 @@ class Published:
       timm: as `torch`, for timm's files if they have other names and the network computes the same.
       older: a regular expression and its replacement, which turn names in older files into today's.
       keras: as `torch`, for a file of Keras; a name is the path of the layer's group.
+      options: names and values of the builder's arguments without which the network differs a little from the one that
+        was trained.
       bgr: paths of the layers whose input channels are blue, green and red in Keras's file; loading reverses them.
     """
 
@@ -50,6 +52,7 @@ class Published:
     timm: Callable[[Layer], Callable[[LayerPath], str]] | None = None
     older: tuple[str, str] | None = None
     keras: Callable[[Layer], Callable[[LayerPath], str]] | None = None
+    options: tuple[tuple[str, Any], ...] = ()
     bgr: tuple[LayerPath, ...] = ()
 
 

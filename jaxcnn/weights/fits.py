@@ -67,7 +67,9 @@ def fit_of(name: str, content: Content, quick: bool = False) -> tuple[Fit, Match
     entry = MODELS[name]
     if entry.published is None:
         raise UserError(f"{name} has no published weights, so its names in files are not known")
-    options = {"padding": "same"} if content.kind == "flax" and entry.published.family == "resnet" else {}
+    options = dict(entry.published.options)
+    if content.kind == "flax" and entry.published.family == "resnet":
+        options["padding"] = "same"
     net = entry.make(**options)
     namer, content_here = named(net, content, None)
     arrays, kind = content_here.arrays, content.kind

@@ -119,7 +119,7 @@ def _prefix(layers: set[str], kind: str, arrays: Collection[str], path: FilePath
     most = max(counts.values())
     best = [prefix for prefix, count in counts.items() if count == most]
     if len(best) > 1:
-        choices = " or ".join(f"ignore={prefix + '*'!r}" for prefix in best[:5])
+        choices = " or ".join(f"ignore={prefix + '*'!r}" for prefix in sorted(best)[:5])
         raise UserError(f"{path} holds the layers of {len(best)} such networks: leave out all but one, by {choices}")
     return best[0]
 

@@ -71,9 +71,9 @@ def flax_resnet(model: Layer) -> Namer:
 
     def name(path: Path) -> str:
         if len(path) == 1:
-            return outside[path[0]]
+            return outside.get(path[0], "")  # a layer without variables has no name
         stage, block, *rest = path
-        return f"{kind}_{blocks.index((stage, block))}/{inside['/'.join(rest)]}"
+        return f"{kind}_{blocks.index((stage, block))}/{inside.get('/'.join(rest), '')}"
 
     return name
 
@@ -244,7 +244,9 @@ def variables(
         else:
             kept, own = split(own)
             homes = [(1, (*path, "frozen"), kept), (1, path, own)]
-        what, there, number = _kind(leaf), name(path), 0
+        # A layer without variables may have no name in the file.
+        there = name(path) if any(jax.tree.leaves(values) for *_, values in homes) else ""
+        what, number = _kind(leaf), 0
         for place, (tree, at, values) in enumerate(homes):
             # A user's layer may nest its variables.
             for keys, struct in sorted(jax.tree.leaves_with_path(values), key=lambda leaf: leaf[0][-1].key == "bias"):
