@@ -43,4 +43,4 @@ def run_predict(given: Predict) -> None:
         raise UserError(f"--invert is for digits; this run is one of {task.about}")
     options = {"invert": True} if given.invert else {}
     rows = task.predict(trained, given.images, given.out or given.run / "predictions", **options)
-    say(json.dumps(rows) if given.json else "\n".join(row["text"] for row in rows))
+    say(json.dumps(rows) if given.json else "\n".join(map(task.line, rows)))

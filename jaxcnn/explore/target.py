@@ -22,11 +22,11 @@ from jaxcnn.errors import DataError, UserError
 from jaxcnn.explore import head
 from jaxcnn.explore.head import Head
 from jaxcnn.format import printable
-from jaxcnn.runs import Run, Trained
+from jaxcnn.runs import Run
 from jaxcnn.runs import table as listed
 from jaxcnn.runs.primary import ACCURACY, Primary, primary_in
 from jaxcnn.runs.recipe import Recipe
-from jaxcnn.runs.trained import rebuilt
+from jaxcnn.runs.trained import Trained, rebuilt
 
 FIGURES = ("confusion.png", "mistakes.png")
 _EXAMPLES = 400

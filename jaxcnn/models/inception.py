@@ -48,7 +48,7 @@ def unit(features: int, kernel_size: Size, stride: int = 1, *, pad: bool = True)
     Args:
       pad: whether the map keeps its size, but for the stride.
     """
-    options: dict[str, Any] = {} if pad else {"padding": 0}
+    options: dict[str, Any] = {} if pad else {"padding": 0, "floor": stride > 1}  # any size of image, as torchvision
     norm = batch_norm(eps=1e-3)
     return core.serial(**conv_norm_act(features, kernel_size, stride, norm=norm, kernel_init=_start, **options))
 

@@ -118,8 +118,8 @@ class Task:
         return config.get("facts") or config
 
     def evaluation(self, recipe: Recipe, facts: Facts) -> Objective:
-        """What `evaluate` measures: the objective, with what is measured on a test set."""
-        return self.objective(recipe, facts).for_test()
+        """What `evaluate` measures: the objective, with its `test_metrics`."""
+        return self.objective(recipe, facts)
 
     def adapted(self, found: Data, trained: Trained) -> Data:
         """Other data than the run's own as the network can take it, with its own vocabulary for instance."""
@@ -143,3 +143,7 @@ class Task:
         Pictures are written to the folder `out`.
         """
         raise NotImplementedError
+
+    def line(self, row: Row) -> str:
+        """A row for a reader."""
+        return str(row["text"])

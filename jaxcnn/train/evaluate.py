@@ -151,8 +151,10 @@ def evaluate(trained: Trained, data: Data) -> dict[str, float]:
     facts = task.recorded(config)
     objective = dataclasses.replace(task.evaluation(Recipe.of(config), facts), preprocess=trained.preprocess)
     most = {"batch_size": config["batch_size"]} if isinstance(data, Examples) else {}
-    measure = make_evaluate(trained.model, objective, **most)
+    measure = make_evaluate(trained.model, objective.for_test(), **most)
     figures = measure(trained.params, trained.model_state, data, keep=False).metrics
+    if objective.test_metrics:
+        figures = {name: value for name, value in figures.items() if np.isfinite(value)}
     if objective.evaluate is not None:
         figures = {**objective.evaluate(trained, data), **figures}
     return figures

@@ -27,13 +27,12 @@ from jaxcnn.runs.trained import Trained
 from jaxcnn.runs.writer import RunWriter, pictures
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.train import agreement
-from jaxcnn.train.callbacks import Callback, names_of
 from jaxcnn.train.checks import check_data, check_settings, example_of, figures_of, outputs_of
 from jaxcnn.train.evaluate import Evaluation, make_evaluate
 from jaxcnn.train.optimizers import make_optimizer
 from jaxcnn.train.report import result_html, result_text
 from jaxcnn.train.step import TrainState, create_state, make_step
-from jaxcnn.train.training import Training
+from jaxcnn.train.training import Callback, Training, names_of
 
 Data = Dataset | Examples | Stream
 

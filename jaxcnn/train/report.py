@@ -96,7 +96,7 @@ def _about(result: Mapping[str, Any]) -> list[str]:
 
 
 def _model(result: Mapping[str, Any]) -> str:
-    return shortened(" ".join(printable(result.get("model", "a network")).split()), _LONGEST)
+    return shortened(printable(" ".join(str(result.get("model", "a network")).split())), _LONGEST)
 
 
 def _plain(name: str) -> str:

@@ -21,9 +21,9 @@ from jaxcnn.runs.process import Process
 from jaxcnn.runs.recipe import Recipe, words
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.tasks.task import Data, Task
-from jaxcnn.train.callbacks import Callback
 from jaxcnn.train.fit import FitResult, fit
 from jaxcnn.train.optimizers import make_optimizer
+from jaxcnn.train.training import Callback
 
 
 def train(

@@ -1,4 +1,4 @@
-"""A training under way: its epochs, the place that it has reached, its best variables. `fit` makes one and runs it."""
+"""A training under way, and what its callbacks are: `fit` makes a `Training` and runs it."""
 
 from __future__ import annotations
 
@@ -19,21 +19,94 @@ from jaxcnn.data.batches import batches
 from jaxcnn.data.dataset import Dataset, Examples
 from jaxcnn.data.stream import prefetch
 from jaxcnn.devices import OneDevice, first_process, from_first, together
-from jaxcnn.errors import TrainingError
+from jaxcnn.errors import TrainingError, UserError
 from jaxcnn.ops import cpu
 from jaxcnn.runs.folder import variables
 from jaxcnn.runs.primary import Primary
 from jaxcnn.runs.record import Record
 from jaxcnn.runs.writer import RunWriter
 from jaxcnn.tasks.objective import Objective
-from jaxcnn.train.callbacks import Callback, check_record, names_of
 from jaxcnn.train.evaluate import Evaluation
 from jaxcnn.train.progress import Display
-from jaxcnn.train.step import SKIPPED, LossScale, Step, TrainState
+from jaxcnn.train.step import SKIPPED, LossScale, Step, TrainState, Watch
 from jaxcnn.train.stopping import Stop, asked_to_stop
 
 _SKIPPED = 50  # steps skipped in a row that end a training: 48 halvings lead from the largest scale to the smallest
 _REFRESH = 0.5  # seconds between two looks at the metrics: each waits for the steps under way
+
+
+class Callback:
+    """What a training calls. Each method does nothing; a subclass overrides those that it needs.
+
+    With several processes each of them calls its own callbacks, and the record of the first one is written.
+
+    Attributes:
+      name: what its state is saved under; the name of the class when empty.
+      watch: `(gradients, updates, params) -> {name: scalar}`, compiled into the step; the record of an epoch has the
+        mean over its steps. None for nothing.
+      figures: the names of the figures of a validation that `epoch` adds, `validation_` apart; one of them may be the
+        objective's `primary`.
+    """
+
+    name: str = ""
+    watch: Watch | None = None
+    figures: tuple[str, ...] = ()
+
+    def begin(self, training: Training) -> None:
+        """Before the first step, and before the first step of a resumed run, after `load`."""
+
+    def step(self, training: Training) -> None:
+        """After a step. `training.metrics` are its figures on the device: reading one waits for the step."""
+
+    def epoch(self, training: Training, record: Record) -> None:
+        """After an epoch and its validation, before the best epoch is chosen and the record is written.
+
+        Numbers that are added to `record` are written to metrics.jsonl, and to TensorBoard where that is asked for.
+        """
+
+    def end(self, training: Training) -> None:
+        """After the last epoch, and also when the training was stopped or has failed."""
+
+    def save(self) -> Any:
+        """What a resumed run has to know, as JSON; None for nothing. It is part of each checkpoint."""
+        return None
+
+    def load(self, saved: Any) -> None:
+        """Takes back what `save` returned, before `begin`, in a resumed run."""
+
+
+def names_of(callbacks: Sequence[Callback]) -> list[str]:
+    """The name of each callback.
+
+    Raises:
+      UserError: when one is no `Callback`, or two have the same name.
+    """
+    names: list[str] = []
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise UserError(f"callbacks: expected instances of cnn.train.Callback, got {type(callback).__name__}")
+        name = callback.name or type(callback).__name__
+        if name in names:
+            raise UserError(f"callbacks: two are named {name!r}; give one of them another `name`")
+        names.append(name)
+    return names
+
+
+def check_record(record: Record, before: set[str], name: str) -> None:
+    """Checks what a callback added to a record.
+
+    Raises:
+      UserError: when it is no number.
+    """
+    for key in record.keys() - before:
+        value = record[key]
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            try:
+                record[key] = float(value)
+            except (TypeError, ValueError):
+                raise UserError(
+                    f"the callback {name} added {key!r} to the record: expected a number, got {type(value).__name__}"
+                ) from None
 
 
 @dataclass
@@ -191,7 +264,7 @@ class Training:
     def _ends(self) -> str:
         """Why the training ends before its last epoch; empty when it does not. All processes say the same."""
         if self.patience is not None and self.history and self.primary.stalled(self.history, self.patience):
-            return f"no better validation for {self.patience} epochs"
+            return f"no better validation for {self.patience} {'epoch' if self.patience == 1 else 'epochs'}"
         return from_first(lambda: self.place.stopped) if self.callbacks else self.place.stopped
 
     def _one_epoch(self, display: Display, stop: Stop) -> Record:

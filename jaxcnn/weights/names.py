@@ -9,6 +9,11 @@ Names, this package's on the left:
     VGG,        conv1_2, bn1_2                  features.2, .3: numbers count all layers
     AlexNet     fc6, fc7, fc8                   classifier.0, .3, .6
                 fc6, fc7, fc8                   pre_logits.fc1, pre_logits.fc2, head.fc timm's VGG
+    DenseNet    denseblock1/denselayer2/conv1   features.denseblock1.denselayer2.conv1  torchvision, timm
+    Inception   Mixed_5b/branch5x5_2/bn         Mixed_5b.branch5x5_2.bn                 torchvision, timm
+    RegNet      stage1/block2/se/fc1            trunk_output.block1.block1-1.f.se.fc1
+    ConvNeXt    stage1/block2/fc1               features.1.1.block.3
+    DeepLab     classifier/aspp/rate12/conv     classifier.0.convs.1.0
     MobileNet,  block3/depthwise/conv           features.3.conv.1.0                     all layers counted
     EfficientNet, stage2/block1/squeeze/fc1     features.2.0.block.2.fc1
     MNASNet     stage2/block1/depthwise/conv    blocks.1.0.conv_dw                      timm's

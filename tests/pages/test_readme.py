@@ -1,4 +1,4 @@
-"""Every command and code block of the README runs."""
+"""Every command and code block of the README and of the pages of `notebooks` and `experiments` runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from jaxcnn.cli import main
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+PAGES = [README, *((ROOT / folder / "README.md").read_text() for folder in ("notebooks", "experiments"))]
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", "\n".join(PAGES), re.DOTALL)
 
 # What is long in earnest runs here on the embedded digits for an epoch: options given twice take the later value.
 SHORT = {
@@ -60,9 +61,10 @@ TASKS = {
 
 
 def commands() -> list[str]:
-    """The lines of the shell blocks, but for a virtual environment and the reference (`test_reference` has that)."""
+    """The lines of the shell blocks, each once; other tests have the virtual environment, reference and website."""
     lines = [line.split(" #")[0].strip() for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
-    return [line for line in lines if line and "venv" not in line and " pdoc " not in line]
+    others = ("venv", " pdoc ", "notebooks/website")
+    return [line for line in dict.fromkeys(lines) if line and not any(other in line for other in others)]
 
 
 @pytest.fixture(autouse=True)
@@ -103,9 +105,10 @@ def test_commands(
     pictures = {"road.jpg": "camvid/test/0.jpg", "cells.jpg": "bccd/JPEGImages/cells_000.jpg"}
     for name, source in pictures.items():
         (tmp_path / name).write_bytes((made_up_data / source).read_bytes())
-    for name, text in re.findall(r"`(\w+\.py)`[^`]*```python\n(.*?)```", README, re.DOTALL):
+    for name, text in re.findall(r"`(\w+\.py)`[^`]*```python\n(.*?)```", "\n".join(PAGES), re.DOTALL):
         (tmp_path / name).write_text(text)
     (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks/digit.png").write_bytes((ROOT / "notebooks/digit.png").read_bytes())
     lines = [line for line in commands() if line not in EXPERIMENTS]
     assert any(line.startswith("jaxcnn train") for line in lines)
     for line in lines:

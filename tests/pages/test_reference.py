@@ -15,7 +15,7 @@ import jaxcnn as cnn
 pdoc = pytest.importorskip("pdoc", reason="pdoc is not installed")
 
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "notebooks/README.md"
 
 
 def public(room: types.ModuleType) -> dict[str, object]:
@@ -33,7 +33,7 @@ ROOMS = ["jaxcnn", *sorted(f"jaxcnn.{name}" for name, value in public(cnn).items
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the README's command writes; its warnings are errors, as everywhere."""
+    """What the command of the notebooks' page writes; its warnings are errors, as everywhere."""
     from pdoc.__main__ import cli
 
     line = re.search(r"^python -m pdoc (.*)$", README.read_text(), re.MULTILINE)

@@ -33,10 +33,14 @@ def randomized(model):
         ("mnasnet_100", "mnasnet1_0"),
         ("efficientnet_b0", "efficientnet_b0"),
         ("efficientnet_b2", "efficientnet_b2"),
+        ("densenet121", "densenet121"),
+        ("resnext50_32x4d", "resnext50_32x4d"),
+        ("wide_resnet50_2", "wide_resnet50_2"),
+        ("inception_v3", "inception_v3"),
     ],
 )
 def test_outputs_from_timms_file(theirs, ours, tmp_path):
-    model, x = randomized(timm.create_model(theirs, pretrained=False)), normal(1, 2, 64, 64, 3)
+    model, x = randomized(timm.create_model(theirs, pretrained=False)), normal(1, 2, 80, 80, 3)
     with torch.no_grad():
         expected = model(torch.tensor(np.moveaxis(x, -1, 1))).numpy()
     torch.save(model.state_dict(), tmp_path / "theirs.pth")

@@ -291,3 +291,31 @@ def test_outputs_gradients_and_statistics_in_training(theirs, ours, named, size)
         )
     changed = [n for n, a in after.items() if n.endswith("running_var") and torch.equal(a, before[n])]
     assert not changed, "statistics that did not move"
+
+
+# --- first weights -----------------------------------------------------------------------------------------------
+
+STARTS = ("squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "mnasnet0_5", "efficientnet_b0")
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_first_weights(name):
+    """The same constants; and random arrays of 1000 numbers or more with the same deviation and shape of distribution.
+
+    The logarithm of a deviation's ratio is off by 1 / sqrt(n) in the mean for two arrays of n normal numbers: five
+    times that is allowed. A uniform number is at most 1.73 deviations large, and of 1000 normal ones some are 2.5.
+    """
+    theirs, net = zoo.get_model(name, weights=None).state_dict(), cnn.models.MODELS[name].make()
+    x = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    trees = net.init(jax.random.key(0), x)
+    for variable in variables(net, (x,), published_weights(net).torch(net)):
+        tree, at = variable.home
+        ours, expected = np.asarray(cnn.core.get(trees[tree], at)), theirs[variable.name].numpy()
+        if name.startswith("shufflenet") and variable.path == ("fc", "bias"):
+            assert not ours.any()  # uniform there
+        elif np.ptp(expected) == 0:
+            np.testing.assert_array_equal(ours, expected.flat[0], err_msg=variable.name)
+        elif ours.size >= 1000:
+            assert abs(np.log(ours.std() / expected.std())) < 5 / ours.size**0.5, variable.name
+            large = [np.abs(a).max() / a.std() > 2.5 for a in (ours, expected)]
+            assert large[0] == large[1], variable.name

@@ -642,8 +642,11 @@ def test_the_task_trains_and_measures(tmp_path):
     model = cnn.serial(conv=cnn.conv(3, 1))
     facts = json.loads(json.dumps(TASK.facts(recipe, data)))
     objective = TASK.objective(recipe, facts)
-    assert objective.loss.keywords["weights"].shape == (3,)
-    same(objective.loss.keywords["weights"], segmentation.median_frequency(data.labels, 3, 0.5))
+    weights = segmentation.median_frequency(data.labels, 3, 0.5)
+    outputs = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32)
+    expected = segmentation.cross_entropy(outputs, data.labels, weights)
+    same(objective.loss(outputs, data.labels), expected)
+    close(objective.loss((outputs, outputs), data.labels), 1.5 * expected)  # an auxiliary head counts half
     run = cnn.train.fit(model, data, objective, validation=held, epochs=2, batch_size=2, show=False)
     assert 0 <= run.result["validation_mean_iou"] <= 1
     assert {"train_pixel_accuracy", "validation_pixel_accuracy", "train_mean_iou"} <= set(run.result)

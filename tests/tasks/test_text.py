@@ -156,7 +156,7 @@ def test_files_that_cannot_be_used(tmp_path):
         with pytest.raises(DataError, match=r"good.txt is empty"):
             read_lines(file)
     file.write_bytes(b"caf\xe9\n")
-    with pytest.raises(DataError, match=r"no utf-8 text \(byte 3 is 0xe9\)"):
+    with pytest.raises(DataError, match=r"is not utf-8 text \(byte 3 is 0xe9\)"):
         read_lines(file)
     with pytest.raises(DataError, match="cannot be read: No such file"):
         read_lines(tmp_path / "absent.txt")

@@ -57,6 +57,11 @@ def test_the_line_has_the_figures_of_the_test_set():
     )
 
 
+def test_a_network_of_several_lines_is_one():
+    text = result_text(fitted({**RESULT, "model": "serial(\n  conv1=conv(6, 5),\n  act1=tanh)"}))
+    assert text.startswith("FitResult(serial( conv1=conv(6, 5), act1=tanh); ")
+
+
 @pytest.mark.parametrize(("known", "text"), [("validation", "loss 0.5000, accuracy 75.00 %"), ("train", "loss 0.2500")])
 def test_without_a_test_set_it_has_those_of_validation_or_training(known, text):
     kept = ("validation_", "train_") if known == "validation" else ("train_",)

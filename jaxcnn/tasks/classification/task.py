@@ -150,9 +150,11 @@ class Classification(Task):
             rows.append({
                 "image": str(path), "class": name, "probability": chance,
                 "probabilities": {c: float(v) for c, v in zip(trained.classes, chances, strict=True)},
-                "text": f"{printable(path)}  {printable(name)}  {100 * chance:.1f} %",
             })  # fmt: skip
         return rows
+
+    def line(self, row: Row) -> str:
+        return f"{printable(row['image'])}  {printable(row['class'])}  {100 * row['probability']:.1f} %"
 
 
 def usual_augment(name: str | None) -> str:

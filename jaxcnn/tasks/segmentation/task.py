@@ -13,6 +13,7 @@ import numpy as np
 from jaxcnn.atomic import put
 from jaxcnn.data.augment import colour, compose
 from jaxcnn.format import printable
+from jaxcnn.losses import every_output
 from jaxcnn.runs.primary import Primary
 from jaxcnn.runs.recipe import Recipe
 from jaxcnn.runs.trained import Trained
@@ -69,7 +70,7 @@ class Segmentation(Task):
         weights = np.array(facts["class_weights"], np.float32)
         augment = compose(segmentation.flip, segmentation.scaled_crop(), colour(0.2, 0.2, 0.2))
         return Objective(
-            functools.partial(segmentation.cross_entropy, weights=weights),
+            every_output(functools.partial(segmentation.cross_entropy, weights=weights), 0.5),  # auxiliary heads
             metrics=segmentation.measures(),
             primary=self.metric.primary,
             higher_is_better=self.metric.higher_is_better,
