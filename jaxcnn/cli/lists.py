@@ -26,7 +26,7 @@ class Models:
 
 def run_models(given: Models) -> None:
     from jaxcnn.models import MODELS
-    from jaxcnn.models.figures import figures
+    from jaxcnn.models.figures import Figures, figures
 
     word = given.word.casefold()
     chosen = {n: e for n, e in MODELS.items() if word in f"{n} {e.task} {e.about}".casefold()}
@@ -35,7 +35,11 @@ def run_models(given: Models) -> None:
         raise UserError(f"no network has {given.word!r} in its name, task or description; `jaxcnn models` lists all")
     rows = [
         {"name": name, "task": entry.task, "about": entry.about, "input": list(entry.input)}
-        | {"classes": entry.classes, **dataclasses.asdict(known[name]), "weights": entry.published is not None}
+        | {
+            "classes": entry.classes,
+            **dataclasses.asdict(known.get(name, Figures())),
+            "weights": entry.published is not None,
+        }
         for name, entry in chosen.items()
     ]
     say(json.dumps(rows) if given.json else _table(rows))
@@ -47,7 +51,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         accuracy = "" if row["top1"] is None else f"{row['top1']:.1f} %"
         size = "x".join(map(str, row["input"]))
-        counts = f"{row['parameters']:,}", f"{row['macs'] / 1e6:,.1f}"
+        counts = ("", "") if row["macs"] is None else (f"{row['parameters']:,}", f"{row['macs'] / 1e6:,.1f}")
         cells.append((row["name"], size, *counts, accuracy, "yes" if row["weights"] else "", row["about"]))
     widths = [max(len(line[i]) for line in cells) for i in range(6)]
     right = (False, False, True, True, True, False)

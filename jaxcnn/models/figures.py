@@ -15,6 +15,8 @@ FILE = Path(__file__).with_name("figures.json")
 class Figures:
     """Figures of a model as it was designed: `MODELS[name].classes` classes, one example of `MODELS[name].input`.
 
+    None stands for what is not known.
+
     Attributes:
       parameters: the number of parameters, without running statistics.
       macs: the multiply-accumulates of matrix products and convolutions in an evaluation of one example.
@@ -22,8 +24,8 @@ class Figures:
         exist), as torchvision reports it for a single central crop; None where it publishes none.
     """
 
-    parameters: int
-    macs: int
+    parameters: int | None = None
+    macs: int | None = None
     top1: float | None = None
 
 

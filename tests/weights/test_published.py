@@ -14,6 +14,7 @@ from helpers import close, same
 from sklearn.datasets import load_sample_image
 
 import jaxcnn as cnn
+from jaxcnn.weights import files, fits
 
 TABBY, TIGER_CAT, EGYPTIAN_CAT, ESPRESSO = 281, 282, 285, 967
 
@@ -94,8 +95,8 @@ def test_hed_draws_the_edges_that_were_published():
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-4)
     assert 0.1 < (ours[0] > 0.5).mean() < 0.3  # a photograph full of edges
-    content = cnn.weights.files.content(path)
-    assert [fit.call for fit in cnn.weights.fits.fits(content)] == ["cnn.models.hed(whole=True)"]
+    content = files.content(path)
+    assert [fit.call for fit in fits.fits(content)] == ["cnn.models.hed(whole=True)"]
 
 
 def hed_by_pytorch(torch, path, image):
