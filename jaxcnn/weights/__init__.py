@@ -1,6 +1,7 @@
-"""Loading and saving weights in the formats of torchvision, timm and Flax's ImageNet example.
+"""Loading and saving weights in the formats of torchvision, timm and Flax's ImageNet example; loading Keras's files.
 
-Nothing is downloaded, PyTorch is not needed, and no code from a file is run. Fine-tuning:
+Nothing is downloaded, PyTorch is not needed, and no code from a file is run. `jaxcnn weights FILE` shows what is in a
+file and which network it fits. Fine-tuning:
 
 >>> import jaxcnn as cnn
 >>> net = cnn.models.resnet18(classes=3)

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from jaxcnn.errors import DataError, UserError, first_line
 from jaxcnn.files import regular
-from jaxcnn.weights import pth
+from jaxcnn.weights import keras, pth
 from jaxcnn.weights.unpickle import Damaged, Tensor
 
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
@@ -38,11 +38,17 @@ _COUNTED = "n_averaged"
 
 @dataclass(frozen=True)
 class Content:
-    """The arrays of a file by name, and the library that wrote it."""
+    """The arrays of a file by name, and the library that wrote it.
+
+    Attributes:
+      wrapping: what was around the network: entries of a checkpoint, `state_dict`; prefixes that all its names had,
+        `module.`; and AveragedModel's `n_averaged`.
+    """
 
     path: Path
-    kind: Literal["torch", "flax"]
+    kind: Literal["torch", "flax", "keras"]
     arrays: dict[str, np.ndarray]
+    wrapping: tuple[str, ...] = ()
 
 
 def read(path: str | Path, entry: str | None = None) -> dict[str, np.ndarray]:
@@ -50,19 +56,21 @@ def read(path: str | Path, entry: str | None = None) -> dict[str, np.ndarray]:
 
     Args:
       path: safetensors; PyTorch's `.pth`, `.pt` or `.bin` in either of its formats; Flax's msgpack; a folder with
-        `model.safetensors` or `pytorch_model.bin`; or a checkpoint folder of Orbax.
+        `model.safetensors` or `pytorch_model.bin`; a checkpoint folder of Orbax; or Keras's `.weights.h5`, `.keras` or
+        `.h5`, for which h5py must be installed (`pip install "jaxcnn[keras]"`).
       entry: the weights to read from a training checkpoint that holds several, `"state_dict_ema"` for averaged ones. By
-        default: `state_dict`, `model_state_dict`, `model`, `net`, `module` or similar; averaged ones if there are no
-        others.
+        default: the one called `state_dict`, `model_state_dict`, `model`, `net`, `module` or similar, averaged ones if
+        there are no others; without such a name, the only entry that holds weights.
 
     Returns:
       A dict, in the file's order. PyTorch's names lose the prefixes of wrappers (`module.`, `_orig_mod.`, ...), and an
-      `AveragedModel` loses its count `n_averaged`. Flax's names are `params/...` and `batch_stats/...`. A `.pth` is
-      mapped into memory: its arrays are read-only views of the file.
+      `AveragedModel` loses its count `n_averaged`. Flax's names are `params/...` and `batch_stats/...`; Keras's are
+      paths in the file, `conv1/vars/0`. A `.pth` is mapped into memory: its arrays are read-only views of the file.
 
     Raises:
       DataError: when the file does not exist, is damaged or of another kind, or holds code.
-      UserError: for an entry that the file does not have.
+      UserError: for an entry that the file does not have, for several entries of which none is the usual one, or when
+        h5py is needed and missing.
     """
     return content(path, entry).arrays
 
@@ -87,14 +95,19 @@ def content(path: str | Path, entry: str | None = None) -> Content:
     header = int.from_bytes(start[:8], "little")
     if len(start) > 8 and start[8:9] == b"{" and header <= size - 8:
         _only_one(path, entry)
-        return Content(path, "torch", _unwrapped(_safetensors(path)))
+        return Content(path, "torch", *_unwrapped(_safetensors(path), ()))
+    if start.startswith(keras.SIGNATURE) or (start[:4] == b"PK\x03\x04" and keras.is_archive(path)):
+        _only_one(path, entry)
+        return Content(path, "keras", keras.read(path))
     if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
-        return Content(path, "torch", _unwrapped(_state_dict(pth.read(path), path, entry)))
-    # A map of MessagePack, with up to 15 entries or more. HDF5 begins like one.
+        return Content(path, "torch", *_unwrapped(*_state_dict(pth.read(path), path, entry)))
+    # A map of MessagePack, with up to 15 entries or more. HDF5, read above, begins like one.
     if start and not start.startswith(b"\x89HDF") and (0x81 <= start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):
         _only_one(path, entry)
         return Content(path, "flax", _flax(_msgpack(path), path))
-    raise DataError(f"{path} {_what_else(start)}; expected safetensors, PyTorch's .pth, or a checkpoint of Flax")
+    raise DataError(
+        f"{path} {_what_else(start)}; expected safetensors, PyTorch's .pth, a checkpoint of Flax, or Keras's .h5"
+    )
 
 
 def _only_one(path: Path, entry: str | None) -> None:
@@ -110,7 +123,7 @@ def _what_else(start: bytes) -> str:
     if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "is a web page, perhaps from a failed download"
     if start.startswith(b"\x89HDF"):
-        return "is HDF5, which Keras writes"
+        return "is damaged HDF5"
     return "is not a known file of weights"
 
 
@@ -127,36 +140,45 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path} cannot be read as safetensors: {str(error)[:100]}") from None
 
 
-def _state_dict(found: Any, path: Path, entry: str | None) -> dict[str, np.ndarray]:
-    """The tensors of the state dict in the object of a `.pth`."""
+def _state_dict(found: Any, path: Path, entry: str | None) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """The tensors of the state dict in the object of a `.pth`, and the entries that lead to it."""
     if entry is not None:
         named = found.get(entry) if isinstance(found, dict) else None
         if not isinstance(named, dict):
             has = ", ".join(str(k)[:40] for k, v in list(found.items())[:20] if isinstance(v, dict)) if found else ""
             raise UserError(f"{path} has no entry {entry!r} that holds weights; it has {has or 'none'}")
         found = named
-    found = _innermost(found)
+    found, entries = _innermost(found, path)
     tensors = _tensors(found)
     if not tensors:
         has = ", ".join(str(k)[:40] for k in list(found)[:10]) if isinstance(found, dict) else type(found).__name__
         raise DataError(f"{path} holds no state dict; it has {has or 'nothing'}")
     try:
-        return {name: tensor.array() for name, tensor in tensors.items()}
+        arrays = {name: tensor.array() for name, tensor in tensors.items()}
     except (Damaged, ValueError) as error:
         raise DataError(f"{path} is damaged: {error}") from None
+    return arrays, (*([entry] if entry else []), *entries)
 
 
-def _innermost(found: Any) -> Any:
-    """The first entry that has weights, or the argument if no entry has any."""
+def _innermost(found: Any, path: Path) -> tuple[Any, tuple[str, ...]]:
+    """The entry that holds the network's weights, or the argument if no entry has any; and the way to it."""
+    way: tuple[str, ...] = ()
     for _ in range(_DEEPEST):
         if not isinstance(found, dict):
             break
-        inner = [found[name] for name in _ENTRIES.split() if isinstance(found.get(name), dict)]
-        with_weights = [entry for entry in inner if _tensors(entry)] or ([] if _tensors(found) else inner)
+        inner = {name: found[name] for name in _ENTRIES.split() if isinstance(found.get(name), dict)}
+        with_weights = [name for name, entry in inner.items() if _tensors(entry)]
+        if not with_weights and not _tensors(found):
+            others = [name for name, entry in found.items() if isinstance(name, str) and _tensors(entry)]
+            if len(others) > 1:
+                raise UserError(
+                    f"{path} holds several sets of weights: choose one of entry={', entry='.join(map(repr, others))}"
+                )
+            with_weights = others or list(inner)
         if not with_weights:
             break
-        found = with_weights[0]
-    return found
+        found, way = found[with_weights[0]], (*way, with_weights[0])
+    return found, way
 
 
 def _tensors(found: Any) -> dict[str, Tensor]:
@@ -165,25 +187,21 @@ def _tensors(found: Any) -> dict[str, Tensor]:
     return {k: v for k, v in found.items() if isinstance(v, Tensor) and isinstance(k, str)}
 
 
-def _unwrapped(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays, their names without the prefixes of wrappers around the network or a part of it."""
+def _unwrapped(
+    arrays: dict[str, np.ndarray], wrapping: tuple[str, ...]
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """The arrays, their names without the prefixes of wrappers around the network or a part of it, and the prefixes."""
     names = {name: _WRAPPED.sub(r"\1", name) for name in arrays}
+    found = sorted({match[0].lstrip(".") for name in arrays for match in _WRAPPED.finditer(name)})
     while True:
         weights = {name: there for name, there in names.items() if there != _COUNTED or arrays[name].shape}
         if not weights or not all(there.startswith(_WRAPPER) for there in weights.values()):
             break
+        found += [_WRAPPER, *([_COUNTED] if len(weights) < len(names) else [])]
         names = {name: there.removeprefix(_WRAPPER) for name, there in weights.items()}
     if len(set(names.values())) < len(names):  # the prefix was not a wrapper's
-        return arrays
-    return {there: arrays[name] for name, there in names.items()}
-
-
-def without_first(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray] | None:
-    """The arrays without the first part of their names (such as `model.`), or None if they do not all share it."""
-    first = {name.partition(".")[0] if "." in name else None for name in arrays}
-    if len(first) != 1 or None in first:
-        return None
-    return {name.partition(".")[2]: array for name, array in arrays.items()}
+        return arrays, wrapping
+    return {there: arrays[name] for name, there in names.items()}, (*wrapping, *found)
 
 
 # --- Flax's ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The names and axes of variables in files of torchvision, timm and Flax.
+"""The names and axes of variables in files of torchvision, timm, Flax and Keras.
 
 Names, this package's on the left:
 
@@ -29,6 +29,12 @@ Arrays, PyTorch's on the right:
 
 Flax's arrays are the same, except that the kernel of `nn.ConvTranspose` is flipped, and that `nn.Embed` and `nn.PReLU`
 have other names.
+
+Keras numbers the arrays of a layer, `conv1/vars/0` and so on: a kernel before its bias; gamma, beta, moving_mean and
+moving_variance of batch normalization. The axes of its kernels are ours, with two exceptions, on the right:
+
+    kernel of conv, one group per channel (H, W, 1, C M)    DepthwiseConv2D (H, W, C, M)
+    kernel of conv_transpose (H, W, C, K)                   Conv2DTranspose (H, W, K, C)
 """
 
 from __future__ import annotations
@@ -70,9 +76,9 @@ def flax_resnet(model: Layer) -> Namer:
 
     def name(path: Path) -> str:
         if len(path) == 1:
-            return outside[path[0]]
+            return outside.get(path[0], "")  # a layer without variables has no name
         stage, block, *rest = path
-        return f"{kind}_{blocks.index((stage, block))}/{inside['/'.join(rest)]}"
+        return f"{kind}_{blocks.index((stage, block))}/{inside.get('/'.join(rest), '')}"
 
     return name
 
@@ -86,6 +92,8 @@ def option(model: Layer, name: str, default: Any) -> Any:
 def by_user(names: Mapping[str, str] | Callable[[str], str], model: Layer, kind: str = "torch") -> Namer:
     """Names from the user. A layer that is not in the dict keeps its path, written with dots in PyTorch's files.
 
+    The dict may also name single variables, which are not for this function but for `variables`; see `exact`.
+
     Raises:
       UserError: for a path in the dict that the model does not have, or a name that is not a string.
     """
@@ -93,18 +101,36 @@ def by_user(names: Mapping[str, str] | Callable[[str], str], model: Layer, kind:
     if not callable(names):
         if not isinstance(names, Mapping):
             raise UserError(f"names={names!r}: expected a dict or a function from a layer's path to the file's name")
-        if strange := [path for path in names if path not in paths]:
+        if strange := [path for path in names if path not in paths and not _inside(path, paths)]:
             raise unknown("layer in names=", str(strange[0]), paths)
 
     def name(path: Path) -> str:
         ours = "/".join(path)
-        kept = ours if kind == "flax" else ours.replace("/", ".")
+        kept = ours.replace("/", ".") if kind == "torch" else ours
         there = names(ours) if callable(names) else names.get(ours, kept)
         if not isinstance(there, str):
             raise UserError(f"names= gives {there!r} for {ours}: expected the name in the file, a string")
         return there
 
     return name
+
+
+def _inside(path: Any, layers: set[str]) -> bool:
+    """Whether this can be the path of a variable of one of the layers."""
+    parts = str(path).split("/")
+    return any("/".join(parts[:n]) in layers for n in range(1, len(parts)))
+
+
+def exact(names: Any, model: Layer) -> dict[str, str]:
+    """The names of single variables in a user's dict: `{"block1/scale/value": "blocks.0.gamma"}`."""
+    if not isinstance(names, Mapping):
+        return {}
+    paths = {"/".join(path) for path, _ in leaves(model)}
+    found = {path: name for path, name in names.items() if path not in paths}
+    for path, name in found.items():
+        if not isinstance(name, str):
+            raise UserError(f"names= gives {name!r} for {path}: expected the name in the file, a string")
+    return found
 
 
 # --- arrays ------------------------------------------------------------------------------------------------------
@@ -169,6 +195,21 @@ class Variable:
             return np.flip(array, tuple(range(array.ndim - 2)))
         return array.reshape(self.shape) if self.kind == "prelu" and array.size == 1 == self.shape[0] else array
 
+    def from_keras(self, array: np.ndarray) -> np.ndarray | None:
+        """The array of Keras's file with this package's axes, or None if its shape does not fit."""
+        if self.kind == "conv_transpose" and self.path[-1] == "kernel" and array.ndim == len(self.shape):
+            array = np.swapaxes(array, -1, -2)
+        alike = (
+            array.ndim == len(self.shape)
+            and array.shape[:-2] == self.shape[:-2]
+            and array.size == math.prod(self.shape)
+        )
+        if self.kind == "conv" and self.path[-1] == "kernel" and self.shape[-2] == 1 and alike:
+            return array.reshape(self.shape)
+        if self.kind == "prelu" and array.shape[-1:] == self.shape and array.size == self.shape[0]:
+            return array.reshape(self.shape)
+        return array if array.shape == self.shape else None
+
     def to_torch(self, array: np.ndarray) -> np.ndarray:
         """The array with PyTorch's axes."""
         if self._turned is None:
@@ -178,13 +219,20 @@ class Variable:
         return np.moveaxis(array, self._turned, (0, 1)).reshape(self.there)
 
 
-def variables(model: Layer, inputs: Sequence[Any], name: Namer, kind: str = "torch") -> list[Variable]:
+def variables(
+    model: Layer, inputs: Sequence[Any], name: Namer, kind: str = "torch", single: Mapping[str, str] | None = None
+) -> list[Variable]:
     """The arrays of a model for inputs of these shapes, in the order of the code, with their names in a file.
 
     Args:
       name: the name of a layer in the file.
-      kind: the library that wrote the file, `"torch"` or `"flax"`.
+      kind: the library that wrote the file, `"torch"`, `"flax"` or `"keras"`.
+      single: the names of variables, by path, that differ from what follows from their layer's name.
+
+    Raises:
+      UserError: for a path in `single` that the model does not have.
     """
+    single = single or {}
     key = jax.random.key(0)
     model = core.unwrap(model, synchronized)  # no axis is mapped here
     params, state = jax.eval_shape(model.init, key, *inputs)
@@ -201,22 +249,33 @@ def variables(model: Layer, inputs: Sequence[Any], name: Namer, kind: str = "tor
         else:
             kept, own = split(own)
             homes = [(1, (*path, "frozen"), kept), (1, path, own)]
-        what = _kind(leaf)
+        # A layer without variables may have no name in the file.
+        there = name(path) if any(jax.tree.leaves(values) for *_, values in homes) else ""
+        what, number = _kind(leaf), 0
         for place, (tree, at, values) in enumerate(homes):
             # A user's layer may nest its variables.
             for keys, struct in sorted(jax.tree.leaves_with_path(values), key=lambda leaf: leaf[0][-1].key == "bias"):
                 inner = tuple(str(k.key) for k in keys)
-                named = _suffix(inner, what, kind)
-                there = name(path)
-                if kind == "flax":
-                    there = f"{('params', 'batch_stats')[place]}/{there}/{named}"
-                else:
-                    there = ".".join(part for part in (there, named) if part)
+                full = _joined(there, inner, what, kind, place, number)
+                number += 1
                 found.append(
                     Variable((*path, *inner), (tree, (*at, *inner)), struct.shape, struct.dtype, what,
-                             maps.behind.get(path), there)
+                             maps.behind.get(path), single.get("/".join((*path, *inner)), full))
                 )  # fmt: skip
+    paths = ["/".join(variable.path) for variable in found]
+    if strange := [path for path in single if path not in paths]:
+        raise unknown("variable in names=", strange[0], paths)
     return found
+
+
+def _joined(there: str, inner: Path, what: str, kind: str, place: int, number: int) -> str:
+    """The name of a variable in a file: from its layer's name `there`, its own path there, and its number."""
+    if kind == "keras":
+        return f"{there}/vars/{number}"
+    named = _suffix(inner, what, kind)
+    if kind == "flax":
+        return f"{('params', 'batch_stats')[place]}/{there}/{named}"
+    return ".".join(part for part in (there, named) if part)
 
 
 _FLAX = {("embed", "kernel"): "embedding", ("prelu", "slope"): "negative_slope"}

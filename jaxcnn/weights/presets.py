@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from jaxcnn.files import regular
 from jaxcnn.models.registry import families, published_weights
 
 
-def preprocess(source: Layer | str | Path) -> Preprocess:
+def preprocess(source: Layer | str | Path, size: Sequence[int] | None = None) -> Preprocess:
     """The preprocessing of published weights, for `make_step`, `fit`, `evaluate`, or raw uint8 images.
 
     Args:
@@ -24,17 +25,20 @@ def preprocess(source: Layer | str | Path) -> Preprocess:
         made for another size or interpolation, such as EfficientNet, get those. Or a path, for timm's weights: a file
         with a `config.json` beside it, its folder, or the `config.json`, from which mean, std, input_size, crop_pct and
         interpolation are read.
+      size: (height, width) to which images are resized without a crop, for networks that take images of any size, such
+        as HED; the other steps remain the same.
 
     Returns:
       A Preprocess. torchvision's IMAGENET1K_V2 weights need another size before the crop:
       `dataclasses.replace(preprocess(model), resize=(232, "bilinear"))`.
 
     Raises:
-      UserError: for a model whose family has no published weights.
+      UserError: for a model whose family has no published weights, or that takes images of any size, without `size`.
       DataError: when there is no config.json, or it cannot be used.
     """
     if not isinstance(source, Layer):
-        return _of_config(Path(source).expanduser())
+        made = _of_config(Path(source).expanduser())
+        return made if size is None else Preprocess(_pair(size), made.mean, made.std)
     found = published_weights(source)
     if found is None:
         name = source.kind or repr(source)
@@ -42,7 +46,17 @@ def preprocess(source: Layer | str | Path) -> Preprocess:
             f"{name} is of no family with published weights ({', '.join(families())}): "
             "make your own preprocessing by cnn.data.Preprocess(size, mean, std)"
         )
+    if size is not None:
+        return Preprocess(_pair(size), found.mean, found.std)
+    if found.size is None:
+        raise UserError(f"{source.kind} takes images of any size: pass size=(height, width)")
     return Preprocess((found.size, found.size), found.mean, found.std, found.resize)
+
+
+def _pair(size: Sequence[int]) -> tuple[int, int]:
+    if len(size) != 2 or min(size) < 1:
+        raise UserError(f"size={tuple(size)}: expected a height and a width of at least 1")
+    return int(size[0]), int(size[1])
 
 
 def _of_config(path: Path) -> Preprocess:

