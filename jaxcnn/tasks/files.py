@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from jaxcnn.atomic import put
 from jaxcnn.data.images import read_image
 from jaxcnn.data.preprocess import Preprocess
-from jaxcnn.runs.trained import Trained
+from jaxcnn.runs.trained import TrainedModel
 
 _LONGEST = 200  # bytes of a name: file systems take 255
 _LARGEST = 1500  # pixels of a side: the scores of a photo of 12 million pixels would take gigabytes
@@ -37,7 +39,7 @@ def stems(given: Sequence[str]) -> list[str]:
     return names
 
 
-def read(trained: Trained, file: str) -> tuple[np.ndarray, Callable[[Any], Any], str]:
+def read(trained: TrainedModel, file: str) -> tuple[np.ndarray, Callable[[Any], Any], str]:
     """An image for a network that takes any size: `(H, W, C)` uint8, what preprocesses it, and a word about its size.
 
     It keeps its own size, but for sides of more than 1500 pixels; where it was shrunk, the word says so.
@@ -53,6 +55,33 @@ def read(trained: Trained, file: str) -> tuple[np.ndarray, Callable[[Any], Any],
     if isinstance(preprocess, Preprocess):
         preprocess = dataclasses.replace(preprocess, size=image.shape[:2], resize=())
     return image, preprocess, note
+
+
+def outputs_at_own_size(
+    trained: TrainedModel, given: Sequence[str], finish: Callable[[Any], Any]
+) -> Iterator[tuple[str, str, str, np.ndarray, Any]]:
+    """Runs a network that takes any size on image files, one at a time; each file keeps its size (see `read`).
+
+    Args:
+      finish: computed from the network's outputs, in the same compiled program.
+
+    Yields:
+      The file, its name for output files (`stems`), the note on its size, the image, and `finish(outputs)` for it
+      (a batch of one).
+    """
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def run(params: Any, images: Any, preprocess: Any) -> Any:
+        return finish(trained.model.apply(params, trained.model_state, preprocess(images))[0])
+
+    for file, name in zip(given, stems(given), strict=True):
+        image, preprocess, note = read(trained, file)
+        yield file, name, note, image, run(trained.params, image[None], preprocess)
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Writes a Matplotlib figure as a PNG file of 120 dots per inch, completely or not at all."""
+    put(path, functools.partial(figure.savefig, format="png", dpi=120))
 
 
 def write_image(path: Path, pixels: np.ndarray) -> None:

@@ -14,7 +14,7 @@ from jaxcnn.data.datasets import lookup
 from jaxcnn.errors import UserError
 from jaxcnn.runs.primary import LOSS, Primary
 from jaxcnn.runs.recipe import Recipe
-from jaxcnn.runs.trained import Trained
+from jaxcnn.runs.trained import TrainedModel
 from jaxcnn.tasks.objective import Objective
 
 Data = Any
@@ -121,11 +121,11 @@ class Task:
         """What `evaluate` measures: the objective, with what is measured on a test set."""
         return self.objective(recipe, facts).for_test()
 
-    def adapted(self, found: Data, trained: Trained) -> Data:
+    def adapted(self, found: Data, trained: TrainedModel) -> Data:
         """Other data than the run's own as the network can take it, with its own vocabulary for instance."""
         return found
 
-    def load_for(self, trained: Trained, name: str, split: str, data_dir: Path | None) -> Data:
+    def load_for(self, trained: TrainedModel, name: str, split: str, data_dir: Path | None) -> Data:
         """The data of a split for a trained network.
 
         Raises:
@@ -137,7 +137,7 @@ class Task:
             raise UserError(f"{name} has {len(found.classes)} classes; the run has {len(trained.classes)}")
         return self.adapted(found, trained)
 
-    def predict(self, trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
+    def predict(self, trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:
         """A row for each file or sentence: `text` for a reader, and what a program wants to know.
 
         Pictures are written to the folder `out`.

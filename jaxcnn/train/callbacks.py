@@ -1,4 +1,4 @@
-"""Callbacks of `fit`: code of a user's own that sees a training, adds figures to its record, and may end it."""
+"""Callbacks of `fit`: user code that observes a training, adds metrics to its records, and may end it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """What a training calls. Each method does nothing; a subclass overrides those that it needs.
+    """The base class of callbacks. Each method does nothing; a subclass overrides those it needs.
 
-    With several processes each of them calls its own callbacks, and the record of the first one is written.
+    With several processes, each calls its callbacks, and the first process's record is written.
 
     Attributes:
-      name: what its state is saved under; the name of the class when empty.
-      watch: `(gradients, updates, params) -> {name: scalar}`, compiled into the step; the record of an epoch has the
-        mean over its steps. None for nothing.
-      figures: the names of the figures of a validation that `epoch` adds, `validation_` apart; one of them may be the
+      name: the name under which its state is saved; the name of the class when empty.
+      watch: `(gradients, updates, params) -> {name: scalar}`, compiled into the step; the record of an epoch has
+        the mean over its steps.
+      figures: the names of validation metrics that `epoch` adds, without `validation_`; one of them may be the
         objective's `primary`.
     """
 
@@ -35,33 +35,33 @@ class Callback:
     figures: tuple[str, ...] = ()
 
     def begin(self, training: Training) -> None:
-        """Before the first step, and before the first step of a resumed run, after `load`."""
+        """Called before the first step of this process; in a resumed run, after `load`."""
 
     def step(self, training: Training) -> None:
-        """After a step. `training.metrics` are its figures on the device: reading one waits for the step."""
+        """Called after each step. `training.metrics` are on the device: reading one waits for the step."""
 
     def epoch(self, training: Training, record: Record) -> None:
-        """After an epoch and its validation, before the best epoch is chosen and the record is written.
+        """Called after each epoch and its validation, before the best epoch is chosen and the record is written.
 
-        Numbers that are added to `record` are written to metrics.jsonl, and to TensorBoard where that is asked for.
+        Numbers added to `record` are written to metrics.jsonl, and to TensorBoard if the run uses it.
         """
 
     def end(self, training: Training) -> None:
-        """After the last epoch, and also when the training was stopped or has failed."""
+        """Called after the last epoch, and also if the training was stopped or failed."""
 
     def save(self) -> Any:
-        """What a resumed run has to know, as JSON; None for nothing. It is part of each checkpoint."""
+        """Returns the callback's state as JSON, or None; each checkpoint holds it."""
         return None
 
     def load(self, saved: Any) -> None:
-        """Takes back what `save` returned, before `begin`, in a resumed run."""
+        """Restores what `save` returned; called before `begin` in a resumed run."""
 
 
 def names_of(callbacks: Sequence[Callback]) -> list[str]:
     """The name of each callback.
 
     Raises:
-      UserError: when one is no `Callback`, or two have the same name.
+      UserError: if one is not a `Callback`, or two have the same name.
     """
     names: list[str] = []
     for callback in callbacks:
@@ -75,10 +75,10 @@ def names_of(callbacks: Sequence[Callback]) -> list[str]:
 
 
 def check_record(record: Record, before: set[str], name: str) -> None:
-    """Checks what a callback added to a record.
+    """Checks what a callback added to a record, and converts it to float.
 
     Raises:
-      UserError: when it is no number.
+      UserError: if a value is not a number.
     """
     for key in record.keys() - before:
         value = record[key]
@@ -92,7 +92,7 @@ def check_record(record: Record, before: set[str], name: str) -> None:
 
 
 class GradientNorm(Callback):
-    """Records `gradient_norm`, the norm of the gradient of all parameters together, as the mean over an epoch."""
+    """Records `gradient_norm`, the global norm of the gradient, as the mean over an epoch."""
 
     @staticmethod
     def watch(gradients: Any, updates: Any, params: Any) -> dict[str, jax.Array]:
@@ -100,7 +100,7 @@ class GradientNorm(Callback):
 
 
 class LearningRate(Callback):
-    """Records `learning_rate`, that of the next step, from the schedule that the optimizer was made with."""
+    """Records `learning_rate`, the rate of the next step, from the optimizer's schedule."""
 
     def __init__(self, schedule: Callable[[int], Any]):
         self.schedule = schedule
@@ -110,12 +110,12 @@ class LearningRate(Callback):
 
 
 class StopAt(Callback):
-    """Ends the training after the first epoch whose figure has reached a value: `StopAt("validation_accuracy", 0.99)`.
+    """Ends the training after the first epoch whose metric reaches a value: `StopAt("validation_accuracy", 0.99)`.
 
     Args:
       figure: a name in the record.
       value: the value to reach.
-      higher: whether the figure has to be at least, or at most, the value.
+      higher: True to stop at this value or above, False at this value or below.
     """
 
     def __init__(self, figure: str, value: float, higher: bool = True):

@@ -19,7 +19,7 @@ from jaxcnn.losses import every_output, softmax_cross_entropy
 from jaxcnn.metrics import accuracy, top_k
 from jaxcnn.runs.primary import ACCURACY
 from jaxcnn.runs.recipe import Recipe, words
-from jaxcnn.runs.trained import Trained
+from jaxcnn.runs.trained import TrainedModel
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.tasks.task import Data, Facts, Row, Task
 
@@ -120,7 +120,7 @@ class Classification(Task):
         metrics = {"accuracy": accuracy, **({"top5": top_k(5)} if len(facts["classes"]) > 5 else {})}
         return Objective(softmax_cross_entropy, metrics=metrics)
 
-    def load_for(self, trained: Trained, name: str, split: str, data_dir: Path | None) -> Data:
+    def load_for(self, trained: TrainedModel, name: str, split: str, data_dir: Path | None) -> Data:
         height, width, channels = trained.image
         recipe = dataclasses.replace(Recipe.of(trained.config), data=name, data_dir=data_dir, size=f"{height},{width}")
         found = self.load(recipe, split)
@@ -131,7 +131,7 @@ class Classification(Task):
             )
         return found
 
-    def predict(self, trained: Trained, given: Sequence[str], out: Path, invert: bool = False) -> list[Row]:
+    def predict(self, trained: TrainedModel, given: Sequence[str], out: Path, invert: bool = False) -> list[Row]:
         """The class of each image file, and the probability of every class.
 
         Args:

@@ -17,7 +17,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.format import printable
 from jaxcnn.runs.primary import ACCURACY
 from jaxcnn.runs.recipe import Recipe
-from jaxcnn.runs.trained import Trained
+from jaxcnn.runs.trained import TrainedModel
 from jaxcnn.tasks.max_norm import max_norm
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.tasks.task import Data, Facts, Row, Task
@@ -56,7 +56,7 @@ def evidence(params: Mapping[str, Any], words: np.ndarray) -> list[tuple[int, in
     return sorted(((*key, c) for key, c in found.items()), key=lambda item: -np.ptp(item[2]))
 
 
-def predict(trained: Trained, given: Sequence[str], out: Path, most: int = 3) -> list[dict[str, Any]]:
+def predict(trained: TrainedModel, given: Sequence[str], out: Path, most: int = 3) -> list[dict[str, Any]]:
     """The class of each sentence, its probability, and the n-grams that spoke most for it."""
     vocabulary = Vocabulary(tuple(trained.config["extra"]["vocabulary"]))
     rows: list[dict[str, Any]] = []
@@ -111,10 +111,10 @@ class Text(Task):
     def optimizer(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
         return optax.chain(optimizer, max_norm(3.0, "fc"))
 
-    def adapted(self, found: Data, trained: Trained) -> Data:
+    def adapted(self, found: Data, trained: TrainedModel) -> Data:
         return recoded(found, trained.config["extra"]["vocabulary"])
 
-    def predict(self, trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
+    def predict(self, trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:
         return predict(trained, given, out)
 
 

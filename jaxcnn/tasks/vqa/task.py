@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.atomic import put
 from jaxcnn.data.datasets.clevr import SIZE, draw, encode_questions, scenes
 from jaxcnn.data.images import read_image
 from jaxcnn.data.text import Vocabulary
@@ -21,8 +19,8 @@ from jaxcnn.format import printable
 from jaxcnn.inspect.plots import Figure, plain
 from jaxcnn.runs.primary import ACCURACY
 from jaxcnn.runs.recipe import Recipe
-from jaxcnn.runs.trained import Trained
-from jaxcnn.tasks.files import stems
+from jaxcnn.runs.trained import TrainedModel
+from jaxcnn.tasks.files import stems, write_figure
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.tasks.task import Data, Facts, Row, Task
 
@@ -50,7 +48,7 @@ def picture(image: np.ndarray, lines: Sequence[str]) -> Figure:
     return figure
 
 
-def predict(trained: Trained, given: Sequence[str], out: Path) -> list[dict[str, Any]]:
+def predict(trained: TrainedModel, given: Sequence[str], out: Path) -> list[dict[str, Any]]:
     """The answer to each question: `IMAGE QUESTION [QUESTION ...] [IMAGE QUESTION ...]`.
 
     `scene:7` in place of a file is the scene of seed 7. A file of another size is resized to 75x75.
@@ -83,7 +81,7 @@ def predict(trained: Trained, given: Sequence[str], out: Path) -> list[dict[str,
                 "text": f"{printable(name)}: {line}", "image": name, "question": question,
                 "answer": trained.classes[best], "probability": float(chance[best]), "picture": str(file),
             })  # fmt: skip
-        put(file, partial(picture(image, lines).savefig, format="png", dpi=120))
+        write_figure(file, picture(image, lines))
     return rows
 
 
@@ -112,7 +110,7 @@ class QuestionAnswering(Task):
     def objective(self, recipe: Recipe, facts: Facts) -> Objective:
         return Objective(metrics=METRICS, primary=self.metric.primary, higher_is_better=self.metric.higher_is_better)
 
-    def predict(self, trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
+    def predict(self, trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:
         return predict(trained, given, out)
 
 
