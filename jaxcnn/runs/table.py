@@ -1,6 +1,6 @@
 """The runs under a folder, read from their files alone, to be listed and compared.
 
-A run is a folder with a config.json of `fit`. What in its files cannot be read is said with the run; the rest of it is
+A run is a folder with a config.json of `fit`. What cannot be read in its files is reported with the run; the rest is
 used, and other runs are not affected.
 """
 
@@ -22,8 +22,8 @@ from jaxcnn.runs import lock
 from jaxcnn.runs.primary import Primary, primary_in
 from jaxcnn.runs.record import Record, parsed, reason, text_of
 
-_SHOWN = {"model", "data", "epochs"}  # settings with a column of their own
-# In config.json, and nobody's choice.
+_SHOWN = {"model", "data", "epochs"}  # settings with a separate column
+# Entries of config.json that the user does not choose.
 _FACTS = {"classes", "image", "preprocess", "version", "data_dir", "id", "examples", "code_sha256", "facts"}
 _FACTS |= {"primary", "higher_is_better", "tested"}
 _WIDEST = 40  # letters of a setting
@@ -32,7 +32,7 @@ _LARGEST = 1e300  # of a figure: JSON has integers that no float can hold
 
 @dataclass(frozen=True, eq=False)
 class RunSummary:
-    """What is on the disk of one run.
+    """The summary of a run's files.
 
     Attributes:
       path: its folder, as it was given.
@@ -53,7 +53,7 @@ class RunSummary:
 
     @property
     def state(self) -> str:
-        """What has become of it.
+        """The state of the run.
 
         `"running"`; `"complete"`; `"stopped"`, by Ctrl-C, SIGTERM or an error that it said; `"killed"`, without a word.
         `"running?"` is said of a process on another machine, of which nothing can be known; `"interrupted"` of a run by

@@ -1,4 +1,4 @@
-"""The image files that a network of pixels is asked about, at the size that they have."""
+"""Reads the image files to predict, at their size; names and writes the output files."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from jaxcnn.data.images import read_image
 from jaxcnn.data.preprocess import Preprocess
 from jaxcnn.runs.trained import TrainedModel
 
-_LONGEST = 200  # bytes of a name: file systems take 255
-_LARGEST = 1500  # pixels of a side: the scores of a photo of 12 million pixels would take gigabytes
+_LONGEST = 200  # bytes of a name; file systems allow 255
+_LARGEST = 1500  # pixels of a side; the scores for a photo of 12 million pixels would take gigabytes
 
 
 def stems(given: Sequence[str]) -> list[str]:
-    """The name of each file without its folder and ending; where two are equal, with a number behind the later ones.
+    """The name of each file without folder and extension; repeated names get a number at the end.
 
-    A name that leaves no room for an ending, as of `-boundaries.png`, is cut.
+    Long names are cut, to leave room for an ending such as `-boundaries.png`.
     """
     names: list[str] = []
     for file in given:
@@ -40,9 +40,9 @@ def stems(given: Sequence[str]) -> list[str]:
 
 
 def read(trained: TrainedModel, file: str) -> tuple[np.ndarray, Callable[[Any], Any], str]:
-    """An image for a network that takes any size: `(H, W, C)` uint8, what preprocesses it, and a word about its size.
+    """Reads an image for a network that takes any size: `(H, W, C)` uint8, its preprocessing, and a note on its size.
 
-    It keeps its own size, but for sides of more than 1500 pixels; where it was shrunk, the word says so.
+    The image keeps its size, unless a side is longer than 1500 pixels; the note says whether it was shrunk.
     """
     image = read_image(file, trained.image[-1])
     whole = image.shape[:2]
@@ -85,9 +85,9 @@ def write_figure(path: Path, figure: Figure) -> None:
 
 
 def write_image(path: Path, pixels: np.ndarray) -> None:
-    """Writes uint8 pixels `(H, W)` or `(H, W, C)` as a PNG file, as a whole or not at all.
+    """Writes uint8 pixels `(H, W)` or `(H, W, C)` as a PNG file, completely or not at all.
 
     Raises:
-      UserError: when it cannot be written.
+      UserError: if it cannot be written.
     """
     put(path, functools.partial(Image.fromarray(pixels).save, format="png"))

@@ -22,7 +22,7 @@ from jaxcnn.tasks.objective import Objective
 from jaxcnn.tasks.task import Data, Facts, Row, Task
 
 _REGIONS = 800
-_SURE = 0.5  # the probability from which on an object is shown
+_SURE = 0.5  # the lowest probability of a drawn object
 
 
 def _evaluate(trained: TrainedModel, data: Examples) -> Mapping[str, float]:
@@ -33,7 +33,7 @@ def _evaluate(trained: TrainedModel, data: Examples) -> Mapping[str, float]:
 
 
 def _predict(trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:
-    """For each image `NAME-boxes.png`. Images are brought to the size of those that the network learned from."""
+    """Writes `NAME-boxes.png` for each image. Images are resized to the size of the training images."""
     detect = detection.make_detect(trained.model, trained.preprocess, batch_size=1)
     height, width, channels = trained.config["inputs"][0]
     rows = []
@@ -76,7 +76,7 @@ class Detection(Task):
     kind = "boxes"
     defaults = Recipe(data="bccd", batch_size=2, epochs=14)
     metric = Primary("map", True)
-    chooses = False  # it takes the detections in all images of a set
+    chooses = False  # it needs the detections in all images of a dataset
 
     def load(self, recipe: Recipe, split: str) -> Data:
         found = super().load(recipe, split)

@@ -1,4 +1,4 @@
-"""Whether a boundary between two things runs through each pixel."""
+"""The task of edges: the boundaries between things, for each pixel."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jaxcnn.tasks.task import Data, Facts, Row, Task
 
 
 def _predict(trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:
-    """For each image `NAME-boundaries.png`: the darker a pixel, the likelier a boundary runs through it."""
+    """Writes `NAME-boundaries.png` for each image: the darker a pixel, the more probable a boundary."""
 
     def scores_of(logits: Any) -> Any:
         return jax.nn.sigmoid(logits[0] if isinstance(logits, tuple) else logits)
@@ -57,7 +57,7 @@ class Edges(Task):
         return dataclasses.replace(found, labels=boundaries.between(found.labels), classes=())
 
     def model_options(self, recipe: Recipe, train: Data) -> dict[str, Any]:
-        return {"norm": True}  # a VGG-16 hardly learns from random weights without
+        return {"norm": True}  # without it, a VGG-16 hardly learns from random weights
 
     def objective(self, recipe: Recipe, facts: Facts) -> Objective:
         return Objective(

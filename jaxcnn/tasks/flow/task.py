@@ -26,7 +26,7 @@ _SEEDS = {"train": 0, "validation": 1_000_000, "test": 2_000_000}
 
 
 def _predict(trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:
-    """For each pair of images `NAME-flow.png`, in Middlebury's colours, and `NAME.flo`, NAME being the first's."""
+    """Writes `NAME-flow.png`, in Middlebury's colours, and `NAME.flo` for each pair; NAME is the first image's."""
     if not given or len(given) % 2:
         raise UserError(f"flow is between two images: expected pairs of files, FIRST SECOND ..., got {len(given)}")
 

@@ -38,7 +38,7 @@ class Keypoints(Task):
         )
 
     def predict(self, trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:
-        """For each image `NAME-points.png`, with the points drawn in, and their (x, y) in its own pixels."""
+        """Writes `NAME-points.png` for each image, with the points; the rows have (x, y) in pixels of the file."""
         height, width, channels = trained.config["inputs"][0]
         rows: list[Row] = []
         for name, file in zip(stems(given), given, strict=True):

@@ -21,7 +21,7 @@ from jaxcnn.tasks.task import Data, Facts, Row, Task
 
 
 def _predict(trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:
-    """For each image `NAME-mask.png`, the classes' colours beside the image, and `NAME-labels.png`, their numbers."""
+    """Writes `NAME-mask.png`, coloured classes next to the image, and `NAME-labels.png`, class numbers, for each."""
     rows = []
     for file, name, note, image, found in outputs_at_own_size(trained, given, lambda logits: logits.argmax(-1)):
         labels = np.asarray(found)[0]
@@ -45,7 +45,7 @@ def _predict(trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row
 
 
 class Segmentation(Task):
-    """A class for each pixel; rare classes count by the square root of how rare they are."""
+    """A class for each pixel; classes are weighted by the square root of median frequency balancing."""
 
     name = "segmentation"
     about = "a class for each pixel"
@@ -73,7 +73,7 @@ class Segmentation(Task):
         facts = super().recorded(config)
         if "class_weights" in facts:
             return facts
-        recipe = Recipe.of(config)  # of an earlier version: the weights are counted again
+        recipe = Recipe.of(config)  # a run of an earlier version: the weights are computed again
         return {**facts, **self.facts(recipe, self.load(recipe, "train"))}
 
     def predict(self, trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:

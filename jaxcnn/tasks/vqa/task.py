@@ -1,4 +1,4 @@
-"""Questions about a picture, answered."""
+"""Answers to questions about a picture."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from jaxcnn.tasks.task import Data, Facts, Row, Task
 
 
 def right(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """1 where a question is answered rightly: `(N, Q, classes), (N, Q) -> (N, Q)`."""
+    """1 where a question is answered correctly: `(N, Q, classes), (N, Q) -> (N, Q)`."""
     return (outputs.argmax(-1) == labels).astype(jnp.float32)
 
 
@@ -35,7 +35,7 @@ METRICS = {
     "plain": per_example(lambda outputs, labels: right(outputs, labels)[:, : labels.shape[1] // 2].mean(1)),
     "relational": per_example(lambda outputs, labels: right(outputs, labels)[:, labels.shape[1] // 2 :].mean(1)),
 }
-"""The share of right answers, to all questions and to either sort (`sort_of_clevr` has the plain ones first)."""
+"""The share of correct answers: to all, plain and relational questions (`sort_of_clevr` has the plain ones first)."""
 
 
 def picture(image: np.ndarray, lines: Sequence[str]) -> Figure:
@@ -51,7 +51,7 @@ def picture(image: np.ndarray, lines: Sequence[str]) -> Figure:
 def predict(trained: TrainedModel, given: Sequence[str], out: Path) -> list[dict[str, Any]]:
     """The answer to each question: `IMAGE QUESTION [QUESTION ...] [IMAGE QUESTION ...]`.
 
-    `scene:7` in place of a file is the scene of seed 7. A file of another size is resized to 75x75.
+    `scene:7` instead of a file is the scene of seed 7. A file of another size is resized to 75x75.
     """
     words = Vocabulary(tuple(trained.config["extra"]["vocabulary"]))
     asked: list[tuple[str, np.ndarray, list[str]]] = []
