@@ -87,8 +87,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# The last four are the objectives of tasks, under their former names.
-_ROOMS = {
+# The last four are former names of the tasks' objectives.
+_SUBMODULES = {
     **{
         name: name
         for name in (
@@ -174,11 +174,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Submodules are imported on first use, so `import jaxcnn` takes no longer than `import jax`.
-    if name in _ROOMS:
-        return import_module(f"jaxcnn.{_ROOMS[name]}")
+    # Submodules are imported on first use, so that `import jaxcnn` is as fast as `import jax`.
+    if name in _SUBMODULES:
+        return import_module(f"jaxcnn.{_SUBMODULES[name]}")
     raise AttributeError(f"module 'jaxcnn' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*__all__, *_ROOMS, "__version__"]
+    return [*__all__, *_SUBMODULES, "__version__"]

@@ -26,7 +26,7 @@ class TrainingError(UserError):
     """Training cannot start or continue."""
 
 
-class Stopped(KeyboardInterrupt):
+class Interrupted(KeyboardInterrupt):
     """A training run was stopped by Ctrl-C or SIGTERM, and its state is saved.
 
     Attributes:
@@ -36,6 +36,10 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, message: str, signal: int):
         super().__init__(message)
         self.signal = signal
+
+
+Stopped = Interrupted
+"""The former name of `Interrupted`."""
 
 
 def first_line(error: BaseException) -> str:

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from jaxcnn.errors import Stopped
+from jaxcnn.errors import Interrupted
 
 
 @contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
-    """A context in which SIGTERM raises `Stopped`, a KeyboardInterrupt, unless the process ignores SIGTERM."""
+    """A context in which SIGTERM raises `Interrupted`, a KeyboardInterrupt, unless the process ignores SIGTERM."""
     before = replaceable(signal.SIGTERM)
     if before is not None:
         signal.signal(signal.SIGTERM, _stop)
@@ -42,8 +42,8 @@ def name_of(stopped: KeyboardInterrupt) -> str:
 
 def status_of(stopped: KeyboardInterrupt) -> int:
     """The exit status of a command that this interrupt stopped: 130 for SIGINT, 143 for SIGTERM."""
-    return 128 + (stopped.signal if isinstance(stopped, Stopped) else signal.SIGINT)
+    return 128 + (stopped.signal if isinstance(stopped, Interrupted) else signal.SIGINT)
 
 
 def _stop(number: int, _: Any) -> None:
-    raise Stopped(f"stopped by {signal.Signals(number).name}", number)
+    raise Interrupted(f"stopped by {signal.Signals(number).name}", number)

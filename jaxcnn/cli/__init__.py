@@ -1,4 +1,4 @@
-"""The command `jaxcnn`. Each command is a dataclass in a file of its own; its fields are its options."""
+"""The command `jaxcnn`. Each subcommand is a dataclass in a separate file; its fields are the options."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "models": (Models, run_models),
     "datasets": (Datasets, run_datasets),
 }
-"""The commands: their options, and what does them."""
+"""Each command's options, and the function that runs it."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """The command line. Exits with 0; with 1 and one line on stderr when something is wrong, 2 for a bad option."""
+    """Runs a command line. Exit status 0; 1 with one line on stderr for an error; 2 for a bad option."""
     args = list(sys.argv[1:] if args is None else args)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # letters that the terminal's encoding lacks are written as escapes
+        if isinstance(stream, io.TextIOWrapper):  # escape characters that the terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
     if args in (["--version"], ["-V"]):
         from jaxcnn.ops import cpu
@@ -62,7 +62,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _run(args: list[str]) -> int:
-    """Does what a command line asks for; its exit status."""
+    """Runs a command line and returns the exit status."""
     shows, warnings.showwarning = warnings.showwarning, _warned
     try:
         command = _parse(args)
@@ -72,7 +72,7 @@ def _run(args: list[str]) -> int:
     except KeyboardInterrupt as stop:
         return fail(str(stop) or "interrupted", status_of(stop))
     except BrokenPipeError:
-        sys.stderr.close()  # somebody's `| head` has seen enough
+        sys.stderr.close()  # the reader, such as `| head`, has closed the pipe
     except Exception as error:
         if (lost := _lost(error)) is None:
             raise
@@ -83,7 +83,7 @@ def _run(args: list[str]) -> int:
 
 
 def _lost(error: Exception) -> str | None:
-    """What to say when an error of JAX's means that another process is gone."""
+    """The message for a JAX error that means another process has ended; None for other errors."""
     from jaxcnn import devices
 
     found = devices.lost(error)
@@ -91,7 +91,7 @@ def _lost(error: Exception) -> str | None:
 
 
 def _warned(message: Any, *_: Any, **__: Any) -> None:
-    """A warning as a line."""
+    """Prints a warning as one line."""
     fail(f"warning: {message}")
 
 
@@ -113,7 +113,7 @@ def _parse(args: list[str]) -> Any:
             given = [arg.split("=")[0].replace("_", "-") for arg in args if arg.startswith("--")]
             message = next((str(unknown("option", name, known)) for name in given if name not in known), message)
         sys.exit(fail(f"{message}; see {named}", 2))
-    # An option may be given with the value that it has by default: for --resume that is not the same as not at all.
+    # --resume has to know which options were given, even those given with their default value.
     if isinstance(command, Train):
         options = {re.sub("^no_", "", arg[2:].split("=")[0].replace("-", "_")) for arg in args if arg.startswith("--")}
         positional = {"model"} if command.model in args[1:] else set()

@@ -1,4 +1,4 @@
-"""What all commands share: printing, errors, and the forms of options."""
+"""Printing and errors, shared by all commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxcnn.format import printable
 
 
 def say(text: object, **options: Any) -> None:
-    """Prints text in which there may be names from outside: a terminal is sent no control characters of theirs."""
+    """Prints text, with control characters escaped: it may contain names from outside."""
     print(printable(text, lines=True), **options)
 
 

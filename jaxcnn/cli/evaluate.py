@@ -14,19 +14,19 @@ from jaxcnn.format import padded, printable, width
 
 @dataclass
 class Evaluate:
-    """Measure a run's best checkpoint: accuracy, top-5 accuracy and loss, or what its task is measured by."""
+    """Evaluate a run's best checkpoint: accuracy, top-5 accuracy and loss, or the metrics of its task."""
 
     run: tyro.conf.Positional[Path]
     """The folder of a run."""
     data: str | None = None
-    """Another dataset than the run's."""
+    """The dataset. The run's when not given."""
     data_dir: Path | None = None
-    """Where prepared datasets lie. JAXCNN_DATA_DIR when not given."""
+    """The folder of prepared datasets. JAXCNN_DATA_DIR when not given."""
     split: str = "test"
-    """The part of the dataset."""
+    """The split of the dataset: train, validation or test."""
     trust: bool = False
-    """Execute the code of a network of your own even where it lies outside the current folder, came with the run, or is
-    not what the run was trained with."""
+    """Execute the code of your own network even if it is outside the current folder, is inside the run's folder, or has
+    changed since the training."""
     json: bool = False
     """Print one JSON object."""
 
@@ -35,7 +35,7 @@ def run_evaluate(given: Evaluate) -> None:
     from jaxcnn import tasks, train
     from jaxcnn.metrics import name_of, shown
 
-    trained = train.Trained.load(given.run, trust=given.trust)
+    trained = train.TrainedModel.load(given.run, trust=given.trust)
     name = given.data or trained.config["data"]
     where = given.data_dir or trained.config.get("data_dir")
     task = tasks.find(trained.config.get("task") or tasks.CLASSIFY)

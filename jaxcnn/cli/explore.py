@@ -11,21 +11,21 @@ import tyro
 @dataclass
 class Explore:
     """Look into a run's network in the browser: the maps of every layer for an input that you draw or choose, and what
-    made each unit."""
+    each unit was computed from."""
 
     run: tyro.conf.Positional[Path]
     """The folder of a run."""
     image: Path | None = None
     """An image file to begin with."""
     port: int = 0
-    """Where to listen, on this machine only; at any port that is free when not given."""
+    """The port to listen on, on this machine only. Any free port when not given."""
     export: Path | None = None
     """Write the page with some examples to this .html file, which needs no server, instead of serving it."""
     no_browser: bool = False
     """Print the address only."""
     trust: bool = False
-    """Execute the code of a network of your own even where it lies outside the current folder, came with the run, or is
-    not what the run was trained with."""
+    """Execute the code of your own network even if it is outside the current folder, is inside the run's folder, or has
+    changed since the training."""
 
 
 def run_explore(given: Explore) -> None:

@@ -16,15 +16,15 @@ from jaxcnn.errors import UserError
 
 @dataclass
 class Export:
-    """Write a run's network as files that run without jaxcnn: the computation, the weights and a predict.py."""
+    """Export a run's network to files that run without jaxcnn: the computation, the weights and a predict.py."""
 
     run: tyro.conf.Positional[Path]
     """The folder of a run."""
     out: Path | None = None
     """The folder to write; export in the run's folder when not given."""
     trust: bool = False
-    """Execute the code of a network of your own even where it lies outside the current folder, came with the run, or is
-    not what the run was trained with."""
+    """Execute the code of your own network even if it is outside the current folder, is inside the run's folder, or has
+    changed since the training."""
     json: bool = False
     """Print one JSON object."""
 
@@ -34,7 +34,7 @@ def run_export(given: Export) -> None:
 
     out = given.out or given.run / "export"
     export.check_new(out)
-    trained = train.Trained.load(given.run, trust=given.trust)
+    trained = train.TrainedModel.load(given.run, trust=given.trust)
     task = tasks.find(trained.config.get("task") or tasks.CLASSIFY)
     if task.name != tasks.CLASSIFY:
         raise UserError(

@@ -23,9 +23,9 @@ class Train(Process, Recipe):
     run: Path | None = None
     """The folder to write. runs/MODEL-DATA-1, -2, ... when not given."""
     resume: bool = False
-    """Go on with the run in --run, from its last checkpoint and with its settings."""
+    """Continue the run in --run from its last checkpoint, with its settings."""
     trust: bool = False
-    """Execute the code of a network of your own even where it lies outside the current folder, came with the run, or is
-    not what the run was trained with."""
+    """Execute the code of your own network even if it is outside the current folder, is inside the run's folder, or has
+    changed since the training."""
     given: tyro.conf.Suppress[frozenset[str]] = field(default=frozenset(), repr=False)
     """The names of the options on the command line."""

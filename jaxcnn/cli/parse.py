@@ -1,4 +1,4 @@
-"""Options from a command line: its help says what each option takes, and a mistake is one line."""
+"""Parses command lines: the help shows what each option takes, and an error is one line."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _NAMES = {
     "options": "NAME=VALUE,...", "augment": "NAME,...", "fresh": "LAYER,...", "freeze": "LAYER,...",
     "size": "HEIGHT,WIDTH", "input": "HEIGHT,WIDTH,CHANNELS", "coordinator": "HOST:PORT",
 }  # fmt: skip
-"""What an option takes: by its name where that says more than the type."""
+"""What the help shows for an option's value, where the option's name says more than its type."""
 
 
 class BadOption(Exception):
-    """What is wrong with a command line, in one line."""
+    """A command line is wrong; the message is one line."""
 
 
 def parse(what: Any, prog: str, args: Sequence[str], description: str | None = None) -> Any:
-    """Options from a command line: of a dataclass, or of a union of them as subcommands.
+    """Parses a command line into a dataclass, or into one of a union of dataclasses (subcommands).
 
-    Of a function, its arguments are the options, and what is returned calls it with them.
+    For a function, the arguments are the options, and the result is a function that calls it with them.
 
     Raises:
-      BadOption: with what is wrong; the parser itself would print a box.
+      BadOption: the command line is wrong. (tyro itself would print a box.)
       SystemExit: with 0, after `--help`.
     """
     errors = io.StringIO()
@@ -54,9 +54,9 @@ def parse(what: Any, prog: str, args: Sequence[str], description: str | None = N
 
 
 def _message(box: str) -> str:
-    """What is wrong, out of the parser's box: the lines behind the title, up to the next rule."""
+    """The message in tyro's box: the lines after the title, up to the next rule."""
     lines = [line.strip("│ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).strip().splitlines()][1:]
-    # Without UTF-8 a rule is below the title, too, and of hyphens.
+    # Without UTF-8 there is also a rule below the title, made of hyphens.
     told = itertools.takewhile(lambda line: not _is_rule(line), itertools.dropwhile(_is_rule, lines))
     text = " ".join(" ".join(told).split()) or "the options cannot be read"
     if found := re.match(
@@ -72,7 +72,7 @@ def _is_rule(line: str) -> bool:
 
 
 def _postponed(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, called later: the parser calls what it is given, and takes its errors for its own."""
+    """Delays the call: tyro calls the function it is given, and would report its errors as parsing errors."""
 
     @functools.wraps(function)
     def later(*args: Any, **kwargs: Any) -> Callable[[], Any]:
@@ -82,7 +82,7 @@ def _postponed(function: Callable[..., Any]) -> Callable[..., Any]:
     defaults = {name: each.default for name, each in inspect.signature(function).parameters.items()}
     told = {name: _told(name, hint, defaults[name]) for name, hint in hints.items() if name in defaults}
     parameters = inspect.signature(function).parameters.values()
-    del later.__dict__["__wrapped__"]  # with it, the annotations of the function itself would be read
+    del later.__dict__["__wrapped__"]  # otherwise tyro reads the annotations of the function itself
     later.__annotations__ = told
     later.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [each.replace(annotation=told.get(each.name, each.annotation)) for each in parameters]
@@ -92,7 +92,7 @@ def _postponed(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def _described() -> Iterator[None]:
-    """Within it the fields of dataclasses are told as `_told` has them."""
+    """A context in which the help describes the fields of dataclasses by `_told`."""
     registry = ConstructorRegistry()
     inner = False
 
@@ -116,14 +116,14 @@ def _described() -> Iterator[None]:
 
 
 def _told(name: str, hint: Any, default: Any) -> Any:
-    """The type of an option, with what a person is told of it: `--lr NUMBER`, and no default where that is None."""
+    """An option's type with its help: `--lr NUMBER`, and no default if that is None."""
     bare, extras = hint, list[Any]()
     if typing.get_origin(hint) is Annotated:
         bare, *extras = typing.get_args(hint)
     options = [each for each in typing.get_args(bare) if each is not type(None)] or [bare]
     optional = type(None) in typing.get_args(bare)
     takes, shown = None, "" if default is None else None
-    if any("Positional" in str(extra) for extra in extras):  # it has the field's name already
+    if any("Positional" in str(extra) for extra in extras):  # tyro shows the field's name
         if typing.get_origin(bare) is tuple:
             given = isinstance(default, tuple)
             takes, shown = f"[{name.upper()} ...]" if given else f"{name.upper()} ...", None if given else "(required)"

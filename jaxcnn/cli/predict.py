@@ -14,20 +14,20 @@ from jaxcnn.errors import UserError
 
 @dataclass
 class Predict:
-    """Name the class of image files (PNG, JPEG, ... of any size and mode), with its probability; or draw the classes of
-    their pixels, boxes, boundaries or flow, or read sentences: whatever the run was trained for."""
+    """Classify image files (PNG, JPEG, ... of any size and mode), with probabilities; or draw the classes of their
+    pixels, boxes, boundaries or flow, or classify sentences: the run's task decides."""
 
     run: tyro.conf.Positional[Path]
     """The folder of a run."""
     images: tyro.conf.Positional[tuple[str, ...]]
     """Image files; pairs of them for flow; sentences for text; an image and questions about it for vqa."""
     out: Path | None = None
-    """The folder for the pictures that other tasks than classes write; RUN/predictions when not given."""
+    """The folder for the pictures that all tasks but classification write; RUN/predictions when not given."""
     invert: bool = False
-    """Exchange black and white first: for dark digits on white paper, where the run learned light ones on black."""
+    """Exchange black and white first: for dark digits on white paper, if the run was trained on light ones on black."""
     trust: bool = False
-    """Execute the code of a network of your own even where it lies outside the current folder, came with the run, or is
-    not what the run was trained with."""
+    """Execute the code of your own network even if it is outside the current folder, is inside the run's folder, or has
+    changed since the training."""
     json: bool = False
     """Print one JSON list."""
 
@@ -37,7 +37,7 @@ def run_predict(given: Predict) -> None:
 
     if not given.images:
         raise UserError("predict needs at least one image file")
-    trained = train.Trained.load(given.run, trust=given.trust)
+    trained = train.TrainedModel.load(given.run, trust=given.trust)
     task = tasks.find(trained.config.get("task") or tasks.CLASSIFY)
     if given.invert and task.name != tasks.CLASSIFY:
         raise UserError(f"--invert is for digits; this run is one of {task.about}")

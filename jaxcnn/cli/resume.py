@@ -1,4 +1,4 @@
-"""Which recipe the options of `jaxcnn train` mean: a new one, a file's, or that of the run that goes on."""
+"""The recipe that the options of `jaxcnn train` describe: a new one, a file's, or that of a resumed run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.runs.process import Process
 from jaxcnn.runs.recipe import Recipe
 
-_PATHS = frozenset(("data_dir", "weights", "model", "data"))  # they may differ between hosts; compared later
+_PATHS = frozenset(("data_dir", "weights", "model", "data"))  # may differ between hosts; compared later
 
 
 def process_of(given: Train) -> Process:
@@ -22,7 +22,7 @@ def process_of(given: Train) -> Process:
 
 
 def recipe_of(given: Train) -> Recipe:
-    """The recipe that the options give, on top of that of `--config`."""
+    """The recipe of the options, which override those of `--config`."""
     fields = dataclasses.fields(Recipe)
     if given.config is None:
         return Recipe(**{field.name: getattr(given, field.name) for field in fields})
@@ -31,10 +31,10 @@ def recipe_of(given: Train) -> Recipe:
 
 
 def resumed(given: Train) -> tuple[Recipe, Process, Any]:
-    """The recipe, process and folder of a run that goes on; options that were given beside them have to agree.
+    """The recipe, process and folder of a resumed run; other options that are given have to agree with its recipe.
 
     Raises:
-      UserError: when they do not, or the folder is no run that can go on.
+      UserError: if they do not agree, or the run in the folder cannot be resumed.
     """
     from jaxcnn.devices import from_first
     from jaxcnn.runs import lock
@@ -63,13 +63,13 @@ def resumed(given: Train) -> tuple[Recipe, Process, Any]:
     for field in dataclasses.fields(Recipe):
         if field.name in given.given and field.name in config and field.name != "data_dir":
             _check_same(given.run, field.name, getattr(asked, field.name), getattr(was, field.name), was)
-    trusted = given.trust or given.model != Train.model  # who names the file knows what it is
+    trusted = given.trust or given.model != Train.model  # naming the file again means that the user trusts it
     from_first(lambda: check_code(folder.path, config, trusted))
     return recipe, dataclasses.replace(process, devices=_devices(given, config)), folder
 
 
 def _check_same(run: Path, name: str, asked: Any, was: Any, recipe: Recipe) -> None:
-    """Checks that an option is what the run was made with."""
+    """Checks that an option has the value that the run was made with."""
     from jaxcnn import tasks
     from jaxcnn.tasks.classification.task import usual_augment
 
@@ -83,8 +83,8 @@ def _check_same(run: Path, name: str, asked: Any, was: Any, recipe: Recipe) -> N
 
 
 def _devices(given: Train, config: dict[str, Any]) -> int | None:
-    """How many devices a run goes on with: as many as it had, where they are there and no other number is asked for.
-    `fit` says what another number changes."""
+    """The number of devices of a resumed run: as many as before, if they are available and no other number is given.
+    `fit` warns about what another number changes."""
     import jax
 
     was = config.get("devices")
@@ -94,7 +94,7 @@ def _devices(given: Train, config: dict[str, Any]) -> int | None:
 
 
 def same_in_all(given: Train) -> dict[str, Any]:
-    """What has to be the same in all processes before they do anything together: the options and the code."""
+    """What must be the same in all processes from the start: the options and the code."""
     import jax
 
     from jaxcnn import devices

@@ -16,14 +16,14 @@ from jaxcnn.errors import UserError
 
 @dataclass
 class Runs:
-    """List runs and compare them: figures, state, and the settings in which they differ."""
+    """List and compare runs: metrics, state, and the settings that differ."""
 
     paths: tyro.conf.Positional[tuple[Path, ...]] = (Path("runs"),)
-    """Runs, or folders with runs in them."""
+    """Folders of runs, or folders that contain some."""
     sort: str = "name"
-    """name, model, data, state, epochs, validation, test or time; accuracies from the best on."""
+    """name, model, data, state, epochs, validation, test or time; metrics from the best to the worst."""
     draw: Path | None = None
-    """Draw the curves of all of them to this file, .png, .svg or .pdf, too."""
+    """Also draw the curves of all runs to this file, .png, .svg or .pdf."""
     json: bool = False
     """Print one JSON list."""
 

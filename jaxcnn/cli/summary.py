@@ -24,11 +24,11 @@ class Summary:
     classes: int | None = None
     """The number of classes. What the model was designed for when not given, 10 or 1000."""
     depth: int | None = None
-    """How many levels of networks to open; 1 shows the network's own layers. All when not given."""
+    """How many levels of nested networks to show; 1 shows only the top level. All when not given."""
     train: bool = False
-    """The training pass, with batch statistics and auxiliary heads, instead of the evaluating one."""
+    """Show the forward pass of training, with batch statistics and auxiliary heads, instead of that of evaluation."""
     draw: Path | None = None
-    """Draw the graph to this file, .png, .svg or .pdf, too."""
+    """Also draw the graph to this file, .png, .svg or .pdf."""
     markdown: bool = False
     """Print the table in Markdown."""
     json: bool = False

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from jaxcnn.cli.common import say, shown
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.resume import process_of, recipe_of, resumed, same_in_all
-from jaxcnn.errors import Stopped, UserError
+from jaxcnn.errors import Interrupted, UserError
 from jaxcnn.runs.recipe import Recipe
 from jaxcnn.signals import status_of
 
 if TYPE_CHECKING:
     from jaxcnn.tasks.task import Task
 
-_LONGEST = 80  # letters of a model or data in the name of a run
+_LONGEST = 80  # characters of the model's and the data's name in a run's name
 _PICTURES = ("curves.png", "confusion.png", "mistakes.png")
 
 
@@ -62,7 +62,7 @@ def run_train(given: Train) -> None:
         there = f"go on with: jaxcnn train --run {shlex.quote(shown(folder.path))} --resume"
         if not folder.checkpoints.steps():
             there = f"nothing was saved yet to go on with in {shown(folder.path)}"
-        raise Stopped(f"{str(stop) or 'interrupted'}; {there}", status_of(stop) - 128) from None
+        raise Interrupted(f"{str(stop) or 'interrupted'}; {there}", status_of(stop) - 128) from None
     if devices.first_process():
         say(_outcome(fitted.result, task) + f" ({time.monotonic() - began:.0f} s)")
         pictures = [name for name in _PICTURES if (folder.path / name).exists()]
@@ -81,8 +81,8 @@ def _name(recipe: Recipe) -> str:
 
 
 def _complete(folder: Any, task: Task) -> str | None:
-    """What came of a run that is complete; None for one that is to go on, for its pictures alone or for a result that
-    is damaged, too."""
+    """The outcome of a complete run; None for a run to be continued, also if only its pictures are missing or its
+    result is damaged."""
     with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
         if folder.pictured and folder.result is not None:
             return _outcome(folder.result, task)

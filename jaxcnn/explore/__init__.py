@@ -22,19 +22,19 @@ import numpy as np
 
 from jaxcnn.core import Layer
 from jaxcnn.data.dataset import Dataset
-from jaxcnn.errors import Stopped
+from jaxcnn.errors import Interrupted
 from jaxcnn.explore import target
 from jaxcnn.explore.answers import Answers
 from jaxcnn.explore.network import Network
 from jaxcnn.explore.server import Server
 from jaxcnn.format import printable
-from jaxcnn.runs.trained import Trained
+from jaxcnn.runs.trained import TrainedModel
 
 __all__ = ["explore", "serve"]
 
 
 def explore(
-    run: str | Path | Trained | Layer,
+    run: str | Path | TrainedModel | Layer,
     image: str | Path | None = None,
     port: int = 0,
     export: str | Path | None = None,
@@ -46,15 +46,15 @@ def explore(
     """Serves the page of a network on this machine until Ctrl-C, or writes it as one file.
 
     Args:
-      run: the folder of a run; or a `Trained`; or a Layer with its variables and data.
+      run: the folder of a run; or a `TrainedModel`; or a Layer with its variables and data.
       image: an image file to begin with.
       port: where to listen, on 127.0.0.1 only; 0 for any that is free.
       export: the .html file to write, in place of serving; an older file is replaced.
       open_browser: whether to open the page, where there is a display.
-      trust: as in `Trained.load`, for the folder of a run.
+      trust: as in `TrainedModel.load`, for the folder of a run.
       **given: for a Layer, `params` and `state`, its variables, and `preprocess`, which makes its input of uint8 images
-        (from 0 to 1 when not given); for a Layer or a `Trained`, `data`, the images to choose from with the names of
-        the classes (the run's test data when not given).
+        (from 0 to 1 when not given); for a Layer or a `TrainedModel`, `data`, the images to choose from with the
+        names of the classes (the run's test data when not given).
 
     Raises:
       UserError: for no run, a network that takes more than an image or whose output cannot be shown, an image that
@@ -79,7 +79,7 @@ def explore(
             if open_browser and (sys.platform in ("darwin", "win32") or _display()):
                 threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
             threading.Event().wait()
-    except Stopped:  # SIGTERM, which the command reports
+    except Interrupted:  # SIGTERM, which the command reports
         raise
     except KeyboardInterrupt:
         pass
@@ -126,10 +126,10 @@ class _Given:
     data: Dataset | None = None
 
 
-def _target(run: str | Path | Trained | Layer, trust: bool, given: _Given) -> target.Target:
+def _target(run: str | Path | TrainedModel | Layer, trust: bool, given: _Given) -> target.Target:
     if isinstance(run, Layer):
         return target.of_layer(run, given.params, given.state, given.preprocess, given.data)
-    if isinstance(run, Trained):
+    if isinstance(run, TrainedModel):
         return target.of_trained(run, given.data)
     return target.of_run(run, trust)
 

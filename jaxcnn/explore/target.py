@@ -26,7 +26,7 @@ from jaxcnn.runs import Run
 from jaxcnn.runs import table as listed
 from jaxcnn.runs.primary import ACCURACY, Primary, primary_in
 from jaxcnn.runs.recipe import Recipe
-from jaxcnn.runs.trained import Trained, rebuilt
+from jaxcnn.runs.trained import TrainedModel, rebuilt
 
 FIGURES = ("confusion.png", "mistakes.png")
 _EXAMPLES = 400
@@ -49,7 +49,7 @@ class Target:
     """
 
     title: str
-    trained: Trained
+    trained: TrainedModel
     head: Head
     examples: Callable[[], Data]
     folder: Path | None = None
@@ -117,7 +117,7 @@ class Target:
 
 
 def of_run(path: str | Path, trust: bool = False) -> Target:
-    """The network of a run; `trust` as in `Trained.load`.
+    """The network of a run; `trust` as in `TrainedModel.load`.
 
     Raises:
       UserError: for a folder that is no run, a run of a task whose networks take something else than one image, or one
@@ -133,7 +133,7 @@ def of_run(path: str | Path, trust: bool = False) -> Target:
             f"explore looks into networks that are given one image and nothing else; {path} is one of the task "
             f"{task.name}: {task.about}"
         )
-    trained = Trained.load(path, trust=trust)
+    trained = TrainedModel.load(path, trust=trust)
     if len(trained.image) != 3:
         raise UserError(f"explore looks into networks of images (height, width, channels); {path} has none")
     notes: list[str] = []
@@ -174,11 +174,11 @@ def of_layer(
     if len(shape) != 3:
         raise UserError("explore looks into networks that are given one image and nothing else; the data's inputs are "
                         f"{jax.tree.map(lambda x: x.shape[1:], examples.inputs)}")  # fmt: skip
-    trained = Trained(model, params, state or {}, preprocess or to_float, shape, examples.classes, config)
+    trained = TrainedModel(model, params, state or {}, preprocess or to_float, shape, examples.classes, config)
     return of_trained(trained, examples)
 
 
-def of_trained(trained: Trained, examples: Data | None) -> Target:
+def of_trained(trained: TrainedModel, examples: Data | None) -> Target:
     """A network with all that is needed to ask it."""
     config = trained.config
     names = [Path(str(config[key])).name.split(":")[-1] for key in ("model", "data") if config.get(key)]
@@ -188,7 +188,7 @@ def of_trained(trained: Trained, examples: Data | None) -> Target:
 
 def _target(
     title: str,
-    trained: Trained,
+    trained: TrainedModel,
     examples: Callable[[], Data],
     folder: Path | None = None,
     notes: tuple[str, ...] = (),
@@ -208,7 +208,7 @@ def _target(
 # --- examples ----------------------------------------------------------------------------------------------------
 
 
-def _test_data(trained: Trained) -> Data:
+def _test_data(trained: TrainedModel) -> Data:
     """Some of the test data of a run, a few hundred images."""
     config = trained.config
     if "data" not in config:
@@ -239,7 +239,7 @@ def _middle(file: str | Path | bytes, channels: int, size: tuple[int, int], name
     return read_part(file, lambda h, w: center_box(h, w, size), size, channels, gap=3, name=name)
 
 
-def _of_size(found: Dataset, trained: Trained) -> Dataset:
+def _of_size(found: Dataset, trained: TrainedModel) -> Dataset:
     if found.image != trained.image or len(found.classes) != len(trained.classes):
         raise DataError(
             f"the data {found.name} is not what the run had: images {found.image} of {len(found.classes)} classes, the "

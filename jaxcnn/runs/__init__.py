@@ -1,4 +1,4 @@
-"""The folder of a run: its recipe, its files, its checkpoints, its lock, and what can be asked of it afterwards."""
+"""The folder of a run: recipe, files, checkpoints, lock, the trained model, and the table of runs."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from jaxcnn.runs.folder import Run
 from jaxcnn.runs.recipe import Recipe
 
 if TYPE_CHECKING:
-    from jaxcnn.runs.table import Listed
+    from jaxcnn.runs.table import RunSummary
 
 __all__ = ["Recipe", "Run", "find"]
 
 
-def find(paths: Iterable[str | Path]) -> list[Listed]:
+def find(paths: Iterable[str | Path]) -> list[RunSummary]:
     """The runs at these paths: each is a run, or a folder with runs below it. Other folders are ignored.
 
     Raises:
       UserError: for a path that does not exist, or has no run.
     """
-    from jaxcnn.runs import table  # on first use, as below: the command line would wait for it
+    from jaxcnn.runs import table  # on first use, as below: the command line starts faster without it
 
     return table.find(paths)
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Trained":  # that of `cnn.train`, which needs all models
-        from jaxcnn.runs.trained import Trained
+    if name in ("Trained", "TrainedModel"):  # that of `cnn.train`, which needs all models
+        from jaxcnn.runs.trained import TrainedModel
 
-        return Trained
+        return TrainedModel
     raise AttributeError(f"module 'jaxcnn.runs' has no attribute {name!r}")

@@ -1,9 +1,9 @@
 """A tree of arrays as one safetensors file.
 
 Each array is named by its path in the tree, `params/conv1/kernel`, with `/` and `~` inside a name written as `~1` and
-`~0`. The file's metadata has, under `jaxcnn`, what safetensors does not know: the tree's dicts, lists and tuples,
-random keys (`jax.random.key`, whose data is stored), and the dtypes that are stored as bytes. Any program that reads
-safetensors reads the arrays.
+`~0`. The file's metadata has, under `jaxcnn`, what safetensors cannot express: the tree's dicts, lists and tuples,
+random keys (`jax.random.key`; their data is stored), and the dtypes that are stored as bytes. Any program that reads
+safetensors can read the arrays.
 
 Source: https://github.com/huggingface/safetensors, section Format; RFC 6901 for the escapes.
 """
@@ -29,7 +29,7 @@ _KINDS = {
     "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64",
 }  # fmt: skip
 _DTYPES = {kind: name for name, kind in _KINDS.items()}
-_MOST_HEADER = 100_000_000  # bytes; safetensors' own limit
+_MOST_HEADER = 100_000_000  # bytes; the limit of safetensors
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Flat:
 
     Attributes:
       arrays: by name, in JAX's order of the tree's leaves.
-      keys: of the random keys, the kind: `threefry2x32`.
+      keys: the implementation of each random key: `threefry2x32`.
       tree: the tree's structure; JSON.
     """
 
@@ -47,7 +47,7 @@ class Flat:
     tree: Any
 
     def copied(self) -> Flat:
-        """With copies, which stay when the arrays are donated."""
+        """The same with copied arrays, which stay valid when the originals are donated."""
         copies = {name: jnp.copy(x) if isinstance(x, jax.Array) else np.array(x) for name, x in self.arrays.items()}
         return Flat(copies, self.keys, self.tree)
 
@@ -56,7 +56,7 @@ def flat(tree: PyTree) -> Flat:
     """The arrays of a tree with their names.
 
     Raises:
-      ValueError: when two of them would have the same name.
+      ValueError: if two arrays have the same name.
     """
     arrays: dict[str, Any] = {}
     keys: dict[str, str] = {}
@@ -83,7 +83,7 @@ def _name(path: Any) -> str:
 
 
 def _structure(tree: PyTree, path: Any) -> Any:
-    """A leaf as its name, None as itself, and of a node what kind it is, with its children."""
+    """JSON of a tree: a leaf is its name, None is None, a node is its kind with its children."""
     if tree is None:
         return None
     if jax.tree_util.all_leaves([tree]):
@@ -104,7 +104,7 @@ def _key(place: Any) -> str | int:
 
 
 def write(file: Path, found: Flat) -> None:
-    """Writes the arrays, and waits until they are on the disk."""
+    """Writes the arrays and waits until they are on the disk."""
     header: dict[str, Any] = {}
     raw: dict[str, tuple[str, list[int]]] = {}
     arrays, at = [], 0
@@ -131,16 +131,16 @@ def write(file: Path, found: Flat) -> None:
 
 
 def _little(array: np.ndarray) -> np.ndarray:
-    """The numbers as safetensors has them, the lowest byte first, or back again."""
+    """Converts between native and little-endian byte order (safetensors' order), in either direction."""
     native = array.astype(array.dtype.newbyteorder("="), copy=False) if array.dtype.byteorder in "<>" else array
     return native if sys.byteorder == "little" else native.byteswap()
 
 
 def check(file: Path, found: Flat) -> None:
-    """Reads back the names and sizes of what was written.
+    """Checks the names and sizes in a written file.
 
     Raises:
-      OSError: when they are not those of `found`.
+      OSError: if they are not those of `found`.
     """
     with Reader(file) as reader:
         there = {name: reader.bytes(name) for name in reader.names}
@@ -157,11 +157,11 @@ class Reader:
     """The arrays in a file, one by one.
 
     Attributes:
-      names: of all of them.
-      tree: the structure.
+      names: the names of all arrays.
+      tree: the tree's structure.
 
     Raises:
-      ValueError: for a file that `write` did not write.
+      ValueError: if the file was not written by `write`.
     """
 
     def __init__(self, file: Path):
@@ -190,26 +190,26 @@ class Reader:
         self._file.close()
 
     def bytes(self, name: str) -> int:
-        """The size of an array."""
+        """The size of an array in bytes."""
         first, end = self._header[name]["data_offsets"]
         return end - first
 
     def form(self, name: str) -> tuple[tuple[int, ...], str]:
-        """An array's shape, and the name of its dtype or of its kind of random key."""
+        """An array's shape, and the name of its dtype, or of the random key's implementation."""
         entry = self._header[name]
         dtype, shape = self._raw.get(name) or (_DTYPES[entry["dtype"]], entry["shape"])
         return tuple(shape), self._keys.get(name, dtype)
 
     def array(self, name: str) -> np.ndarray:
-        """An array; of random keys their data."""
+        """An array; for random keys, their data."""
         entry = self._header[name]
         dtype, shape = self._raw.get(name) or (_DTYPES[entry["dtype"]], entry["shape"])
         self._file.seek(self.start + entry["data_offsets"][0])
         found = np.fromfile(self._file, np.uint8, self.bytes(name))
-        return _little(found.view(jnp.dtype(dtype)).reshape(shape))  # NumPy's own dtype does not know bfloat16
+        return _little(found.view(jnp.dtype(dtype)).reshape(shape))  # np.dtype does not know bfloat16
 
     def leaf(self, name: str, array: Any = np.asarray) -> Any:
-        """An array as `array` makes it of NumPy's, or random keys."""
+        """An array, converted from NumPy by `array`; or random keys."""
         found = array(self.array(name))
         return jax.random.wrap_key_data(found, impl=self._keys[name]) if name in self._keys else found
 
@@ -218,7 +218,7 @@ def read_like(file: Path, like: PyTree) -> PyTree:
     """The tree of a file, with the structure, shapes and dtypes of `like`, on this process's first device.
 
     Raises:
-      ValueError: when they are others.
+      ValueError: if they differ.
     """
     device = jax.local_devices()[0]
     wanted = flat(like)
@@ -234,17 +234,17 @@ def read_like(file: Path, like: PyTree) -> PyTree:
 
         def one(path: Any, leaf: Any) -> Any:
             if not isinstance(leaf, jax.Array):
-                return reader.leaf(_name(path))  # JAX would make float32 of NumPy's float64
-            # A copy of JAX's own, which a step may use up.
+                return reader.leaf(_name(path))  # JAX would convert NumPy's float64 to float32
+            # A copy owned by JAX, so that a step may donate it.
             return reader.leaf(_name(path), lambda x: jax.device_put(jnp.array(x), device))
 
         return jax.tree_util.tree_map_with_path(one, like)
 
 
 def read_some(file: Path, names: tuple[str, ...]) -> dict[str, PyTree]:
-    """Those parts of the dict in a file that have these names: dicts, lists and tuples of NumPy arrays.
+    """The entries of these names in a file's top-level dict: dicts, lists and tuples of NumPy arrays.
 
-    A node of another class, a NamedTuple for instance, comes as the dict of its children.
+    A node of another class, such as a NamedTuple, is returned as the dict of its children.
     """
     with Reader(file) as reader:
 

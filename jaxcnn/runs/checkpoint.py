@@ -1,18 +1,17 @@
-"""Checkpoints that are whole, or are not used.
+"""Checkpoints: only complete and undamaged ones are used.
 
 checkpoints/STEP/
-  arrays.safetensors  the training state and, where they are others, the best epoch's variables, by
-                      `jaxcnn.runs.arrays`
-  progress.json       how far the run is: the epoch, its batches that are done, all that was measured; and which run and
-                      which config.json it belongs to
+  arrays.safetensors  the training state and, if they differ, the best epoch's variables, by `jaxcnn.runs.arrays`
+  progress.json       how far the run is: the epoch, the number of its batches done, all metrics; and the run and the
+                      config.json it belongs to
   manifest.json       the SHA-256 of each file above
 
-A checkpoint is written under another name, the manifest last, its arrays' names and sizes are read back, and then it is
-renamed: one that a kill cut short never has its name. One whose files are not those of its manifest, whatever happened
-to them on the disk, is passed over for the one before it. Each is complete in itself, the best epoch's variables
-included, so which one a run goes on from changes nothing but how much of it is computed again.
+A checkpoint is written under a temporary name, the manifest last; its arrays' names and sizes are read back, and then
+it is renamed. An unfinished checkpoint therefore never has a final name. A checkpoint whose files do not match its
+manifest is skipped for the one before it. Each is complete, with the best epoch's variables, so that resuming from an
+older one gives the same results and only repeats some steps.
 
-All of it goes on in a thread: a step waits for a copy of the state in memory, not for the disk.
+A thread writes the checkpoints: a step waits for a copy of the state in memory, not for the disk.
 
 Checkpoints of earlier versions have a folder `arrays`, written by Orbax; see `jaxcnn.runs.orbax`.
 """
@@ -40,16 +39,16 @@ from jaxcnn.runs.record import parsed, reason, text_of
 PyTree = Any
 Progress = dict[str, Any]
 _ARRAYS, _PROGRESS, _MANIFEST = "arrays.safetensors", "progress.json", "manifest.json"
-_STEP = re.compile("0|[1-9][0-9]{0,17}")  # int() would read 0038, and other scripts' digits, too
-_SPARE = 1 << 20  # bytes beside the arrays: their header, and the run's other files
+_STEP = re.compile("0|[1-9][0-9]{0,17}")  # int() would also accept 0038, and digits of other scripts
+_SPARE = 1 << 20  # bytes in addition to the arrays: their header, and the run's other files
 
 
 class Checkpoints:
-    """The checkpoints in a folder, which is made with the first of them.
+    """The checkpoints in a folder; the first one creates the folder.
 
     Args:
-      path: absolute.
-      keep: how many stay, the newest ones.
+      path: the absolute path of the folder.
+      keep: the number of newest checkpoints to keep.
     """
 
     def __init__(self, path: Path, keep: int = 2):
@@ -59,15 +58,15 @@ class Checkpoints:
         self._writing: Future[None] | None = None
 
     def steps(self) -> list[int]:
-        """The steps after which there is a checkpoint, whole or not.
+        """The steps of all checkpoints, damaged ones included.
 
         Raises:
-          UserError: when the folder cannot be read.
+          UserError: if the folder cannot be read.
         """
         return sorted(int(name) for name in self._names() if _STEP.fullmatch(name))
 
     def _names(self) -> list[str]:
-        """The names of the folders in the folder, but for unfinished ones, and of whatever is called like one."""
+        """The names of the subfolders, without unfinished ones, and of anything named like a checkpoint."""
         try:
             return [p.name for p in self.path.iterdir() if not p.name.startswith(".") and _may_be_one(p)]
         except (FileNotFoundError, NotADirectoryError):
@@ -79,14 +78,14 @@ class Checkpoints:
 
     @property
     def busy(self) -> bool:
-        """Whether one is being written."""
+        """Whether a checkpoint is being written."""
         return self._writing is not None and not self._writing.done()
 
     def save(self, step: int, arrays: PyTree, progress: Progress) -> None:
-        """Writes a checkpoint in the background. The arrays are copied first and may be donated afterwards.
+        """Writes a checkpoint in the background. The arrays are copied first, so they may be donated afterwards.
 
         Raises:
-          TrainingError: when this one, or the one before it, cannot be written.
+          TrainingError: if this checkpoint, or the one before it, cannot be written.
         """
         self.wait()
         with on_disk(f"the checkpoint of step {step} cannot be written to {self.path}"):
@@ -95,16 +94,16 @@ class Checkpoints:
             if shutil.disk_usage(_there(self.path)).free < needed:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         copies = found.copied()
-        text = json.dumps({**progress, "step": step})  # now: the run's history grows while this is written
+        text = json.dumps({**progress, "step": step})  # serialized now: the run's history grows during the writing
         if self._writer is None:
             self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing = self._writer.submit(self._write, step, copies, text)
 
     def wait(self) -> None:
-        """Waits until what is being written is on the disk.
+        """Waits until the checkpoint under way is on the disk.
 
         Raises:
-          TrainingError: when it cannot be written.
+          TrainingError: if it cannot be written.
         """
         if self._writing is not None:
             writing, self._writing = self._writing, None
@@ -112,7 +111,7 @@ class Checkpoints:
                 writing.result()
 
     def close(self) -> None:
-        """Waits, and ends the thread."""
+        """Waits for the writing and ends the thread."""
         try:
             self.wait()
         finally:
@@ -122,7 +121,7 @@ class Checkpoints:
 
     def _write(self, step: int, arrays: files.Flat, progress: str) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        for left in self.path.glob(".*"):  # by a process that was killed
+        for left in self.path.glob(".*"):  # left by a process that was killed
             _delete(left)
         part, done = self.path / f".{step}", self.path / str(step)
         part.mkdir()
@@ -130,28 +129,28 @@ class Checkpoints:
         files.check(part / _ARRAYS, arrays)
         write_whole(part / _PROGRESS, progress)
         write_whole(part / _MANIFEST, json.dumps(_hashes(part), indent=1))
-        if os.path.lexists(done):  # a damaged one, from which the run did not go on
+        if os.path.lexists(done):  # a damaged checkpoint, which the run skipped
             self._remove(done)
         part.rename(done)
         steps = self.steps()
-        later = [other for other in steps if other > step]  # of a time that is computed again
+        later = [other for other in steps if other > step]  # from steps that are being repeated
         for old in [*steps[: -self.keep - len(later)], *later]:
             self._remove(self.path / str(old))
 
     def _remove(self, folder: Path) -> None:
-        # Under another name first: what is half removed has to look like nothing.
+        # Renamed first, so that a half removed checkpoint is not taken for a damaged one.
         gone = folder.rename(folder.with_name(f".gone-{folder.name}"))
         _delete(gone)
 
     # --- reading
 
     def newest(self, read: Callable[[Path, Progress], Any]) -> Any:
-        """What `read(folder, progress)` makes of the newest checkpoint that is whole; None when there is none at all.
+        """Returns `read(folder, progress)` of the newest undamaged checkpoint; None if there is no checkpoint.
 
-        A damaged one is named in a warning.
+        A warning names the damaged ones.
 
         Raises:
-          UserError: when there are checkpoints and all of them are damaged.
+          UserError: if there are checkpoints, all of them damaged.
         """
         wrong = [
             f"{name} is no name of a checkpoint, which is its step"
@@ -176,7 +175,7 @@ def read_like(folder: Path, like: PyTree) -> PyTree:
     """The arrays of a checkpoint, of the shapes and dtypes of `like`, on this process's first device.
 
     Raises:
-      UserError: when they have other shapes, or others are there.
+      UserError: if the names or shapes differ.
     """
     try:
         if (folder / _ARRAYS).exists():
@@ -186,16 +185,16 @@ def read_like(folder: Path, like: PyTree) -> PyTree:
         return orbax.read_like(folder / "arrays", like)
     except UserError:
         raise
-    except Exception as error:  # its files are what they were: so they are another network's
+    except Exception as error:  # the files are undamaged, so they are another network's
         first = first_line(error)[:200]
         raise UserError(f"the checkpoint {folder} is of another network or optimizer ({first})") from error
 
 
 def read_some(folder: Path, names: tuple[str, ...]) -> dict[str, PyTree]:
-    """Those arrays of a checkpoint whose first name is one of these, as NumPy has them.
+    """The arrays of a checkpoint under these top-level names, as NumPy arrays.
 
     Raises:
-      UserError: when they cannot be read.
+      UserError: if they cannot be read.
     """
     try:
         if (folder / _ARRAYS).exists():
@@ -210,19 +209,19 @@ def read_some(folder: Path, names: tuple[str, ...]) -> dict[str, PyTree]:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file in a checkpoint, but for the manifest."""
+    """The SHA-256 of each file in a checkpoint except the manifest."""
     there = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _MANIFEST)
     return {str(path.relative_to(folder)): sha256(path) for path in there}
 
 
 def sha256(path: Path) -> str:
-    """Of a file."""
+    """The SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _examined(folder: Path, step: int) -> tuple[str | None, Progress]:
-    """What is wrong with a checkpoint, if anything is; and its progress."""
+    """What is wrong with a checkpoint, or None; and its progress."""
     try:
         expected = parsed(text_of(folder / _MANIFEST))
         found = _hashes(folder)
@@ -249,7 +248,7 @@ def _may_be_one(path: Path) -> bool:
 
 
 def _delete(path: Path) -> None:
-    """Removes a folder, a link or a file; what cannot be removed stays."""
+    """Removes a folder, a link or a file; errors are ignored."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -258,5 +257,5 @@ def _delete(path: Path) -> None:
 
 
 def _there(path: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
+    """The folder, or its nearest parent that exists."""
     return next(p for p in (path, *path.parents) if p.exists())

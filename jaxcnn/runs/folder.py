@@ -1,13 +1,13 @@
-"""The folder of a run: what was asked, what was measured, and the weights.
+"""The folder of a run: settings, metrics and weights.
 
-config.json    what was asked, and of which data; `jaxcnn evaluate` and `predict` rebuild the network from it
-metrics.jsonl  a line an epoch
-result.json    what came of it
+config.json    the settings, and the hashes of the data; `jaxcnn evaluate` and `predict` rebuild the network from it
+metrics.jsonl  one line per epoch
+result.json    the final results
 confusion.png, mistakes.png, curves.png
 checkpoints/   the newest states, with the best epoch's weights; see `jaxcnn.runs.checkpoint`
 lock           while it is trained: by which process; see `jaxcnn.runs.lock`
 
-Each file is written as a whole or not at all, in this order; curves.png is the last one.
+Each file is written completely or not at all, in this order; curves.png is the last one.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Run:
       checkpoints: those in it.
 
     Raises:
-      UserError: for a negative time, or fewer than one checkpoint.
+      UserError: if a time is negative, or `keep` is below 1.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""What a run was made of, beside its settings: its data, and the code of a network of one's own.
+"""Hashes of a run's data, and of the code of a user's network.
 
-Both are in config.json. A run that goes on compares them: with other data it would end with other figures.
+Both are in config.json. A resumed run compares them, since other data would change its results.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from jaxcnn.data.stream import Stream
 from jaxcnn.errors import UserError
 from jaxcnn.runs.checkpoint import sha256
 
-_MOST, _SAMPLE = 1 << 28, 4096  # bytes of an array up to which all of it is hashed; else so many of its examples
+_MOST, _SAMPLE = 1 << 28, 4096  # bytes up to which an array is hashed completely; number of examples hashed otherwise
 _PIECE = 1 << 24
 
 
 def of_data(data: Any) -> dict[str, Any] | None:
-    """How many examples there are, and a SHA-256: of the arrays, or of the files' names and labels; JSON.
+    """The number of examples, and a SHA-256 of the arrays, or of a stream's file names and labels. JSON.
 
-    Of an array of more than 256 MB, 4096 examples at equal distances are hashed.
+    Of an array of more than 256 MB, 4096 evenly spaced examples are hashed.
     """
     hashed = hashlib.sha256()
     if isinstance(data, Stream):
@@ -61,15 +61,15 @@ def _add(hashed: Any, array: np.ndarray) -> None:
 
 
 def compare(was: Any, now: Mapping[str, Any]) -> None:
-    """Compares the data of a run, as its config.json has them, with those it is to go on with.
+    """Compares the hashes in a run's config.json with those of the data it is resumed with.
 
     Raises:
-      UserError: when they are others.
+      UserError: if the data differ.
     """
     for name, found in now.items():
         before = was.get(name) if isinstance(was, dict) else None
         if before is None or found is None or before == found:
-            continue  # of an earlier version of jaxcnn, or of a form that nothing is known of
+            continue  # from an earlier version of jaxcnn, or of an unknown type of data
         counts = f"{before.get('count')} examples when the run began, and now {found['count']}"
         same = before.get("count") == found["count"]
         raise UserError(
@@ -82,29 +82,29 @@ def compare(was: Any, now: Mapping[str, Any]) -> None:
 
 
 def code_file(model: Any) -> Path | None:
-    """The file of a network of one's own, `file.py:function`; None for the name of a network."""
+    """The file of a model `file.py:function`; None for a model's name."""
     if not isinstance(model, str) or ":" not in model:
         return None
     return Path(model.rpartition(":")[0]).expanduser()
 
 
 def of_code(model: str) -> str | None:
-    """The SHA-256 of that file; None where there is none."""
+    """The SHA-256 of that file; None if there is none."""
     file = code_file(model)
     return sha256(file) if file is not None and file.is_file() else None
 
 
 def check_code(run: Path, config: Mapping[str, Any], trust: bool) -> None:
-    """Whether the code of a run's network may be executed: it lies below the current folder, not in the run's own, and
-    is what the run was trained with; or it is trusted.
+    """Checks that the code of a run's network may be executed.
 
-    What that file imports is not compared.
+    The file must be below the current folder, outside the run's folder, and unchanged since the training; `trust` skips
+    these checks. What the file imports is not compared.
 
     Raises:
-      UserError: when it may not.
+      UserError: if it may not.
     """
     file = code_file(config.get("model"))
-    if file is None or trust or not file.is_file():  # to make a network of no file is another error
+    if file is None or trust or not file.is_file():  # a missing file is reported when the network is made
         return
     where, here = Path(os.path.realpath(file)), Path(os.path.realpath(Path.cwd()))
     if not where.is_relative_to(here):
@@ -117,5 +117,5 @@ def check_code(run: Path, config: Mapping[str, Any], trust: bool) -> None:
         return
     raise UserError(
         f"{run} would execute the code {file}, which {why}. Read it, and say that you trust it: --trust "
-        "(trust=True in Trained.load)"
+        "(trust=True in TrainedModel.load)"
     )

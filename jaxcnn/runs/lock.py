@@ -1,10 +1,10 @@
-"""A run's folder belongs to one process while it is trained.
+"""The lock of a run's folder: one process at a time may train in it.
 
 The file `lock` in the folder says which: its number, host, start and boot of the machine. Its owner has it locked
 (`flock`) while it lives, and removes it at the end: a file that nobody has locked is what a killed process left. On a
 file system without `flock` the file alone counts, and its process is looked up: gone, or another one under the same
-number (it started at another time), or of an earlier boot, means that it was killed. Of a process on another host
-nothing can be known; whoever knows that it is gone removes the file.
+number (it started at another time), or of an earlier boot, means that it was killed. The state of a process on another
+host is unknown; a user who knows that it has ended removes the file.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Lock:
         _had.add(self)  # until it is closed
 
     def release(self) -> None:
-        """Gives it back, if it still is this process's."""
+        """Releases the lock, if this process still holds it."""
         if os.getpid() == self._process:
             with contextlib.suppress(OSError):
                 if _read(self._path) == self._owner:
@@ -82,7 +82,7 @@ class Lock:
             self.close()
 
     def close(self) -> None:
-        """Leaves the file as it is, and does not have it locked any more."""
+        """Unlocks the file and keeps it."""
         _had.discard(self)
         file, self._file = self._file, None
         if file is not None:
@@ -94,7 +94,7 @@ _had: set[Lock] = set()
 
 
 def _forked() -> None:
-    """A child that outlives this process would keep its locks."""
+    """Closes the locks in a forked child, which would otherwise keep them after this process ends."""
     for lock in list(_had):
         lock.close()
 
@@ -107,8 +107,8 @@ def acquire(path: Path) -> Lock:
     """Takes the lock at `path`, a stale one included.
 
     Raises:
-      UserError: when another process has it.
-      OSError: when it cannot be written.
+      UserError: if another process holds it.
+      OSError: if it cannot be written.
     """
     for _ in range(_TRIES):
         if (lock := _make(path)) is not None:
@@ -186,7 +186,7 @@ def _remove(path: Path, content: bytes) -> None:
 
 
 def refuse(path: Path) -> None:
-    """Raises UserError where another process has the lock at `path`, as `acquire` would."""
+    """Checks that no other process holds the lock at `path`; raises UserError as `acquire` does."""
     state, owner = look(path)
     if state in ("held", "unknown"):
         raise _taken(path, owner, state)

@@ -1,4 +1,4 @@
-"""Which figure decides, and which epoch is best by it: said once, for training, its folder, table and curves."""
+"""The primary metric and the best epoch by it, for training, run folder, table and curves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BEFORE = ("accuracy", "mean_iou", "f", "map")
 
 @dataclass(frozen=True)
 class Primary:
-    """The figure that decides which epoch is best.
+    """The metric that decides which epoch is best.
 
     Attributes:
       primary: its name, `loss` or one of the metrics'.
@@ -42,7 +42,7 @@ class Primary:
         return shown(self.primary, value) if self.is_share else f"{value:.4f}"
 
     def sort_key(self, value: float | None) -> tuple[bool, float]:
-        """What sorts values of this figure from the best to the worst, with None last."""
+        """A sort key for values of this metric, from the best to the worst, None last."""
         return value is None, 0.0 if value is None else -value if self.higher_is_better else value
 
     def best(self, history: Sequence[Record]) -> Record:
@@ -59,7 +59,7 @@ class Primary:
         return min(history, key=key)
 
     def stalled(self, history: Sequence[Record], patience: int) -> bool:
-        """Whether so many epochs were no better than the best. As long as no value is finite, there is no best yet."""
+        """Whether the last `patience` epochs were no better than the best one. False while no value is finite."""
         if not any(self.value(record) is not None for record in history):
             return False
         return history[-1]["epoch"] - self.best(history)["epoch"] >= patience
@@ -107,7 +107,7 @@ def primary_in(config: Mapping[str, Any], *records: Mapping[str, Any]) -> Primar
 
 
 def began_by(config: Mapping[str, Any], names: Collection[str], chosen: Primary, asked: bool) -> Primary:
-    """The figure that a run began with, which goes on.
+    """The primary metric of a resumed run.
 
     Args:
       config: its config.json.

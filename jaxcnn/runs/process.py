@@ -1,4 +1,4 @@
-"""What belongs to the process of a training, and not to its figures."""
+"""Settings of the process that trains, which do not affect the results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Process:
-    """How the process of a training works: a run may go on with another one, and config.json does not hold it.
+    """Settings of the training process: a run may be resumed with others, and config.json does not hold them.
 
     Each field is an option of `jaxcnn train`.
     """
@@ -49,7 +49,7 @@ class Process:
         """Joins the other processes, where there are some.
 
         Raises:
-          UserError: for settings that do not belong together.
+          UserError: if the settings contradict each other.
         """
         from jaxcnn import devices
 

@@ -1,4 +1,4 @@
-"""A recipe: all that decides the figures of a training, as one value. It is what config.json holds."""
+"""A recipe: all settings that decide the results of a training, as one value; config.json holds it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained, on what, and how: the same recipe gives the same figures, to the last digit.
+    """Model, data and settings of a training: the same recipe gives exactly the same results.
 
     Each field is an option of `jaxcnn train`, and takes what that option takes: `Recipe("fcn8s", options="width=16")`.
     In a file, a list may stand for words with commas between them, and a table of `options` for NAME=VALUE.
 
     Raises:
-      UserError: for a value of another type.
+      UserError: if a value has the wrong type.
     """
 
     model: str = "lenet5"
@@ -236,7 +236,7 @@ def _shown(value: Any) -> str:
 
 
 def _has_type(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type, or one of a Literal's words; a path may be a text."""
+    """Whether a value has a type, or is a value of a Literal; a path may be a string."""
     if not isinstance(kind, type):
         return bool(value == kind)
     if kind is Path:
@@ -247,7 +247,7 @@ def _has_type(value: Any, kind: Any) -> bool:
 
 
 def words(text: str) -> tuple[str, ...]:
-    """What stands between the commas; "none" is nothing."""
+    """The words between commas; empty for "none"."""
     found = tuple(word.strip() for word in text.split(",") if word.strip())
     return () if found == ("none",) else found
 

@@ -1,4 +1,4 @@
-"""JSON of a run's folder, read with care: whatever is in a file, the outcome is its value or one error."""
+"""Reads JSON of a run's folder: any file gives its value or one clear error."""
 
 from __future__ import annotations
 
@@ -73,6 +73,6 @@ def read_object(path: Path) -> Record:
 
 
 def named(value: Any) -> str:
-    """A JSON value in a few letters."""
+    """A JSON value, shortened."""
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:40]}…"

@@ -1,6 +1,6 @@
 """The runs under a folder, read from their files alone, to be listed and compared.
 
-A run is a folder with a config.json of `fit`. What in its files cannot be read is said with the run; the rest of it is
+A run is a folder with a config.json of `fit`. What cannot be read in its files is reported with the run; the rest is
 used, and other runs are not affected.
 """
 
@@ -22,8 +22,8 @@ from jaxcnn.runs import lock
 from jaxcnn.runs.primary import Primary, primary_in
 from jaxcnn.runs.record import Record, parsed, reason, text_of
 
-_SHOWN = {"model", "data", "epochs"}  # settings with a column of their own
-# In config.json, and nobody's choice.
+_SHOWN = {"model", "data", "epochs"}  # settings with a separate column
+# Entries of config.json that the user does not choose.
 _FACTS = {"classes", "image", "preprocess", "version", "data_dir", "id", "examples", "code_sha256", "facts"}
 _FACTS |= {"primary", "higher_is_better", "tested"}
 _WIDEST = 40  # letters of a setting
@@ -31,8 +31,8 @@ _LARGEST = 1e300  # of a figure: JSON has integers that no float can hold
 
 
 @dataclass(frozen=True, eq=False)
-class Listed:
-    """What is on the disk of one run.
+class RunSummary:
+    """The summary of a run's files.
 
     Attributes:
       path: its folder, as it was given.
@@ -53,7 +53,7 @@ class Listed:
 
     @property
     def state(self) -> str:
-        """What has become of it.
+        """The state of the run.
 
         `"running"`; `"complete"`; `"stopped"`, by Ctrl-C, SIGTERM or an error that it said; `"killed"`, without a word.
         `"running?"` is said of a process on another machine, of which nothing can be known; `"interrupted"` of a run by
@@ -113,6 +113,10 @@ class Listed:
         }
 
 
+Listed = RunSummary
+"""The former name of `RunSummary`."""
+
+
 def _number(values: Record, name: str) -> float | None:
     """A figure, or None where it is missing, no number, or not finite, which JSON has no word for."""
     value: Any = values.get(name)
@@ -124,13 +128,13 @@ def _is_figure(value: Any) -> bool:
     return isinstance(value, (int, float)) and (not isinstance(value, int) or abs(value) < _LARGEST)
 
 
-def find(paths: Iterable[str | Path]) -> list[Listed]:
+def find(paths: Iterable[str | Path]) -> list[RunSummary]:
     """The runs at these paths: each is a run, or a folder with runs below it. Folders that are none are passed over.
 
     Raises:
       UserError: for a path that is not there, or has no run.
     """
-    found: dict[Path, Listed] = {}
+    found: dict[Path, RunSummary] = {}
     for given in paths:
         path = Path(given).expanduser()
         try:
@@ -159,7 +163,7 @@ def _candidates(path: Path) -> Iterable[Path]:
             yield Path(folder)
 
 
-def read(folder: Path) -> Listed | None:
+def read(folder: Path) -> RunSummary | None:
     """The run in a folder, or None for a config.json of something else."""
     trouble: list[str] = []
     config = _json(folder / "config.json", trouble)
@@ -168,7 +172,7 @@ def read(folder: Path) -> Listed | None:
     history = _records(folder / "metrics.jsonl", trouble)
     result = _json(folder / "result.json", trouble)
     locked, owner = lock.look(folder / lock.NAME)
-    return Listed(folder, config, history, result, tuple(trouble), locked, owner)
+    return RunSummary(folder, config, history, result, tuple(trouble), locked, owner)
 
 
 def _json(path: Path, trouble: list[str]) -> Record | None:
@@ -211,7 +215,7 @@ def _records(path: Path, trouble: list[str]) -> list[Record]:
 # --- comparing ---------------------------------------------------------------------------------------------------
 
 
-def differing(found: Sequence[Listed]) -> list[str]:
+def differing(found: Sequence[RunSummary]) -> list[str]:
     """The settings, beside model, data and epochs, that are not the same in all runs that have them."""
     values: dict[str, set[str]] = {}
     for run in found:
@@ -226,13 +230,13 @@ def _natural(text: Any) -> tuple[Any, ...]:
     return tuple(int(part) if i % 2 else part for i, part in enumerate(parts))
 
 
-def _best_first(part: str) -> Callable[[Listed, Record], Any]:
+def _best_first(part: str) -> Callable[[RunSummary, Record], Any]:
     """Orders by a figure, the best first; figures of one name stay together."""
     return lambda run, row: None if row[part] is None else (row["measure"], run.measure.sort_key(row[part]))
 
 
 # What each key orders by, the smallest first.
-KEYS: dict[str, Callable[[Listed, Record], Any]] = {
+KEYS: dict[str, Callable[[RunSummary, Record], Any]] = {
     "name": lambda run, row: _natural(row["run"]),
     "model": lambda run, row: None if row["model"] is None else _natural(row["model"]),
     "data": lambda run, row: None if row["data"] is None else _natural(row["data"]),
@@ -244,7 +248,7 @@ KEYS: dict[str, Callable[[Listed, Record], Any]] = {
 }
 
 
-def ordered(found: Sequence[Listed], key: str = "name") -> list[Listed]:
+def ordered(found: Sequence[RunSummary], key: str = "name") -> list[RunSummary]:
     """The runs by one of `KEYS`: figures from the best on, anything else upwards, what is not known last.
 
     Raises:
@@ -254,14 +258,14 @@ def ordered(found: Sequence[Listed], key: str = "name") -> list[Listed]:
         raise unknown("key", key, KEYS)
     by_name = sorted(found, key=lambda run: _natural(run.path))
 
-    def order(run: Listed) -> tuple[bool, Any]:
+    def order(run: RunSummary) -> tuple[bool, Any]:
         value = KEYS[key](run, run.row())
         return value is None, 0 if value is None else value
 
     return sorted(by_name, key=order)
 
 
-def table(found: Sequence[Listed]) -> str:
+def table(found: Sequence[RunSummary]) -> str:
     """A line for each run: its figures, the settings that differ between the runs, and what cannot be read."""
     names = differing(found)
     last = "differs in" if names else ""

@@ -29,7 +29,7 @@ def rebuilt(config: Mapping[str, Any], classes: int) -> Layer:
 
 
 def computed(model: Layer, config: Mapping[str, Any]) -> Layer:
-    """The network in the precision, and with the memory, that they describe. Its variables are the same."""
+    """The network with the config's `precision` and `remat`. Its variables are the same."""
     if config.get("remat"):
         model = remat(model, *[name for name, inner in model.sublayers.items() if inner.sublayers])
     precision = config.get("precision", "float32")
@@ -37,13 +37,13 @@ def computed(model: Layer, config: Mapping[str, Any]) -> Layer:
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
-    """A network with the variables of its best epoch, and all that is needed to ask it.
+class TrainedModel:
+    """A network with the variables of its best epoch, and all that is needed to apply it.
 
     Attributes:
       model, params, model_state: the network.
       preprocess: what the run did to its images.
-      image: (height, width, channels) of the run's data, before `preprocess`; empty where it has no single image.
+      image: (height, width, channels) of the run's data, before `preprocess`; empty if an input is not one image.
       classes: the names of the classes.
       config: the run's config.json.
     """
@@ -57,20 +57,20 @@ class Trained:
     config: dict[str, Any]
 
     @staticmethod
-    def load(run: str | Path, model: Layer | None = None, trust: bool = False) -> Trained:
+    def load(run: str | Path, model: Layer | None = None, trust: bool = False) -> TrainedModel:
         """The network of a run.
 
-        A network of `file.py:function` is rebuilt by executing that file: of itself only where the file lies below the
-        current folder, not in the run's own, and is the one that the run was trained with.
+        A model `file.py:function` is rebuilt by executing that file. Without `trust`, the file must be below the
+        current folder, outside the run's folder, and unchanged since the training.
 
         Args:
           run: the folder.
           model: the Layer that was trained, for a run of `fit` whose model has no name.
-          trust: execute the file in any case.
+          trust: execute the file without these checks.
 
         Raises:
-          UserError: when the folder is no run, has no checkpoint, a damaged one, one of another run, a model that
-            cannot be rebuilt, or one whose code would have to be trusted.
+          UserError: if the folder is not a run, its checkpoints are missing, damaged or another run's, or the model
+            cannot be rebuilt or needs `trust`.
         """
         folder = Run.open(run)
         config = folder.config
@@ -86,7 +86,8 @@ class Trained:
             if model is None and "(" in config["model"] and config["model"].partition("(")[0].isidentifier():
                 raise UserError(
                     f"{folder.path}: its network was made in a program, which alone can make it again: give it as "
-                    "cnn.train.Trained.load(run, model=...). Commands can ask runs of `jaxcnn train file.py:function`"
+                    "cnn.train.TrainedModel.load(run, model=...). Commands can ask runs of `jaxcnn train "
+                    "file.py:function`"
                 )
             if model is None:
                 model = computed(rebuilt(config, len(classes)), config)
@@ -94,10 +95,10 @@ class Trained:
             raise UserError(
                 f"{folder.path / 'config.json'} does not say {error}: the network cannot be rebuilt from it"
             ) from None
-        return Trained(model, params, model_state, preprocess, image, classes, config)
+        return TrainedModel(model, params, model_state, preprocess, image, classes, config)
 
     def outputs(self, inputs: Any) -> Any:
-        """The network's outputs for inputs as the run's data had them."""
+        """The network's outputs for inputs in the form of the run's data, before `preprocess`."""
         return self.model.apply(self.params, self.model_state, *inputs_of(self.preprocess, inputs))[0]
 
     def probabilities(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
@@ -106,3 +107,7 @@ class Trained:
         if images.shape[1:] != self.image:
             raise UserError(f"the run's images are {self.image}, got {images.shape[1:]}")
         return np.asarray(jax.nn.softmax(self.outputs(images)))
+
+
+Trained = TrainedModel
+"""The former name of `TrainedModel`."""

@@ -1,7 +1,7 @@
-"""What a training writes to its run's folder: config, checkpoints, metrics, TensorBoard, profile, result, pictures.
+"""Writes the folder of a run during training: config, checkpoints, metrics, TensorBoard, profile, result, pictures.
 
-Of several processes only the first one writes; what is read, it reads for all of them. Without a folder nothing is
-written, by the same methods.
+With several processes, only the first one writes, and reads for all of them. Without a folder, the same methods write
+nothing.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from jaxcnn.runs.record import Record
 
 
 class RunWriter:
-    """The folder of a run while it is trained; a context in which the folder belongs to this process.
+    """The folder of a run during training; a context in which this process holds the folder's lock.
 
     Args:
-      run: the folder, a path for a new one; None for nothing.
+      run: a `Run`, or the path of a new one; None to write nothing.
 
     Raises:
-      UserError: when it is no folder that can be begun, or resumed.
+      UserError: if no run can be begun, or resumed, in the folder.
     """
 
     def __init__(self, run: str | Path | Run | None):
@@ -65,7 +65,7 @@ class RunWriter:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What config.json is to say beside the settings of `fit`."""
+        """What config.json holds in addition to the settings of `fit`."""
         return {} if self.folder is None else self.folder.asked
 
     def config(self) -> Record:
@@ -76,22 +76,24 @@ class RunWriter:
     # --- beginning
 
     def check(self, **sets: Any) -> None:
-        """Hashes the data; of a run to be resumed, takes the folder and compares them with those that it began with.
+        """Hashes the data. For a resumed run, takes the folder and compares the data with those the run began with.
+
+        The hashes are in `examples`: for config.json, and for several processes to compare.
 
         Raises:
-          UserError: when the run cannot go on with them.
+          UserError: if the run cannot be resumed with them.
         """
         folder = self.folder
-        if folder is None:
+        if folder is None and jax.process_count() == 1:
             return
         self.examples = {name: identity.of_data(part) for name, part in sets.items()}
-        if self.resume:
+        if folder is not None and self.resume:
             from_first(folder.take)
             from_first(folder.check)
             identity.compare(self.config().get("examples"), self.examples)
 
     def begin(self, config: Mapping[str, Any]) -> None:
-        """Makes the folder of a new run, with config.json."""
+        """Makes the folder of a new run and writes config.json."""
         folder = self.folder
         if folder is None or self.resume:
             return
@@ -103,7 +105,7 @@ class RunWriter:
         folder.move(Path(from_first(begin)))
 
     def restore(self, like: State) -> tuple[State, tuple[Any, Any], dict[str, Any]] | None:
-        """State, best variables and progress of the newest checkpoint, in all processes; None when there is none."""
+        """State, best variables and progress of the newest checkpoint, in all processes; None if there is none."""
         folder = self.folder
         if folder is None or not self.resume:
             return None
@@ -125,10 +127,10 @@ class RunWriter:
         state, best = same_everywhere((state.replace(key=None), best))
         return state.replace(key=key), best, progress
 
-    # --- while it is trained
+    # --- during training
 
     def watch(self, history: list[Record]) -> None:
-        """Opens TensorBoard and the profiler, where they are asked for; writes the history of a resumed run."""
+        """Opens TensorBoard and the profiler if the run asks for them; writes the history of a resumed run."""
         if self.folder is None or not first_process():
             return
         if self.resume:
@@ -137,7 +139,7 @@ class RunWriter:
         self._profile = Profile(self.folder.path, self.folder.profile)
 
     def step(self, measured: Any) -> None:
-        """After a step."""
+        """Called after each step."""
         self._profile.step(measured)
 
     @property
@@ -151,25 +153,25 @@ class RunWriter:
         return self.folder is not None and self.folder.checkpoints.busy
 
     def save(self, state: State, progress: Mapping[str, Any], best: tuple[Any, Any] | None) -> None:
-        """Writes a checkpoint in the background; `best` where the best epoch's variables are not the state's."""
+        """Writes a checkpoint in the background; `best` is given if the best variables are not the state's."""
         if self.folder is not None and first_process():
             self.folder.save(state, dict(progress), best)
 
     def epoch(self, record: Record, history: list[Record]) -> None:
-        """After an epoch."""
+        """Called after each epoch: writes metrics.jsonl and TensorBoard's metrics."""
         if self.folder is not None and first_process():
             self.folder.write_metrics(history)
             self._board.add(record)
 
     def wait(self) -> None:
-        """Waits for the checkpoint that is being written."""
+        """Waits until the checkpoint under way is written."""
         if self.folder is not None:
             self.folder.checkpoints.wait()
 
     # --- the end
 
     def end(self, result: Record, draw: Callable[[], Mapping[str, Callable[[], Any]]]) -> None:
-        """Writes result.json, then the pictures: `draw()` gives them by file name, the curves last."""
+        """Writes result.json, then the pictures: `draw()` returns them by file name, the curves last."""
         if self.folder is None or not first_process():
             return
         self._profile.end()
@@ -180,10 +182,10 @@ class RunWriter:
 
 
 def pictures(history: list[Record], primary: Primary, test: Any, outputs: Any) -> dict[str, Callable[[], Any]]:
-    """The pictures of a run by file name, each a function that draws it. Where the last one is, all are.
+    """The pictures of a run: a function that draws each, by file name. `LAST` is the last one written.
 
     Args:
-      test, outputs: the test set and the network's outputs for it; images with a class each have a confusion matrix.
+      test, outputs: the test set and the network's outputs for it; classified images have a confusion matrix.
     """
     from jaxcnn.inspect import plots
 
@@ -198,11 +200,11 @@ def pictures(history: list[Record], primary: Primary, test: Any, outputs: Any) -
 
 
 def _picture(folder: Run, name: str, draw: Callable[[], Any]) -> None:
-    """Draws a picture, whole or not at all. Where that fails, a warning says so: no training is lost for it."""
+    """Draws and writes a picture, completely or not at all. A failure is only a warning: the training is not lost."""
     try:
         content = io.BytesIO()
         draw().savefig(content, format="png")
-    except Exception as error:  # of matplotlib, its fonts and its settings
+    except Exception as error:  # from Matplotlib, its fonts or its settings
         warnings.warn(f"{folder.path / name} was not drawn: {first_line(error)}", stacklevel=2)
     else:
         folder.put(name, content.getvalue())

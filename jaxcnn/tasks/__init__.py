@@ -1,7 +1,7 @@
-"""What networks are for: a class for an image or each of its pixels, boxes, edges, flow, sentences, questions.
+"""Tasks: classification, segmentation, detection, edges, flow, keypoints, sentences, questions about images.
 
-A task is a folder here: its `task.py` has a `Task` called `TASK`, and its `objective.py` what it minimizes and
-measures. `jaxcnn train`, `evaluate` and `predict` ask the task what they should do; a new folder is a new task.
+Each task is a folder here: its `task.py` defines a `Task` called `TASK`, its `objective.py` losses and metrics.
+`jaxcnn train`, `evaluate` and `predict` call the methods of the task. A new folder is a new task.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ CLASSIFY = "classification"
 NAMES = (CLASSIFY, *sorted(m.name for m in iter_modules(__path__) if m.ispkg and m.name != CLASSIFY))
 """The names of the tasks."""
 ALIASES = {"classify": CLASSIFY, "segment": "segmentation", "detect": "detection", "boundaries": "edges"}
-"""Names that tasks had before; they go on working."""
+"""Former names of tasks, which still work."""
 
 
 def find(name: str) -> Task:
-    """The task of a name.
+    """The task of this name.
 
     Raises:
-      UserError: for another name.
+      UserError: if there is none.
     """
     found = ALIASES.get(name, name)
     if found not in NAMES:

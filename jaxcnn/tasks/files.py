@@ -1,30 +1,32 @@
-"""The image files that a network of pixels is asked about, at the size that they have."""
+"""Reads the image files to predict, at their size; names and writes the output files."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from jaxcnn.atomic import put
 from jaxcnn.data.images import read_image
 from jaxcnn.data.preprocess import Preprocess
-from jaxcnn.runs.trained import Trained
+from jaxcnn.runs.trained import TrainedModel
 
-_LONGEST = 200  # bytes of a name: file systems take 255
-_LARGEST = 1500  # pixels of a side: the scores of a photo of 12 million pixels would take gigabytes
+_LONGEST = 200  # bytes of a name; file systems allow 255
+_LARGEST = 1500  # pixels of a side; the scores for a photo of 12 million pixels would take gigabytes
 
 
 def stems(given: Sequence[str]) -> list[str]:
-    """The name of each file without its folder and ending; where two are equal, with a number behind the later ones.
+    """The name of each file without folder and extension; repeated names get a number at the end.
 
-    A name that leaves no room for an ending, as of `-boundaries.png`, is cut.
+    Long names are cut, to leave room for an ending such as `-boundaries.png`.
     """
     names: list[str] = []
     for file in given:
@@ -37,10 +39,10 @@ def stems(given: Sequence[str]) -> list[str]:
     return names
 
 
-def read(trained: Trained, file: str) -> tuple[np.ndarray, Callable[[Any], Any], str]:
-    """An image for a network that takes any size: `(H, W, C)` uint8, what preprocesses it, and a word about its size.
+def read(trained: TrainedModel, file: str) -> tuple[np.ndarray, Callable[[Any], Any], str]:
+    """Reads an image for a network that takes any size: `(H, W, C)` uint8, its preprocessing, and a note on its size.
 
-    It keeps its own size, but for sides of more than 1500 pixels; where it was shrunk, the word says so.
+    The image keeps its size, unless a side is longer than 1500 pixels; the note says whether it was shrunk.
     """
     image = read_image(file, trained.image[-1])
     whole = image.shape[:2]
@@ -55,10 +57,37 @@ def read(trained: Trained, file: str) -> tuple[np.ndarray, Callable[[Any], Any],
     return image, preprocess, note
 
 
+def outputs_at_own_size(
+    trained: TrainedModel, given: Sequence[str], finish: Callable[[Any], Any]
+) -> Iterator[tuple[str, str, str, np.ndarray, Any]]:
+    """Runs a network that takes any size on image files, one at a time; each file keeps its size (see `read`).
+
+    Args:
+      finish: computed from the network's outputs, in the same compiled program.
+
+    Yields:
+      The file, its name for output files (`stems`), the note on its size, the image, and `finish(outputs)` for it
+      (a batch of one).
+    """
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def run(params: Any, images: Any, preprocess: Any) -> Any:
+        return finish(trained.model.apply(params, trained.model_state, preprocess(images))[0])
+
+    for file, name in zip(given, stems(given), strict=True):
+        image, preprocess, note = read(trained, file)
+        yield file, name, note, image, run(trained.params, image[None], preprocess)
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Writes a Matplotlib figure as a PNG file of 120 dots per inch, completely or not at all."""
+    put(path, functools.partial(figure.savefig, format="png", dpi=120))
+
+
 def write_image(path: Path, pixels: np.ndarray) -> None:
-    """Writes uint8 pixels `(H, W)` or `(H, W, C)` as a PNG file, as a whole or not at all.
+    """Writes uint8 pixels `(H, W)` or `(H, W, C)` as a PNG file, completely or not at all.
 
     Raises:
-      UserError: when it cannot be written.
+      UserError: if it cannot be written.
     """
     put(path, functools.partial(Image.fromarray(pixels).save, format="png"))

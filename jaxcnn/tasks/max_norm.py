@@ -1,4 +1,4 @@
-"""A largest norm for the weights of a unit, as an Optax transformation."""
+"""A max-norm constraint on the weights of each unit, as an Optax transformation."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from jaxcnn.errors import UserError
 
 
 def max_norm(limit: float, *layers: str) -> optax.GradientTransformation:
-    """After the update, brings back each unit whose weight vector has become too long: w' = w min(1, limit / |w|).
+    """Rescales each unit's weight vector after the update if it is too long: w' = w min(1, limit / |w|).
 
-    w is what leads to one unit (one filter): a kernel `(..., K)` has K of them, each over all axes but the last. It
-    looks at the parameters as they will be, so it comes last: `optax.chain(optax.adam(1e-3), max_norm(3.0, "fc"))`.
+    w holds the weights of one unit (one filter): a kernel `(..., K)` has K of them, each over all axes but the last.
+    The rule applies to the updated parameters, so it comes last: `optax.chain(optax.adam(1e-3), max_norm(3.0, "fc"))`.
 
     Args:
       limit: the largest norm.
-      layers: paths of layers whose `kernel` is meant, `"fc"` or `"layer4/conv1"`; a path stands for all inside it. All
-        kernels when none is given.
+      layers: paths of layers whose kernels are constrained, `"fc"` or `"layer4/conv1"`; a path includes all layers
+        inside it. All kernels when none is given.
 
     Raises:
-      UserError: for a limit that is not positive, a path that the parameters do not have, or an `update` without
+      UserError: if the limit is not positive, the parameters have no such path, or `update` is called without
         parameters.
 
     Source: Hinton et al., Improving neural networks by preventing co-adaptation (2012); Kim (2014), section 3.1, with a

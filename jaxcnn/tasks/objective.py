@@ -1,4 +1,4 @@
-"""What a training minimizes, and what is measured: one value, for a step, an evaluation, `fit` and a task."""
+"""The objective of a training: loss, metrics, augmentation and preprocessing in one value."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from jaxcnn.metrics import Metric
 
 @dataclass(frozen=True)
 class Objective:
-    """What a training minimizes and what is measured.
+    """What a training minimizes and measures.
 
     A step minimizes the mean over the batch of `loss(model(preprocess(augment(inputs))), labels)`, plus
     `penalty(params)`.
 
     Attributes:
       loss: `(outputs, labels) -> (N,)`, one number per example.
-      metrics: further figures by name, `(outputs, labels) -> (N,)`, or `Summed` over the dataset. When None, `accuracy`
-        is measured where the loss is one of classes (`softmax_cross_entropy`, `multiclass_hinge`, `zero_one`, one that
-        calls them with the outputs, or Optax's of integer labels) and the labels are integers. Of several outputs the
-        first counts, and of mixed labels the larger part.
-      primary: the figure that chooses the best epoch: `loss`, one of the metrics, or a callback's. When None,
-        `accuracy` where it is measured, else the loss. A value that is not finite is never the best; between equal
+      metrics: further metrics by name, `(outputs, labels) -> (N,)`, or `Summed` over the dataset. When None, `accuracy`
+        is measured if the loss is one of classes (`softmax_cross_entropy`, `multiclass_hinge`, `zero_one`, one that
+        calls them with the outputs, or Optax's of integer labels) and the labels are integers. Of several outputs it
+        uses the first, and of mixed labels the class with the larger share.
+      primary: the metric that chooses the best epoch: `loss`, one of the metrics, or a callback's. When None,
+        `accuracy` if it is measured, else the loss. A value that is not finite is never the best; between equal
         values the lower loss decides, then the later epoch.
-      higher_is_better: whether `primary` is maximized. Known for `loss` and `accuracy`; required for any other.
+      higher_is_better: whether `primary` is maximized. Required unless `primary` is `loss` or `accuracy`.
       augment: `(inputs, key) -> inputs`, or a paired transform (`data.Joint`) that changes the labels too. Training
         batches only, before `preprocess`.
       preprocess: `inputs -> inputs` of the network, inside the step. When None, `fit` normalizes images to zero mean
@@ -43,9 +43,9 @@ class Objective:
         to 0..1.
       penalty: `params -> number`, added to the loss: `lambda p: 1e-4 * losses.l2_penalty(p)`.
       loss_scale: whether the loss is scaled, for a model in float16; see `mixed_precision`.
-      test_metrics: further metrics, measured on the test set only. A figure that is not finite is left out.
-      evaluate: `(trained, data) -> figures` of a whole set that are no sums over its examples, such as the mean average
-        precision; measured on the test set with the best variables. With several processes the first one computes them.
+      test_metrics: further metrics, measured on the test set only. A value that is not finite is left out.
+      evaluate: `(trained, data) -> metrics` of a whole dataset that are not sums over its examples, such as the mean
+        average precision; computed on the test set with the best variables, by the first of several processes.
     """
 
     loss: Loss = softmax_cross_entropy
@@ -72,26 +72,26 @@ class Objective:
 
     @staticmethod
     def of(given: Objective | Loss) -> Objective:
-        """An objective as it is; a loss as the objective that has it.
+        """Returns an objective unchanged; wraps a loss in an objective.
 
         Raises:
-          UserError: for anything else.
+          UserError: if it is neither.
         """
         return given if isinstance(given, Objective) else Objective(given)
 
     @property
     def inputs(self) -> Callable[[Any], Any]:
-        """What is done to the inputs: `preprocess`, or `to_float` when it is None."""
+        """The preprocessing of the inputs: `preprocess`, or `to_float` when it is None."""
         return to_float if self.preprocess is None else self.preprocess
 
     def prepared(self, data: Any) -> Objective:
-        """The objective with the usual `preprocess` of the training data, where it has none."""
+        """The objective with the default `preprocess` for the training data if it has none."""
         if self.preprocess is not None:
             return self
         return dataclasses.replace(self, preprocess=usual_preprocess(data))
 
     def for_test(self) -> Objective:
-        """The objective with the metrics that are measured on the test set."""
+        """The objective with the test metrics among its metrics."""
         if not self.test_metrics:
             return self
         return dataclasses.replace(self, metrics={**(self.metrics or {}), **self.test_metrics}, test_metrics={})

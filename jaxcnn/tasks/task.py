@@ -1,4 +1,4 @@
-"""What a network is for: how it is trained, measured and asked. Commands and `train` know nothing else of it."""
+"""The interface of a task: how its networks are trained, evaluated and used for prediction."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from jaxcnn.data.datasets import lookup
 from jaxcnn.errors import UserError
 from jaxcnn.runs.primary import LOSS, Primary
 from jaxcnn.runs.recipe import Recipe
-from jaxcnn.runs.trained import Trained
+from jaxcnn.runs.trained import TrainedModel
 from jaxcnn.tasks.objective import Objective
 
 Data = Any
 """A `Dataset`, `Examples` or a `Stream`."""
 Row = dict[str, Any]
 Facts = Mapping[str, Any]
-"""What a task has to know of the training data to build its objective and its model: JSON, kept in config.json."""
+"""What objective and model need to know of the training data: JSON, kept in config.json."""
 
 
 class Task:
-    """A kind of question that networks answer about images, or sentences. A task is a subclass in a folder of its own.
+    """The base class of tasks. Each task is a subclass in a separate folder.
 
-    `load`, `facts` and `objective` are what a training asks for, in this order; `evaluate` and `predict` are asked of a
-    trained network, with the facts of its run, so that no training data is read again.
+    A training calls `load`, `facts` and `objective`, in this order. `evaluation` and `predict` are for a trained
+    network, with the facts of its run, so that no training data is read again.
 
     Attributes:
-      name: segment, detect, ...
-      about: what is asked, in a few words.
+      name: segmentation, detection, ...
+      about: what the network predicts, in a few words.
       kind: the kind of data, a key of `jaxcnn.data.datasets.KINDS`.
-      unit: what the data consist of, in the plural.
-      defaults: the recipe's data, batch_size and epochs where a recipe does not say them.
-      metric: the figure by which results are compared, and whether it is maximized.
-      chooses: whether `metric` is measured after each epoch and chooses the best one; else the loss does.
+      unit: what one example is called, in the plural.
+      defaults: a recipe with the default data, batch_size and epochs.
+      metric: the metric that compares results, and whether it is maximized.
+      chooses: whether `metric` is measured after each epoch and chooses the best epoch; else the loss does.
     """
 
     name: str
@@ -50,16 +50,16 @@ class Task:
 
     @property
     def primary(self) -> Primary:
-        """The figure that chooses the best epoch."""
+        """The metric that chooses the best epoch."""
         return self.metric if self.chooses else LOSS
 
     # --- for a training
 
     def completed(self, recipe: Recipe) -> Recipe:
-        """The recipe with the defaults of the task where it says nothing.
+        """The recipe with the task's defaults for missing settings.
 
         Raises:
-          UserError: for settings that the task has no use for.
+          UserError: if a setting does not apply to the task.
         """
         for name, value in (("stream", recipe.stream), ("weights", recipe.weights), ("ensemble", recipe.ensemble)):
             if value:
@@ -69,7 +69,7 @@ class Task:
         return self.with_defaults(recipe)
 
     def with_defaults(self, recipe: Recipe) -> Recipe:
-        """The recipe with the task's name, and its data, batch size and epochs where it says nothing."""
+        """The recipe with the task's name, and the default data, batch size and epochs if they are missing."""
         missing = {
             name: getattr(self.defaults, name)
             for name in ("data", "batch_size", "epochs")
@@ -82,8 +82,8 @@ class Task:
         return data.load(str(recipe.data), split, recipe.data_dir, recipe.shape, kind=self.kind)
 
     def splits(self, recipe: Recipe) -> tuple[Data, Data | None, Data]:
-        """Training, validation and test data. A set without a validation split has a share of its training data held
-        out; there is no validation where the recipe's share is 0."""
+        """Training, validation and test data. Without a validation split, a share of the training data is held out;
+        there is no validation if the recipe's share is 0."""
         train, val = self.load(recipe, recipe.training_split), None
         if recipe.validation and lookup(str(recipe.data), self.kind).validation:
             val = self.load(recipe, "validation")
@@ -92,11 +92,11 @@ class Task:
         return train, val, self.load(recipe, "test")
 
     def facts(self, recipe: Recipe, train: Data) -> dict[str, Any]:
-        """What the objective and the model have to know of the training data."""
+        """What the objective and the model need to know of the training data."""
         return {"classes": list(train.classes)}
 
     def model_options(self, recipe: Recipe, train: Data) -> dict[str, Any]:
-        """Arguments of the model, beside `classes`, that the training data decide: the size of a vocabulary."""
+        """Further arguments of the model that follow from the training data, such as the size of a vocabulary."""
         return {}
 
     def objective(self, recipe: Recipe, facts: Facts) -> Objective:
@@ -104,11 +104,11 @@ class Task:
         raise NotImplementedError
 
     def optimizer(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-        """The optimizer, with a rule that the parameters keep, such as a largest norm."""
+        """The optimizer, with the task's constraints on the parameters, such as a largest norm."""
         return optimizer
 
     def epochs(self, recipe: Recipe, steps_per_epoch: int) -> int:
-        """The number of epochs of a recipe that does not say it."""
+        """The default number of epochs."""
         raise UserError(f"--epochs is missing: the task {self.name} has no number of its own")
 
     # --- for a trained network
@@ -118,18 +118,18 @@ class Task:
         return config.get("facts") or config
 
     def evaluation(self, recipe: Recipe, facts: Facts) -> Objective:
-        """What `evaluate` measures: the objective, with its `test_metrics`."""
+        """The objective of `evaluate`: that of the training, with its `test_metrics`."""
         return self.objective(recipe, facts)
 
-    def adapted(self, found: Data, trained: Trained) -> Data:
-        """Other data than the run's own as the network can take it, with its own vocabulary for instance."""
+    def adapted(self, found: Data, trained: TrainedModel) -> Data:
+        """Other data in the form that the network takes, for instance with the network's vocabulary."""
         return found
 
-    def load_for(self, trained: Trained, name: str, split: str, data_dir: Path | None) -> Data:
+    def load_for(self, trained: TrainedModel, name: str, split: str, data_dir: Path | None) -> Data:
         """The data of a split for a trained network.
 
         Raises:
-          UserError: when it has another number of classes than the network.
+          UserError: if the number of classes is not the network's.
         """
         recipe = Recipe.of(trained.config, str(trained.config.get("run", "config.json")))
         found = self.load(dataclasses.replace(recipe, data=name, data_dir=data_dir), split)
@@ -137,8 +137,8 @@ class Task:
             raise UserError(f"{name} has {len(found.classes)} classes; the run has {len(trained.classes)}")
         return self.adapted(found, trained)
 
-    def predict(self, trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
-        """A row for each file or sentence: `text` for a reader, and what a program wants to know.
+    def predict(self, trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:
+        """A row for each file or sentence: `text` for a reader, and the same data for a program.
 
         Pictures are written to the folder `out`.
         """

@@ -3,7 +3,7 @@
 from jaxcnn.runs.folder import Run
 from jaxcnn.runs.process import Process
 from jaxcnn.runs.recipe import Recipe
-from jaxcnn.runs.trained import Trained
+from jaxcnn.runs.trained import Trained, TrainedModel
 from jaxcnn.tasks.max_norm import max_norm
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.train.callbacks import GradientNorm, LearningRate, StopAt
@@ -29,6 +29,7 @@ __all__ = [
     "StopAt",
     "TrainState",
     "Trained",
+    "TrainedModel",
     "Training",
     "create_state",
     "evaluate",

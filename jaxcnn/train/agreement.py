@@ -1,4 +1,4 @@
-"""What decides a run's figures: the same in all its processes, and the same when it goes on."""
+"""Checks that all processes of a run, and a resumed run, have the settings that decide its results."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ import numpy as np
 from jaxcnn.data.stream import Stream
 from jaxcnn.devices import OneDevice
 from jaxcnn.errors import UserError
-from jaxcnn.runs import identity
 
 PyTree = Any
-# Of config.json; what else is in it says where things lie, or follows from these.
+# Keys of config.json; its other entries are paths, or follow from these.
 _DECIDES = (
     "epochs", "batch_size", "seed", "patience", "accumulate", "ema", "loss_scale", "parallel", "image", "inputs",
     "extra", "classes", "preprocess",
@@ -26,10 +25,10 @@ _PER_HOST = ("data_dir", "weights", "model", "data", "examples")  # paths, which
 
 
 def check_unchanged(config: Mapping[str, Any], now: Mapping[str, Any], path: Any) -> None:
-    """Compares the settings of a run with those it is to go on with. What config.json does not have yet is passed over.
+    """Checks that a run is resumed with its settings. Keys that an older config.json lacks are skipped.
 
     Raises:
-      UserError: for one that decides the figures and is not what it was.
+      UserError: if a setting that decides the results has changed.
     """
     for name in _DECIDES:
         if name in config and name in now and _rounded(config[name]) != _rounded(now[name]):
@@ -39,10 +38,10 @@ def check_unchanged(config: Mapping[str, Any], now: Mapping[str, Any], path: Any
 
 
 def check_devices(config: Mapping[str, Any], on: OneDevice, path: Any) -> str | None:
-    """What differs between the devices of a run and those it is to go on with, in a sentence; None for nothing.
+    """A sentence about how the devices of a resumed run differ from the former ones; None if they do not.
 
     Raises:
-      UserError: for another number of devices with `pmap`, where each has random numbers of its own.
+      UserError: if the number of devices differs with `pmap`, where each device has different random numbers.
     """
     was, platform = config.get("devices", on.size), config.get("platform", jax.default_backend())
     if was != on.size and on.form == "pmap":
@@ -58,35 +57,40 @@ def check_devices(config: Mapping[str, Any], on: OneDevice, path: Any) -> str | 
     )
 
 
-def shared_facts(config: Mapping[str, Any], **data: Any) -> dict[str, Any]:
-    """What has to be the same in all processes: the settings, and each of the data by its count and hash; JSON."""
+def shared_facts(config: Mapping[str, Any], examples: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same in all processes: the settings, and each dataset's count and hash. JSON.
+
+    Args:
+      examples: `identity.of_data` of each dataset, by the names `train`, `validation` and `test`.
+    """
     settings = {name: value for name, value in config.items() if name not in _PER_HOST}
-    return settings | {f"the {name} data": identity.of_data(found) for name, found in data.items() if found is not None}
+    named = {"training" if name == "train" else name: found for name, found in examples.items()}
+    return settings | {f"the {name} data": found for name, found in named.items() if found is not None}
 
 
 def program(step: Any, state: PyTree, size: int, data: Any, on: OneDevice) -> str:
-    """The first digits of the SHA-256 of the compiled step: of network, loss, optimizer and all their constants."""
+    """The first digits of the SHA-256 of the lowered step: network, loss, optimizer and all constants."""
     if isinstance(data, Stream):
         example = np.zeros((1, *data.image), np.uint8), np.zeros(1, np.int32)
     else:
         example = data.inputs, data.labels
-    apart = (on.size // on.shard[1],) if on.form == "pmap" else ()  # the devices of a process, each with its own
+    split = (on.size // on.shard[1],) if on.form == "pmap" else ()  # pmap: an axis for the devices of a process
 
     def of_state(x: Any) -> Any:
-        return jax.ShapeDtypeStruct((*apart, *x.shape), x.dtype)
+        return jax.ShapeDtypeStruct((*split, *x.shape), x.dtype)
 
     def of_batch(x: Any) -> Any:
-        return jax.ShapeDtypeStruct((*apart, size // on.size if apart else size, *x.shape[1:]), x.dtype)
+        return jax.ShapeDtypeStruct((*split, size // on.size if split else size, *x.shape[1:]), x.dtype)
 
     traced = step.trace(jax.tree.map(of_state, state), jax.tree.map(of_batch, example))
-    # A call that is divided among devices stands in the lowered program without its settings, by a number of this
-    # process: the settings are in the traced one, which has no constants.
+    # The lowered program refers to a sharded call by a number that depends on the process; the call's settings are in
+    # the traced program, which in turn has no constants.
     text = re.sub('0x[0-9a-f]+|backend_config = "[0-9]+"', "", f"{traced.jaxpr}{traced.lower().as_text()}")
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _rounded(value: Any) -> Any:
-    """As JSON has it, with numbers to six digits: a mean may be rounded in another way on another machine."""
+    """The value as JSON with numbers to six digits: means may be rounded differently on another machine."""
     return json.loads(json.dumps(value), parse_float=lambda text: f"{float(text):.6g}")
 
 

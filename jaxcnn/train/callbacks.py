@@ -15,7 +15,7 @@ from jaxcnn.train.training import Callback, Training
 
 
 class GradientNorm(Callback):
-    """Records `gradient_norm`, the norm of the gradient of all parameters together, as the mean over an epoch."""
+    """Records `gradient_norm`, the global norm of the gradient, as the mean over an epoch."""
 
     @staticmethod
     def watch(gradients: Any, updates: Any, params: Any) -> dict[str, jax.Array]:
@@ -24,7 +24,7 @@ class GradientNorm(Callback):
 
 
 class LearningRate(Callback):
-    """Records `learning_rate`, that of the next step, from the schedule that the optimizer was made with."""
+    """Records `learning_rate`, the rate of the next step, from the optimizer's schedule."""
 
     def __init__(self, schedule: Callable[[int], Any]):
         self.schedule = schedule
@@ -34,12 +34,12 @@ class LearningRate(Callback):
 
 
 class StopAt(Callback):
-    """Ends the training after the first epoch whose figure has reached a value: `StopAt("validation_accuracy", 0.99)`.
+    """Ends the training after the first epoch whose metric reaches a value: `StopAt("validation_accuracy", 0.99)`.
 
     Args:
       figure: a name in the record.
       value: the value to reach.
-      higher: whether the figure has to be at least, or at most, the value.
+      higher: True to stop at this value or above, False at this value or below.
     """
 
     def __init__(self, figure: str, value: float, higher: bool = True):

@@ -1,4 +1,4 @@
-"""What can be seen of data, loss and metrics before anything is trained: figures by name, labels, values of images."""
+"""Checks before the training: settings, metric names, labels and image values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PyTree = Any
 
 
 def check_data(**sets: Any) -> None:
-    """Checks the types of datasets: other libraries take other things in these places."""
+    """Checks the types of datasets: other libraries take arrays or numbers for these arguments."""
     for name, given in sets.items():
         if isinstance(given, (tuple, list, dict, float, int, str, np.ndarray, jax.Array)):
             if isinstance(given, float):
@@ -37,7 +37,7 @@ def check_data(**sets: Any) -> None:
 def check_settings(
     epochs: int, batch_size: int, seed: int, patience: int | None, accumulate: int, ema: float | None, validated: bool
 ) -> None:
-    """Checks the settings of `fit` that are numbers."""
+    """Checks the numeric settings of `fit`."""
     if epochs < 1 or batch_size < 1:
         raise UserError(f"epochs={epochs} and batch_size={batch_size} should be at least 1")
     if not 0 <= seed < 1 << 31:
@@ -53,7 +53,7 @@ def check_settings(
 
 
 def example_of(data: Any, size: int) -> PyTree:
-    """The shapes and dtypes of a batch of so many inputs."""
+    """The shapes and dtypes of a batch of `size` inputs."""
     if isinstance(data, Stream):
         return jax.ShapeDtypeStruct((size, *data.image), jnp.uint8)
     return _batch(data.inputs, size)
@@ -69,10 +69,10 @@ def _batch(tree: PyTree, size: int) -> PyTree:
 def outputs_of(
     model: Layer, loss: Loss, variables: Any, preprocess: Callable[[Any], Any], size: int, *sets: Any
 ) -> PyTree:
-    """The shapes of what a network gives in an evaluation for a batch of the first of some sets, which are checked.
+    """Checks all datasets; returns the shapes of the outputs in evaluation for a batch of the first one.
 
     Raises:
-      UserError: for a set whose labels the loss refuses, or whose images are not what `preprocess` expects.
+      UserError: if the loss refuses the labels of a dataset, or `preprocess` its images.
     """
 
     def outputs(inputs: Any) -> Any:
@@ -83,7 +83,7 @@ def outputs_of(
         if isinstance(data, (Dataset, Examples, Stream)):
             check_inputs(preprocess, data)
             example = example_of(data, size)
-            if not found or found[-1][0] != example:  # a network takes a while to trace
+            if not found or found[-1][0] != example:  # tracing a network is slow
                 found.append((example, jax.eval_shape(outputs, example)))
             check_labels(loss, found[-1][1], data)
     return found[0][1]
@@ -92,11 +92,11 @@ def outputs_of(
 def figures_of(
     loss: Loss, metrics: Mapping[str, Metric] | None, outputs: PyTree, data: Any, size: int, only_in_training: bool
 ) -> list[str]:
-    """The names of what is measured on `data`, `loss` first.
+    """The names of the metrics on `data`, `loss` first.
 
     Args:
       outputs: the shapes of the network's outputs for a batch of `size`.
-      only_in_training: whether loss and metrics need not be able to measure what a network gives in an evaluation.
+      only_in_training: whether loss and metrics may fail on the outputs of an evaluation.
     """
 
     def figures(outputs: Any, labels: Any) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def figures_of(
 
 
 def check_inputs(preprocess: Callable[[Any], Any], data: Any) -> None:
-    """Raises for images whose values are not what a `Preprocess` expects."""
+    """Checks that images have the values that a `Preprocess` expects."""
     if isinstance(preprocess, Preprocess) and not isinstance(data, Stream):
         try:
             preprocess.check(data.inputs)
@@ -123,7 +123,7 @@ def check_inputs(preprocess: Callable[[Any], Any], data: Any) -> None:
 
 
 def check_labels(loss: Loss, outputs: PyTree, data: Any) -> None:
-    """Raises for labels that the loss refuses: inside `jit`, where it sees no values, nothing would be said.
+    """Checks the labels by the loss, outside `jit`: inside it, the loss cannot see their values.
 
     Args:
       outputs: the shapes of a batch of the network's outputs.
@@ -135,15 +135,17 @@ def check_labels(loss: Loss, outputs: PyTree, data: Any) -> None:
         if loss is optax.softmax_cross_entropy_with_integer_labels:
             check_classes(all_outputs, known)
         else:
-            jax.eval_shape(lambda outputs: loss(outputs, known), all_outputs)  # it sees the values that it closes over
+            jax.eval_shape(
+                lambda outputs: loss(outputs, known), all_outputs
+            )  # `known` is closed over, so its values are visible
     except UserError as error:
         raise UserError(_with_classes(data, labels, all_outputs) or f"{data.name}: {error}") from None
-    except Exception:  # of a loss that is not made for so many examples at once; a step says what is wrong with others
+    except Exception:  # the loss may not take this many examples; a step reports other errors
         return
 
 
 def _with_classes(data: Any, labels: Any, outputs: Any) -> str:
-    """What to do about a network with fewer outputs than there are classes; empty for any other mistake."""
+    """The message for a network with fewer outputs than classes; empty for any other mistake."""
     shape: tuple[int, ...] = getattr(outputs, "shape", ())
     if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer) or len(shape) < 2:
         return ""

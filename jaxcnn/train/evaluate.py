@@ -24,7 +24,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss
 from jaxcnn.metrics import Summed
 from jaxcnn.runs.recipe import Recipe
-from jaxcnn.runs.trained import Trained
+from jaxcnn.runs.trained import TrainedModel
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.tasks.task import Data
 from jaxcnn.train.checks import check_inputs, check_labels
@@ -35,11 +35,11 @@ _BATCH = 256
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a network does on a dataset.
+    """A network's metrics and outputs on a dataset.
 
     Attributes:
-      metrics: `loss` and the measures, means over all examples or, of `Summed`, figures of them all.
-      outputs: the network's outputs, `(N, ...)`, in the dataset's order; None where they were not kept.
+      metrics: `loss` and the metrics: means over all examples, or dataset-level metrics (`Summed`).
+      outputs: the network's outputs, `(N, ...)`, in the dataset's order; None if they were not kept.
     """
 
     metrics: dict[str, float]
@@ -55,24 +55,24 @@ def make_evaluate(
 ) -> Callable[..., Evaluation]:
     """A function `evaluate(params, model_state, data, keep=True) -> Evaluation`, compiled once for all its calls.
 
-    Batches have one shape: the last one is filled up, and what fills it is not counted. Where loss or metrics are not
-    known to look at each example alone (`losses.per_example`), the last batch is measured at its own size, which is
-    compiled too: what fills it would count among its neighbours. A figure is then the mean over all examples of what
-    each got in its batch of `batch_size`. The network is taken to look at each example alone.
+    All batches have one shape: the last one is padded, and the padding is not counted. If loss or metrics are not known
+    to treat each example separately (`losses.per_example`), the last batch is evaluated without padding, which is
+    compiled too, since the padding would change the other examples' values. A metric is then the mean over all examples
+    of the value each has in its batch of `batch_size`. The network is assumed to treat each example separately.
 
-    `objective` says what is measured: its loss, metrics and preprocess; or it is only a loss. With `devices`, the
-    variables are those that its `whole` returns, and each process has all results. With `keep=False` the outputs are
-    not kept: a score of each class for each pixel is larger than the images.
+    `objective` gives loss, metrics and preprocess; or it is only a loss. With `devices`, the variables are those that
+    its `whole` returns, and each process has all results. With `keep=False` the outputs are not kept: scores of each
+    class for each pixel are larger than the images.
 
     Raises:
-      UserError: when it is called: for labels that the loss refuses, for images whose values are not what a
-        `Preprocess` expects, and for a loss that gives one number for the whole batch.
+      UserError: when it is called, if the loss refuses the labels, a `Preprocess` refuses the images, or the loss gives
+        one number for the whole batch.
     """
     objective = Objective.of(objective)
     loss, metrics, preprocess = objective.loss, objective.metrics, objective.inputs
     on = devices or OneDevice()
     shared = -(-batch_size // on.size) * on.size
-    alone = True  # whether loss and metrics look at each example alone, as far as they have been seen
+    alone = True  # whether loss and metrics treat each example separately, as far as is known
     checked: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def forward(
@@ -85,7 +85,7 @@ def make_evaluate(
             each |= measure(metrics, outputs, labels, loss, seen)
         if jnp.ndim(each["loss"]) == 0:
             raise UserError("the loss gave one number for the batch, expected one for each example: leave out its mean")
-        given = each if metrics is not None else ["loss"]  # the accuracy that nobody asked for is ours
+        given = each if metrics is not None else ["loss"]  # the default accuracy is known to be per example
         alone = alone and all(is_per_example(each[name], outputs, labels, seen) for name in given)
         return outputs, each, weights
 
@@ -93,10 +93,10 @@ def make_evaluate(
     gathered = on.results(lambda *batch: batch)
 
     def batch_results(variables: tuple[Any, Any], whole: Any, own: Any, size: int) -> tuple[Any, dict[str, Any], Any]:
-        """Outputs, figures of each example, and which examples of the batch they are of."""
+        """Outputs, values of each example, and which places of the batch hold a counted example."""
         if size % on.size == 0:
             out, each, weights = compiled(*variables, *on.split(own))
-            # Of a stream, an image that is damaged and may be skipped has weight 0; and so has what fills a batch up.
+            # Weight 0: padding, and damaged images of a stream that may be skipped.
             there = np.asarray(weights) > 0
             if alone or there.all() or not there.any():
                 return out, jax.tree.map(lambda x: np.asarray(x)[there], each), there
@@ -115,7 +115,7 @@ def make_evaluate(
             check_inputs(preprocess, data)
         size = shared
         if shared != batch_size and not isinstance(data, Stream):
-            # What an example gets among others depends on how many they are: devices may not change that.
+            # Values that depend on the batch must not depend on the number of devices.
             jax.eval_shape(forward, params, model_state, *next(padded_batches(data, shared)))
             size = shared if alone else batch_size
         for first, (whole, own) in zip(range(0, total, size), _parts(data, size, on.shard), strict=True):
@@ -141,10 +141,10 @@ def make_evaluate(
     return evaluate
 
 
-def evaluate(trained: Trained, data: Data) -> dict[str, float]:
-    """What a trained network of a run does on data: the figures of its task, as `jaxcnn evaluate` prints them.
+def evaluate(trained: TrainedModel, data: Data) -> dict[str, float]:
+    """Evaluates a trained network: the metrics of its task, as `jaxcnn evaluate` prints them.
 
-    The objective follows from the recipe and the facts in the run's config.json; no training data is read.
+    The objective is made from the recipe and the facts in the run's config.json; no training data is read.
     """
     config = trained.config
     task = tasks.find(config.get("task") or tasks.CLASSIFY)
@@ -161,9 +161,9 @@ def evaluate(trained: Trained, data: Data) -> dict[str, float]:
 
 
 def _parts(data: Dataset | Examples | Stream, size: int, shard: tuple[int, int]) -> Iterator[tuple[Any, Any]]:
-    """Each batch `(inputs, labels, weights)`, the last one filled up: as a whole, and this process's part of it.
+    """Each batch `(inputs, labels, weights)`, the last one padded: the whole batch, and this process's part.
 
-    The whole is None of a stream that several processes read.
+    The whole batch is None for a stream that several processes read.
     """
     index, count = shard
     if isinstance(data, Stream):

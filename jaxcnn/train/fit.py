@@ -23,7 +23,7 @@ from jaxcnn.losses import Loss
 from jaxcnn.runs.folder import Run
 from jaxcnn.runs.primary import Primary, began_by, primary_of
 from jaxcnn.runs.record import Record
-from jaxcnn.runs.trained import Trained
+from jaxcnn.runs.trained import TrainedModel
 from jaxcnn.runs.writer import RunWriter, pictures
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.train import agreement
@@ -47,7 +47,7 @@ class FitResult:
       history: the record of each epoch, the lines of metrics.jsonl.
       result: the figures of result.json.
       test: the evaluation on the test set, if one was given.
-      model, preprocess: the network, and what is done to its images.
+      model, preprocess: the network, and the preprocessing of its inputs.
     """
 
     params: Any
@@ -94,15 +94,15 @@ def fit(
     callbacks: Sequence[Callback] = (),
     show: bool = True,
 ) -> FitResult:
-    """Trains a model: shuffled epochs, validation after each, the best epoch's variables kept, the test set last.
+    """Trains a model: shuffled epochs with validation after each, the best epoch's variables kept, the test set last.
 
-    Everything random follows from `seed`: weights, order, dropout and augmentation. A run that was stopped, by Ctrl-C,
-    SIGTERM or a power cut, goes on with `run=Run(path, resume=True)` and ends with the figures that it would have had.
+    Everything random follows from `seed`: weights, order, dropout and augmentation. A run that was stopped by Ctrl-C,
+    SIGTERM or a power cut is resumed by `run=Run(path, resume=True)`; its results are those of an uninterrupted run.
 
     Args:
       model: any Layer whose inputs are the data's.
       data: the training data: a `Dataset`, `Examples` of another form, or a `Stream` of images that do not fit in
-        memory. Each epoch takes the whole batches of a new order.
+        memory. Each epoch takes the full batches of a new order.
       objective: what is minimized and measured; or only a loss, `(outputs, labels) -> (N,)`. Softmax cross-entropy
         when None.
       validation: measured after each epoch, to choose the best one; without it the last epoch counts.
@@ -113,19 +113,20 @@ def fit(
       variables: `(params, state)` to begin with, from `weights.load` or an earlier training, instead of new ones.
       patience: stop after this number of epochs without a better validation, counted from the first finite one.
       accumulate: the number of parts in which each batch is computed, one after the other; see `make_step`.
-      ema: the decay of a moving average of the parameters, 0.999; the average is then what is measured and kept.
+      ema: the decay of a moving average of the parameters, for instance 0.999; the average is then evaluated and kept.
       devices: what to train on, `DataParallel()` for all devices of all processes; one device when None.
       run: a new folder, for config.json, metrics.jsonl, result.json, pictures and checkpoints; or a `Run`, which says
-        how it is written and whether it is resumed. Nothing is written when None. One training at a time has a folder.
-      callbacks: what sees the training, adds figures to its record, and may end it; see `Callback`.
+        how it is written and whether it is resumed. Nothing is written when None. Only one training at a time may use
+        a folder.
+      callbacks: called during the training; they can add metrics to its records and end it; see `Callback`.
       show: whether to show progress.
 
     Raises:
-      UserError: for settings or data that cannot be used.
-      TrainingError: when the loss is not finite, when 50 steps one after the other, or all, were skipped in float16, or
-        when the disk is full. Checkpoints of earlier epochs remain.
-      Stopped: a KeyboardInterrupt, after Ctrl-C or SIGTERM, when the state has been saved to `run`. Without a folder,
-        and for a second Ctrl-C, it is Python's own.
+      UserError: if settings or data cannot be used.
+      TrainingError: if the loss is not finite, if 50 consecutive steps, or all, were skipped in float16, or if the disk
+        is full. Checkpoints of earlier epochs remain.
+      Interrupted: a KeyboardInterrupt, after Ctrl-C or SIGTERM, once the state has been saved to `run`. Without a
+        folder, and at a second Ctrl-C, it is a plain KeyboardInterrupt.
     """
     began = time.monotonic()
     check_data(data=data, validation=validation, test=test)
@@ -154,11 +155,11 @@ def fit(
         watch = [callback.watch for callback in callbacks if callback.watch is not None]
         step = make_step(model, objective, optimizer, accumulate=accumulate, ema=ema, watch=watch, devices=on)
         if jax.process_count() > 1:
-            facts = agreement.shared_facts(config, training=data, validation=validation, test=test)
+            facts = agreement.shared_facts(config, writer.examples)
             agree({**facts, "the program of a step": agreement.program(step, state, size, data, on)})
         _check_resumed(writer, config, scheduled, on)
-        writer.begin(config)  # only now: what cannot start leaves nothing behind
-        # Labelled images are measured by hundreds; a label for each pixel takes as much memory as in training.
+        writer.begin(config)  # only now, so that a failed start leaves no folder
+        # Images with one label each are evaluated in large batches; a label per pixel needs too much memory for that.
         most = {"batch_size": size} if isinstance(data, Examples) else {}
         evaluate = make_evaluate(model, objective, devices=on, **most)
         training = Training(
@@ -172,7 +173,7 @@ def fit(
 def _primary(
     model: Layer, objective: Objective, state: TrainState, size: int, *sets: Any, callbacks: Any, writer: RunWriter
 ) -> Primary:
-    """The figure that chooses the best epoch, after a look at what the objective measures on the data."""
+    """The metric that chooses the best epoch, once the names of all metrics on the data are known."""
     variables = (state.params, state.model_state)
     outputs = outputs_of(model, objective.loss, variables, objective.inputs, size, *sets)
     data, validation, _ = sets
@@ -183,7 +184,7 @@ def _primary(
 
 
 def _about(data: Any, objective: Objective, on: OneDevice, primary: Primary) -> dict[str, Any]:
-    """What config.json says of devices, data and preprocessing."""
+    """The entries of config.json about devices, data and preprocessing."""
     about: dict[str, Any] = {"parallel": on.form, "devices": on.size, "platform": jax.default_backend()}
     about |= dataclasses.asdict(primary)
     if isinstance(data, Examples):
@@ -199,11 +200,11 @@ def _about(data: Any, objective: Objective, on: OneDevice, primary: Primary) -> 
 
 
 def _check_resumed(writer: RunWriter, config: Mapping[str, Any], scheduled: bool, on: OneDevice) -> None:
-    """Compares the settings of a run that is resumed with those that it began with."""
+    """Checks that a resumed run has the settings that it began with."""
     if not writer.resume:
         return
     was = writer.config()
-    # The number of epochs matters to our own learning rate; another optimizer's may be the same for more of them.
+    # The default optimizer's learning rate depends on the number of epochs; a given optimizer may not.
     now = config if scheduled else {**config, "epochs": was.get("epochs")}
     agreement.check_unchanged(was, now, writer.path)
     if (differs := agreement.check_devices(was, on, writer.path)) and first_process():
@@ -211,13 +212,13 @@ def _check_resumed(writer: RunWriter, config: Mapping[str, Any], scheduled: bool
 
 
 def _finished(training: Training, test: Any, evaluate: Callable[..., Evaluation], most: Any) -> FitResult:
-    """Measures the test set with the best variables; writes the result and the pictures."""
+    """Evaluates the test set with the best variables; writes the result and the pictures."""
     params, model_state = training.best
     model, objective, history, writer = training.model, training.objective, training.history, training.writer
     chosen = training.primary.best(history)
     result: Record = {
         "model": writer.asked.get("model", repr(model)),
-        "data": writer.asked.get("data", training.data.name),  # the same, from wherever it goes on
+        "data": writer.asked.get("data", training.data.name),  # the same if the run is resumed from another folder
         "seed": training.seed,
         "epochs": history[-1]["epoch"],
         "best_epoch": chosen["epoch"],
@@ -246,14 +247,14 @@ def _finished(training: Training, test: Any, evaluate: Callable[..., Evaluation]
     return FitResult(params, model_state, state, history, result, measured, model, objective.inputs)
 
 
-def _trained(training: Training) -> Trained:
-    """The network with its best variables, as `Trained.load` gives it."""
+def _trained(training: Training) -> TrainedModel:
+    """The network with its best variables, as `TrainedModel.load` returns it."""
     shapes = [tuple(x.shape[1:]) for x in jax.tree.leaves(example_of(training.data, 1))]
     writer = training.writer
     about = writer.folder.config if writer.folder is not None else writer.asked
     image = shapes[0] if len(shapes) == 1 else ()
     params, state = training.best
-    return Trained(training.model, params, state, training.objective.inputs, image, training.data.classes, about)
+    return TrainedModel(training.model, params, state, training.objective.inputs, image, training.data.classes, about)
 
 
 def _learned(record: Record) -> list[str]:

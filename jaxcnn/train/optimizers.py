@@ -1,4 +1,4 @@
-"""Optimizers and schedules by name, as Optax has them."""
+"""Optax optimizers and schedules by name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OPTIMIZERS: dict[str, tuple[float, _Make]] = {
     "momentum": (0.05, _sgd(0.9)),
     "adam": (2e-3, _adam),
 }
-"""Each optimizer's learning rate where none is given, and how it is made of a rate and a weight decay."""
+"""Each optimizer's default learning rate, and a function that makes it from a rate and a weight decay."""
 
 SCHEDULES: dict[str, Callable[[float, int], optax.ScalarOrSchedule]] = {
     "cosine": lambda lr, steps: optax.cosine_decay_schedule(lr, max(steps, 1)),
@@ -35,9 +35,9 @@ SCHEDULES: dict[str, Callable[[float, int], optax.ScalarOrSchedule]] = {
     "steps": lambda lr, steps: optax.piecewise_constant_schedule(lr, {steps // 2: 0.1, steps * 3 // 4: 0.1}),
     "onecycle": lambda lr, steps: optax.cosine_onecycle_schedule(max(steps, 4), lr),
 }
-"""Each is made of a rate and the number of all steps: `cosine`, half of one from the rate to 0; `constant`; `steps`, a
-tenth of it from the half on, and a hundredth from three quarters on (He et al. 2015, section 4.2, on CIFAR-10);
-`onecycle`, up to the rate within three tenths and down to nearly 0 (Smith and Topin 2018)."""
+"""Schedules, made from a rate and the total number of steps: `cosine`, half a cosine from the rate to 0; `constant`;
+`steps`, a tenth of the rate from one half on and a hundredth from three quarters on (He et al. 2015, section 4.2, on
+CIFAR-10); `onecycle`, up to the rate in the first 30 % and then down to nearly 0 (Smith and Topin 2018)."""
 
 
 def make_optimizer(
@@ -53,16 +53,15 @@ def make_optimizer(
 
     Args:
       name: `sgd`, `momentum` (SGD with momentum 0.9) or `adam` (beta 0.9 and 0.999, epsilon 1e-8).
-      lr: the learning rate, or the first one; the optimizer's own in `OPTIMIZERS` when not given. Or an Optax schedule,
-        a function of the step, and then `schedule` stays as it is.
+      lr: the (initial) learning rate; the default in `OPTIMIZERS` when not given. Or an Optax schedule, a function of
+        the step; `schedule` then keeps its default.
       schedule: a name in `SCHEDULES`.
-      steps: of the whole training; every schedule but `constant`, and a warm-up, need them.
-      weight_decay: lambda: the update has lambda w beside the gradient, for kernels only. With `adam` it is decoupled
-        from the moments (AdamW, Loshchilov and Hutter 2019).
-      warmup: the steps in which the rate grows from 0 in a straight line; the schedule has the others (Goyal et al.
-        2017, section 2.2).
-      clip: the largest norm of the gradient of all parameters together: a longer one is scaled down to it (Pascanu et
-        al. 2013).
+      steps: the total number of steps; needed by a warm-up and by every schedule except `constant`.
+      weight_decay: lambda: lambda w is added to the gradient, for kernels only. With `adam` it is decoupled from the
+        moments (AdamW, Loshchilov and Hutter 2019).
+      warmup: the number of first steps, in which the rate grows linearly from 0; the schedule has the remaining ones
+        (Goyal et al. 2017, section 2.2).
+      clip: the largest global norm of the gradient; a larger gradient is scaled down to it (Pascanu et al. 2013).
 
     Raises:
       UserError: for an unknown name, a schedule without `steps`, a learning rate that is not positive, a negative

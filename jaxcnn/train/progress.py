@@ -1,4 +1,4 @@
-"""What training shows: a live bar on a terminal, a plain line an epoch anywhere else."""
+"""The progress of training: a live bar on a terminal, one line per epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from jaxcnn.runs.primary import ACCURACY, Primary
 class Display:
     """Shows epoch, loss, the primary figure, images a second and the time left. `show=False` shows nothing.
 
-    The time left does not count what happens once, in the first epoch: compilation. After the first epoch that is
-    shown it is the time that the remaining images take at the rate of this one, whose first step, the one that is
-    compiled, does not count; from then on it is the time of the last whole epoch, its validation included, times the
-    number of epochs that remain.
+    The time left does not include compilation. In and after the first epoch shown, it is the remaining number of images
+    divided by the rate of that epoch, without its first step, which compiles; later it is the duration of the last
+    complete epoch, with its validation, times the number of remaining epochs.
     """
 
     def __init__(
@@ -35,10 +34,10 @@ class Display:
         self.primary = primary
         self.epochs, self.examples, self.show, self.unit = epochs, examples, show, unit
         self.stream = stream or sys.stdout
-        self.mark: float | None = None  # when the last epoch ended; before the first one nothing is known of an epoch
+        self.mark: float | None = None  # when the last epoch ended; None before the first one has
         self._bar: Progress | None = None
         console = Console(file=self.stream)
-        # A notebook's kernel sets FORCE_COLOR for the programs that it starts, and they write to a pipe all the same.
+        # A notebook's kernel sets FORCE_COLOR for its child processes, although they write to a pipe.
         if show and console.is_terminal and self.stream.isatty():
             self._bar = Progress(
                 TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[text]}"),
@@ -56,14 +55,14 @@ class Display:
             self._bar.stop()
 
     def update(self, epoch: int, seen: int, metrics: dict[str, float], rate: float) -> None:
-        """In the middle of an epoch: `seen` of its examples, at `rate` images a second."""
+        """Shows the progress inside an epoch: `seen` examples so far, at `rate` images per second."""
         if self._bar:
             left = self._at(rate, (self.epochs - epoch) * self.examples + self.examples - seen)
             text = "  ".join([self._figures(metrics), *self._pace(rate, left)])
             self._bar.update(self._task, completed=seen, description=f"epoch {epoch}/{self.epochs}", text=text)
 
     def epoch(self, record: dict) -> None:
-        """After an epoch, with its record as in metrics.jsonl."""
+        """Shows an epoch's record, as in metrics.jsonl."""
         now = time.monotonic()
         remaining, rate = self.epochs - record["epoch"], record["images_per_second"]
         left = self._at(rate, remaining * self.examples) if self.mark is None else (now - self.mark) * remaining
@@ -76,11 +75,11 @@ class Display:
         self.line("  ".join([*parts, *self._pace(rate, left if remaining else None)]))
 
     def _at(self, rate: float, examples: int) -> float | None:
-        """The seconds that these examples take at a rate; None for a rate of 0, which was not measured."""
+        """The seconds that the examples take at a rate; None for a rate of 0 (not measured)."""
         return examples / rate if rate > 0 else None
 
     def _pace(self, rate: float, left: float | None) -> list[str]:
-        """Images a second and the time left, as far as they are known."""
+        """Images per second and the time left, as far as they are known."""
         shown = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
         return [f"{shown} {self.unit}/s"] * (rate > 0) + ([] if left is None else [f"{duration(left)} left"])
 

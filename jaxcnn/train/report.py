@@ -1,4 +1,4 @@
-"""What a training came to, for a reader: on one line, and as a table in a notebook."""
+"""The result of a training for a reader: as one line, and as an HTML table in a notebook."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from jaxcnn.metrics import name_of, shown
 
 _PARTS = {"train": "training", "validation": "validation", "test": "test"}
 _BOOKKEEPING = ("epoch", "step", "images_per_second", "seconds")
-_MOST_EPOCHS = 100  # rows of the table of epochs; of more the last ones are shown
+_MOST_EPOCHS = 100  # rows of the table of epochs, the last ones
 _LONGEST = 60  # characters of a model's code
 
 
 class Fitted(Protocol):
-    """What is reported: the figures of result.json, and a record for each epoch."""
+    """The input of a report: the values of result.json, and a record for each epoch."""
 
     @property
     def result(self) -> Mapping[str, Any]: ...
@@ -26,7 +26,7 @@ class Fitted(Protocol):
 
 
 def result_text(fitted: Fitted) -> str:
-    """The model, the figures of the test set (else of validation, else of training), the epochs and the time.
+    """The model, the metrics of the test set (else of validation, else of training), the epochs and the time.
 
     One line of at most a few hundred characters, whatever the size of the network.
     """
@@ -41,10 +41,9 @@ def result_text(fitted: Fitted) -> str:
 
 
 def result_html(fitted: Fitted) -> str:
-    """The figures as an HTML table, a row for each metric and a column for each part of the data; below it the epochs.
+    """The metrics as an HTML table, a row for each metric and a column for each split; the epochs below it.
 
-    Names from outside are escaped. The size depends on the number of epochs, of which the last 100 are shown, and not
-    on the network's.
+    Names from outside are escaped. Of the epochs, the last 100 are shown; the network's size does not matter.
     """
     result = fitted.result
     figures = _figures(result)
@@ -59,7 +58,7 @@ def result_html(fitted: Fitted) -> str:
 
 
 def _epochs(history: Sequence[Mapping[str, Any]]) -> str:
-    """The records of the epochs, folded."""
+    """The records of the epochs, collapsed."""
     if not history:
         return ""
     names = [name for name in history[-1] if name not in _BOOKKEEPING]
@@ -74,7 +73,7 @@ def _epochs(history: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _figures(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Each metric by name, with its value in each part of the data."""
+    """Each metric by name, with its value on each split."""
     found: dict[str, dict[str, float]] = {}
     for part in _PARTS:
         for key, value in result.items():
@@ -100,7 +99,7 @@ def _model(result: Mapping[str, Any]) -> str:
 
 
 def _plain(name: str) -> str:
-    """A metric's name without the part of the data in front."""
+    """A metric's name without the split in front."""
     return name.removeprefix("validation_")
 
 

@@ -24,9 +24,9 @@ from jaxcnn.transforms import synchronized
 
 PyTree = Any
 SKIPPED = "skipped_steps"
-"""The metric of a training with a `LossScale`: how many steps were skipped so far."""
+"""The metric of a training with a `LossScale`: the number of steps skipped so far."""
 Watch = Callable[[PyTree, PyTree, PyTree], Mapping[str, Any]]
-"""`(gradients, updates, params) -> {name: scalar}`: figures of a step, computed inside it."""
+"""`(gradients, updates, params) -> {name: scalar}`: further metrics, computed inside the step."""
 Step = Callable[["TrainState", tuple[Any, Any]], tuple["TrainState", dict[str, jax.Array]]]
 
 
@@ -34,12 +34,12 @@ class TrainState(flax.struct.PyTreeNode):
     """All that a training step changes.
 
     Attributes:
-      step: how many steps were taken, int32.
+      step: the number of steps taken, int32.
       params, model_state: the network's variables.
-      opt_state: Optax's.
-      key: the random key that each step folds its number into (dropout, augmentation).
+      opt_state: the optimizer's state.
+      key: the random key for dropout and augmentation; each step folds in its number.
       ema: the exponential moving average of `params`, or None.
-      scale: the factor of the loss in float16, or None.
+      scale: the loss scale in float16, or None.
     """
 
     step: jax.Array
@@ -52,21 +52,21 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 class LossScale(flax.struct.PyTreeNode):
-    """The factor that keeps the gradients of float16 from underflowing; they are divided by it again in float32.
+    """The loss scale that keeps float16 gradients from underflowing; they are divided by it again in float32.
 
-    A step whose gradient is not finite is skipped, and the factor is halved, down to `SMALLEST`; after 2000 steps that
-    were taken one after the other it is doubled, up to `LARGEST`.
+    A step whose gradient is not finite is skipped, and the scale is halved, down to `SMALLEST`; after 2000 consecutive
+    steps that were taken it is doubled, up to `LARGEST`.
 
     Attributes:
-      value: the factor, float32.
-      taken: the steps since it last changed, int32.
-      skipped: how many steps were skipped in all, int32.
+      value: the scale, float32.
+      taken: the number of steps since it last changed, int32.
+      skipped: the total number of skipped steps, int32.
 
     Source: Micikevicius et al., Mixed precision training (2018), section 3.2.
     """
 
     SMALLEST = 2.0**-24
-    """Below 1 for gradients that are too large for float16 as they are. It is float16's smallest number above 0."""
+    """Below 1, for gradients too large for float16 without scaling. It is the smallest positive float16."""
     LARGEST = 2.0**24
 
     value: jax.Array
@@ -75,11 +75,11 @@ class LossScale(flax.struct.PyTreeNode):
 
     @staticmethod
     def start() -> LossScale:
-        """2^15, before the first step."""
+        """The initial scale, 2^15."""
         return LossScale(jnp.float32(1 << 15), jnp.int32(0), jnp.int32(0))
 
     def after(self, finite: jax.Array) -> LossScale:
-        """The factor after a step."""
+        """The scale after a step."""
         taken = jnp.where(finite, self.taken + 1, 0)
         grows = taken >= 2000
         grown = jnp.where(grows, jnp.minimum(2 * self.value, self.LARGEST), self.value)
@@ -100,17 +100,17 @@ def create_state(
     """The state before the first step.
 
     Args:
-      key: a random key; one part of it makes the weights, the other is for the steps.
-      example: a batch of inputs, or their `jax.ShapeDtypeStruct`s. Only shapes and dtypes are read. A tuple is several
-        inputs.
+      key: a random key; it is split for the initial weights and the steps.
+      example: a batch of inputs, or their `jax.ShapeDtypeStruct`s. Only shapes and dtypes are used. A tuple holds
+        several inputs.
       preprocess: as in `make_step`.
       variables: `(params, state)` of the model to begin with, as `weights.load` returns them, instead of new ones. They
-        are copied, since a step uses up the state that it is given.
-      ema: whether the parameters' moving average is kept.
-      loss_scale: whether the loss is scaled, for `mixed_precision(model, jnp.float16)`.
+        are copied, since a step donates the state that it is given.
+      ema: whether to keep a moving average of the parameters.
+      loss_scale: whether to scale the loss, for `mixed_precision(model, jnp.float16)`.
 
     Raises:
-      UserError: for variables that are not the model's.
+      UserError: if the variables are not the model's.
     """
     init_key, step_key = jax.random.split(key)
     _check_arguments(model, optimizer)
@@ -125,7 +125,7 @@ def create_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         model_state=model_state,
-        opt_state=strong(jax.jit(optimizer.init)(params)),  # one program: compiled array by array it takes seconds
+        opt_state=strong(jax.jit(optimizer.init)(params)),  # as one program: compiling it array by array takes seconds
         key=step_key,
         ema=jax.tree.map(jnp.copy, params) if ema else None,
         scale=LossScale.start() if loss_scale else None,
@@ -133,9 +133,9 @@ def create_state(
 
 
 def strong(tree: PyTree) -> PyTree:
-    """The arrays with the types that they keep.
+    """The arrays without JAX's weak types.
 
-    JAX's "weak" types, of `jnp.full(n, 0.5)` for instance, become strong in a step, which would be compiled for both.
+    Weak types, as of `jnp.full(n, 0.5)`, become strong in a step, which would then be compiled twice.
     """
     return jax.tree.map(
         lambda x: jax.lax.convert_element_type(x, x.dtype) if getattr(x, "weak_type", False) else x, tree
@@ -145,10 +145,10 @@ def strong(tree: PyTree) -> PyTree:
 def watched(
     function: Watch, gradients: PyTree, updates: PyTree, params: PyTree, measured: Mapping[str, Any]
 ) -> dict[str, jax.Array]:
-    """The figures of a `watch` function, as float32 scalars.
+    """The results of a `watch` function, as float32 scalars.
 
     Raises:
-      UserError: when one is no scalar, or has the name of a figure that is measured already.
+      UserError: if one is not a scalar, or has the name of another metric.
     """
     found = dict(function(gradients, updates, params))
     for name, value in found.items():
@@ -173,7 +173,7 @@ def _check_arguments(model: Any, optimizer: Any) -> None:
 
 
 def _check_variables(model: Layer, key: jax.Array, inputs: tuple[Any, ...], variables: Any) -> None:
-    """Raises unless the variables have the names and shapes of the model's own."""
+    """Checks that the variables have the names and shapes of the model's."""
 
     def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
         leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -204,24 +204,24 @@ def make_step(
 
     params' = params + update(gradient of mean loss(model(inputs), labels) + penalty(params))
 
-    The state given is donated: its memory is the new state's, and it cannot be used again.
+    The given state is donated: the new state reuses its memory, and it cannot be used again.
 
     Args:
       objective: what is minimized and measured; or only a loss, `(outputs, labels) -> (N,)`.
       optimizer: an Optax transformation. One that takes extra arguments (`optax.GradientTransformationExtraArgs`, such
         as `optax.contrib.reduce_on_plateau` and `optax.lbfgs`) is given `value`, the step's loss with the penalty;
         `grad`, its gradient; and `value_fn`, the loss of this batch as a function of the parameters.
-      accumulate: the number of parts in which a batch is computed, one after the other. The gradient is the mean of
-        theirs; the memory is that of one part. Batch normalization takes the statistics of each part.
+      accumulate: the number of parts in which a batch is computed, one after another. The gradient is the mean over the
+        parts; the memory is that of one part. Batch normalization uses the statistics of each part.
       ema: the decay of the moving average, for a state that keeps one; 0.999 when None: ema' = d ema + (1 - d) params'
         where, at step t, d = min(ema, (1 + t) / (10 + t)).
       watch: functions `(gradients, updates, params) -> {name: scalar}`, computed inside the step and added to its
-        metrics: the norm of the gradient, for instance.
+        metrics, for instance the norm of the gradient.
       devices: the devices that share a batch, `jaxcnn.devices.DataParallel()`; the step then takes what its `replicate`
         and `batch` return.
       axis_name: for a step that you map yourself: `jax.pmap(make_step(..., axis_name="data"), "data")`, each device
-        with its part of the batch. It is not compiled then. Gradients, metrics and batch statistics are means over the
-        axis; dropout is that of the whole batch, and each device has its own random numbers for augmentation.
+        with its part of the batch. The step is then not compiled. Gradients, metrics and batch statistics are means
+        over the axis; dropout is that of the whole batch; the random numbers for augmentation differ between devices.
 
     Returns:
       A jitted function of a `TrainState` and a batch `(inputs, labels)`; `inputs` may be a tuple for a network of
@@ -229,9 +229,9 @@ def make_step(
       batch; with a `LossScale` also `skipped_steps`, the number of skipped steps since the start.
 
     Raises:
-      UserError: for what is no model, loss or optimizer; and, when the step is first called, for an optimizer that
-        needs other arguments than those, a loss that gives one number for the whole batch, a state of another
-        optimizer or without the average asked for, or a batch that cannot be divided into the parts asked for.
+      UserError: if an argument is not a model, loss or optimizer; and, when the step is first called, if the optimizer
+        needs other arguments, the loss gives one number for the whole batch, the state is another optimizer's or lacks
+        the moving average, or the batch cannot be divided into `accumulate` parts.
     """
     _check_arguments(model, optimizer)
     objective = Objective.of(objective)
@@ -259,7 +259,7 @@ def make_step(
 
     def step(state: TrainState, batch: tuple[Any, Any]) -> tuple[TrainState, dict[str, jax.Array]]:
         inputs, labels = batch
-        classes = labels  # for the measures, when the labels are mixed
+        classes = labels  # for the metrics, if the labels are mixed
         augment_key, key = jax.random.split(jax.random.fold_in(state.key, state.step))
         if augment is not None:
             if axis_name is not None:
@@ -299,7 +299,7 @@ def make_step(
         if ema and state.ema is None:
             raise UserError(f"ema={ema}: the state keeps no average; make it by create_state(..., ema=True)")
         if state.ema is not None:
-            # Optax's incremental_update would let the average take another dtype than the parameters' (bfloat16, x64).
+            # Optax's incremental_update could change the average's dtype (bfloat16, x64).
             decay = jnp.minimum(0.999 if ema is None else ema, (1 + state.step) / (10 + state.step)).astype(jnp.float32)
             new = new.replace(
                 ema=jax.tree.map(lambda e, p: (decay * e + (1 - decay) * p).astype(e.dtype), state.ema, params)
@@ -317,10 +317,10 @@ def make_step(
 
 
 def _objective_of(differentiated: Callable[[PyTree], tuple[PyTree, dict[str, jax.Array], PyTree]]) -> Any:
-    """The loss as a function of the parameters whose gradient is that of the step, for line searches.
+    """The loss as a function of the parameters, with the gradient of the step; for line searches.
 
-    It is a mean over parts of a batch and over devices, of which the step takes the gradient itself: JAX's own gradient
-    would keep what each part computed, and would be another one on each device under `pmap`.
+    It is a mean over parts of a batch and over devices, whose gradient the step computes itself: automatic
+    differentiation would keep the activations of all parts, and differ between devices under `pmap`.
     """
 
     @jax.custom_jvp
@@ -338,7 +338,7 @@ def _objective_of(differentiated: Callable[[PyTree], tuple[PyTree, dict[str, jax
 def _updates(
     optimizer: optax.GradientTransformation, state: TrainState, slope: PyTree, value: jax.Array, objective: Any
 ) -> tuple[PyTree, PyTree]:
-    """What the optimizer adds to the parameters, and its new state."""
+    """The optimizer's updates of the parameters, and its new state."""
     extra = {"value": value, "grad": slope, "value_fn": objective}
     try:
         return optax.with_extra_args_support(optimizer).update(slope, state.opt_state, state.params, **extra)
@@ -358,7 +358,7 @@ def _updates(
 def _parts(batch: Any, count: int) -> Any:
     """A batch in parts, on a new first axis: part k has the examples k, k + count, k + 2 count, ...
 
-    So where the batch is spread over devices, each of them has its share of each part.
+    So each device of a sharded batch has its share of each part.
     """
 
     def one(x: Any) -> Any:
@@ -372,7 +372,7 @@ def _parts(batch: Any, count: int) -> Any:
 
 
 def _means_of(gradient: Any, model_state: PyTree, parts: Any) -> tuple[PyTree, Any]:
-    """The last state, and the means of gradients and metrics over the parts, of which one is computed at a time."""
+    """The last state, and the means of gradients and metrics over the parts, computed one at a time."""
     first, rest = (jax.tree.map(take, parts) for take in (lambda x: x[0], lambda x: x[1:]))
     model_state, total = gradient(model_state, first)
 
@@ -386,7 +386,7 @@ def _means_of(gradient: Any, model_state: PyTree, parts: Any) -> tuple[PyTree, A
 
 
 def of_batch(metrics: Mapping[str, Metric] | None, measured: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """The figures of one batch, from what `measure` says of each example."""
+    """The metrics of one batch, from the values of each example that `measure` returns."""
     figures: dict[str, jax.Array] = {}
     for name, each in measured.items():
         metric = (metrics or {}).get(name)
@@ -400,11 +400,11 @@ def of_batch(metrics: Mapping[str, Metric] | None, measured: Mapping[str, Any]) 
 def measure(
     metrics: Mapping[str, Metric] | None, outputs: Any, labels: Any, loss: Loss, seen: Sequence[Call]
 ) -> dict[str, Any]:
-    """The metrics asked for, of each example; when none were, accuracy where it makes sense.
+    """The metrics of each example; if `metrics` is None, the accuracy if the outputs are scores of classes.
 
     Args:
-      seen: the calls of declared losses inside `loss(outputs, labels)`: whether the outputs are scores of classes is
-        what the loss takes them for.
+      seen: the calls of declared losses inside `loss(outputs, labels)`: they show whether the outputs are scores of
+        classes.
     """
     if metrics is not None:
         return {name: metric(outputs, labels) for name, metric in metrics.items()}

@@ -1,4 +1,4 @@
-"""How a training is stopped from outside: by Ctrl-C, by a cluster's SIGTERM."""
+"""Stops a training at Ctrl-C or a cluster's SIGTERM."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import jax
 
 from jaxcnn.devices import stop_together
-from jaxcnn.errors import Stopped
+from jaxcnn.errors import Interrupted
 from jaxcnn.runs.folder import Run
 from jaxcnn.signals import replaceable
 
 
 class Stop:
-    """Whether somebody wants the run to end."""
+    """Whether a signal has asked the run to stop."""
 
     def __init__(self, folder: Run | None):
         self._folder = folder
@@ -25,26 +25,26 @@ class Stop:
 
     def asked(self, step: int) -> bool:
         """Whether to leave after this step; all processes say the same."""
-        if self._asked[0] != step:  # JAX wants to be asked once a step
+        if self._asked[0] != step:  # JAX has to be asked once per step
             self._asked = step, self.signal is not None or stop_together(step)
         return self._asked[1]
 
     def leave(self, step: int) -> None:
-        """Ends the run, when somebody wants it and it is saved.
+        """Ends the run if a stop was asked for; call it after saving.
 
         Raises:
-          Stopped.
+          Interrupted: if so, once the checkpoint is on the disk.
         """
         if self._folder is not None and self.asked(step):
             self._folder.checkpoints.wait()
-            raise Stopped(f"stopped after step {step}, which is saved", self.signal or signal.SIGTERM)
+            raise Interrupted(f"stopped after step {step}, which is saved", self.signal or signal.SIGTERM)
 
 
 @contextmanager
 def asked_to_stop(folder: Run | None) -> Iterator[Stop]:
-    """Ctrl-C and SIGTERM ask for a stop after the step under way; what comes a second time has its usual effect."""
+    """A context in which Ctrl-C or SIGTERM asks for a stop after the current step; a second one acts as usual."""
     stop = Stop(folder)
-    # Of several processes, JAX's own handler tells the others of a SIGTERM.
+    # With several processes, JAX's handler of SIGTERM informs the others.
     own = (signal.SIGINT, signal.SIGTERM) if folder is not None and jax.process_count() == 1 else ()
     before = {name: handler for name in own if (handler := replaceable(name)) is not None}
 

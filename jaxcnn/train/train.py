@@ -34,19 +34,18 @@ def train(
     callbacks: Sequence[Callback] = (),
     show: bool = True,
 ) -> FitResult:
-    """Trains by a recipe, as `jaxcnn train` does: `train(Recipe("lenet5", "mnist"), "runs/five")`, to the last digit.
+    """Trains by a recipe, with exactly the results of `jaxcnn train`: `train(Recipe("lenet5", "mnist"), "runs/five")`.
 
     Args:
-      recipe: what is trained, on what, and how. `dataclasses.replace(recipe, seed=3)` makes another one of it.
-      run: the folder to write; a `Run` says more about how, and whether the run is resumed. Nothing is written when
-        None.
-      process: devices and threads; one device, or all that JAX has, when None.
+      recipe: the model, data and settings. `dataclasses.replace(recipe, seed=3)` changes a setting.
+      run: the folder to write, or a `Run` with its settings, which may be resumed. Nothing is written when None.
+      process: devices and threads; all devices when None.
       callbacks: as for `fit`.
       show: whether to show progress.
 
     Raises:
-      UserError: for a recipe, data or a folder that cannot be used.
-      TrainingError, Stopped: as for `fit`.
+      UserError: if the recipe, data or folder cannot be used.
+      TrainingError, Interrupted: as for `fit`.
     """
     resume = isinstance(run, Run) and run.resume
     return prepare(recipe, process or Process(), resume).fit(run, callbacks, show)
@@ -54,18 +53,18 @@ def train(
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A recipe with its data and its network: all that `fit` takes.
+    """A recipe with its data and network: the arguments of `fit`.
 
     Attributes:
       recipe: the recipe, with the defaults of its task.
       task: its task.
       train, val, test: the data; `val` chooses the best epoch and may be None.
-      model: the network, before it is brought to the recipe's precision.
-      objective, optimizer: what is minimized, and how.
+      model: the network, before the recipe's precision is applied.
+      objective, optimizer: those of the training.
       epochs, steps_per_epoch: the length of the training.
-      variables: what it begins with; None for new variables.
+      variables: the initial variables; None for new ones.
       devices: the devices that share a batch; None for one device.
-      config: what config.json is to say.
+      config: the content of config.json.
     """
 
     recipe: Recipe
@@ -83,7 +82,7 @@ class Prepared:
     config: dict[str, Any]
 
     def fit(self, run: str | Path | Run | None, callbacks: Sequence[Callback] = (), show: bool = True) -> FitResult:
-        """Trains, and writes the run's folder."""
+        """Trains and writes the run's folder."""
         recipe = self.recipe
         if run is not None:
             run = run if isinstance(run, Run) else Run(run)
@@ -97,10 +96,10 @@ class Prepared:
 
 
 def task_of(recipe: Recipe) -> Task:
-    """The task of a recipe: the one that it names, or that its model is made for.
+    """The task that a recipe names, or else its model's task.
 
     Raises:
-      UserError: for an unknown task or model.
+      UserError: if the task or model is unknown.
     """
     if ":" not in recipe.model and recipe.model not in models.MODELS:
         raise models.unknown_model(recipe.model)
@@ -112,10 +111,10 @@ def prepare(recipe: Recipe, process: Process, resume: bool = False) -> Prepared:
     """Loads the data of a recipe and makes its network.
 
     Args:
-      resume: whether a run goes on, whose variables are not those that the recipe begins with.
+      resume: whether a run is resumed, so that the recipe's initial weights are not loaded.
 
     Raises:
-      UserError: for a recipe that cannot be used.
+      UserError: if the recipe cannot be used.
     """
     task = task_of(recipe)
     recipe = task.completed(recipe)

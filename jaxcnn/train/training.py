@@ -1,4 +1,4 @@
-"""A training under way, and what its callbacks are: `fit` makes a `Training` and runs it."""
+"""A training in progress, and its callbacks: `fit` makes a `Training` and runs it."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from jaxcnn.train.progress import Display
 from jaxcnn.train.step import SKIPPED, LossScale, Step, TrainState, Watch
 from jaxcnn.train.stopping import Stop, asked_to_stop
 
-_SKIPPED = 50  # steps skipped in a row that end a training: 48 halvings lead from the largest scale to the smallest
-_REFRESH = 0.5  # seconds between two looks at the metrics: each waits for the steps under way
+_SKIPPED = 50  # consecutive skipped steps that end a training; 48 halvings lead from the largest scale to the smallest
+_REFRESH = 0.5  # seconds between two reads of the metrics; each waits for the steps in flight
 
 
 class Callback:
-    """What a training calls. Each method does nothing; a subclass overrides those that it needs.
+    """The base class of callbacks. Each method does nothing; a subclass overrides those it needs.
 
-    With several processes each of them calls its own callbacks, and the record of the first one is written.
+    With several processes, each calls its callbacks, and the first process's record is written.
 
     Attributes:
-      name: what its state is saved under; the name of the class when empty.
-      watch: `(gradients, updates, params) -> {name: scalar}`, compiled into the step; the record of an epoch has the
-        mean over its steps. None for nothing.
-      figures: the names of the figures of a validation that `epoch` adds, `validation_` apart; one of them may be the
+      name: the name under which its state is saved; the name of the class when empty.
+      watch: `(gradients, updates, params) -> {name: scalar}`, compiled into the step; the record of an epoch has
+        the mean over its steps.
+      figures: the names of validation metrics that `epoch` adds, without `validation_`; one of them may be the
         objective's `primary`.
     """
 
@@ -53,33 +53,33 @@ class Callback:
     figures: tuple[str, ...] = ()
 
     def begin(self, training: Training) -> None:
-        """Before the first step, and before the first step of a resumed run, after `load`."""
+        """Called before the first step of this process; in a resumed run, after `load`."""
 
     def step(self, training: Training) -> None:
-        """After a step. `training.metrics` are its figures on the device: reading one waits for the step."""
+        """Called after each step. `training.metrics` are on the device: reading one waits for the step."""
 
     def epoch(self, training: Training, record: Record) -> None:
-        """After an epoch and its validation, before the best epoch is chosen and the record is written.
+        """Called after each epoch and its validation, before the best epoch is chosen and the record is written.
 
-        Numbers that are added to `record` are written to metrics.jsonl, and to TensorBoard where that is asked for.
+        Numbers added to `record` are written to metrics.jsonl, and to TensorBoard if the run uses it.
         """
 
     def end(self, training: Training) -> None:
-        """After the last epoch, and also when the training was stopped or has failed."""
+        """Called after the last epoch, and also if the training was stopped or failed."""
 
     def save(self) -> Any:
-        """What a resumed run has to know, as JSON; None for nothing. It is part of each checkpoint."""
+        """Returns the callback's state as JSON, or None; each checkpoint holds it."""
         return None
 
     def load(self, saved: Any) -> None:
-        """Takes back what `save` returned, before `begin`, in a resumed run."""
+        """Restores what `save` returned; called before `begin` in a resumed run."""
 
 
 def names_of(callbacks: Sequence[Callback]) -> list[str]:
     """The name of each callback.
 
     Raises:
-      UserError: when one is no `Callback`, or two have the same name.
+      UserError: if one is not a `Callback`, or two have the same name.
     """
     names: list[str] = []
     for callback in callbacks:
@@ -93,10 +93,10 @@ def names_of(callbacks: Sequence[Callback]) -> list[str]:
 
 
 def check_record(record: Record, before: set[str], name: str) -> None:
-    """Checks what a callback added to a record.
+    """Checks what a callback added to a record, and converts it to float.
 
     Raises:
-      UserError: when it is no number.
+      UserError: if a value is not a number.
     """
     for key in record.keys() - before:
         value = record[key]
@@ -111,15 +111,15 @@ def check_record(record: Record, before: set[str], name: str) -> None:
 
 @dataclass
 class Place:
-    """How far a training is: what has to be known, beside the state, to go on with it; JSON.
+    """The position of a training: all that resuming needs in addition to the state. JSON.
 
     Attributes:
-      history: the records of the epochs that are done.
-      position: the number of batches of the next epoch that are done.
+      history: the records of the completed epochs.
+      position: the number of completed batches of the next epoch.
       rows: their metrics.
       seconds: the time spent.
-      stopped: why a callback ended the training; empty when none did.
-      callbacks: what the callbacks save, by name.
+      stopped: why a callback ended the training; empty if none did.
+      callbacks: the saved state of the callbacks, by name.
     """
 
     history: list[Record] = field(default_factory=list)
@@ -131,7 +131,7 @@ class Place:
 
     @staticmethod
     def of(progress: dict[str, Any]) -> Place:
-        """From the progress of a checkpoint."""
+        """The position in the progress of a checkpoint."""
         return Place(**{f.name: progress[f.name] for f in dataclasses.fields(Place) if f.name in progress})
 
     def next_epoch(self, record: Record) -> None:
@@ -141,18 +141,18 @@ class Place:
 
 @dataclass(eq=False)
 class Training:
-    """A training under way, as its callbacks see it.
+    """A training in progress, as its callbacks see it.
 
     Attributes:
-      model, objective, data, validation: what is trained, and on what.
-      primary: the figure that chooses the best epoch.
+      model, objective, data, validation: the arguments of `fit`.
+      primary: the metric that chooses the best epoch.
       epochs, batch_size, seed, patience: as given to `fit`; the batch size is at most the number of examples.
-      devices: what the state lies on.
+      devices: the devices that hold the state.
       state: the state after the last step, on the devices.
       best: the variables `(params, model_state)` of the best epoch so far.
-      metrics: the figures of the last step, on the device.
-      epoch: the number of the epoch under way, from 1.
-      place: how far the training is.
+      metrics: those of the last step, on the device.
+      epoch: the number of the current epoch, from 1.
+      place: the position of the training.
     """
 
     model: Layer
@@ -177,41 +177,41 @@ class Training:
     epoch: int = 0
     _saved: int = -1  # the step of the newest checkpoint
 
-    # --- what a callback may want to know, and do
+    # --- for callbacks
 
     @property
     def history(self) -> list[Record]:
-        """The records of the epochs that are done."""
+        """The records of the completed epochs."""
         return self.place.history
 
     @property
     def steps_per_epoch(self) -> int:
-        """The number of whole batches in the training data."""
+        """The number of full batches in the training data."""
         return len(self.data) // self.batch_size
 
     @property
     def variables(self) -> tuple[Any, Any]:
-        """Parameters (the averaged ones, where there are such) and the model's state, on one device."""
+        """Parameters (averaged, if an average is kept) and the model's state, on one device."""
         return variables(self.devices.single(self.state))
 
     @property
     def path(self) -> Path | None:
-        """The run's folder; None where nothing is written."""
+        """The run's folder; None if nothing is written."""
         return self.writer.path
 
     @property
     def seconds(self) -> float:
-        """The time spent, with that before a resumption."""
+        """The training time in seconds, including that before resuming."""
         return self.place.seconds + time.monotonic() - self.began
 
     def stop(self, reason: str) -> None:
-        """Ends the training after the epoch under way, which is measured and recorded as any other."""
+        """Ends the training after the current epoch, which is still evaluated and recorded."""
         self.place.stopped = reason or "stopped by a callback"
 
     # --- the loop
 
     def run(self, show: bool) -> None:
-        """Trains, from the place that is reached to the end."""
+        """Trains from the current position to the end."""
         found = self.writer.restore(self.state)
         self.best = variables(self.state)
         if found is not None:
@@ -262,13 +262,13 @@ class Training:
             self._save(wait=True)
 
     def _ends(self) -> str:
-        """Why the training ends before its last epoch; empty when it does not. All processes say the same."""
+        """Why the training ends early; empty if it does not. The same in all processes."""
         if self.patience is not None and self.history and self.primary.stalled(self.history, self.patience):
             return f"no better validation for {self.patience} {'epoch' if self.patience == 1 else 'epochs'}"
         return from_first(lambda: self.place.stopped) if self.callbacks else self.place.stopped
 
     def _one_epoch(self, display: Display, stop: Stop) -> Record:
-        """The steps of an epoch and its validation: the record."""
+        """Runs the steps and the validation of an epoch; returns its record."""
         rate = self._steps(display, stop)
         one = self.devices.single(self.state)
         record: Record = {"epoch": self.epoch, "step": int(one.step), **means(self.place.rows)}
@@ -283,7 +283,7 @@ class Training:
         return record
 
     def _steps(self, display: Display, stop: Stop) -> float:
-        """The rest of the epoch's steps; images a second, the first step of a process, which compiles, left out."""
+        """Runs the epoch's remaining steps; returns images per second without the first step, which may compile."""
         place, size = self.place, self.batch_size
         done = int(self.devices.single(self.state).step) - place.position  # steps before this epoch
         start = shown = saved = time.monotonic()
@@ -333,14 +333,14 @@ class Training:
         return rate
 
     def _batches(self) -> Iterator[Any]:
-        """The rest of the epoch's batches, on the devices."""
+        """The epoch's remaining batches, on the devices."""
         on, where = self.devices, (self.batch_size, self.seed, self.epoch, self.place.position, self.devices.shard)
         if isinstance(self.data, (Dataset, Examples)):
             return map(on.batch, batches(self.data, *where))
         return prefetch(self.data.batches(*where), put=on.batch)
 
     def _save(self, wait: bool) -> None:
-        """Saves what is done, unless an earlier checkpoint is still being written and nobody waits for this one."""
+        """Saves a checkpoint; skipped if an earlier one is still being written and `wait` is False."""
         if self.writer.folder is None or (self.writer.busy and not wait):
             return
         one = self.devices.single(self.state)
@@ -353,14 +353,14 @@ class Training:
 
 
 def means(rows: list[dict[str, float]]) -> dict[str, float]:
-    """The means of the figures of steps."""
-    # Skipped steps are counted from the first one of the run.
+    """The means of the metrics over steps."""
+    # The number of skipped steps is cumulative.
     counts = {SKIPPED: rows[-1][SKIPPED]} if SKIPPED in rows[0] else {}
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} | counts
 
 
 def check_finite(loss: float, step: int, epoch: int) -> None:
-    """Raises for a loss that is not finite."""
+    """Checks that the loss is finite."""
     if not math.isfinite(loss):
         raise TrainingError(
             f"the loss is {loss} at step {step} (epoch {epoch}): the weights have diverged. Try a smaller learning "
@@ -370,11 +370,11 @@ def check_finite(loss: float, step: int, epoch: int) -> None:
 
 
 def check_skipped(place: Place, done: int, last: bool = False) -> None:
-    """Raises when no step is taken any more, because no factor of the loss gives finite gradients.
+    """Checks that steps are still taken: that some loss scale gives finite gradients.
 
     Args:
-      done: the number of steps before the epoch under way.
-      last: whether the training is over: then it is enough that all its steps were skipped.
+      done: the number of steps before the current epoch.
+      last: whether the training is over; it then also fails if all its steps were skipped.
     """
     if SKIPPED not in (place.rows or place.history)[-1]:
         return

@@ -591,7 +591,7 @@ def test_the_command_line_streams(folder, tmp_path, capsys, monkeypatch):
     )
     options = ["--batch-size", "4", "--epochs", "1", "--stream", "--damaged", "skip", "--workers", "2"]
     cli.main(["train", f"{tmp_path}/net.py:net", "--data", folder, *options, "--run", str(tmp_path / "run")])
-    assert "21 images to learn from, 2 to validate, 7 to test" in capsys.readouterr().out
+    assert "21 images to train on, 2 to validate, 7 to test" in capsys.readouterr().out
     result = json.loads((tmp_path / "run/result.json").read_text())
     cli.main(["evaluate", str(tmp_path / "run"), "--json"])
     measured = json.loads(capsys.readouterr().out)

@@ -94,7 +94,7 @@ def test_every_task_says_what_chooses() -> None:
     }
     assert chosen == {
         "classification": ("accuracy", True), "segmentation": ("mean_iou", True), "detection": ("loss", False),
-        "edges": ("f", True),
+        "edges": ("f", True), "keypoints": ("distance", False),
         "flow": ("end_point_error", False), "text": ("accuracy", True), "vqa": ("accuracy", True),
     }  # fmt: skip
 

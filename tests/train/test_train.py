@@ -267,7 +267,7 @@ def test_weak_types_do_not_compile_a_step_twice():
 
 def test_a_network_of_a_program_is_not_looked_for_among_the_named_ones(tmp_path):
     fit(linear(), DATA, epochs=1, run=tmp_path / "run", show=False)
-    with pytest.raises(UserError, match=r"made in a program.*Trained.load\(run, model=...\)"):
+    with pytest.raises(UserError, match=r"made in a program.*TrainedModel.load\(run, model=...\)"):
         train.Trained.load(tmp_path / "run")
     assert train.Trained.load(tmp_path / "run", model=linear()).outputs(DATA.images[:2]).shape == (2, 3)
 

@@ -19,14 +19,14 @@ from jaxcnn.losses import every_output, softmax_cross_entropy
 from jaxcnn.metrics import accuracy, top_k
 from jaxcnn.runs.primary import ACCURACY
 from jaxcnn.runs.recipe import Recipe, words
-from jaxcnn.runs.trained import Trained
+from jaxcnn.runs.trained import TrainedModel
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.tasks.task import Data, Facts, Row, Task
 
-_STEPS = 8000  # of a training whose number of epochs is not given
-_OWN_SIZE = (224, 224)  # of streamed images for a network of the user's own
+_STEPS = 8000  # the default length of a training
+_OWN_SIZE = (224, 224)  # of streamed images, for a user's network
 
-# Each is made of the side of an image and the number of classes.
+# Functions of the side of an image and the number of classes.
 AUGMENTATIONS: dict[str, Callable[[int, int], Augment | None]] = {
     "none": lambda side, classes: None,
     "affine": lambda side, classes: data.affine(),
@@ -87,12 +87,12 @@ class Classification(Task):
         return train, val, test
 
     def facts(self, recipe: Recipe, train: Data) -> dict[str, Any]:
-        """The classes, the size of an image, and what is done to it: the training data's mean and deviation, or what
-        the weights of the recipe were trained with."""
+        """The classes, the size of an image, and the preprocessing: mean and std of the training data, or the
+        preprocessing that the recipe's weights were trained with."""
         entry = models.MODELS.get(recipe.model)
         if recipe.weights is not None:
             preprocess = weights.preprocess(recipe.build(len(train.classes)))
-            if recipe.stream or recipe.shape:  # the images have the size that the network is to get
+            if recipe.stream or recipe.shape:  # the images already have the network's input size
                 preprocess = dataclasses.replace(preprocess, size=train.image[:2], resize=())
         elif recipe.stream:
             preprocess = Preprocess.imagenet(train.image)
@@ -120,7 +120,7 @@ class Classification(Task):
         metrics = {"accuracy": accuracy, **({"top5": top_k(5)} if len(facts["classes"]) > 5 else {})}
         return Objective(softmax_cross_entropy, metrics=metrics)
 
-    def load_for(self, trained: Trained, name: str, split: str, data_dir: Path | None) -> Data:
+    def load_for(self, trained: TrainedModel, name: str, split: str, data_dir: Path | None) -> Data:
         height, width, channels = trained.image
         recipe = dataclasses.replace(Recipe.of(trained.config), data=name, data_dir=data_dir, size=f"{height},{width}")
         found = self.load(recipe, split)
@@ -131,14 +131,14 @@ class Classification(Task):
             )
         return found
 
-    def predict(self, trained: Trained, given: Sequence[str], out: Path, invert: bool = False) -> list[Row]:
+    def predict(self, trained: TrainedModel, given: Sequence[str], out: Path, invert: bool = False) -> list[Row]:
         """The class of each image file, and the probability of every class.
 
         Args:
-          invert: whether black and white are exchanged first.
+          invert: whether to exchange black and white first.
         """
         height, width, channels = trained.image
-        # All files are read before anything is said: one that is damaged stops the command with its name.
+        # All files are read first: a damaged one stops the command before any output.
         read = read_middle if trained.config.get("stream") else read_image
         pictures = [read(path, channels, (height, width)) for path in given]
         if invert:
@@ -158,7 +158,7 @@ class Classification(Task):
 
 
 def usual_augment(name: str | None) -> str:
-    """What `augment="auto"` is for a dataset of images with a class each."""
+    """The meaning of `augment="auto"` for a classification dataset."""
     return DATASETS[str(name)].augment if str(name) in DATASETS else "none"
 
 

@@ -1,4 +1,4 @@
-"""Object detection by regions: which regions to learn from, the loss, from outputs to boxes, precision, pictures.
+"""Object detection by regions: sampling of regions, loss, decoding of boxes, average precision, pictures.
 
 The networks are `models.rcnn` and `models.fast_rcnn`; they take `(images, boxes)` and give `Regions`. Labels are a
 dict of arrays, padded to one number of objects G an image:
@@ -42,7 +42,7 @@ Labels = Mapping[str, Any]
 
 
 class Detections(NamedTuple):
-    """The objects found in each image, the surest first, padded to one number D.
+    """The objects detected in each image, in descending order of scores, padded to one number D.
 
     Attributes:
       boxes: `(N, D, 4)`, in pixels.
@@ -59,7 +59,7 @@ class Detections(NamedTuple):
 
 
 def assign(regions: jax.Array, labels: Labels, threshold: float = 0.5) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What each region should be taken for.
+    """The target of each region.
 
     A region has the class of the object with which its IoU is largest, if that is `threshold` or more, else that of
     background, -2. It is left out, -1, where there is none or the object is a difficult one.
@@ -91,7 +91,7 @@ def sample_regions(
     foreground: float = 0.5,
     background: tuple[float, float] = (0.1, 0.5),
 ) -> Joint:
-    """Draws the regions to learn from anew in each step: `((images, boxes), labels, key) -> ((images, some), labels)`.
+    """Samples the training regions in each step: `((images, boxes), labels, key) -> ((images, some), labels)`.
 
     The objects' own boxes are regions, too. Of those whose IoU with an object is `foreground` or more, at most
     `positive` times `count` are drawn; the others have an IoU in `background`, low to below high. Where an image has
@@ -102,7 +102,7 @@ def sample_regions(
       positive: the largest share that are objects.
 
     Raises:
-      UserError: for no region, or a share that is none.
+      UserError: if `count` is below 1, or `positive` is not from 0 to 1.
 
     Source: Girshick, Fast R-CNN (2015), section 2.3: 64 of each image, a quarter of them objects.
     """
@@ -142,7 +142,7 @@ def flip_boxes(vertical: bool = False) -> Joint:
             order = jnp.asarray([0, 3, 2, 1] if vertical else [2, 1, 0, 3])
             turned = jnp.asarray([False, True, False, True] if vertical else [True, False, True, False])
             other = jnp.where(turned, length - boxes, boxes)[..., order]
-            # What fills a place stays of zero size, and at 0.
+            # Padding keeps zero size, at 0.
             return jnp.where(mirrored & (box.area(boxes) > 0)[..., None], other, boxes)
 
         images = jnp.where(mirrored[..., None], jnp.flip(images, axis), images)
@@ -181,15 +181,15 @@ def multi_task(weight: float = 1.0, foreground: float = 0.5) -> Loss:
         given = jnp.take_along_axis(deltas, index, 2)[..., 0, :]
         wanted = box.encode(regions, goal, DEVIATION)
         is_object = classes >= 0
-        apart = jnp.where(is_object[..., None], given - wanted, 0)
-        each = jnp.where(counted, entropy, 0) + weight * optax.huber_loss(apart).sum(-1)
+        difference = jnp.where(is_object[..., None], given - wanted, 0)
+        each = jnp.where(counted, entropy, 0) + weight * optax.huber_loss(difference).sum(-1)
         return each.sum(1) / jnp.maximum(counted.sum(1), 1)
 
     return loss
 
 
 def _check_classes(classes: Any, count: int) -> None:
-    """Raises where the classes of objects are known, and are none of the network's."""
+    """Checks, outside `jit`, that the classes of objects are among the network's."""
     if isinstance(classes, jax.core.Tracer) or not np.size(classes):
         return
     known = np.asarray(classes)
@@ -267,7 +267,7 @@ def average_precision(recall: np.ndarray, precision: np.ndarray, points: int | N
     """The area under the curve of precision by recall, where precision is the best at that recall or a higher one.
 
     Args:
-      recall, precision: `(D,)` behind each detection, the surest first.
+      recall, precision: `(D,)` after each detection, in descending order of scores.
       points: 11 for the mean at the recalls 0, 0.1, ..., 1 (VOC 2007); None for the area itself (VOC 2010 and later).
 
     Source: Everingham et al., The Pascal Visual Object Classes challenge (2010), section 4.2.
@@ -331,7 +331,7 @@ def mean_average_precision(
 
 
 def _iou(one: np.ndarray, many: np.ndarray) -> np.ndarray:
-    """Of one box with each of many, in NumPy's float64."""
+    """The IoU of one box with each of many, in NumPy's float64."""
     shared = np.maximum(np.minimum(one[2:], many[:, 2:]) - np.maximum(one[:2], many[:, :2]), 0).prod(1)
     union = np.maximum(one[2:] - one[:2], 0).prod() + np.maximum(many[:, 2:] - many[:, :2], 0).prod(1) - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)

@@ -15,25 +15,25 @@ from jaxcnn.format import printable
 from jaxcnn.ops.boxes import area
 from jaxcnn.runs.primary import Primary
 from jaxcnn.runs.recipe import Recipe
-from jaxcnn.runs.trained import Trained
+from jaxcnn.runs.trained import TrainedModel
 from jaxcnn.tasks.detection import objective as detection
 from jaxcnn.tasks.files import stems, write_image
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.tasks.task import Data, Facts, Row, Task
 
 _REGIONS = 800
-_SURE = 0.5  # the probability from which on an object is shown
+_SURE = 0.5  # the lowest probability of a drawn object
 
 
-def _evaluate(trained: Trained, data: Examples) -> Mapping[str, float]:
+def _evaluate(trained: TrainedModel, data: Examples) -> Mapping[str, float]:
     """The mean average precision, and the average precision of each class."""
     detect = detection.make_detect(trained.model, trained.preprocess)
     found = detect(trained.params, trained.model_state, data)
     return detection.mean_average_precision(found, data.labels, trained.classes)
 
 
-def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
-    """For each image `NAME-boxes.png`. Images are brought to the size of those that the network learned from."""
+def _predict(trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:
+    """Writes `NAME-boxes.png` for each image. Images are resized to the size of the training images."""
     detect = detection.make_detect(trained.model, trained.preprocess, batch_size=1)
     height, width, channels = trained.config["inputs"][0]
     rows = []
@@ -76,7 +76,7 @@ class Detection(Task):
     kind = "boxes"
     defaults = Recipe(data="bccd", batch_size=2, epochs=14)
     metric = Primary("map", True)
-    chooses = False  # it takes the detections in all images of a set
+    chooses = False  # it needs the detections in all images of a dataset
 
     def load(self, recipe: Recipe, split: str) -> Data:
         found = super().load(recipe, split)
@@ -92,7 +92,7 @@ class Detection(Task):
             evaluate=_evaluate,
         )
 
-    def predict(self, trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
+    def predict(self, trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:
         return _predict(trained, given, out)
 
 

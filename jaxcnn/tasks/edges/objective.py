@@ -1,4 +1,4 @@
-"""Boundaries: from label maps, by Sobel's filter, the loss that balances them, and how well they are found.
+"""Edges: boundaries of label maps, class-balanced loss, F-measure, thinning, and Sobel's filter as a baseline.
 
 A boundary map has one number a pixel, `(N, H, W)`: a label 1 (boundary), 0 (none) or -1 (ignored), a score 0 to 1.
 """
@@ -27,9 +27,8 @@ Array = jax.Array
 def between(labels: np.ndarray) -> np.ndarray:
     """The boundaries between the classes of a label map, one pixel wide.
 
-    A pixel is a boundary where its class differs from that of its right or of its lower neighbour. Where -1 (void) is
-    next to a pixel, above, below, left or right, or is its own label, nobody knows what ends there: the pixel is
-    ignored, unless it is also a boundary between two classes.
+    A pixel is a boundary if its class differs from that of its right or lower neighbour. A pixel that is void (-1), or
+    has a void neighbour above, below, left or right, is ignored, unless it is a boundary between two classes.
 
     Args:
       labels: integer classes `(..., H, W)`, -1 for void.
@@ -57,12 +56,12 @@ def _cut(axis: int, part: slice) -> tuple[Any, ...]:
 
 @per_example
 def class_balanced_cross_entropy(outputs: Array, labels: Array) -> Array:
-    """The cross-entropy in which boundaries, however rare, weigh as much as all that is none.
+    """The class-balanced cross-entropy: boundaries and all other pixels have equal weight.
 
     -beta sum over boundaries of log p - (1 - beta) sum over the others of log(1 - p), divided by the number of pixels,
     with p = sigmoid(outputs) and beta the share of an image's pixels that are no boundary.
 
-    Ignored pixels count nowhere. An image without any boundary, or with nothing else, has a loss of 0.
+    Ignored pixels do not count. An image without any boundary, or with nothing else, has a loss of 0.
 
     Args:
       outputs: logits `(N, H, W)`.
@@ -92,7 +91,7 @@ def class_balanced_cross_entropy(outputs: Array, labels: Array) -> Array:
 
 
 def _checked(outputs: Any, labels: Any, distance: float | None = None) -> float:
-    """The distance, in pixels, when outputs and labels belong together."""
+    """Checks outputs and labels; returns the distance in pixels."""
     if outputs.ndim != 3 or outputs.shape != labels.shape:
         raise UserError(f"outputs {outputs.shape} and labels {labels.shape} should both be (N, H, W)")
     if not isinstance(labels, jax.core.Tracer) and not np.isin(known := np.asarray(labels), (-1, 0, 1)).all():
@@ -108,7 +107,7 @@ def _checked(outputs: Any, labels: Any, distance: float | None = None) -> float:
 
 
 def boundary_f(distance: float | None = None, thresholds: int = 99) -> Summed:
-    """A measure of a network's logits: the F, precision and recall of the boundaries at the best threshold for the set.
+    """A metric of logits: F, precision and recall of the boundaries at the best threshold for the dataset.
 
     F = 2 P R / (P + R), the ODS of the BSDS benchmark, of counts over all images; see `matches`.
 
@@ -129,7 +128,7 @@ def boundary_f(distance: float | None = None, thresholds: int = 99) -> Summed:
 
 
 def spaced(count: int) -> np.ndarray:
-    """So many thresholds, evenly spaced inside 0 to 1: k / (count + 1) for k = 1, ..., count."""
+    """`count` thresholds, evenly spaced inside 0 to 1: k / (count + 1) for k = 1, ..., count."""
     return np.arange(1, count + 1, dtype=np.float32) / (count + 1)
 
 
@@ -141,8 +140,8 @@ def matches(
 
     The scores are thinned first (`thin`). Predicted are the pixels that then have at least the threshold. A prediction
     is right where some true boundary pixel is no further away than `distance`, and a true pixel is found where some
-    prediction is no further away: each looks for a partner by itself, and several may have the same one. That is quick,
-    can be done in a training step, and is kind to what is drawn at random: see `one_to_one`.
+    prediction is no further away: each is matched separately, and several may have the same partner. That is fast
+    enough for a training step, but overrates random predictions: see `one_to_one`.
 
     Args:
       scores: `(N, H, W)`, 0 to 1. A score of 0, as a thinned-out pixel has, is never a prediction.
@@ -175,7 +174,7 @@ def matches(
 def _at_least(levels: Array, values: Array, counted: Array) -> Array:
     """How many of the counted pixels `(N, H, W)` have at least each of the ascending levels: `(N, T)`."""
     n = len(values)
-    reached = jnp.searchsorted(levels, values.reshape(n, -1), side="right")  # so many levels
+    reached = jnp.searchsorted(levels, values.reshape(n, -1), side="right")  # the number of levels reached
     exactly = jnp.zeros((n, len(levels) + 1)).at[jnp.arange(n)[:, None], reached].add(counted.reshape(n, -1))
     return jnp.cumsum(exactly[:, :0:-1], 1)[:, ::-1]
 
@@ -188,16 +187,17 @@ def one_to_one(
 ) -> dict[str, np.ndarray]:
     """The counts of `matches` when each true pixel is the partner of one prediction at most, as in the BSDS benchmark.
 
-    Of predictions and true pixels no further apart than `distance`, as many pairs are made as can be, each pixel in one
-    of them at most; so a second line beside a boundary, and lines all over an image, are wrong. Arguments and counts as
-    in `matches`; `right` and `found` are the same number. It takes some hundredths of a second an image and threshold.
+    Predictions and true pixels at most `distance` from each other are matched in as many pairs as possible, each pixel
+    in one of them at most; so a second line beside a boundary, and lines all over an image, are wrong. Arguments and
+    counts as in `matches`; `right` and `found` are the same number. It takes some hundredths of a second per image and
+    threshold.
 
     Against the benchmark: it assigns at the least total distance, and so leaves a pair out here and there, and thins
     what has reached a threshold once more.
 
     Source: Martin, Fowlkes and Malik (2004), appendix B.
     """
-    from scipy.sparse import csgraph, csr_matrix  # a third of a second, for this alone
+    from scipy.sparse import csgraph, csr_matrix  # imported here: it takes a third of a second
 
     distance = _checked(scores, labels, distance)
     labels = np.asarray(labels)

@@ -1,9 +1,8 @@
-"""Whether a boundary between two things runs through each pixel."""
+"""The task of edges: the boundaries between things, for each pixel."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,26 +13,22 @@ from jaxcnn.format import printable
 from jaxcnn.losses import every_output
 from jaxcnn.runs.primary import Primary
 from jaxcnn.runs.recipe import Recipe
-from jaxcnn.runs.trained import Trained
+from jaxcnn.runs.trained import TrainedModel
 from jaxcnn.tasks.edges import objective as boundaries
-from jaxcnn.tasks.files import read, stems, write_image
+from jaxcnn.tasks.files import outputs_at_own_size, write_image
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.tasks.segmentation.objective import flip
 from jaxcnn.tasks.task import Data, Facts, Row, Task
 
 
-def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
-    """For each image `NAME-boundaries.png`: the darker a pixel, the likelier a boundary runs through it."""
+def _predict(trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:
+    """Writes `NAME-boundaries.png` for each image: the darker a pixel, the more probable a boundary."""
 
-    @functools.partial(jax.jit, static_argnums=2)
-    def scores_of(params: Any, images: Any, preprocess: Any) -> Any:
-        logits = trained.model.apply(params, trained.model_state, preprocess(images))[0]
+    def scores_of(logits: Any) -> Any:
         return jax.nn.sigmoid(logits[0] if isinstance(logits, tuple) else logits)
 
     rows = []
-    for name, file in zip(stems(given), given, strict=True):
-        image, preprocess, note = read(trained, file)
-        scores = scores_of(trained.params, image[None], preprocess)
+    for file, name, note, image, scores in outputs_at_own_size(trained, given, scores_of):
         share = float((boundaries.thin(scores) >= 0.5).mean())
         drawn = out / f"{name}-boundaries.png"
         write_image(drawn, boundaries.picture(scores[0]))
@@ -62,7 +57,7 @@ class Edges(Task):
         return dataclasses.replace(found, labels=boundaries.between(found.labels), classes=())
 
     def model_options(self, recipe: Recipe, train: Data) -> dict[str, Any]:
-        return {"norm": True}  # a VGG-16 hardly learns from random weights without
+        return {"norm": True}  # without it, a VGG-16 hardly learns from random weights
 
     def objective(self, recipe: Recipe, facts: Facts) -> Objective:
         return Objective(
@@ -73,7 +68,7 @@ class Edges(Task):
             augment=None if recipe.augment == "none" else flip,
         )
 
-    def predict(self, trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
+    def predict(self, trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:
         return _predict(trained, given, out)
 
 

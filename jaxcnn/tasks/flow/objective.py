@@ -1,7 +1,7 @@
-"""Optical flow: images moved by known flows, how far a flow is from the truth, its picture, its files.
+"""Optical flow: images warped by known flows, the end-point error, pictures and .flo files.
 
 A flow `(N, H, W, 2)` says for each pixel of a first image where it is in a second one: (dx, dy) in pixels, columns and
-rows, with second(x + dx, y + dy) = first(x, y). NaN stands where nobody knows.
+rows, with second(x + dx, y + dy) = first(x, y). NaN marks an unknown flow.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from jaxcnn.ops.precision import wide
 Array = jax.Array
 
 WEIGHTS = (0.005, 0.01, 0.02, 0.08, 0.32)
-"""Of the losses at FlowNet's five scales, finest first: those of its authors' training."""
+"""Weights of the losses at FlowNet's five scales, finest first, from its authors' training."""
 
 
 # --- loss and measure --------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def moved(second: Array | np.ndarray, flow: Array | np.ndarray) -> tuple[Array, 
 def moving(largest: float = 8.0, grid: int = 4) -> Joint:
     """An augmentation: each pair's second image stays, and a new random flow makes a new first image and label.
 
-    So every step sees motions that were never seen. Arguments as in `random_flows`.
+    So each step trains on new motions. Arguments as in `random_flows`.
     """
 
     def both(inputs: tuple[Array, Array], labels: Array, key: Array) -> tuple[tuple[Array, Array], Array]:

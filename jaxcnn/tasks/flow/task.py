@@ -16,7 +16,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.format import printable
 from jaxcnn.runs.primary import Primary
 from jaxcnn.runs.recipe import Recipe
-from jaxcnn.runs.trained import Trained
+from jaxcnn.runs.trained import TrainedModel
 from jaxcnn.tasks.files import stems, write_image
 from jaxcnn.tasks.flow import objective as flow
 from jaxcnn.tasks.objective import Objective
@@ -25,8 +25,8 @@ from jaxcnn.tasks.task import Data, Facts, Row, Task
 _SEEDS = {"train": 0, "validation": 1_000_000, "test": 2_000_000}
 
 
-def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
-    """For each pair of images `NAME-flow.png`, in Middlebury's colours, and `NAME.flo`, NAME being the first's."""
+def _predict(trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:
+    """Writes `NAME-flow.png`, in Middlebury's colours, and `NAME.flo` for each pair; NAME is the first image's."""
     if not given or len(given) % 2:
         raise UserError(f"flow is between two images: expected pairs of files, FIRST SECOND ..., got {len(given)}")
 
@@ -85,7 +85,7 @@ class Flow(Task):
             augment=None if recipe.augment == "none" else flow.moving(),
         )
 
-    def predict(self, trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
+    def predict(self, trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:
         return _predict(trained, given, out)
 
 

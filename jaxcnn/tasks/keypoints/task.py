@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxcnn.atomic import put
 from jaxcnn.data.images import read_image
 from jaxcnn.format import printable
 from jaxcnn.inspect.plots import plain
 from jaxcnn.runs.primary import Primary
 from jaxcnn.runs.recipe import Recipe
-from jaxcnn.runs.trained import Trained
-from jaxcnn.tasks.files import stems
+from jaxcnn.runs.trained import TrainedModel
+from jaxcnn.tasks.files import stems, write_figure
 from jaxcnn.tasks.keypoints.objective import distance, squared_distance, within
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.tasks.task import Facts, Row, Task
@@ -39,8 +37,8 @@ class Keypoints(Task):
             higher_is_better=self.metric.higher_is_better,
         )
 
-    def predict(self, trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
-        """For each image `NAME-points.png`, with the points drawn in, and their (x, y) in its own pixels."""
+    def predict(self, trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:
+        """Writes `NAME-points.png` for each image, with the points; the rows have (x, y) in pixels of the file."""
         height, width, channels = trained.config["inputs"][0]
         rows: list[Row] = []
         for name, file in zip(stems(given), given, strict=True):
@@ -48,7 +46,7 @@ class Keypoints(Task):
             found = np.asarray(trained.outputs(read_image(file, channels, (height, width))[None]))[0]
             points = found * [whole.shape[1] / width, whole.shape[0] / height]
             picture = out / f"{name}-points.png"
-            put(picture, partial(draw(whole, points, trained.classes).savefig, format="png", dpi=120))
+            write_figure(picture, draw(whole, points, trained.classes))
             places = {c: [round(float(v), 2) for v in p] for c, p in zip(trained.classes, points, strict=True)}
             text = ", ".join(f"{printable(c)} ({x:.1f}, {y:.1f})" for c, (x, y) in places.items())
             rows.append({

@@ -1,7 +1,7 @@
-"""What belongs to labels that are pictures: loss, measures, augmentation, and the coloured mask.
+"""Semantic segmentation: loss, metrics, augmentation, and coloured masks.
 
-A label map is int32 `(N, H, W)`, classes 0 to K - 1, and -1 ("void") for pixels that are neither learned from nor
-counted.
+A label map is int32 `(N, H, W)`, classes 0 to K - 1, and -1 ("void") for pixels that count neither in the loss
+nor in the metrics.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _check(outputs: Any, labels: Any) -> None:
 
 
 def median_frequency(labels: np.ndarray, classes: int, power: float = 1.0) -> np.ndarray:
-    """Weights of the classes by how rare they are: median frequency / frequency, `(classes,)`, float32.
+    """Class weights by median frequency balancing: median frequency / frequency, `(classes,)`, float32.
 
     The frequency of a class is its share of the labelled pixels of those images in which it occurs. A class that does
     not occur has the weight 1.

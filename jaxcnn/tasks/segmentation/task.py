@@ -7,37 +7,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from jaxcnn.atomic import put
 from jaxcnn.data.augment import colour, compose
 from jaxcnn.format import printable
 from jaxcnn.losses import every_output
 from jaxcnn.runs.primary import Primary
 from jaxcnn.runs.recipe import Recipe
-from jaxcnn.runs.trained import Trained
-from jaxcnn.tasks.files import read, stems, write_image
+from jaxcnn.runs.trained import TrainedModel
+from jaxcnn.tasks.files import outputs_at_own_size, write_figure, write_image
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.tasks.segmentation import objective as segmentation
 from jaxcnn.tasks.task import Data, Facts, Row, Task
 
 
-def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
-    """For each image `NAME-mask.png`, the classes' colours beside the image, and `NAME-labels.png`, their numbers."""
-
-    @functools.partial(jax.jit, static_argnums=2)
-    def labels_of(params: Any, images: Any, preprocess: Any) -> Any:
-        return trained.model.apply(params, trained.model_state, preprocess(images))[0].argmax(-1)
-
+def _predict(trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:
+    """Writes `NAME-mask.png`, coloured classes next to the image, and `NAME-labels.png`, class numbers, for each."""
     rows = []
-    for name, file in zip(stems(given), given, strict=True):
-        image, preprocess, note = read(trained, file)
-        labels = np.asarray(labels_of(trained.params, image[None], preprocess))[0]
+    for file, name, note, image, found in outputs_at_own_size(trained, given, lambda logits: logits.argmax(-1)):
+        labels = np.asarray(found)[0]
         picture, numbers = out / f"{name}-mask.png", out / f"{name}-labels.png"
         masks = {"image": image[None], "classes": labels[None]}
         drawn = segmentation.figure(masks, trained.classes, image[None], 0.6)
-        put(picture, functools.partial(drawn.savefig, format="png", dpi=120))
+        write_figure(picture, drawn)
         write_image(numbers, labels.astype(np.uint8))
         shares = np.bincount(labels.ravel(), minlength=len(trained.classes)) / labels.size
         order = [k for k in np.argsort(-shares, kind="stable") if shares[k] > 0]
@@ -54,7 +46,7 @@ def _predict(trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
 
 
 class Segmentation(Task):
-    """A class for each pixel; rare classes count by the square root of how rare they are."""
+    """A class for each pixel; classes are weighted by the square root of median frequency balancing."""
 
     name = "segmentation"
     about = "a class for each pixel"
@@ -82,10 +74,10 @@ class Segmentation(Task):
         facts = super().recorded(config)
         if "class_weights" in facts:
             return facts
-        recipe = Recipe.of(config)  # of an earlier version: the weights are counted again
+        recipe = Recipe.of(config)  # a run of an earlier version: the weights are computed again
         return {**facts, **self.facts(recipe, self.load(recipe, "train"))}
 
-    def predict(self, trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
+    def predict(self, trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:
         return _predict(trained, given, out)
 
 

@@ -1,9 +1,8 @@
-"""Questions about a picture, answered."""
+"""Answers to questions about a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.atomic import put
 from jaxcnn.data.datasets.clevr import SIZE, draw, encode_questions, scenes
 from jaxcnn.data.images import read_image
 from jaxcnn.data.text import Vocabulary
@@ -21,14 +19,14 @@ from jaxcnn.format import printable
 from jaxcnn.inspect.plots import Figure, plain
 from jaxcnn.runs.primary import ACCURACY
 from jaxcnn.runs.recipe import Recipe
-from jaxcnn.runs.trained import Trained
-from jaxcnn.tasks.files import stems
+from jaxcnn.runs.trained import TrainedModel
+from jaxcnn.tasks.files import stems, write_figure
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.tasks.task import Data, Facts, Row, Task
 
 
 def right(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """1 where a question is answered rightly: `(N, Q, classes), (N, Q) -> (N, Q)`."""
+    """1 where a question is answered correctly: `(N, Q, classes), (N, Q) -> (N, Q)`."""
     return (outputs.argmax(-1) == labels).astype(jnp.float32)
 
 
@@ -37,7 +35,7 @@ METRICS = {
     "plain": per_example(lambda outputs, labels: right(outputs, labels)[:, : labels.shape[1] // 2].mean(1)),
     "relational": per_example(lambda outputs, labels: right(outputs, labels)[:, labels.shape[1] // 2 :].mean(1)),
 }
-"""The share of right answers, to all questions and to either sort (`sort_of_clevr` has the plain ones first)."""
+"""The share of correct answers: to all, plain and relational questions (`sort_of_clevr` has the plain ones first)."""
 
 
 def picture(image: np.ndarray, lines: Sequence[str]) -> Figure:
@@ -50,10 +48,10 @@ def picture(image: np.ndarray, lines: Sequence[str]) -> Figure:
     return figure
 
 
-def predict(trained: Trained, given: Sequence[str], out: Path) -> list[dict[str, Any]]:
+def predict(trained: TrainedModel, given: Sequence[str], out: Path) -> list[dict[str, Any]]:
     """The answer to each question: `IMAGE QUESTION [QUESTION ...] [IMAGE QUESTION ...]`.
 
-    `scene:7` in place of a file is the scene of seed 7. A file of another size is resized to 75x75.
+    `scene:7` instead of a file is the scene of seed 7. A file of another size is resized to 75x75.
     """
     words = Vocabulary(tuple(trained.config["extra"]["vocabulary"]))
     asked: list[tuple[str, np.ndarray, list[str]]] = []
@@ -83,7 +81,7 @@ def predict(trained: Trained, given: Sequence[str], out: Path) -> list[dict[str,
                 "text": f"{printable(name)}: {line}", "image": name, "question": question,
                 "answer": trained.classes[best], "probability": float(chance[best]), "picture": str(file),
             })  # fmt: skip
-        put(file, partial(picture(image, lines).savefig, format="png", dpi=120))
+        write_figure(file, picture(image, lines))
     return rows
 
 
@@ -112,7 +110,7 @@ class QuestionAnswering(Task):
     def objective(self, recipe: Recipe, facts: Facts) -> Objective:
         return Objective(metrics=METRICS, primary=self.metric.primary, higher_is_better=self.metric.higher_is_better)
 
-    def predict(self, trained: Trained, given: Sequence[str], out: Path) -> list[Row]:
+    def predict(self, trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:
         return predict(trained, given, out)
 
 
