@@ -86,15 +86,15 @@ class Run:
         return f"Run({str(self.path)!r})"
 
     def move(self, path: str | Path) -> None:
-        """Gives the folder, which is not there yet, its name."""
+        """Sets the path of the folder, which does not exist yet."""
         self.path = Path(path).expanduser().absolute()
         self.checkpoints.path = self.path / "checkpoints"
 
     def looked_at(self) -> Run:
-        """The folder, after a look: a new one may not hold anything, one to be resumed has to be a run.
+        """Checks the folder: a new one must be empty, a resumed one must be a run.
 
         Raises:
-          UserError: when that is not so.
+          UserError: if it is not.
         """
         if self.resume:
             Run.open(self._given)
@@ -104,10 +104,10 @@ class Run:
 
     @staticmethod
     def new(path: str | Path, **settings: Any) -> Run:
-        """A folder for `make` to make; an empty one that is there is taken.
+        """A folder that `make` will create; it may exist if it is empty.
 
         Raises:
-          UserError: when it is there and not empty, or cannot be looked into.
+          UserError: if it is not empty, or cannot be read.
         """
         return Run(path, **settings).looked_at()
 
@@ -131,11 +131,11 @@ class Run:
             )
 
     def make(self) -> None:
-        """Makes the folder, and takes it for this process.
+        """Makes the folder and locks it for this process.
 
         Raises:
-          TrainingError: when it cannot be made.
-          UserError: when another process was quicker.
+          TrainingError: if it cannot be made.
+          UserError: if another process was faster.
         """
         with on_disk(f"the run folder {self.path} cannot be made"):
             if self._numbered is None:
@@ -162,7 +162,7 @@ class Run:
         """The folder of an earlier run.
 
         Raises:
-          UserError: when it is not there, or is no run.
+          UserError: if it does not exist or is not a run.
         """
         run = Run(path)
         try:
@@ -178,11 +178,11 @@ class Run:
     # --- one process at a time
 
     def take(self) -> None:
-        """Takes the folder for this process, until `release`.
+        """Locks the folder for this process, until `release`.
 
         Raises:
-          UserError: when another process has it.
-          TrainingError: when that cannot be written.
+          UserError: if another process holds the lock.
+          TrainingError: if the lock cannot be written.
         """
         if self._lock is None:
             with on_disk(f"the run folder {self.path} cannot be locked"):
@@ -192,7 +192,7 @@ class Run:
                     part.unlink(missing_ok=True)
 
     def release(self) -> None:
-        """Gives the folder back."""
+        """Unlocks the folder."""
         taken, self._lock = self._lock, None
         if taken is not None:
             taken.release()
@@ -209,7 +209,7 @@ class Run:
 
     @property
     def pictured(self) -> bool:
-        """Whether its pictures were made, which come after its result."""
+        """Whether the pictures were drawn, which come after result.json."""
         return (self.path / LAST).is_file()
 
     def begin(self, config: Mapping[str, Any]) -> None:
@@ -219,7 +219,7 @@ class Run:
         self._belongs = self._asked()
 
     def write(self, name: str, value: Mapping[str, Any]) -> None:
-        """Writes a JSON file as a whole or not at all."""
+        """Writes a JSON file completely or not at all."""
         self.put(name, json.dumps(value, indent=2) + "\n")
 
     def write_metrics(self, history: list[Record]) -> None:
@@ -241,15 +241,15 @@ class Run:
         """Writes a checkpoint in the background.
 
         Args:
-          progress: what a resumed run has to know beside the state; JSON.
-          best: the variables of the best epoch, where they are not the state's.
+          progress: what a resumed run needs in addition to the state; JSON.
+          best: the variables of the best epoch, if they are not the state's.
         """
         arrays = _plain(state)
         if best is not None:
             arrays["best"] = {"params": best[0], "model_state": best[1]}
         self._belongs = self._belongs or self._asked()
-        apart = {"best_apart": best is not None, "config": self._belongs}
-        self.checkpoints.save(int(state.step), arrays, {**progress, **apart})
+        belongs = {"best_apart": best is not None, "config": self._belongs}
+        self.checkpoints.save(int(state.step), arrays, {**progress, **belongs})
 
     def restore(self, like: State) -> tuple[State, tuple[Any, Any], Progress] | None:
         """State, best variables and progress of the newest checkpoint; None where there is none yet.
@@ -274,13 +274,13 @@ class Run:
         return self.checkpoints.newest(read)
 
     def check(self, weights: bool = False) -> None:
-        """Whether config.json is that of the newest checkpoint, where there is one.
+        """Checks that config.json is that of the newest checkpoint, if there is one.
 
         Args:
-          weights: whether there has to be one, of an epoch that has ended.
+          weights: whether a checkpoint of a completed epoch is required.
 
         Raises:
-          UserError: when it is not, or all checkpoints are damaged.
+          UserError: if it is not, or all checkpoints are damaged.
         """
 
         def read(folder: Path, progress: Progress) -> bool:
@@ -332,7 +332,7 @@ def _is_left(path: Path) -> bool:
 
 
 def variables(state: State) -> tuple[Any, Any]:
-    """The parameters that are measured and kept, the averaged ones if there are such, and the model's state."""
+    """The parameters that are evaluated and kept (averaged, if an average is kept), and the model's state."""
     return _averaged(state), state.model_state
 
 
@@ -341,7 +341,7 @@ def _averaged(state: State) -> Any:
 
 
 def _read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """The arrays of a checkpoint, also of one that was written before skipped steps were counted."""
+    """The arrays of a checkpoint, also of one from before skipped steps were counted."""
     try:
         return read_like(folder, wanted)
     except UserError:

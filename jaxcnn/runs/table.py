@@ -69,22 +69,22 @@ class RunSummary:
 
     @property
     def process(self) -> lock.Owner | None:
-        """The process that trains it, where one does."""
+        """The process that is training the run, or None."""
         return self.owner if self.locked in ("held", "unknown") else None
 
     @property
     def primary(self) -> Primary:
-        """The figure that chose the best epoch."""
+        """The metric that chose the best epoch."""
         return primary_in(self.config, *self.history[:1])
 
     @property
     def measure(self) -> Primary:
-        """The figure that the run is compared by: the one that chose, unless the test data were given another one."""
+        """The metric that compares the run: the one that chose the best epoch, unless the test data have another."""
         tested = self.config.get("tested")
         return primary_in(tested if isinstance(tested, dict) else self.config, *self.history[:1], self.result or {})
 
     def row(self) -> Record:
-        """The figures of the run; None stands for what is not known.
+        """The metrics of the run; None for an unknown value.
 
         What was measured on the validation data is the best epoch's, on the test data the complete run's. `measure` is
         the name of the figure that `validation` and `test` give: `accuracy`; `mean_iou` where each pixel has a class.
@@ -132,7 +132,7 @@ def find(paths: Iterable[str | Path]) -> list[RunSummary]:
     """The runs at these paths: each is a run, or a folder with runs below it. Folders that are none are passed over.
 
     Raises:
-      UserError: for a path that is not there, or has no run.
+      UserError: if a path does not exist or has no run.
     """
     found: dict[Path, RunSummary] = {}
     for given in paths:
@@ -298,7 +298,7 @@ def _state(row: Record) -> str:
 
 
 def _short(value: Any) -> str:
-    """A setting in a few letters; of a path its end."""
+    """A setting, shortened; the last part of a path."""
     if value is None:
         return "-"
     text = value.rstrip("/").rpartition("/")[2] if isinstance(value, str) else json.dumps(value)

@@ -221,7 +221,7 @@ _CAMVID = ((128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 4
 
 
 def palette(classes: Sequence[str]) -> np.ndarray:
-    """A colour for each class, and black for void behind them: `(K + 1, 3)`, uint8.
+    """A colour for each class, then black for void: `(K + 1, 3)`, uint8.
 
     CamVid's classes have the colours that are usual for them; others those of Pascal VOC's palette, without its black.
     """
