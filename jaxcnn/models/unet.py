@@ -139,7 +139,8 @@ def resnet_unet(
     maps = ("relu1", "layer1", "layer2", "layer3", "layer4")
 
     def forward(net: core.Net, image: jax.Array) -> jax.Array:
-        left = list(net.encoder(image).values())
+        found = net.encoder(image)
+        left = [found[name] for name in maps]  # by name: JAX sorts the keys of a dict
         x = left.pop()
         for stage in range(1, 6):
             size = left[-1].shape[1:3] if left else image.shape[1:3]
