@@ -6,6 +6,7 @@ LeCun et al. (1998) report a test error of 0.95 % without distorted images and 0
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -33,25 +34,13 @@ def lenet_mnist(
       augment: affine for small random shifts, rotations, scalings and shears, or none.
       activation: activation of the hidden layers.
     """
-    everything, test = (cnn.data.load(data, split, data_dir) for split in ("train", "test"))
-    train, val = everything.hold_out(validation) if validation else (everything, None)
-    model = cnn.models.lenet5(activation={"tanh": cnn.tanh, "relu": cnn.relu}[activation])
-    preprocess = cnn.data.Preprocess.of(train.images, (32, 32))
-    steps = epochs * (len(train) // batch_size)
+    recipe = cnn.train.Recipe(
+        "lenet5", data, data_dir=data_dir, options=f"activation={activation}", epochs=epochs, batch_size=batch_size,
+        lr=lr, weight_decay=weight_decay, validation=validation, augment=augment,
+    )  # fmt: skip
     rows, errors = [], []
     for seed in range(first_seed, first_seed + seeds):
-        result = cnn.train.fit(
-            model,
-            train,
-            cnn.train.Objective(augment=cnn.data.affine() if augment == "affine" else None, preprocess=preprocess),
-            validation=val,
-            test=test,
-            epochs=epochs,
-            batch_size=batch_size,
-            optimizer=cnn.train.make_optimizer("adam", lr, "cosine", steps, weight_decay),
-            seed=seed,
-            show=False,
-        ).result
+        result = cnn.train.train(replace(recipe, seed=seed), show=False).result
         errors.append(100 * (1 - result["test_accuracy"]))
         rows.append([seed, f"{100 * (1 - result['train_accuracy']):.2f} %", f"{errors[-1]:.2f} %",
                      f"{result['test_loss']:.4f}", result["best_epoch"], f"{result['seconds']:.0f}"])  # fmt: skip

@@ -7,7 +7,9 @@ from typing import Any
 
 from jax.nn import initializers
 
+from jaxcnn import layers
 from jaxcnn.core import Layer, Path, leaves
+from jaxcnn.errors import unknown
 from jaxcnn.layers import batch_norm, conv, relu
 from jaxcnn.layers.common import Initializer
 from jaxcnn.ops.geometry import Padding, Size
@@ -15,8 +17,25 @@ from jaxcnn.ops.geometry import Padding, Size
 he_fan_out = initializers.variance_scaling(2, "fan_out", "normal")
 """Normal weights with variance 2 / (F F K): He et al. (2015), equation 14, with fan-out as in torchvision."""
 
+ACTIVATIONS = ("relu", "tanh", "sigmoid", "gelu", "silu", "relu6", "hard_swish")
+"""Activations without settings, which a model's options may name."""
+
 uniform_fan_in = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """Uniform weights in +-1 / sqrt(fan-in): PyTorch's default."""
+
+
+def activation_of(given: Callable[..., Any] | str) -> Callable[..., Any]:
+    """An activation as it is, or the one of a name in `jaxcnn.layers`: `"relu"`.
+
+    Raises:
+      UserError: for another name.
+    """
+    if not isinstance(given, str):
+        return given
+    if given not in ACTIVATIONS:
+        raise unknown("activation", given, ACTIVATIONS)
+    found: Callable[..., Any] = getattr(layers, given)
+    return found
 
 
 def counted_names(model: Layer) -> Callable[[Path], str]:

@@ -13,16 +13,21 @@ import numpy as np
 from jaxcnn import core, ops
 from jaxcnn.layers import avg_pool, conv, dense, flatten, tanh
 from jaxcnn.layers.common import images, stateless
+from jaxcnn.models.blocks import activation_of
 from jaxcnn.models.registry import model
 
 
 @model("LeNet-5, the modern form (LeCun et al. 1998)", input=(32, 32, 1), fixed_size=True)
-def lenet5(classes: int = 10, activation: Callable[[jax.Array], jax.Array] = tanh) -> core.Layer:
+def lenet5(classes: int = 10, activation: Callable[[jax.Array], jax.Array] | str = tanh) -> core.Layer:
     """LeNet-5 as it is taught: `(N, 32, 32, C) -> (N, classes)` logits; 61,706 parameters for 10 classes of 32x32x1.
 
     Against the paper: every map of C3 sees all maps of S2; subsampling is an average without weights; C5 is a dense
     layer; the output is linear, for softmax cross-entropy. As in the paper, MNIST's 28x28 digits are padded to 32x32.
+
+    Args:
+      activation: of the hidden layers, a function or its name: `"relu"`, as `--options activation=relu` gives it.
     """
+    activation = activation_of(activation)
     return core.serial(
         conv1=conv(6, 5),
         act1=activation,

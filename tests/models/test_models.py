@@ -158,3 +158,12 @@ def test_a_model_that_cannot_be_made(tmp_path, name, options, says):
     (tmp_path / "notes.txt").write_text(OWN)
     with pytest.raises(UserError, match=says):
         models.make(name.format(tmp_path), 10, **options)
+
+
+def test_an_activation_has_a_name_on_the_command_line():
+    named, given = models.make("lenet5", activation="relu"), models.lenet5(activation=cnn.relu)
+    assert named.sublayers["act1"] == given.sublayers["act1"]
+    named, given = models.make("mlp", activation="gelu"), models.mlp(activation=cnn.gelu)
+    assert named.sublayers["act1"] == given.sublayers["act1"]
+    with pytest.raises(UserError, match="unknown activation 'rleu': did you mean relu"):
+        models.lenet5(activation="rleu")
