@@ -232,6 +232,7 @@ def make(out: Path) -> int:
     index += named
     for picture in [*(ROOT / "notebooks").glob("*.png"), *(ROOT / "notebooks").glob("*.jpg")]:
         shutil.copy(picture, out / "pictures")
+    shutil.copy(ROOT / "CITATION.cff", out)  # the README links to it
     (out / "index.html").write_text(written("Documentation", _home(cards, index), kind="page home"))
     shutil.copy(HERE / "site.js", out)
     styles = [
