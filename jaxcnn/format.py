@@ -54,6 +54,11 @@ def padded(text: str, columns: int, right: bool = False) -> str:
     return space + text if right else text + space
 
 
+def plural(count: int, noun: str) -> str:
+    """The noun for this number: `epoch` for 1, `epochs` for any other."""
+    return noun if count == 1 else f"{noun}s"
+
+
 def duration(seconds: float) -> str:
     """A duration in at most two units: `42s`, `3m07s`, `1h20m`."""
     seconds = round(seconds)

@@ -13,6 +13,7 @@ from jaxcnn.cli.common import say, shown
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.resume import process_of, recipe_of, resumed, same_in_all
 from jaxcnn.errors import Interrupted, UserError
+from jaxcnn.format import plural
 from jaxcnn.runs.recipe import Recipe
 from jaxcnn.signals import status_of
 
@@ -25,6 +26,7 @@ _PICTURES = ("curves.png", "confusion.png", "mistakes.png")
 
 def run_train(given: Train) -> None:
     from jaxcnn import devices
+    from jaxcnn.runs.writer import look
     from jaxcnn.train import Run
     from jaxcnn.train.train import prepare, task_of
 
@@ -40,7 +42,7 @@ def run_train(given: Train) -> None:
         recipe = recipe_of(given)
         if given.run is not None:
             folder = Run(given.run, **process.written())
-            folder.move(Path(devices.from_first(lambda: str(folder.looked_at().path))))
+            look(folder)  # before the data are loaded
     task = task_of(recipe)
     if given.resume and (outcome := devices.from_first(lambda: _complete(folder, task))) is not None:
         say(f"{folder.path} is complete: {outcome}")
@@ -52,10 +54,9 @@ def run_train(given: Train) -> None:
     if devices.first_process():
         on = f" on {work.devices.size} devices" if work.devices else ""
         parts = f"{len(work.train):,} {task.unit} to train on, {len(work.val or []):,} to validate"
-        planned = (
-            f"{len(work.test):,} to test; {_count(work.epochs, 'epoch')} of {_count(work.steps_per_epoch, 'step')}{on}"
-        )
-        say(f"{name.replace('-', ' on ')}: {parts}, {planned}", flush=True)
+        epochs, steps = work.epochs, work.steps_per_epoch
+        length = f"{epochs} {plural(epochs, 'epoch')} of {steps} {plural(steps, 'step')}{on}"
+        say(f"{name.replace('-', ' on ')}: {parts}, {len(work.test):,} to test; {length}", flush=True)
     try:
         fitted = work.fit(folder)
     except KeyboardInterrupt as stop:
@@ -67,10 +68,6 @@ def run_train(given: Train) -> None:
         say(_outcome(fitted.result, task) + f" ({time.monotonic() - began:.0f} s)")
         pictures = [name for name in _PICTURES if (folder.path / name).exists()]
         say(f"{shown(folder.path)}: {', '.join(pictures)}, result.json, checkpoints")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _name(recipe: Recipe) -> str:

@@ -218,13 +218,13 @@ def _as_option(name: str, value: Any) -> Any:
     return value
 
 
-def check_types(values: Mapping[str, Any], where: str, of: type = Recipe) -> None:
+def check_types(values: Mapping[str, Any], where: str) -> None:
     """Checks that values have the types of the fields of these names.
 
     Raises:
       UserError: for the first one that has not.
     """
-    for name, expected in typing.get_type_hints(of).items():
+    for name, expected in typing.get_type_hints(Recipe).items():
         kinds = [expected] if typing.get_origin(expected) is None else list(typing.get_args(expected))
         if name in values and not any(_has_type(values[name], kind) for kind in kinds):
             said = re.sub(r"<class '(\w+)'>|typing\.|pathlib\._?l?o?c?a?l?\.?", r"\1", str(expected))

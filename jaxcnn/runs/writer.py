@@ -26,6 +26,15 @@ from jaxcnn.runs.primary import Primary
 from jaxcnn.runs.record import Record
 
 
+def look(folder: Run) -> None:
+    """Checks that a run can be begun, or resumed, in a folder: the first process does, and all take its path.
+
+    Raises:
+      UserError: if it cannot.
+    """
+    folder.move(from_first(lambda: str(folder.looked_at().path)))
+
+
 class RunWriter:
     """The folder of a run during training; a context in which this process holds the folder's lock.
 
@@ -44,9 +53,7 @@ class RunWriter:
 
     def __enter__(self) -> RunWriter:
         if self.folder is not None:
-            folder = self.folder
-            folder.path = Path(from_first(lambda: str(folder.looked_at().path)))
-            folder.move(folder.path)
+            look(self.folder)
         return self
 
     def __exit__(self, *_: object) -> None:

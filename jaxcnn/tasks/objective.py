@@ -90,6 +90,10 @@ class Objective:
             return self
         return dataclasses.replace(self, preprocess=usual_preprocess(data))
 
+    def kept(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """The figures of a test set: with `test_metrics`, only those that are finite."""
+        return {name: value for name, value in figures.items() if not self.test_metrics or np.isfinite(value)}
+
     def for_test(self) -> Objective:
         """The objective with the test metrics among its metrics."""
         if not self.test_metrics:

@@ -103,6 +103,11 @@ class Task:
         """What is minimized and measured."""
         raise NotImplementedError
 
+    def chosen(self, recipe: Recipe, objective: Objective) -> Objective:
+        """The objective with the task's `primary`, and without its augmentation if the recipe says none."""
+        augment = None if recipe.augment == "none" else objective.augment
+        return dataclasses.replace(objective, augment=augment, **dataclasses.asdict(self.primary))
+
     def optimizer(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
         """The optimizer, with the task's constraints on the parameters, such as a largest norm."""
         return optimizer
@@ -131,7 +136,7 @@ class Task:
         Raises:
           UserError: if the number of classes is not the network's.
         """
-        recipe = Recipe.of(trained.config, str(trained.config.get("run", "config.json")))
+        recipe = Recipe.of(trained.config, "config.json")
         found = self.load(dataclasses.replace(recipe, data=name, data_dir=data_dir), split)
         if len(found.classes) != len(trained.classes):
             raise UserError(f"{name} has {len(found.classes)} classes; the run has {len(trained.classes)}")

@@ -141,6 +141,14 @@ def make_evaluate(
     return evaluate
 
 
+def evaluated_by(data: Data, batch_size: int) -> dict[str, Any]:
+    """The arguments of `make_evaluate` for data that are trained on in batches of `batch_size`.
+
+    Images with one label each are evaluated in large batches; a label per pixel needs too much memory for that.
+    """
+    return {"batch_size": batch_size} if isinstance(data, Examples) else {}
+
+
 def evaluate(trained: TrainedModel, data: Data) -> dict[str, float]:
     """Evaluates a trained network: the metrics of its task, as `jaxcnn evaluate` prints them.
 
@@ -150,11 +158,8 @@ def evaluate(trained: TrainedModel, data: Data) -> dict[str, float]:
     task = tasks.find(config.get("task") or tasks.CLASSIFY)
     facts = task.recorded(config)
     objective = dataclasses.replace(task.evaluation(Recipe.of(config), facts), preprocess=trained.preprocess)
-    most = {"batch_size": config["batch_size"]} if isinstance(data, Examples) else {}
-    measure = make_evaluate(trained.model, objective.for_test(), **most)
-    figures = measure(trained.params, trained.model_state, data, keep=False).metrics
-    if objective.test_metrics:
-        figures = {name: value for name, value in figures.items() if np.isfinite(value)}
+    measure = make_evaluate(trained.model, objective.for_test(), **evaluated_by(data, config.get("batch_size", _BATCH)))
+    figures = objective.kept(measure(trained.params, trained.model_state, data, keep=False).metrics)
     if objective.evaluate is not None:
         figures = {**objective.evaluate(trained, data), **figures}
     return figures

@@ -28,7 +28,7 @@ from jaxcnn.runs.writer import RunWriter, pictures
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.train import agreement
 from jaxcnn.train.checks import check_data, check_settings, example_of, figures_of, outputs_of
-from jaxcnn.train.evaluate import Evaluation, make_evaluate
+from jaxcnn.train.evaluate import Evaluation, evaluated_by, make_evaluate
 from jaxcnn.train.optimizers import make_optimizer
 from jaxcnn.train.report import result_html, result_text
 from jaxcnn.train.step import TrainState, create_state, make_step
@@ -159,8 +159,7 @@ def fit(
             agree({**facts, "the program of a step": agreement.program(step, state, size, data, on)})
         _check_resumed(writer, config, scheduled, on)
         writer.begin(config)  # only now, so that a failed start leaves no folder
-        # Images with one label each are evaluated in large batches; a label per pixel needs too much memory for that.
-        most = {"batch_size": size} if isinstance(data, Examples) else {}
+        most = evaluated_by(data, size)
         evaluate = make_evaluate(model, objective, devices=on, **most)
         training = Training(
             model, objective, data, validation, primary, epochs, size, seed, patience, on, state, step, evaluate,
@@ -233,10 +232,7 @@ def _finished(training: Training, test: Any, evaluate: Callable[..., Evaluation]
             evaluate = make_evaluate(model, objective.for_test(), devices=training.devices, **most)
         with together():
             measured = evaluate(*training.devices.whole((params, model_state)), test)
-        result |= {
-            f"test_{name}": value for name, value in measured.metrics.items()
-            if not objective.test_metrics or np.isfinite(value)
-        }  # fmt: skip
+        result |= {f"test_{name}": value for name, value in objective.kept(measured.metrics).items()}
         if objective.evaluate is not None and first_process():
             trained = _trained(training)
             result |= {f"test_{name}": value for name, value in objective.evaluate(trained, test).items()}

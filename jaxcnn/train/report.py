@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, Protocol
 
-from jaxcnn.format import duration, printable, shortened
+from jaxcnn.format import duration, plural, printable, shortened
 from jaxcnn.metrics import name_of, shown
 
 _PARTS = {"train": "training", "validation": "validation", "test": "test"}
@@ -108,7 +108,7 @@ def _heading(name: str) -> str:
 
 
 def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+    return f"{count:,} {plural(count, what)}"
 
 
 def _row(tag: str, cells: Sequence[object]) -> str:

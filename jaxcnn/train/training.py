@@ -20,6 +20,7 @@ from jaxcnn.data.dataset import Dataset, Examples
 from jaxcnn.data.stream import prefetch
 from jaxcnn.devices import OneDevice, first_process, from_first, together
 from jaxcnn.errors import TrainingError, UserError
+from jaxcnn.format import plural
 from jaxcnn.ops import cpu
 from jaxcnn.runs.folder import variables
 from jaxcnn.runs.primary import Primary
@@ -264,7 +265,7 @@ class Training:
     def _ends(self) -> str:
         """Why the training ends early; empty if it does not. The same in all processes."""
         if self.patience is not None and self.history and self.primary.stalled(self.history, self.patience):
-            return f"no better validation for {self.patience} {'epoch' if self.patience == 1 else 'epochs'}"
+            return f"no better validation for {self.patience} {plural(self.patience, 'epoch')}"
         return from_first(lambda: self.place.stopped) if self.callbacks else self.place.stopped
 
     def _one_epoch(self, display: Display, stop: Stop) -> Record:

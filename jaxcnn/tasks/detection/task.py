@@ -84,13 +84,7 @@ class Detection(Task):
 
     def objective(self, recipe: Recipe, facts: Facts) -> Objective:
         augment = compose(detection.flip_boxes(), detection.sample_regions(positive=0.4, background=(0.0, 0.5)))
-        return Objective(
-            detection.multi_task(),
-            metrics={},
-            primary=self.primary.primary,
-            augment=None if recipe.augment == "none" else augment,
-            evaluate=_evaluate,
-        )
+        return self.chosen(recipe, Objective(detection.multi_task(), metrics={}, augment=augment, evaluate=_evaluate))
 
     def predict(self, trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:
         return _predict(trained, given, out)

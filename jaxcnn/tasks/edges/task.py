@@ -60,12 +60,13 @@ class Edges(Task):
         return {"norm": True}  # without it, a VGG-16 hardly learns from random weights
 
     def objective(self, recipe: Recipe, facts: Facts) -> Objective:
-        return Objective(
-            every_output(boundaries.class_balanced_cross_entropy),
-            metrics={"boundaries": boundaries.boundary_f()},
-            primary=self.metric.primary,
-            higher_is_better=self.metric.higher_is_better,
-            augment=None if recipe.augment == "none" else flip,
+        return self.chosen(
+            recipe,
+            Objective(
+                every_output(boundaries.class_balanced_cross_entropy),
+                metrics={"boundaries": boundaries.boundary_f()},
+                augment=flip,
+            ),
         )
 
     def predict(self, trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:

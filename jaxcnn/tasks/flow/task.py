@@ -77,12 +77,9 @@ class Flow(Task):
         return flow.moved_windows(frames.inputs, seed=_SEEDS[parse_split(split)[0]], name=frames.name)
 
     def objective(self, recipe: Recipe, facts: Facts) -> Objective:
-        return Objective(
-            flow.multi_scale(),
-            metrics={"end_point_error": flow.end_point_error},
-            primary=self.metric.primary,
-            higher_is_better=self.metric.higher_is_better,
-            augment=None if recipe.augment == "none" else flow.moving(),
+        return self.chosen(
+            recipe,
+            Objective(flow.multi_scale(), metrics={"end_point_error": flow.end_point_error}, augment=flow.moving()),
         )
 
     def predict(self, trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:

@@ -30,11 +30,9 @@ class Keypoints(Task):
     metric = Primary("distance", False)
 
     def objective(self, recipe: Recipe, facts: Facts) -> Objective:
-        return Objective(
-            squared_distance,
-            metrics={"distance": distance, "within_1": within(1), "within_2": within(2)},
-            primary=self.metric.primary,
-            higher_is_better=self.metric.higher_is_better,
+        return self.chosen(
+            recipe,
+            Objective(squared_distance, metrics={"distance": distance, "within_1": within(1), "within_2": within(2)}),
         )
 
     def predict(self, trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:

@@ -61,13 +61,14 @@ class Segmentation(Task):
     def objective(self, recipe: Recipe, facts: Facts) -> Objective:
         weights = np.array(facts["class_weights"], np.float32)
         augment = compose(segmentation.flip, segmentation.scaled_crop(), colour(0.2, 0.2, 0.2))
-        return Objective(
-            every_output(functools.partial(segmentation.cross_entropy, weights=weights), 0.5),  # auxiliary heads
-            metrics=segmentation.measures(),
-            primary=self.metric.primary,
-            higher_is_better=self.metric.higher_is_better,
-            augment=None if recipe.augment == "none" else augment,
-            test_metrics=segmentation.measures(facts["classes"]),
+        return self.chosen(
+            recipe,
+            Objective(
+                every_output(functools.partial(segmentation.cross_entropy, weights=weights), 0.5),  # auxiliary heads
+                metrics=segmentation.measures(),
+                augment=augment,
+                test_metrics=segmentation.measures(facts["classes"]),
+            ),
         )
 
     def recorded(self, config: Mapping[str, Any]) -> Facts:

@@ -102,11 +102,7 @@ class Text(Task):
         return {"vocabulary": len(train.extra["vocabulary"]), "embedding": 128}
 
     def objective(self, recipe: Recipe, facts: Facts) -> Objective:
-        return Objective(
-            primary=self.metric.primary,
-            higher_is_better=self.metric.higher_is_better,
-            augment=None if recipe.augment == "none" else drop_words(0.1),
-        )
+        return self.chosen(recipe, Objective(augment=drop_words(0.1)))
 
     def optimizer(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
         return optax.chain(optimizer, max_norm(3.0, "fc"))

@@ -108,7 +108,7 @@ class QuestionAnswering(Task):
         return {"vocabulary": len(train.extra["vocabulary"])}
 
     def objective(self, recipe: Recipe, facts: Facts) -> Objective:
-        return Objective(metrics=METRICS, primary=self.metric.primary, higher_is_better=self.metric.higher_is_better)
+        return self.chosen(recipe, Objective(metrics=METRICS))
 
     def predict(self, trained: TrainedModel, given: Sequence[str], out: Path) -> list[Row]:
         return predict(trained, given, out)
