@@ -24,6 +24,7 @@ from jax.nn import initializers
 
 import jaxcnn as cnn
 from experiments.common import images, machine, main, percent, table
+from jaxcnn.data.augment import augmented
 
 PATCHES = 5000  # images whose patches are whitened
 BIAS_EPOCHS = 3  # in which the bias behind the whitened patches learns
@@ -38,7 +39,7 @@ def cifar10(
     """Trains the network and prints its test accuracy, with one and with six views of each image.
 
     Args:
-      data: cifar10, or other images of 32x32 pixels.
+      data: cifar10, or other small images.
       data_dir: where cifar10 lies.
       examples: train on this number of images only; all when not given.
       widths: filters of the three stages.
@@ -56,7 +57,7 @@ def cifar10(
     train, test = images(data, data_dir, examples)
     batch_size = min(batch_size, len(train))
     per_epoch = len(train) // batch_size
-    model = network(len(train.classes), widths)
+    model = network(len(train.classes), widths, channels=train.images.shape[-1])
     if bfloat16:
         model = cnn.transforms.mixed_precision(model)
     loss = functools.partial(cnn.losses.softmax_cross_entropy, smoothing=smoothing)
@@ -93,11 +94,11 @@ def cifar10(
         plain, six = map(float, accuracies(state.params, state.model_state, seen, truth))
         rows.append((plain, six, time.perf_counter() - began))
         print(f"seed {own}: {percent(plain)}, by six views {percent(six)}, {rows[-1][2]:.1f} s", flush=True)
-    plain, six = (percent([row[i] for row in rows]) for i in (0, 1))
+    figures = [percent([row[i] for row in rows]) for i in (0, 1)]
     print(f"\n{data}, {len(train):,} training and {len(test):,} test images, {epochs} epochs in batches of "
           f"{batch_size} ({machine()})")  # fmt: skip
     median = f"{statistics.median(row[2] for row in rows):.1f}"
-    print(table(["test accuracy", "by six views", "seconds, median"], [[plain, six, median]]))
+    print(table(["test accuracy", "by six views", "seconds, median"], [[*figures, median]]))
 
 
 # --- the network -------------------------------------------------------------------------------------------------
@@ -131,8 +132,8 @@ def stage(filters: int) -> cnn.Layer:
     return cnn.network(forward, conv1=conv(), pool=cnn.max_pool(2), bn1=norm(), conv2=conv(), bn2=norm())
 
 
-def network(classes: int, widths: tuple[int, int, int]) -> cnn.Layer:
-    """`(N, 32, 32, 3) -> (N, classes)` logits: whitened 2x2 patches, three stages, the maximum, a dense layer.
+def network(classes: int, widths: tuple[int, int, int], channels: int = 3) -> cnn.Layer:
+    """`(N, H, W, channels) -> (N, classes)` logits: whitened 2x2 patches, three stages, the maximum, a dense layer.
 
     The whitening does not learn: its kernels are variables of the state, which `whitened` sets.
     """
@@ -145,8 +146,8 @@ def network(classes: int, widths: tuple[int, int, int]) -> cnn.Layer:
 
     return cnn.network(
         forward,
-        patches=cnn.freeze(cnn.conv(24, 2, bias=False)),
-        bias=cnn.param(24),
+        patches=cnn.freeze(cnn.conv(8 * channels, 2, bias=False)),
+        bias=cnn.param(8 * channels),
         stage1=stage(widths[0]),
         stage2=stage(widths[1]),
         stage3=stage(widths[2]),
@@ -155,10 +156,10 @@ def network(classes: int, widths: tuple[int, int, int]) -> cnn.Layer:
 
 
 def whitened(model_state: Any, pixels: jax.Array) -> Any:
-    """The model's state with kernels that whiten 2x2 patches: 12 directions of unit variance, and their negatives.
+    """The model's state with kernels that whiten 2x2 patches of C channels: 4 C directions, and their negatives.
 
     With the eigenvectors v and eigenvalues e of the patches' covariance, the kernels are v / sqrt(e + 0.0005) and
-    -v / sqrt(e + 0.0005).
+    -v / sqrt(e + 0.0005): the outputs are uncorrelated and have the variance 1.
     """
     height, width, channels = pixels.shape[1:]
     shifts = [pixels[:, i : height - 1 + i, j : width - 1 + j] for i in (0, 1) for j in (0, 1)]
@@ -173,8 +174,9 @@ def whitened(model_state: Any, pixels: jax.Array) -> Any:
 
 def shifted(images: jax.Array, key: jax.Array) -> jax.Array:
     """Each image shifted by up to two pixels along each axis; the new pixels are reflections."""
+    height, width = images.shape[1:3]
     padded = jnp.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
-    return cnn.data.crop(images.shape[1:3])(padded, key)
+    return augmented(cnn.data.crop((height, width)), padded, None, key)[0]
 
 
 def unit_filters() -> optax.GradientTransformation:
@@ -244,7 +246,7 @@ def test_accuracies(
         x, truth = batch
         padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
         six = both(x) / 2 + both(padded[:, :-2, :-2]) / 4 + both(padded[:, 2:, 2:]) / 4
-        return tuple((each.argmax(-1) == truth).sum() for each in (outputs(x), six))
+        return (outputs(x).argmax(-1) == truth).sum(), (six.argmax(-1) == truth).sum()
 
     size = math.gcd(len(labels), batch_size)
     parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (pixels, labels))
