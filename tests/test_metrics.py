@@ -79,7 +79,7 @@ def test_areas_are_scikit_learn_s(ours: Any, of_sklearn: Any) -> None:
     assert measured(ours, LOGITS, several) == {
         "m": pytest.approx(of_sklearn(several, LOGITS, average="macro"), abs=1e-6)
     }
-    each = [of_sklearn(LABELS == k, softmax(LOGITS)[:, k]) for k in range(3)]  # the last class does not occur
+    each = [of_sklearn(k == LABELS, softmax(LOGITS)[:, k]) for k in range(3)]  # the last class does not occur
     assert measured(ours, LOGITS, LABELS) == {"m": pytest.approx(np.mean(each), abs=1e-6)}
     assert np.isnan(measured(ours, LOGITS[:, 0], np.ones(50, np.int32))["m"])
     with pytest.raises(UserError, match=r"expected \(N, K\) and \(N,\)"):

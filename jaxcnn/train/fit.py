@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ from jaxcnn.train.report import result_html, result_text
 from jaxcnn.train.step import TrainState, create_state, make_step
 from jaxcnn.train.training import Callback, Training, names_of
 
-Data = Dataset | Examples | Stream | Loader | Iterable[Any]
+Data = Dataset | Examples | Stream | Loader | Any
+"""Any: an iterable of batches with a length."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
