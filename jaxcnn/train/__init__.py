@@ -6,7 +6,7 @@ from jaxcnn.runs.recipe import Recipe
 from jaxcnn.runs.trained import Trained, TrainedModel
 from jaxcnn.tasks.max_norm import max_norm
 from jaxcnn.tasks.objective import Objective
-from jaxcnn.train.callbacks import GradientNorm, LearningRate, StopAt
+from jaxcnn.train.callbacks import GradientNorm, LearningRate, MLflow, StopAt, WeightsAndBiases
 from jaxcnn.train.evaluate import Evaluation, evaluate, make_evaluate
 from jaxcnn.train.fit import FitResult, fit
 from jaxcnn.train.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer
@@ -22,6 +22,7 @@ __all__ = [
     "FitResult",
     "GradientNorm",
     "LearningRate",
+    "MLflow",
     "Objective",
     "Process",
     "Recipe",
@@ -31,6 +32,7 @@ __all__ = [
     "Trained",
     "TrainedModel",
     "Training",
+    "WeightsAndBiases",
     "create_state",
     "evaluate",
     "fit",
