@@ -204,19 +204,20 @@ class Weighted:
 
     def each(self, outputs: Any, labels: Any) -> Array:
         """The loss of each example `(N,)`; of labels of further axes, the mean over these weighted by class."""
-        classes = outputs.shape[-1] if jnp.ndim(outputs) > jnp.ndim(labels) else 1
+        first = outputs[0] if isinstance(outputs, (tuple, list)) else outputs  # of several, for `every_output`
+        classes = first.shape[-1] if first.ndim > jnp.ndim(labels) else 1
         if classes not in (1, len(self.weights)):
             raise UserError(f"{len(self.weights)} class weights for {classes} classes: expected one for each class")
         if not self._is_dense(labels):
             return self.loss(outputs, labels)
-        _check_one(outputs)
 
         @of_classes
         def each(outputs: Any, labels: Any) -> Array:
-            if labels.shape not in (outputs.shape, outputs.shape[:-1]):
+            if labels.shape not in (first.shape, first.shape[:-1]):
                 return self.loss(outputs, labels)  # raises its own error
-            flat = (-1,) if labels.shape == outputs.shape else (-1, outputs.shape[-1])
-            of_pixels = self.loss(outputs.reshape(flat), labels.reshape(-1)).reshape(labels.shape)
+            flat = (-1,) if labels.shape == first.shape else (-1, first.shape[-1])
+            pixels = jax.tree.map(lambda o: o.reshape(flat), outputs)
+            of_pixels = self.loss(pixels, labels.reshape(-1)).reshape(labels.shape)
             w = self._of_labels(labels)
             total, weight = _sum(w * of_pixels), _sum(w)
             return total / jnp.where(weight > 0, weight, 1)
@@ -238,9 +239,9 @@ class Weighted:
             if known is not None and known.size and not (known.min() >= -1 and known.max() < count):
                 raise UserError(f"labels {_some(known)} for {count} class weights: expected 0 to {count - 1}")
             return jnp.where(labels >= 0, w[jnp.maximum(labels, 0)], 0)
-        if jnp.ndim(labels) > 1 and jnp.shape(labels)[-1] == count:
+        if jnp.ndim(labels) == 2 and jnp.shape(labels)[-1] == count:
             return jnp.asarray(labels, jnp.float32) @ w
-        if jnp.ndim(labels) == 1 and count == 2:
+        if jnp.shape(labels)[1:] in ((), (1,)) and count == 2:
             _check_range(labels, 0, 1, "0 or 1, or a probability, for two class weights")
             return w[0] + (w[1] - w[0]) * jnp.asarray(labels, jnp.float32)
         raise UserError(

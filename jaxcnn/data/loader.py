@@ -33,6 +33,7 @@ class Loader:
 
     A training that is resumed needs the same batches in the same order. They are the same if `source` is a function of
     the epoch, whose iterable is then read from the position of the checkpoint, and if it is a list or comes from Grain.
+    The function must return the same batches, augmented in the same way, whenever it is called for an epoch.
     Any other iterable may be shuffled by a state that no checkpoint holds: a resumed training warns that its figures
     are not those of an uninterrupted one. Several processes need such a source: each reads all batches, and takes its
     part of them.

@@ -33,6 +33,13 @@ def check_data(**sets: Any) -> None:
             else:
                 hint = "cnn.data.Dataset(images, labels, classes) makes one of arrays, cnn.data.Loader one of batches"
             raise UserError(f"{name}: expected a Dataset, Examples or a Stream, got {type(given).__name__}; {hint}")
+        if hasattr(given, "__getitem__") and not any(
+            hasattr(given, part) for part in ("__iter__", "labels", "batches")
+        ):
+            raise UserError(
+                f"{name}: {type(given).__name__} gives single examples; pass a loader that makes batches of them, such "
+                "as torch.utils.data.DataLoader(dataset, batch_size)"
+            )
 
 
 def check_settings(

@@ -14,7 +14,7 @@ from helpers import same
 import jaxcnn as cnn
 from jaxcnn import losses, train
 from jaxcnn.data import Examples, Loader
-from jaxcnn.errors import DataError
+from jaxcnn.errors import DataError, UserError
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 F = torch.nn.functional
@@ -37,6 +37,8 @@ def test_its_loader_trains_as_the_same_batches_in_memory() -> None:
     same(found.params, expected.params)
     # Sums of batches of 4 and of 11, in another order.
     assert found.result["validation_loss"] == pytest.approx(expected.result["validation_loss"], rel=1e-6)
+    with pytest.raises(UserError, match="TensorDataset gives single examples; pass a loader"):
+        train.fit(net, pairs, show=False)
     grown = torch.utils.data.DataLoader([(torch.ones(3, requires_grad=True), 0)] * 4, batch_size=2)
     with pytest.raises(DataError, match="a Tensor cannot be read as a NumPy array: Can't call numpy"):
         train.fit(net, grown, show=False)

@@ -124,6 +124,10 @@ def test_class_weights_of_probabilities_and_of_yes_and_no() -> None:
     each = optax.sigmoid_binary_cross_entropy(bits, pixels)
     np.testing.assert_allclose(yes.each(bits, pixels), [(each[0, 0] + 3 * each[0, 1]) / 4, each[1].mean()], rtol=1e-6)
     np.testing.assert_allclose(yes.each(bits[..., None], pixels), yes.each(bits, pixels), rtol=1e-6)
+    several = losses.class_weighted(losses.every_output(losses.softmax_cross_entropy, 0.5), CLASSES)
+    np.testing.assert_allclose(several((logits, logits), LABELS[:6]), 1.5 * weighted(logits, LABELS[:6]), rtol=1e-6)
+    maps, places = logits.reshape(2, 3, 3), LABELS[:6].reshape(2, 3)
+    np.testing.assert_allclose(several((maps, maps), places), 1.5 * weighted(maps, places), rtol=1e-6)
     void = losses.class_weighted(cnn.segmentation.cross_entropy, CLASSES)  # type: ignore[attr-defined]
     np.testing.assert_allclose(void.weigh(jnp.array([[-1, 2], [0, 1]])), [2, 0.75])
 
@@ -146,6 +150,8 @@ def test_what_weights_do_not_fit_is_said() -> None:
         weighted.weigh(np.array([0, 2, 3]))
     with pytest.raises(UserError, match=r"labels of shape \(4, 3\) for 2 class weights"):
         weighted.weigh(np.ones((4, 3), np.float32))
+    with pytest.raises(UserError, match=r"labels of shape \(4, 3, 2\) for 2 class weights"):
+        weighted.weigh(np.ones((4, 3, 2), np.float32))
     with pytest.raises(UserError, match=r"class_weighted\(every_output\(loss\), weights\)"):
         losses.every_output(weighted)
     with pytest.raises(UserError, match="has class weights already"):
