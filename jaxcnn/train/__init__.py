@@ -6,11 +6,12 @@ from jaxcnn.runs.recipe import Recipe
 from jaxcnn.runs.trained import Trained, TrainedModel
 from jaxcnn.tasks.max_norm import max_norm
 from jaxcnn.tasks.objective import Objective
-from jaxcnn.train.callbacks import GradientNorm, LearningRate, MLflow, StopAt, WeightsAndBiases
+from jaxcnn.train.callbacks import GradientNorm, LearningRate, StopAt
 from jaxcnn.train.evaluate import Evaluation, evaluate, make_evaluate
 from jaxcnn.train.fit import FitResult, fit
 from jaxcnn.train.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer
 from jaxcnn.train.step import TrainState, create_state, make_step
+from jaxcnn.train.trackers import MLflow, WeightsAndBiases
 from jaxcnn.train.train import train
 from jaxcnn.train.training import Callback, Training
 

@@ -107,14 +107,15 @@ def figures_of(
       only_in_training: whether loss and metrics may fail on the outputs of an evaluation.
     """
 
+    whole = {name: metric for name, metric in (metrics or {}).items() if isinstance(metric, WholeSet)}
+    of_steps = in_training(metrics)
+
     def figures(outputs: Any, labels: Any) -> dict[str, Any]:
         with calls() as seen:
             each = {"loss": loss(outputs, labels)}
         return of_batch(of_steps, each | measure(of_steps, outputs, labels, loss, seen))
 
     labels = jax.ShapeDtypeStruct((size,), jnp.int32) if isinstance(data, Stream) else _batch(data.labels, size)
-    whole = {name: metric for name, metric in (metrics or {}).items() if isinstance(metric, WholeSet)}
-    of_steps = in_training(metrics)
     try:
         return [
             *jax.eval_shape(figures, outputs, labels),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from jaxcnn.declared import calls, is_per_example
 from jaxcnn.devices import OneDevice
 from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss, Weighted
-from jaxcnn.metrics import Summed, WholeSet
+from jaxcnn.metrics import Metric, Summed, WholeSet
 from jaxcnn.runs.recipe import Recipe
 from jaxcnn.runs.trained import TrainedModel
 from jaxcnn.tasks.objective import Objective
@@ -63,9 +63,11 @@ def make_evaluate(
     of the value each has in its batch of `batch_size`. The network is assumed to treat each example separately.
 
     `objective` gives loss, metrics and preprocess; or it is only a loss. With `devices`, the variables are those that
-    its `whole` returns, and each process has all results. The loss is weighted as in a training step, by the weights of
-    the data and of the classes, with sums over the dataset; metrics are not weighted. With `keep=False` the outputs are
-    not kept: scores of each class for each pixel are larger than the images.
+    its `whole` returns, and each process has all results. With `keep=False` the outputs are not kept: scores of each
+    class for each pixel are larger than the images.
+
+    The loss is weighted as in a training step, by the weights of the data and of the classes, with sums over the
+    dataset; metrics are not weighted.
 
     Raises:
       UserError: when it is called, if the loss refuses the labels, a `Preprocess` refuses the images, or the loss gives
@@ -90,9 +92,8 @@ def make_evaluate(
             each |= measure(metrics, outputs, labels, loss, seen)
         if jnp.ndim(each["loss"]) == 0:
             raise UserError("the loss gave one number for the batch, expected one for each example: leave out its mean")
-        given = (
-            each.keys() - whole_set if metrics is not None else ["loss"]
-        )  # the default accuracy is known to be per example
+        # The default accuracy, and what is kept for a metric of the whole set, are known to be per example.
+        given = ["loss"] if metrics is None else each.keys() - whole_set
         alone = alone and all(is_per_example(each[name], outputs, labels, seen) for name in given)
         if (w := weights_of(loss, labels, weights)) is not None:
             each["loss"] = {"sum": w * each["loss"], "weight": w}
@@ -120,7 +121,7 @@ def make_evaluate(
         data = as_data(data)
         outputs: list[Any] = []
         sums: dict[str, Any] = {}
-        gathered_sets: list[Any] = []
+        kept: list[dict[str, Any]] = []
         seen = 0
         if data not in checked:
             check_inputs(preprocess, data)
@@ -136,26 +137,43 @@ def make_evaluate(
                 checked.add(data)
             if keep:
                 outputs.append(jax.tree.map(lambda x, count=count: np.asarray(x)[:count], out))
-            gathered_sets.append({name: each.pop(name) for name in whole_set})
+            kept.append({name: each.pop(name) for name in whole_set})
             found = jax.tree.map(lambda x: np.asarray(x, np.float64).sum(0), each)
             sums = jax.tree.map(np.add, sums, found) if sums else found
             seen += int(there.sum())
         if not seen:
             raise UserError(f"{data.name}: no image of it can be read")
-        figures: dict[str, float] = {}
-        for name, summed in sums.items():
-            metric = (metrics or {}).get(name)
-            if name == "loss" and isinstance(summed, dict):
-                figures[name] = float(summed["sum"] / summed["weight"]) if summed["weight"] else 0.0
-                continue
-            named = metric.named(name, summed) if isinstance(metric, Summed) else {name: summed / seen}
-            figures |= {name: float(value) for name, value in named.items()}
-        for name, of_set in whole_set.items():
-            kept = jax.tree.map(lambda *parts: np.concatenate(parts), *[part[name] for part in gathered_sets])
-            figures |= {name: float(value) for name, value in of_set.named(name, kept).items()}
-        return Evaluation(figures, jax.tree.map(lambda *parts: np.concatenate(parts), *outputs) if keep else None)
+        figures = _figures(metrics or {}, sums, seen, _joined(kept))
+        return Evaluation(figures, _joined(outputs) if keep else None)
 
     return evaluate
+
+
+def _joined(parts: list[Any]) -> Any:
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def _figures(metrics: Mapping[str, Metric], sums: Mapping[str, Any], seen: int, kept: Mapping[str, Any]) -> Any:
+    """The metrics by name.
+
+    Args:
+      sums: the sum over `seen` examples of each metric's values; of a weighted loss, the sums of w l and w.
+      kept: outputs and labels of all examples for each metric of the whole set.
+    """
+    figures: dict[str, Any] = {}
+    for name, summed in sums.items():
+        metric = metrics.get(name)
+        if isinstance(metric, Summed):
+            figures |= metric.named(name, summed)
+        elif isinstance(summed, dict):
+            figures[name] = summed["sum"] / summed["weight"] if summed["weight"] else 0.0
+        else:
+            figures[name] = summed / seen
+    for name, arrays in kept.items():
+        of_set = metrics[name]
+        assert isinstance(of_set, WholeSet)
+        figures |= of_set.named(name, arrays)
+    return {name: float(value) for name, value in figures.items()}
 
 
 def evaluated_by(data: Data, batch_size: int) -> dict[str, Any]:

@@ -106,13 +106,13 @@ def fit(
       model: any Layer whose inputs are the data's.
       data: the training data: a `Dataset`, `Examples` of another form, a `Stream` of images that do not fit in
         memory, or a `Loader` of batches that other code makes. Each epoch takes the full batches of a new order. An
-        iterable of batches with a length, such as a PyTorch loader, becomes a `Loader`.
+        iterable of batches with a length, such as a PyTorch loader, becomes a `Loader`, which has its own batch size.
       objective: what is minimized and measured; or only a loss, `(outputs, labels) -> (N,)`. Softmax cross-entropy
         when None.
       validation: measured after each epoch, to choose the best one; without it the last epoch counts.
       test: measured once, with the best variables.
       optimizer: an Optax transformation; Adam with half a cosine from 0.002 to 0 when None.
-      epochs, batch_size: passes over the data, and the examples in a step; a `Loader` has its own batch size.
+      epochs, batch_size: passes over the data, and the examples in a step.
       seed: from 0 to 2147483647.
       variables: `(params, state)` to begin with, from `weights.load` or an earlier training, instead of new ones.
       patience: stop after this number of epochs without a better validation, counted from the first finite one.

@@ -241,28 +241,17 @@ def make_step(
     """
     _check_arguments(model, optimizer)
     objective = Objective.of(objective)
-    loss, metrics, penalty, augment = (
-        objective.loss,
-        in_training(objective.metrics),
-        objective.penalty,
-        objective.augment,
-    )
-    each_loss = loss.each if isinstance(loss, Weighted) else loss
+    loss, metrics, penalty, augment = objective.loss, objective.metrics, objective.penalty, objective.augment
     preprocess = objective.inputs
     if devices is not None:
         axis_name = devices.axis_name
     if axis_name is not None:
         model = synchronized(model, axis_name)
+    metrics = in_training(metrics)
+    each_loss = loss.each if isinstance(loss, Weighted) else loss
 
     def value_of(
-        params: PyTree,
-        model_state: PyTree,
-        inputs: Any,
-        labels: Any,
-        classes: Any,
-        weights: Any,
-        key: jax.Array,
-        scale: Any,
+        params: PyTree, model_state: PyTree, inputs: Any, labels: Any, classes: Any, weights: Any, key: Any, scale: Any
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
         outputs, model_state = model.apply(params, model_state, *inputs, train=True, key=key)
         with calls() as seen:
