@@ -29,6 +29,7 @@ from jaxcnn.data.datasets.reviews import load_text, movie_reviews
 from jaxcnn.data.datasets.voc import voc
 from jaxcnn.data.images import read_image
 from jaxcnn.data.load import load
+from jaxcnn.data.loader import Loader
 from jaxcnn.data.preprocess import Preprocess, to_float
 from jaxcnn.data.proposals import selective_search, sliding_windows
 from jaxcnn.data.stream import Stream, prefetch, read_middle, stream
@@ -40,6 +41,7 @@ __all__ = [
     "Dataset",
     "Examples",
     "Joint",
+    "Loader",
     "PairedTransform",
     "Preprocess",
     "Stream",

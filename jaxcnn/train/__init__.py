@@ -12,6 +12,7 @@ from jaxcnn.train.evaluate import Evaluation, evaluate, make_evaluate
 from jaxcnn.train.fit import FitResult, fit
 from jaxcnn.train.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer
 from jaxcnn.train.step import TrainState, create_state, make_step
+from jaxcnn.train.trackers import MLflow, WeightsAndBiases
 from jaxcnn.train.train import train
 from jaxcnn.train.training import Callback, Training
 
@@ -24,6 +25,7 @@ __all__ = [
     "GradientNorm",
     "LearningRate",
     "NamedRecipe",
+    "MLflow",
     "Objective",
     "Process",
     "Recipe",
@@ -33,6 +35,7 @@ __all__ = [
     "Trained",
     "TrainedModel",
     "Training",
+    "WeightsAndBiases",
     "create_state",
     "evaluate",
     "fit",

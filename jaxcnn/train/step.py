@@ -16,10 +16,11 @@ from jaxcnn.data.preprocess import inputs_of, to_float
 from jaxcnn.declared import Call, calls
 from jaxcnn.devices import OneDevice
 from jaxcnn.errors import UserError
-from jaxcnn.losses import Loss
-from jaxcnn.metrics import Metric, Summed, accuracy
+from jaxcnn.losses import Loss, Weighted
+from jaxcnn.metrics import Metric, Summed, accuracy, in_training
 from jaxcnn.ops.precision import rounded, wide
 from jaxcnn.tasks.objective import Objective
+from jaxcnn.train.weighting import normalized, parts_of, weights_of
 from jaxcnn.transforms import synchronized
 
 PyTree = Any
@@ -27,7 +28,7 @@ SKIPPED = "skipped_steps"
 """The metric of a training with a `LossScale`: the number of steps skipped so far."""
 Watch = Callable[[PyTree, PyTree, PyTree], Mapping[str, Any]]
 """`(gradients, updates, params) -> {name: scalar}`: further metrics, computed inside the step."""
-Step = Callable[["TrainState", tuple[Any, Any]], tuple["TrainState", dict[str, jax.Array]]]
+Step = Callable[["TrainState", tuple[Any, ...]], tuple["TrainState", dict[str, jax.Array]]]
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -204,6 +205,10 @@ def make_step(
 
     params' = params + update(gradient of mean loss(model(inputs), labels) + penalty(params))
 
+    With weights w_n of the examples, from the batch or from `losses.class_weighted`, the mean is
+    sum_n w_n loss_n / sum_n w_n over the whole batch (0 if all weights are 0); with both, w_n is their product. Metrics
+    are not weighted.
+
     The given state is donated: the new state reuses its memory, and it cannot be used again.
 
     Args:
@@ -224,9 +229,10 @@ def make_step(
         over the axis; dropout is that of the whole batch; the random numbers for augmentation differ between devices.
 
     Returns:
-      A jitted function of a `TrainState` and a batch `(inputs, labels)`; `inputs` may be a tuple for a network of
-      several inputs. Its metrics are scalars: `loss` (with the penalty) and the objective's metrics, means over the
-      batch; with a `LossScale` also `skipped_steps`, the number of skipped steps since the start.
+      A jitted function of a `TrainState` and a batch `(inputs, labels)`, or `(inputs, labels, weights)` with weights
+      `(N,)`; `inputs` may be a tuple for a network of several inputs, or a dict for one that takes it. Its metrics are
+      scalars: `loss` (with the penalty) and the objective's metrics, means over the batch; with a `LossScale` also
+      `skipped_steps`, the number of skipped steps since the start.
 
     Raises:
       UserError: if an argument is not a model, loss or optimizer; and, when the step is first called, if the optimizer
@@ -241,24 +247,26 @@ def make_step(
         axis_name = devices.axis_name
     if axis_name is not None:
         model = synchronized(model, axis_name)
+    metrics = in_training(metrics)
+    each_loss = loss.each if isinstance(loss, Weighted) else loss
 
     def value_of(
-        params: PyTree, model_state: PyTree, inputs: Any, labels: Any, classes: Any, key: jax.Array, scale: Any
+        params: PyTree, model_state: PyTree, inputs: Any, labels: Any, classes: Any, weights: Any, key: Any, scale: Any
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
         outputs, model_state = model.apply(params, model_state, *inputs, train=True, key=key)
         with calls() as seen:
-            each = loss(outputs, labels)
+            each = each_loss(outputs, labels)
         if jnp.ndim(each) == 0:
             raise UserError("the loss gave one number for the batch, expected one for each example: leave out its mean")
-        value = wide(each).mean()
+        value = wide(each).mean() if weights is None else (wide(each) * weights).mean()
         if penalty is not None:
             value = value + penalty(params)
         measured = {"loss": value}
         measured |= of_batch(metrics, measure(metrics, outputs, classes, loss, seen))
         return value if scale is None else value * scale.value, (measured, model_state)
 
-    def step(state: TrainState, batch: tuple[Any, Any]) -> tuple[TrainState, dict[str, jax.Array]]:
-        inputs, labels = batch
+    def step(state: TrainState, batch: tuple[Any, ...]) -> tuple[TrainState, dict[str, jax.Array]]:
+        inputs, labels, weights = parts_of(batch)
         classes = labels  # for the metrics, if the labels are mixed
         augment_key, key = jax.random.split(jax.random.fold_in(state.key, state.step))
         if augment is not None:
@@ -268,6 +276,7 @@ def make_step(
             mixed = jax.tree.map(jnp.ndim, labels) != jax.tree.map(jnp.ndim, classes)
             classes = labels.argmax(-1) if mixed else labels
         inputs = inputs_of(preprocess, inputs)
+        weights = normalized(weights_of(loss, labels, weights), axis_name)
 
         scale = state.scale
 
@@ -279,9 +288,9 @@ def make_step(
                 return model_state, (found, measured)
 
             if accumulate == 1:
-                model_state, found = gradient(state.model_state, (inputs, labels, classes, key))
+                model_state, found = gradient(state.model_state, (inputs, labels, classes, weights, key))
             else:
-                parts = (*_parts((inputs, labels, classes), accumulate), jax.random.split(key, accumulate))
+                parts = (*_parts((inputs, labels, classes, weights), accumulate), jax.random.split(key, accumulate))
                 model_state, found = _means_of(gradient, state.model_state, parts)
             if axis_name is not None:
                 found = jax.lax.pmean(found, axis_name)

@@ -338,7 +338,7 @@ class Training:
         on, where = self.devices, (self.batch_size, self.seed, self.epoch, self.place.position, self.devices.shard)
         if isinstance(self.data, (Dataset, Examples)):
             return map(on.batch, batches(self.data, *where))
-        return prefetch(self.data.batches(*where), put=on.batch)
+        return prefetch(self.data.batches(*where), put=on.batch)  # a stream's or a loader's
 
     def _save(self, wait: bool) -> None:
         """Saves a checkpoint; skipped if an earlier one is still being written and `wait` is False."""
