@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn import __version__
-from jaxcnn.cli.options import Train
+from jaxcnn.cli.options import Lr, Train
 from jaxcnn.errors import UserError
 from jaxcnn.runs.process import Process
 from jaxcnn.runs.recipe import Recipe
@@ -21,7 +21,7 @@ def process_of(given: Train) -> Process:
     return Process(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Process)})
 
 
-def recipe_of(given: Train) -> Recipe:
+def recipe_of(given: Train | Lr) -> Recipe:
     """The recipe of the options, which override those of `--config`."""
     fields = dataclasses.fields(Recipe)
     if given.config is None:

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jaxcnn.atomic import PART, Content, on_disk, write_whole
 from jaxcnn.errors import UserError
 from jaxcnn.runs import lock
+from jaxcnn.runs.averages import averages, eval_params
 from jaxcnn.runs.checkpoint import Checkpoints, Progress, read_like, read_some, sha256
 from jaxcnn.runs.record import Record, read_object, reason
 
@@ -332,12 +333,19 @@ def _is_left(path: Path) -> bool:
 
 
 def variables(state: State) -> tuple[Any, Any]:
-    """The parameters that are evaluated and kept (averaged, if an average is kept), and the model's state."""
+    """The parameters that are evaluated and kept (an average, if the state or the optimizer keeps one), and the model's
+    state."""
     return _averaged(state), state.model_state
 
 
 def _averaged(state: State) -> Any:
-    return state.params if state.ema is None else state.ema
+    if state.ema is not None:
+        return state.ema
+    opt_state = getattr(state, "opt_state", None)
+    return _eval_params(opt_state, state.params) if averages(opt_state) else state.params
+
+
+_eval_params = jax.jit(eval_params)  # compiled: a network has hundreds of arrays
 
 
 def _read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
