@@ -53,9 +53,7 @@ def _muon(lr: optax.ScalarOrSchedule, decay: float) -> optax.GradientTransformat
         optax.add_decayed_weights(decay),
         optax.scale_by_learning_rate(lr),
     )
-    return optax.partition(
-        {"muon": muon, "adam": _adam(lr, decay)}, functools.partial(jax.tree_util.tree_map_with_path, name)
-    )
+    return optax.partition({"muon": muon, "adam": _adam(lr, decay)}, names)
 
 
 OPTIMIZERS: dict[str, tuple[float, _Make]] = {

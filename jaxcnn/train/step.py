@@ -368,7 +368,7 @@ def _updates(
 
 
 def _given(update: Callable[..., Any], arguments: tuple[Any, ...], extra: dict[str, Any]) -> Any:
-    """`update(*arguments, **extra)` without the extra arguments that it refuses (`optax.lbfgs`, `optax.contrib.sam`)."""
+    """`update(*arguments, **extra)` without the extra arguments that it refuses, as `optax.lbfgs` and `sam` do."""
     while True:
         try:
             return update(*arguments, **extra)

@@ -144,7 +144,7 @@ def images(count: int = 8) -> cnn.data.Dataset:
 
 def fitted(optimizer: optax.GradientTransformation, **settings: Any) -> train.FitResult:
     """A training of three steps, in one batch each."""
-    objective = dataclasses.replace(OBJECTIVE, preprocess=cnn.data.to_float)
+    objective = dataclasses.replace(OBJECTIVE, preprocess=cnn.data.to_float, primary="loss")
     settings = {"epochs": 3, "batch_size": 8, "show": False} | settings
     return train.fit(network(), images(), objective, optimizer=optimizer, **settings)
 
@@ -180,7 +180,7 @@ def test_a_run_keeps_the_parameters_to_evaluate(name: str, tmp_path: Path) -> No
 
     make = CASES[name].make
     settings = {"validation": images(), "batch_size": 4}
-    whole = fitted(make(), run=tmp_path / "whole", **settings)
+    whole = fitted(make(), **settings)
     with pytest.raises(Killed):
         fitted(make(), run=tmp_path / "killed", callbacks=[Kills()], **settings)
     resumed = fitted(make(), run=train.Run(tmp_path / "killed", resume=True), **settings)
@@ -276,3 +276,118 @@ def test_an_optimizer_that_needs_something_else() -> None:
         UserError, match=r"needs more than a training step gives it \(value, grad, value_fn.*'temperature'"
     ):
         step(state, BATCH)
+
+
+# --- optimizers by name ------------------------------------------------------------------------------------------
+
+RATE, DECAY = 0.1, 0.2
+
+
+def orthogonal(g: np.ndarray) -> np.ndarray:
+    """Five steps of Newton and Schulz's iteration, as Jordan writes it, for the matrix `(kh kw in, out)`."""
+    x = g.reshape(-1, g.shape[-1])
+    x = x / np.linalg.norm(x)
+    wide = x.shape[0] <= x.shape[1]
+    x = x if wide else x.T
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return (x if wide else x.T).reshape(g.shape)
+
+
+def momentum(g: list[np.ndarray], nesterov: bool) -> list[np.ndarray]:
+    found, v = [], np.zeros_like(g[0])
+    for each in g:
+        v = 0.9 * v + each
+        found.append(each + 0.9 * v if nesterov else v)
+    return found
+
+
+def adam(g: list[np.ndarray]) -> list[np.ndarray]:
+    found, m, v = [], np.zeros_like(g[0]), np.zeros_like(g[0])
+    for t, each in enumerate(g, 1):
+        m, v = 0.9 * m + 0.1 * each, 0.999 * v + 0.001 * each**2
+        found.append(m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8))
+    return found
+
+
+def lion(g: list[np.ndarray]) -> list[np.ndarray]:
+    found, m = [], np.zeros_like(g[0])
+    for each in g:
+        found.append(np.sign(0.9 * m + 0.1 * each))
+        m = 0.99 * m + 0.01 * each
+    return found
+
+
+def muon(g: list[np.ndarray]) -> list[np.ndarray]:
+    found, m = [], np.zeros_like(g[0])
+    for t, each in enumerate(g, 1):
+        m = 0.95 * m + 0.05 * each
+        mean = 0.95 * m / (1 - 0.95 ** (t + 1)) + 0.05 * each / (1 - 0.95**t)
+        size = max(each.size // each.shape[-1], each.shape[-1])
+        found.append(0.2 * np.sqrt(size) * orthogonal(mean))
+    return found
+
+
+BY_HAND: dict[str, Callable[[list[np.ndarray]], list[np.ndarray]]] = {
+    "sgd": lambda g: g, "momentum": lambda g: momentum(g, False), "nesterov": lambda g: momentum(g, True),
+    "adam": adam, "adamw": adam, "lion": lion, "muon": muon,
+}  # fmt: skip
+COUPLED = ("sgd", "momentum", "nesterov")  # the decay is a part of the gradient
+SHAPES = {"conv": {"kernel": (3, 3, 2, 4), "bias": (4,)}, "fc": {"kernel": (3, 7), "bias": (7,)}}
+
+
+@pytest.mark.parametrize("name", train.OPTIMIZERS)
+def test_an_optimizer_by_name_is_a_loop_by_hand(name: str) -> None:
+    """In float64 by NumPy; the weights stay where they are, so that the gradients of three steps are given."""
+    w = {"/".join((a, b)): normal(i, *s) for i, (a, b, s) in enumerate(leaves(SHAPES))}
+    g = {path: [normal(10 * t + len(path), *x.shape) for t in range(3)] for path, x in w.items()}
+    optimizer = train.make_optimizer(name, RATE, weight_decay=DECAY)
+    params = nested(w)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    got = []
+    for t in range(3):
+        updates, state = update(nested({path: each[t] for path, each in g.items()}), state, params)
+        got.append(updates)
+    for path, weight in w.items():
+        double, kernel = weight.astype(np.float64), path.endswith("kernel")
+        each = [x.astype(np.float64) for x in g[path]]
+        if name in COUPLED:
+            expected = BY_HAND[name]([x + DECAY * double * kernel for x in each])
+        else:
+            rule = BY_HAND["adam" if name == "muon" and not kernel else name]
+            expected = [u + DECAY * double * kernel for u in rule(each)]
+        layer, variable = path.split("/")
+        # Muon's polynomial has coefficients up to 4.8, five times over.
+        close([u[layer][variable] for u in got], [-RATE * u for u in expected], 1e-4 if name == "muon" else 1e-5)
+
+
+def leaves(tree: dict[str, dict[str, Any]]) -> list[tuple[str, str, Any]]:
+    return [(a, b, x) for a, inner in tree.items() for b, x in inner.items()]
+
+
+def nested(flat: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    tree: dict[str, dict[str, Any]] = {}
+    for path, x in flat.items():
+        layer, _, variable = path.partition("/")
+        tree.setdefault(layer, {})[variable] = jnp.asarray(x)
+    return tree
+
+
+def test_muon_makes_the_singular_values_of_a_convolution_s_matrix_about_one() -> None:
+    g = normal(0, 3, 3, 8, 16)
+    optimizer = train.make_optimizer("muon", 1.0)
+    params = {"kernel": jnp.zeros(g.shape)}
+    update = optimizer.update({"kernel": jnp.asarray(g)}, optimizer.init(params), params)[0]["kernel"]
+    values = np.linalg.svd(np.asarray(update).reshape(72, 16), compute_uv=False) / (0.2 * np.sqrt(72))
+    assert (values > 0.6).all()  # of the gradient: from 5 to 12
+    assert (values < 1.3).all()
+
+
+def test_each_optimizer_has_a_rate_and_adamw_a_decay() -> None:
+    params = {"kernel": jnp.ones((2, 2))}
+    for name, (rate, _) in train.OPTIMIZERS.items():
+        optimizer = train.make_optimizer(name)
+        update = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)[0]["kernel"]
+        close(update, np.full((2, 2), -rate * train.DECAYS.get(name, 0.0)))
+    assert train.DECAYS == {"adamw": 0.01}
