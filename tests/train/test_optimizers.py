@@ -120,7 +120,7 @@ OBJECTIVE = train.Objective(cnn.losses.softmax_cross_entropy, penalty=penalty)
 
 @pytest.mark.parametrize(
     ("name", "accumulate"),
-    [("plateau", 1), ("backtracking", 1), ("sophia", 1), ("schedule-free", 1), ("lbfgs", 2), ("sam, opaque", 2)],
+    [("plateau", 1), ("backtracking", 2), ("sophia", 1), ("schedule-free", 1), ("sam, opaque", 2)],
 )
 def test_a_step_is_that_of_a_loop_with_optax(name: str, accumulate: int) -> None:
     case, model = CASES[name], network()
@@ -358,8 +358,9 @@ def test_an_optimizer_by_name_is_a_loop_by_hand(name: str) -> None:
             rule = BY_HAND["adam" if name == "muon" and not kernel else name]
             expected = [u + DECAY * double * kernel for u in rule(each)]
         layer, variable = path.split("/")
-        # Muon's polynomial has coefficients up to 4.8, five times over.
-        close([u[layer][variable] for u in got], [-RATE * u for u in expected], 1e-4 if name == "muon" else 1e-5)
+        # 1 - 0.999^t loses three digits in float32; Muon's polynomial has coefficients up to 4.8, five times over.
+        tolerance = 1e-4 if "adam" in name or name == "muon" else 1e-5
+        close([u[layer][variable] for u in got], [-RATE * u for u in expected], tolerance)
 
 
 def leaves(tree: dict[str, dict[str, Any]]) -> list[tuple[str, str, Any]]:
