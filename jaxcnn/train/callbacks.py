@@ -73,7 +73,8 @@ class ReduceOnPlateau(Callback):
         count epochs.
 
     Attributes:
-      scale: the transformation that multiplies the updates; it has to be a part of the optimizer.
+      scale: the transformation that multiplies the updates. It has to be a part of the optimizer: at the end of a
+        chain, or inside of an optimizer whose updates are applied as they are, such as `lookahead` and SAM.
 
     Raises:
       UserError: when the training begins, if the optimizer lacks `scale`; when an epoch ends, if the record lacks the

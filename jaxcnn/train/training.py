@@ -193,7 +193,7 @@ class Training:
 
     @property
     def variables(self) -> tuple[Any, Any]:
-        """Parameters (averaged, if an average is kept) and the model's state, on one device."""
+        """The parameters to evaluate (averaged, if an average is kept) and the model's state, on one device."""
         return variables(self.devices.single(self.state))
 
     @property
