@@ -14,6 +14,8 @@ _UNUSED = ("lr", "schedule", "warmup", "epochs")
 
 
 def run_lr(given: Lr) -> None:
+    import numpy as np
+
     from jaxcnn.inspect.graph import check_suffix
     from jaxcnn.train.train import learning_rates
 
@@ -31,9 +33,9 @@ def run_lr(given: Lr) -> None:
         columns = {name: [float(x) for x in getattr(search, name)] for name in ("rates", "losses", "smoothed")}
         say(json.dumps({"suggestion": search.suggestion, **columns}))
         return
-    say(f"suggested learning rate {search.suggestion:.2g}, for the start of a schedule that falls: --lr "
-        f"{search.suggestion:.2g}")  # fmt: skip
-    at = int(search.smoothed.argmin())
+    rate = f"{search.suggestion:.2g}"
+    say(f"suggested learning rate {rate}, for the start of a schedule that falls: --lr {rate}")
+    at = int(np.nanargmin(search.smoothed))
     say(f"the loss is lowest, {search.smoothed[at]:.3g}, at {search.rates[at]:.2g}; {len(search.rates)} rates tried")
     if given.picture is not None:
         say(shown(given.picture.absolute()))

@@ -27,7 +27,7 @@ def eval_params(opt_state: PyTree, params: PyTree) -> PyTree:
     Returns:
       A tree like `params`.
 
-    Source: Defazio et al., The road less scheduled (2024), equation 2 for schedule-free optimizers.
+    Source: Defazio et al., The road less scheduled (2024); Foret et al., Sharpness-aware minimization (2021), for SAM.
     """
     for state in _found(opt_state):
         params = _rule(state)(params)
@@ -37,6 +37,11 @@ def eval_params(opt_state: PyTree, params: PyTree) -> PyTree:
 def averages(opt_state: PyTree) -> bool:
     """Whether the parameters to evaluate may differ from the trained ones."""
     return bool(_found(opt_state))
+
+
+def compiled(opt_state: PyTree, params: PyTree) -> PyTree:
+    """`eval_params` as one program, since a network has hundreds of arrays; `params` itself if nothing is averaged."""
+    return _compiled(opt_state, params) if averages(opt_state) else params
 
 
 def _found(opt_state: PyTree) -> list[Any]:
@@ -74,3 +79,6 @@ def _merged(function: Callable[[Any, Any], Any], own: PyTree, params: PyTree) ->
         return isinstance(x, optax.MaskedNode)
 
     return jax.tree.map(lambda o, p: p if masked(o) else function(o, p), own, params, is_leaf=masked)
+
+
+_compiled = jax.jit(eval_params)

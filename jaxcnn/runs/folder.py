@@ -26,7 +26,6 @@ import jax.numpy as jnp
 from jaxcnn.atomic import PART, Content, on_disk, write_whole
 from jaxcnn.errors import UserError
 from jaxcnn.runs import lock
-from jaxcnn.runs.averages import averages, eval_params
 from jaxcnn.runs.checkpoint import Checkpoints, Progress, read_like, read_some, sha256
 from jaxcnn.runs.record import Record, read_object, reason
 
@@ -339,13 +338,9 @@ def variables(state: State) -> tuple[Any, Any]:
 
 
 def _averaged(state: State) -> Any:
-    if state.ema is not None:
-        return state.ema
-    opt_state = getattr(state, "opt_state", None)
-    return _eval_params(opt_state, state.params) if averages(opt_state) else state.params
+    from jaxcnn.runs.averages import compiled  # on first use: the command line starts faster without Optax
 
-
-_eval_params = jax.jit(eval_params)  # compiled: a network has hundreds of arrays
+    return compiled(getattr(state, "opt_state", None), state.params) if state.ema is None else state.ema
 
 
 def _read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:

@@ -60,8 +60,8 @@ class Recipe:
     optimizer: str = "adam"
     """sgd, momentum (0.9), nesterov (0.9), adam, adamw, lion, or muon (kernels by Muon, the rest by Adam)."""
     lr: float | None = None
-    """Learning rate at the start. When not given: 0.1 for sgd, 0.05 for momentum and nesterov, 0.002 for adam, adamw
-    and muon, 0.0002 for lion. `jaxcnn lr` looks for one."""
+    """Learning rate at the start. When not given: 0.1 for sgd, 0.05 for momentum and nesterov, 0.002 for adam and
+    adamw, 0.0005 for lion, 0.01 for muon. `jaxcnn lr` looks for one."""
     schedule: str = "cosine"
     """cosine (to 0 over the whole training), constant, steps (a tenth at 1/2 and at 3/4 of it) or onecycle."""
     warmup: float = 0.0

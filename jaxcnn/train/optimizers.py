@@ -62,8 +62,8 @@ OPTIMIZERS: dict[str, tuple[float, _Make]] = {
     "nesterov": (0.05, _sgd(0.9, nesterov=True)),
     "adam": (2e-3, _adam),
     "adamw": (2e-3, _adam),
-    "lion": (2e-4, _lion),
-    "muon": (2e-3, _muon),
+    "lion": (5e-4, _lion),
+    "muon": (1e-2, _muon),
 }
 """Each optimizer's default learning rate, and a function that makes it from a rate and a weight decay."""
 
@@ -101,7 +101,7 @@ def make_optimizer(
     - `muon`: w' = w - lr 0.2 sqrt(max(n, k)) O for kernels, each as a matrix `(n, k)` = `(kh kw in, out)`. O is the
       momentum (beta 0.95, Nesterov's form) with all its singular values made about 1, by five steps of Newton and
       Schulz's iteration (Jordan et al. 2024). The factor gives O the size of Adam's updates, so that one rate serves
-      both (Liu et al. 2025, equation 4): all other parameters are trained by `adam`. A network's last layer and
+      both (Liu et al. 2025, section 2.2): all other parameters are trained by `adam`. A network's last layer and
       embeddings are trained better by `adam`, too: `by_path` says so. The kernels of an `ensemble` are no matrices.
 
     Args:

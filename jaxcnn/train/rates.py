@@ -104,6 +104,11 @@ def find_learning_rate(
             f"low={low}, high={high}, steps={steps}, batch_size={batch_size}: expected 0 < low < high, at least 10 "
             "steps and a batch of at least 1"
         )
+    if not (isinstance(optimizer, str) or callable(optimizer)):
+        raise UserError(
+            "optimizer: expected a name, or a function that makes an optimizer from a schedule, such as optax.sgd, got "
+            f"{type(optimizer).__name__}"
+        )
     check_data(data=data)
     objective = Objective.of(Objective() if objective is None else objective).prepared(data)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -360,7 +361,9 @@ def _updates(
             raise UserError(
                 "the state was made for another optimizer: give create_state and make_step the same one"
             ) from error
-        if isinstance(error, TypeError) and "required keyword-only argument" in str(error):
+        if isinstance(error, (TypeError, ValueError)) and re.search(
+            "required keyword-only|must be provided", str(error)
+        ):
             raise UserError(
                 f"the optimizer needs more than a training step gives it ({', '.join(extra)}): {error}"
             ) from error

@@ -22,7 +22,7 @@ from jaxcnn.runs.recipe import Recipe, words
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.tasks.task import Data, Task
 from jaxcnn.train.fit import FitResult, fit
-from jaxcnn.train.optimizers import make_optimizer
+from jaxcnn.train.optimizers import DECAYS, make_optimizer
 from jaxcnn.train.rates import RateSearch, find_learning_rate
 from jaxcnn.train.training import Callback
 
@@ -120,6 +120,8 @@ def prepare(recipe: Recipe, process: Process, resume: bool = False) -> Prepared:
     task = task_of(recipe)
     recipe = task.completed(recipe)
     check(recipe)
+    if recipe.weight_decay is None:
+        recipe = dataclasses.replace(recipe, weight_decay=DECAYS.get(recipe.optimizer, 0.0))
     devices = process.spread(recipe.parallel)
     threads = {"workers": process.workers} if recipe.stream else {}
     train, val, test = task.splits(recipe, **threads)

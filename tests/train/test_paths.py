@@ -122,6 +122,18 @@ def test_a_training_by_path_is_a_loop_by_hand_and_resumes(tmp_path: Path) -> Non
     close(found.params, params)
 
 
+@pytest.mark.parametrize(
+    "whole",
+    [optax.scale_by_backtracking_linesearch(3), optax.contrib.sam(optax.sgd(1.0), optax.sgd(1.0), opaque_mode=True)],
+)
+def test_an_optimizer_of_all_parameters_is_not_one_of_several(whole: Any) -> None:
+    model, optimizer, x = cnn.dense(2), train.by_path({"*": whole}), jnp.ones((4, 3))
+    state = train.create_state(model, optimizer, jax.random.key(0), x)
+    step = train.make_step(model, cnn.losses.softmax_cross_entropy, optimizer)
+    with pytest.raises(UserError, match="needs more than a training step gives it"):
+        jax.eval_shape(step, state, (x, jnp.zeros(4, jnp.int32)))
+
+
 def test_what_lies_in_a_path() -> None:
     for path, pattern, expected in [
         ("fc", "fc", True), ("fc/kernel", "fc", True), ("fc1/kernel", "fc", False), ("a/fc/kernel", "fc", False),

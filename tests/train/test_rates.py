@@ -91,6 +91,8 @@ def test_settings_that_are_no_search() -> None:
     for settings in ({"low": 0.0}, {"low": 1.0, "high": 0.1}, {"steps": 9}, {"batch_size": 0}):
         with pytest.raises(UserError, match="expected 0 < low < high, at least 10 steps"):
             train.find_learning_rate(network(), DATA, **settings)
+    with pytest.raises(UserError, match=r"such as optax\.sgd, got GradientTransformation"):
+        train.find_learning_rate(network(), DATA, optimizer=optax.sgd(0.1))
     with pytest.raises(UserError, match="data: expected a Dataset"):
         train.find_learning_rate(network(), IMAGES)
 
