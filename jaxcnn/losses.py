@@ -37,7 +37,9 @@ def softmax_cross_entropy(outputs: Array, labels: Array, smoothing: float = 0.0)
     Args:
       outputs: logits `(N, ..., K)`.
       labels: integer classes `(N, ...)`, 0 to K - 1; or probabilities q `(N, ..., K)`, for -sum over k of q_k log p_k.
-      smoothing: the label smoothing s from 0 to 1: q = (1 - s) y + s / K (Szegedy et al. 2016, section 7).
+      smoothing: the label smoothing s from 0 to 1: q = (1 - s) y + s / K (Szegedy et al. 2016, section 7), for
+        probabilities y, as from `mixup`, too. As in `torch.nn.CrossEntropyLoss`, it belongs to the loss wherever that
+        is computed; the accuracy is not affected.
 
     Returns:
       `(N,)`.

@@ -18,7 +18,8 @@ from jaxcnn.cli.evaluate import Evaluate, run_evaluate
 from jaxcnn.cli.explore import Explore, run_explore
 from jaxcnn.cli.export import Export, run_export
 from jaxcnn.cli.lists import Datasets, Models, Recipes, run_datasets, run_models, run_recipes
-from jaxcnn.cli.options import Train
+from jaxcnn.cli.lr import run_lr
+from jaxcnn.cli.options import Lr, Train
 from jaxcnn.cli.parse import BadOption, parse
 from jaxcnn.cli.predict import Predict, run_predict
 from jaxcnn.cli.runs import Runs, run_runs
@@ -30,6 +31,7 @@ from jaxcnn.signals import status_of, stopped_by_sigterm
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "train": (Train, run_train),
+    "lr": (Lr, run_lr),
     "evaluate": (Evaluate, run_evaluate),
     "predict": (Predict, run_predict),
     "runs": (Runs, run_runs),
@@ -115,7 +117,7 @@ def _parse(args: list[str]) -> Any:
             message = next((str(unknown("option", name, known)) for name in given if name not in known), message)
         sys.exit(fail(f"{message}; see {named}", 2))
     # --resume has to know which options were given, even those given with their default value.
-    if isinstance(command, Train):
+    if isinstance(command, (Train, Lr)):
         options = {re.sub("^no_", "", arg[2:].split("=")[0].replace("-", "_")) for arg in args if arg.startswith("--")}
         positional = {"model"} if command.model in args[1:] else set()
         command = dataclasses.replace(command, given=frozenset(options | positional))

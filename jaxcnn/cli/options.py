@@ -32,3 +32,28 @@ class Train(Process, Recipe):
     changed since the training."""
     given: tyro.conf.Suppress[frozenset[str]] = field(default=frozenset(), repr=False)
     """The names of the options on the command line."""
+
+
+@dataclass(frozen=True)
+class Lr(Recipe):
+    """Look for a learning rate: one short training in which the rate grows until the loss diverges."""
+
+    model: tyro.conf.Positional[str] = "lenet5"
+    """A name from `jaxcnn models`, or file.py:function for a model of your own: a function of `classes`."""
+    recipe: str | None = None
+    """A name from `jaxcnn recipes`. Options on the command line override its settings."""
+    config: Path | None = None
+    """A JSON or TOML file with any of the options of `jaxcnn train`, or the config.json of a run. Options on the
+    command line override it."""
+    low: float = 1e-6
+    """The first learning rate."""
+    high: float = 10.0
+    """The last learning rate; the search ends before, when the loss diverges."""
+    steps: int = 200
+    """The number of learning rates, a step each."""
+    picture: Path | None = None
+    """Draw the losses to this file, .png, .svg or .pdf."""
+    json: bool = False
+    """Print one JSON object, with the rates and losses."""
+    given: tyro.conf.Suppress[frozenset[str]] = field(default=frozenset(), repr=False)
+    """The names of the options on the command line."""

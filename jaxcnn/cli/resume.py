@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn import __version__
-from jaxcnn.cli.options import Train
+from jaxcnn.cli.options import Lr, Train
 from jaxcnn.errors import UserError
 from jaxcnn.runs.named import named_recipe
 from jaxcnn.runs.process import Process
@@ -22,7 +22,7 @@ def process_of(given: Train) -> Process:
     return Process(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Process)})
 
 
-def recipe_of(given: Train) -> Recipe:
+def recipe_of(given: Train | Lr) -> Recipe:
     """The recipe of the options, which override those of `--recipe` or `--config`.
 
     Raises:

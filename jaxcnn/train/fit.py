@@ -111,7 +111,9 @@ def fit(
         when None.
       validation: measured after each epoch, to choose the best one; without it the last epoch counts.
       test: measured once, with the best variables.
-      optimizer: an Optax transformation; Adam with half a cosine from 0.002 to 0 when None.
+      optimizer: an Optax transformation; Adam with half a cosine from 0.002 to 0 when None. It is given the extra
+        arguments that it takes (see `make_step`); of one that averages, such as `optax.contrib.schedule_free`, the
+        averages are evaluated and kept (see `eval_params`).
       epochs, batch_size: passes over the data, and the examples in a step.
       seed: from 0 to 2147483647.
       variables: `(params, state)` to begin with, from `weights.load` or an earlier training, instead of new ones.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss, Weighted
 from jaxcnn.metrics import Metric, Summed, accuracy, in_training
 from jaxcnn.ops.precision import rounded, wide
+from jaxcnn.runs.averages import averages
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.train.weighting import normalized, parts_of, weights_of
 from jaxcnn.transforms import synchronized
@@ -111,7 +113,8 @@ def create_state(
       loss_scale: whether to scale the loss, for `mixed_precision(model, jnp.float16)`.
 
     Raises:
-      UserError: if the variables are not the model's.
+      UserError: if the variables are not the model's; for `ema` with an optimizer that has parameters of its own to
+        evaluate (`eval_params`).
     """
     init_key, step_key = jax.random.split(key)
     _check_arguments(model, optimizer)
@@ -122,11 +125,15 @@ def create_state(
         _check_variables(model, init_key, inputs, variables)
         params, model_state = jax.tree.map(jnp.copy, tuple(variables))
     params, model_state = strong((params, model_state))
+    # As one program, since compiling it array by array takes seconds; copied, since a step donates both.
+    opt_state = jax.jit(lambda params: jax.tree.map(jnp.copy, optimizer.init(params)))(params)
+    if ema and averages(opt_state):
+        raise UserError("ema: the optimizer has parameters of its own to evaluate, so leave out the moving average")
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         model_state=model_state,
-        opt_state=strong(jax.jit(optimizer.init)(params)),  # as one program: compiling it array by array takes seconds
+        opt_state=strong(opt_state),
         key=step_key,
         ema=jax.tree.map(jnp.copy, params) if ema else None,
         scale=LossScale.start() if loss_scale else None,
@@ -214,8 +221,10 @@ def make_step(
     Args:
       objective: what is minimized and measured; or only a loss, `(outputs, labels) -> (N,)`.
       optimizer: an Optax transformation. One that takes extra arguments (`optax.GradientTransformationExtraArgs`, such
-        as `optax.contrib.reduce_on_plateau` and `optax.lbfgs`) is given `value`, the step's loss with the penalty;
-        `grad`, its gradient; and `value_fn`, the loss of this batch as a function of the parameters.
+        as `optax.contrib.reduce_on_plateau`, `optax.lbfgs` and `optax.contrib.sam`) is given those that it takes of
+        `value`, the step's loss with the penalty; `grad`, its gradient; `value_fn` (and `obj_fn`), the loss of this
+        batch as a function of the parameters; and `grad_fn`, its gradient as a function of the parameters. These
+        functions use the step's batch, dropout and batch statistics; the latter are updated once a step.
       accumulate: the number of parts in which a batch is computed, one after another. The gradient is the mean over the
         parts; the memory is that of one part. Batch normalization uses the statistics of each part.
       ema: the decay of the moving average, for a state that keeps one; 0.999 when None: ema' = d ema + (1 - d) params'
@@ -300,7 +309,7 @@ def make_step(
             return slope, measured, model_state
 
         slope, measured, model_state = differentiated(state.params)
-        updates, opt_state = _updates(optimizer, state, slope, measured["loss"], _objective_of(differentiated))
+        updates, opt_state = _updates(optimizer, state, slope, measured["loss"], differentiated)
         for function in watch:
             measured = measured | watched(function, slope, updates, state.params, measured)
         params = optax.apply_updates(state.params, updates)
@@ -345,23 +354,41 @@ def _objective_of(differentiated: Callable[[PyTree], tuple[PyTree, dict[str, jax
 
 
 def _updates(
-    optimizer: optax.GradientTransformation, state: TrainState, slope: PyTree, value: jax.Array, objective: Any
+    optimizer: optax.GradientTransformation, state: TrainState, slope: PyTree, value: jax.Array, differentiated: Any
 ) -> tuple[PyTree, PyTree]:
     """The optimizer's updates of the parameters, and its new state."""
-    extra = {"value": value, "grad": slope, "value_fn": objective}
+    objective = _objective_of(differentiated)
+    extra = {
+        "value": value, "grad": slope, "value_fn": objective, "obj_fn": objective,
+        "grad_fn": lambda params, *_: differentiated(params)[0],
+    }  # fmt: skip
     try:
-        return optax.with_extra_args_support(optimizer).update(slope, state.opt_state, state.params, **extra)
+        return _given(optax.with_extra_args_support(optimizer).update, (slope, state.opt_state, state.params), extra)
     except Exception as error:
         made = jax.tree.structure(jax.eval_shape(optimizer.init, state.params))
         if made != jax.tree.structure(state.opt_state):  # type: ignore[operator]
             raise UserError(
                 "the state was made for another optimizer: give create_state and make_step the same one"
             ) from error
-        if isinstance(error, TypeError) and "required keyword-only argument" in str(error):
+        if isinstance(error, (TypeError, ValueError)) and re.search(
+            "required keyword-only|must be provided", str(error)
+        ):
             raise UserError(
                 f"the optimizer needs more than a training step gives it ({', '.join(extra)}): {error}"
             ) from error
         raise
+
+
+def _given(update: Callable[..., Any], arguments: tuple[Any, ...], extra: dict[str, Any]) -> Any:
+    """`update(*arguments, **extra)` without the extra arguments that it refuses, as `optax.lbfgs` and `sam` do."""
+    while True:
+        try:
+            return update(*arguments, **extra)
+        except TypeError as error:  # an optimizer inside a chain does not show what it takes
+            refused = [name for name in extra if f"'{name}'" in str(error)]
+            if "unexpected keyword argument" not in str(error).lower() or not refused:
+                raise
+            extra = {name: value for name, value in extra.items() if name not in refused}
 
 
 def _parts(batch: Any, count: int) -> Any:
