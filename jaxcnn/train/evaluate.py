@@ -60,9 +60,9 @@ def make_evaluate(
     compiled too, since the padding would change the other examples' values. A metric is then the mean over all examples
     of the value each has in its batch of `batch_size`. The network is assumed to treat each example separately.
 
-    `objective` gives loss, metrics and preprocess; or it is only a loss. With `devices`, the variables are those that
-    its `whole` returns, and each process has all results. With `keep=False` the outputs are not kept: scores of each
-    class for each pixel are larger than the images.
+    `objective` gives loss, metrics, views and preprocess; or it is only a loss. With `devices`, the variables are those
+    that its `whole` returns, and each process has all results. With `keep=False` the outputs are not kept: scores of
+    each class for each pixel are larger than the images.
 
     Raises:
       UserError: when it is called, if the loss refuses the labels, a `Preprocess` refuses the images, or the loss gives
@@ -88,6 +88,15 @@ def make_evaluate(
         given = each if metrics is not None else ["loss"]  # the default accuracy is known to be per example
         alone = alone and all(is_per_example(each[name], outputs, labels, seen) for name in given)
         return outputs, each, weights
+
+    made = jax.jit(objective.viewed)
+
+    def viewed(batch: Any, first: int) -> Any:
+        """A batch `(inputs, labels, weights)`, or None, with the objective's views; `first` is its first example."""
+        if batch is None or objective.views is None:
+            return batch
+        inputs, labels, weights = batch
+        return *jax.device_get(made(inputs, labels, np.arange(first, first + len(weights), dtype=np.int32))), weights
 
     compiled = on.results(forward)
     gathered = on.results(lambda *batch: batch)
@@ -116,12 +125,14 @@ def make_evaluate(
         size = shared
         if shared != batch_size and not isinstance(data, Stream):
             # Values that depend on the batch must not depend on the number of devices.
-            jax.eval_shape(forward, params, model_state, *next(padded_batches(data, shared)))
+            jax.eval_shape(forward, params, model_state, *viewed(next(padded_batches(data, shared)), 0))
             size = shared if alone else batch_size
         for first, (whole, own) in zip(range(0, total, size), _parts(data, size, on.shard), strict=True):
+            if objective.views is not None:
+                whole, own = viewed(whole, first), viewed(own, first + on.shard[0] * size // on.shard[1])
             out, each, there = batch_results((params, model_state), whole, own, size)
             if data not in checked:
-                check_labels(loss, out, data)
+                check_labels(objective, out, data)
                 checked.add(data)
             count = min(size, total - first)
             if keep:

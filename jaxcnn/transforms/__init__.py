@@ -2,9 +2,10 @@
 
 `freeze`, `mixed_precision`, `remat`, `synchronized`, `ensemble`, `spectral_norm` and `weight_standardization` can be
 combined in any order. Layers keep their names and paths, so `weights.load`, `inspect.summary` and further
-transformations work on the result.
+transformations work on the result. `constant` is for a single call of a sublayer inside a network's function.
 """
 
+from jaxcnn.core import constant
 from jaxcnn.transforms.ensemble import ensemble, member, members
 from jaxcnn.transforms.freeze import adapt, freeze, is_frozen, split
 from jaxcnn.transforms.fully_convolutional import fully_convolutional
@@ -15,6 +16,7 @@ from jaxcnn.transforms.synchronized import synchronized
 
 __all__ = [
     "adapt",
+    "constant",
     "ensemble",
     "freeze",
     "fully_convolutional",
