@@ -49,6 +49,7 @@ def softmax_cross_entropy(outputs: Array, labels: Array, smoothing: float = 0.0)
         are not probabilities.
     """
     _check_one(outputs)
+    _check_given(labels)
     outputs = wide(outputs)
     if not 0 <= smoothing <= 1:
         raise UserError(f"smoothing={smoothing}: expected a number from 0 to 1")
@@ -155,6 +156,81 @@ def kl_divergence(outputs: Array, targets: Array) -> Array:
         raise UserError(f"outputs {outputs.shape} and targets {targets.shape} should have the same shape")
     _check_probabilities(targets)
     return _mean(optax.losses.kl_divergence(jax.nn.log_softmax(wide(outputs)), wide(targets)))
+
+
+def nt_xent(temperature: float = 0.5) -> Loss:
+    """The normalized temperature-scaled cross-entropy of SimCLR, between two views of each image.
+
+    With s_ij = cos(z_i, z_j) / temperature for the 2N embeddings of a batch, the loss of a positive pair (i, j), two
+    views of one image, is l(i, j) = -log(exp(s_ij) / sum over k != i of exp(s_ik)). The loss of an image is the mean of
+    l(i, j) and l(j, i). It compares all images of the batch, so it is not declared `per_example`, and the number of
+    images in a batch matters: with `accumulate` they are those of a part, with `pmap` those of a device. Labels are
+    ignored.
+
+    Args:
+      temperature: of the softmax; smaller ones weigh the nearest images more.
+
+    Returns:
+      A loss `((z1, z2), labels) -> (N,)` of two embeddings `(N, D)`, computed in at least float32.
+
+    Raises:
+      UserError: for a temperature that is not above 0; when it is called, for anything but two embeddings of one shape.
+
+    Source: Chen, Kornblith, Norouzi and Hinton, A simple framework for contrastive learning of visual representations
+      (2020), equation 1 and algorithm 1.
+    """
+    if not temperature > 0:
+        raise UserError(f"nt_xent(temperature={temperature}): expected a number above 0")
+
+    def loss(outputs: Any, labels: Any) -> Array:
+        first, second = _two_views(outputs)
+        z = _unit(jnp.concatenate([first, second]))
+        n = len(first)
+        scores = z @ z.T / temperature
+        others = jnp.where(jnp.eye(2 * n, dtype=bool), -jnp.inf, scores)
+        partner = jnp.roll(jnp.arange(2 * n), n)
+        each = jax.nn.logsumexp(others, axis=1) - scores[jnp.arange(2 * n), partner]
+        return (each[:n] + each[n:]) / 2
+
+    return loss
+
+
+@per_example
+def negative_cosine(outputs: Any, labels: Any) -> Array:
+    """The loss of BYOL: 2 - 2 cos(p, z), the squared distance of a prediction and a target on the unit sphere.
+
+    The target z is behind a stop-gradient. Labels are ignored.
+
+    Args:
+      outputs: `(p, z)`, a prediction and a target, each `(N, D)`.
+
+    Returns:
+      `(N,)`.
+
+    Raises:
+      UserError: for anything but two embeddings of one shape.
+
+    Source: Grill et al., Bootstrap your own latent (2020), equation 2.
+    """
+    prediction, target = _two_views(outputs)
+    return 2 - 2 * jnp.sum(_unit(prediction) * _unit(jax.lax.stop_gradient(target)), axis=1)
+
+
+def _two_views(outputs: Any) -> tuple[Array, Array]:
+    """The embeddings of two views in at least float32."""
+    shapes = [getattr(x, "shape", None) for x in outputs] if isinstance(outputs, (tuple, list)) else [None]
+    if len(shapes) != 2 or shapes[0] != shapes[1] or shapes[0] is None or len(shapes[0]) != 2:
+        got = f"{len(shapes)} of the shapes {shapes}" if len(shapes) != 1 else f"an output of {type(outputs).__name__}"
+        raise UserError(
+            f"this loss compares two embeddings (N, D), the network gave {got}: return (net.f(a), net.f(b)) "
+            "for the two views of cnn.data.views(augment)"
+        )
+    return wide(outputs[0]), wide(outputs[1])
+
+
+def _unit(x: Array) -> Array:
+    """Vectors of length 1. The length is at least 1e-6, so that the gradient of a vector of zeros is finite."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-12))
 
 
 def every_output(loss: Loss, weights: float | Sequence[float] = 1.0) -> Loss:
@@ -305,6 +381,14 @@ def _check_one(outputs: Any) -> None:
         )
 
 
+def _check_given(labels: Any) -> None:
+    if labels is None:
+        raise UserError(
+            "the data have no labels, and this loss compares the outputs with them: give Examples(inputs, labels), or "
+            "a loss without labels, such as losses.nt_xent()"
+        )
+
+
 def _concrete(labels: Any) -> np.ndarray | None:
     """The labels as NumPy values, to check them; None inside `jit`."""
     # np.asarray also works for an array that a jitted function closes over.
@@ -335,6 +419,7 @@ def _check_probabilities(labels: Any) -> None:
 def check_classes(outputs: Any, labels: Any) -> None:
     """Checks that labels are integer classes with the shape of these outputs and, outside `jit`, from 0 to K - 1."""
     _check_one(outputs)
+    _check_given(labels)
     known = _concrete(labels)
     labels = labels if known is None else known
     if not jnp.issubdtype(labels.dtype, jnp.integer):
@@ -358,6 +443,7 @@ def _align(outputs: Array, labels: Array) -> Array:
     `(N, 1)` outputs with `(N,)` labels lose their last axis; otherwise both would broadcast to `(N, N)`.
     """
     _check_one(outputs)
+    _check_given(labels)
     outputs = wide(outputs)
     if outputs.shape == (*labels.shape, 1):
         return outputs[..., 0]

@@ -1,4 +1,4 @@
-"""Datasets in memory: labelled images, and inputs and labels of any other form."""
+"""Datasets in memory: labelled images, and inputs of any other form with or without labels."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from jaxcnn.errors import DataError
 class Examples:
     """Inputs and labels of any form, in memory: images with a class for each pixel, sentences, questions, ...
 
+    `Examples(images)` has no labels: the loss is given None for them.
+
     Attributes:
       inputs: a pytree of arrays with the same first axis, N. A tuple holds several inputs of the network.
-      labels: a pytree of arrays with the same first axis, for the loss.
+      labels: a pytree of arrays with the same first axis, for the loss; None for an objective without labels.
       classes: the names of the classes, if there are any.
       name: where they come from.
       extra: JSON that belongs to the data, for instance a vocabulary.
@@ -30,7 +32,7 @@ class Examples:
     """
 
     inputs: Any
-    labels: Any
+    labels: Any = None
     classes: tuple[str, ...] = ()
     name: str = "data"
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -48,14 +50,15 @@ class Examples:
         object.__setattr__(self, "weights", check_weights(self.weights, len(self), self.name))
 
     def __len__(self) -> int:
-        return len(jax.tree.leaves(self.labels)[0])
+        return len(jax.tree.leaves((self.inputs, self.labels))[0])
 
     def __repr__(self) -> str:
         def forms(tree: Any) -> str:
             return ", ".join(f"{'x'.join(map(str, x.shape[1:])) or 'one'} {x.dtype}" for x in jax.tree.leaves(tree))
 
         classes = f", {len(self.classes)} classes" if self.classes else ""
-        return f"Examples({self.name!r}, {len(self):,} of {forms(self.inputs)} to {forms(self.labels)}{classes})"
+        labels = "without labels" if self.labels is None else f"to {forms(self.labels)}"
+        return f"Examples({self.name!r}, {len(self):,} of {forms(self.inputs)} {labels}{classes})"
 
     def take(self, index: np.ndarray | Sequence[int] | slice) -> Self:
         """The examples at `index` (integers, a mask or a slice)."""

@@ -78,7 +78,8 @@ class Recipe:
     pixels), rotate, scale, colour, cutout and mixup, with commas between them; auto is affine for digits and mnist,
     flip,crop for cifar10, none for others. Other tasks than classification have their own: auto or none."""
     weights: Path | None = None
-    """Weights to begin with: a .pth or .safetensors file of torchvision's or timm's names, or a Flax checkpoint."""
+    """Weights to begin with: a .pth or .safetensors file of torchvision's or timm's names, a Flax checkpoint, or the
+    folder of another run, whose best epoch counts."""
     fresh: str = "head"
     """With --weights: layers that begin with new weights all the same, with commas between them, or none."""
     freeze: str | None = None

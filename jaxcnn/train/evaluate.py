@@ -62,9 +62,9 @@ def make_evaluate(
     compiled too, since the padding would change the other examples' values. A metric is then the mean over all examples
     of the value each has in its batch of `batch_size`. The network is assumed to treat each example separately.
 
-    `objective` gives loss, metrics and preprocess; or it is only a loss. With `devices`, the variables are those that
-    its `whole` returns, and each process has all results. With `keep=False` the outputs are not kept: scores of each
-    class for each pixel are larger than the images.
+    `objective` gives loss, metrics, views and preprocess; or it is only a loss. With `devices`, the variables are those
+    that its `whole` returns, and each process has all results. With `keep=False` the outputs are not kept: scores of
+    each class for each pixel are larger than the images.
 
     The loss is weighted as in a training step, by the weights of the data and of the classes, with sums over the
     dataset; metrics are not weighted.
@@ -99,6 +99,16 @@ def make_evaluate(
             each["loss"] = {"sum": w * each["loss"], "weight": w}
         return outputs, each, counted
 
+    made = jax.jit(objective.viewed)
+
+    def viewed(batch: Any, first: int) -> Any:
+        """A batch `(inputs, labels, counted, ...)`, or None, with the objective's views; `first`: its first example."""
+        if batch is None or objective.views is None:
+            return batch
+        inputs, labels, counted, *weights = batch
+        numbers = np.arange(first, first + len(counted), dtype=np.int32)
+        return *jax.device_get(made(inputs, labels, numbers)), counted, *weights
+
     compiled = on.results(forward)
     gathered = on.results(lambda *batch: batch)
 
@@ -128,12 +138,16 @@ def make_evaluate(
         size = shared
         if shared != batch_size and not isinstance(data, Stream):
             # Values that depend on the batch must not depend on the number of devices.
-            jax.eval_shape(forward, params, model_state, *next(_padded(data, shared)))
+            jax.eval_shape(forward, params, model_state, *viewed(next(_padded(data, shared)), 0))
             size = shared if alone else batch_size
+        first = 0
         for count, whole, own in _parts(data, size, on.shard):
+            if objective.views is not None:
+                whole, own = viewed(whole, first), viewed(own, first + on.shard[0] * size // on.shard[1])
+            first += count
             out, each, there = batch_results((params, model_state), whole, own, size)
             if data not in checked:
-                check_labels(loss, out, data)
+                check_labels(objective, out, data)
                 checked.add(data)
             if keep:
                 outputs.append(jax.tree.map(lambda x, count=count: np.asarray(x)[:count], out))

@@ -29,7 +29,7 @@ from jaxcnn.runs.trained import TrainedModel
 from jaxcnn.runs.writer import RunWriter, pictures
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.train import agreement
-from jaxcnn.train.checks import check_data, check_settings, example_of, figures_of, outputs_of
+from jaxcnn.train.checks import batch_of, check_data, check_settings, example_of, figures_of, outputs_of
 from jaxcnn.train.evaluate import Evaluation, evaluated_by, make_evaluate
 from jaxcnn.train.optimizers import make_optimizer
 from jaxcnn.train.report import result_html, result_text
@@ -150,7 +150,7 @@ def fit(
     names_of(callbacks)
     with RunWriter(run) as writer:
         writer.check(train=data, validation=validation, test=test)
-        key, example = jax.random.key(seed), example_of(data, 1)
+        key, (example, _) = jax.random.key(seed), batch_of(objective, data, 1)
         state = create_state(
             model, optimizer, key, example, objective.inputs, variables, ema is not None, objective.loss_scale
         )
@@ -184,9 +184,9 @@ def _primary(
 ) -> Primary:
     """The metric that chooses the best epoch, once the names of all metrics on the data are known."""
     variables = (state.params, state.model_state)
-    outputs = outputs_of(model, objective.loss, variables, objective.inputs, size, *sets)
+    outputs = outputs_of(model, objective, variables, size, *sets)
     data, validation, _ = sets
-    names = figures_of(objective.loss, objective.metrics, outputs, data, size, only_in_training=validation is None)
+    names = figures_of(objective, outputs, data, size, only_in_training=validation is None)
     names += [name for callback in callbacks for name in callback.figures]
     choice = primary_of(names, objective.primary, objective.higher_is_better)
     return began_by(writer.config(), names, choice, objective.primary is not None) if writer.resume else choice

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcnn.core import Layer
-from jaxcnn.data.augment import augmented
+from jaxcnn.core import Layer, fold_in
+from jaxcnn.data.augment import PairedTransform, augmented
 from jaxcnn.data.preprocess import inputs_of, to_float
 from jaxcnn.declared import Call, calls
 from jaxcnn.devices import OneDevice
@@ -226,7 +226,8 @@ def make_step(
         batch as a function of the parameters; and `grad_fn`, its gradient as a function of the parameters. These
         functions use the step's batch, dropout and batch statistics; the latter are updated once a step.
       accumulate: the number of parts in which a batch is computed, one after another. The gradient is the mean over the
-        parts; the memory is that of one part. Batch normalization uses the statistics of each part.
+        parts; the memory is that of one part. Batch normalization uses the statistics of each part, and a loss that
+        compares examples compares those of a part.
       ema: the decay of the moving average, for a state that keeps one; 0.999 when None: ema' = d ema + (1 - d) params'
         where, at step t, d = min(ema, (1 + t) / (10 + t)).
       watch: functions `(gradients, updates, params) -> {name: scalar}`, computed inside the step and added to its
@@ -251,7 +252,7 @@ def make_step(
     _check_arguments(model, optimizer)
     objective = Objective.of(objective)
     loss, metrics, penalty, augment = objective.loss, objective.metrics, objective.penalty, objective.augment
-    preprocess = objective.inputs
+    preprocess, views = objective.inputs, objective.views
     if devices is not None:
         axis_name = devices.axis_name
     if axis_name is not None:
@@ -278,12 +279,15 @@ def make_step(
         inputs, labels, weights = parts_of(batch)
         classes = labels  # for the metrics, if the labels are mixed
         augment_key, key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        if axis_name is not None and (augment is not None or views is not None):
+            augment_key = jax.random.fold_in(augment_key, jax.lax.axis_index(axis_name))
         if augment is not None:
-            if axis_name is not None:
-                augment_key = jax.random.fold_in(augment_key, jax.lax.axis_index(axis_name))
             inputs, labels = augmented(augment, inputs, labels, augment_key)
             mixed = jax.tree.map(jnp.ndim, labels) != jax.tree.map(jnp.ndim, classes)
-            classes = labels.argmax(-1) if mixed else labels
+            classes = labels.argmax(-1) if mixed and classes is not None else labels
+        if views is not None:
+            inputs, labels = augmented(views, inputs, labels, fold_in(augment_key, "views"))
+            classes = labels if isinstance(views, PairedTransform) else classes
         inputs = inputs_of(preprocess, inputs)
         weights = normalized(weights_of(loss, labels, weights), axis_name)
 

@@ -122,6 +122,8 @@ def prepare(recipe: Recipe, process: Process, resume: bool = False) -> Prepared:
     check(recipe)
     if recipe.weight_decay is None:
         recipe = dataclasses.replace(recipe, weight_decay=DECAYS.get(recipe.optimizer, 0.0))
+    if recipe.weights is not None and not resume:
+        weights.files.check_path(recipe.weights)
     devices = process.spread(recipe.parallel)
     threads = {"workers": process.workers} if recipe.stream else {}
     train, val, test = task.splits(recipe, **threads)
@@ -131,7 +133,10 @@ def prepare(recipe: Recipe, process: Process, resume: bool = False) -> Prepared:
     variables = None
     if recipe.weights is not None and not resume:
         key = jax.random.key(recipe.seed)
-        variables = weights.load(model, recipe.weights, fresh=words(recipe.fresh), key=key)
+        # Published weights are for one size of images; those of a run are for what its images, or --size, were.
+        size = facts["preprocess"]["size"] if weights.is_run(recipe.weights) else None
+        taken = None if size is None else (*size, facts["image"][-1])
+        variables = weights.load(model, recipe.weights, input=taken, fresh=words(recipe.fresh), key=key)
     steps_per_epoch = max(1, len(train) // int(recipe.batch_size or 1))
     epochs = recipe.epochs or task.epochs(recipe, steps_per_epoch)
     objective = dataclasses.replace(task.objective(recipe, facts), loss_scale=recipe.precision == "float16")

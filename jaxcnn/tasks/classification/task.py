@@ -92,7 +92,8 @@ class Classification(Task):
         preprocessing that the recipe's weights were trained with."""
         entry = models.MODELS.get(recipe.model)
         if recipe.weights is not None:
-            preprocess = weights.preprocess(recipe.build(len(train.classes)))
+            own = weights.is_run(recipe.weights)
+            preprocess = weights.preprocess(recipe.weights if own else recipe.build(len(train.classes)))
             if recipe.stream or recipe.shape:  # the images already have the network's input size
                 preprocess = dataclasses.replace(preprocess, size=train.image[:2], resize=())
         elif recipe.stream:
