@@ -23,13 +23,15 @@ from jaxcnn.cli.parse import BadOption, parse
 from jaxcnn.cli.predict import Predict, run_predict
 from jaxcnn.cli.runs import Runs, run_runs
 from jaxcnn.cli.summary import Summary, run_summary
+from jaxcnn.cli.sweep import Sweep, run_sweep
 from jaxcnn.cli.train import run_train
 from jaxcnn.cli.weights import Weights, run_weights
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.signals import status_of, stopped_by_sigterm
 
-COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "train": (Train, run_train),
+    "sweep": (Sweep, run_sweep),
     "evaluate": (Evaluate, run_evaluate),
     "predict": (Predict, run_predict),
     "runs": (Runs, run_runs),
@@ -40,7 +42,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "models": (Models, run_models),
     "datasets": (Datasets, run_datasets),
 }
-"""Each command's options, and the function that runs it."""
+"""Each command's options, and the function that runs it; it may return an exit status."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -66,7 +68,7 @@ def _run(args: list[str]) -> int:
     shows, warnings.showwarning = warnings.showwarning, _warned
     try:
         command = _parse(args)
-        next(do for options, do in COMMANDS.values() if type(command) is options)(command)
+        return next(do for options, do in COMMANDS.values() if type(command) is options)(command) or 0
     except UserError as error:
         return fail(str(error))
     except KeyboardInterrupt as stop:
@@ -113,8 +115,8 @@ def _parse(args: list[str]) -> Any:
             given = [arg.split("=")[0].replace("_", "-") for arg in args if arg.startswith("--")]
             message = next((str(unknown("option", name, known)) for name in given if name not in known), message)
         sys.exit(fail(f"{message}; see {named}", 2))
-    # --resume has to know which options were given, even those given with their default value.
-    if isinstance(command, Train):
+    # --resume and --config have to know which options were given, even those given with their default value.
+    if isinstance(command, (Train, Sweep)):
         options = {re.sub("^no_", "", arg[2:].split("=")[0].replace("-", "_")) for arg in args if arg.startswith("--")}
         positional = {"model"} if command.model in args[1:] else set()
         command = dataclasses.replace(command, given=frozenset(options | positional))

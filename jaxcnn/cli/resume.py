@@ -16,12 +16,12 @@ from jaxcnn.runs.recipe import Recipe
 _PATHS = frozenset(("data_dir", "weights", "model", "data"))  # may differ between hosts; compared later
 
 
-def process_of(given: Train) -> Process:
+def process_of(given: Process) -> Process:
     """The options of the process."""
     return Process(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Process)})
 
 
-def recipe_of(given: Train) -> Recipe:
+def recipe_of(given: Any) -> Recipe:
     """The recipe of the options, which override those of `--config`."""
     fields = dataclasses.fields(Recipe)
     if given.config is None:

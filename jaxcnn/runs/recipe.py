@@ -83,6 +83,9 @@ class Recipe:
     """Train this number of networks at once, which start at different weights and vote; 0 for a single network."""
     validation: float = 0.1
     """Share of the training data held out to choose the best epoch; 0 for none, then the last epoch counts."""
+    fold: str | None = None
+    """NUMBER/COUNT, for instance 2/5: cross-validation, where the second of five parts of the training data is held out
+    in place of --validation. `jaxcnn sweep --folds 5` trains all five."""
     patience: int | None = None
     """Stop after this number of epochs without a better validation."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -111,6 +114,16 @@ class Recipe:
         found = numbers(self.size, 2)
         if found is None:
             raise UserError(f"--size {self.size}: expected height,width, for instance 180,240")
+        return found[0], found[1]
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """`fold` as (number, count)."""
+        if self.fold is None:
+            return None
+        found = numbers(self.fold.replace("/", ","), 2) if "," not in self.fold else None
+        if found is None or found[0] > found[1] or found[1] < 2:
+            raise UserError(f"--fold {self.fold}: expected NUMBER/COUNT, for instance 2/5 for the second of five parts")
         return found[0], found[1]
 
     @property

@@ -83,9 +83,11 @@ class Task:
 
     def splits(self, recipe: Recipe) -> tuple[Data, Data | None, Data]:
         """Training, validation and test data. Without a validation split, a share of the training data is held out;
-        there is no validation if the recipe's share is 0."""
+        there is no validation if the recipe's share is 0. With a `fold`, that part of the training data is."""
         train, val = self.load(recipe, recipe.training_split), None
-        if recipe.validation and lookup(str(recipe.data), self.kind).validation:
+        if recipe.part:
+            train, val = data.fold(train, *recipe.part)
+        elif recipe.validation and lookup(str(recipe.data), self.kind).validation:
             val = self.load(recipe, "validation")
         elif recipe.validation:
             train, val = train.hold_out(recipe.validation)

@@ -11,6 +11,7 @@ from jaxcnn.train.evaluate import Evaluation, evaluate, make_evaluate
 from jaxcnn.train.fit import FitResult, fit
 from jaxcnn.train.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer
 from jaxcnn.train.step import TrainState, create_state, make_step
+from jaxcnn.train.sweep import SweepResult, sweep
 from jaxcnn.train.train import train
 from jaxcnn.train.training import Callback, Training
 
@@ -27,6 +28,7 @@ __all__ = [
     "Recipe",
     "Run",
     "StopAt",
+    "SweepResult",
     "TrainState",
     "Trained",
     "TrainedModel",
@@ -38,5 +40,6 @@ __all__ = [
     "make_optimizer",
     "make_step",
     "max_norm",
+    "sweep",
     "train",
 ]

@@ -153,7 +153,7 @@ def check(recipe: Recipe) -> None:
         raise UserError(f"--batch-size {recipe.batch_size} and --epochs {recipe.epochs} should be at least 1")
     if recipe.limit is not None and recipe.limit < 1:
         raise UserError(f"--limit {recipe.limit} should be at least 1 example")
-    _ = recipe.model_options, recipe.shape
+    _ = recipe.model_options, recipe.shape, recipe.part
     make_optimizer(recipe.optimizer, recipe.lr, recipe.schedule, 1, clip=recipe.clip)
 
 
