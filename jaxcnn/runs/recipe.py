@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jaxcnn.core import Layer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recipe:
     """Model, data and settings of a training: the same recipe gives exactly the same results.
 
@@ -105,6 +105,17 @@ class Recipe:
         for field in dataclasses.fields(Recipe):
             object.__setattr__(self, field.name, _as_option(field.name, getattr(self, field.name)))
         check_types(dataclasses.asdict(self), "the recipe")
+
+    def __repr__(self) -> str:
+        """The settings that are not the default ones: `Recipe('lenet5', 'mnist', lr=0.01)`."""
+        fields = [field for field in dataclasses.fields(self) if field.repr]
+        first = [repr(self.model), *([repr(self.data)] if self.data is not None else [])]
+        other = [
+            f"{field.name}={value!r}"
+            for field in fields
+            if field.name not in ("model", "data") and (value := getattr(self, field.name)) != field.default
+        ]
+        return f"{type(self).__name__}({', '.join([*first, *other])})"
 
     @property
     def shape(self) -> tuple[int, int] | None:

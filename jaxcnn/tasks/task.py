@@ -106,9 +106,9 @@ class Task:
         raise NotImplementedError
 
     def chosen(self, recipe: Recipe, objective: Objective) -> Objective:
-        """The objective with the task's `primary`, and without its augmentation if the recipe says none."""
+        """The objective with the task's `primary` and `unit`, and without its augmentation if the recipe says none."""
         augment = None if recipe.augment == "none" else objective.augment
-        return dataclasses.replace(objective, augment=augment, **dataclasses.asdict(self.primary))
+        return dataclasses.replace(objective, augment=augment, unit=self.unit, **dataclasses.asdict(self.primary))
 
     def optimizer(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
         """The optimizer, with the task's constraints on the parameters, such as a largest norm."""
