@@ -48,12 +48,18 @@ def text_width(text: str, size: float) -> float:
     return float(max(widths)) / 72
 
 
-def _cut(text: str, inches: float, size: float) -> str:
-    """The text, shortened until it fits into so many inches."""
+def _cut(text: str, inches: float, size: float, middle: bool = False) -> str:
+    """The text, shortened until it fits into so many inches; with `middle`, its end stays."""
+
+    def cut(most: int) -> str:
+        if not middle or most >= len(text):
+            return shortened(text, most)
+        return f"{text[: most // 2]}…{text[len(text) - (most - 1 - most // 2) :]}"
+
     most = len(text)
-    while most > 2 and text_width(shortened(text, most), size) > inches:
+    while most > 2 and text_width(cut(most), size) > inches:
         most -= 1
-    return shortened(text, most)
+    return cut(most)
 
 
 class Figure(matplotlib.figure.Figure):
@@ -278,8 +284,12 @@ def mistakes(data: Dataset, probabilities: np.ndarray, most: int = 32) -> Figure
     titles = [f"{true} → {said}{how}" for true, said, how in found]
     if max(text_width(title, _TITLE) for title in titles) > _CELL - _GAP:
         room = _WIDEST - _GAP
+        narrow = room - text_width("→   100 %", _TITLE)
+        # Names that begin alike are cut in the middle.
+        middle = len({_cut(name, narrow, _TITLE) for name in names.values()}) < len(set(names.values()))
         titles = [
-            f"{_cut(true, room, _TITLE)}\n→ {_cut(said, room - text_width(f'→ {how}', _TITLE), _TITLE)}{how}"
+            f"{_cut(true, room, _TITLE, middle)}\n"
+            f"→ {_cut(said, room - text_width(f'→ {how}', _TITLE), _TITLE, middle)}{how}"
             for true, said, how in found
         ]
     which = "" if count == len(wrong) else f", the {len(wrong)} surest"

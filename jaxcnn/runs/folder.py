@@ -195,6 +195,11 @@ class Run:
                     part.unlink(missing_ok=True)
             (self.path / FAILED).unlink(missing_ok=True)
 
+    def touch(self) -> None:
+        """Shows other hosts that the run is being trained."""
+        if self._lock is not None:
+            self._lock.touch()
+
     def release(self) -> None:
         """Unlocks the folder."""
         taken, self._lock = self._lock, None

@@ -43,7 +43,7 @@ class RunSummary:
       result: result.json, empty where it is damaged; None when the run is not complete.
       trouble: what cannot be read.
       failure: why the training failed, from failed.json; None if it did not.
-      locked, owner: what its lock says; see `jaxcnn.runs.lock`.
+      locked, owner, silent: what its lock says; see `jaxcnn.runs.lock`.
     """
 
     path: Path
@@ -54,18 +54,21 @@ class RunSummary:
     locked: lock.State = "free"
     owner: lock.Owner | None = None
     failure: str | None = None
+    silent: bool = False
 
     @property
     def state(self) -> str:
         """The state of the run.
 
         `"running"`; `"complete"`; `"failed"`, with a `failure`, such as a loss that is not finite; `"stopped"`, by
-        Ctrl-C, SIGTERM or another error that it said; `"killed"`, without a word.
-        `"running?"` is said of a process on another machine, of which nothing can be known; `"interrupted"` of a run by
-        an earlier version of jaxcnn, which left no sign.
+        Ctrl-C, SIGTERM or another error that it said; `"killed"`, without a word. A process on another machine cannot
+        be looked up: `"running?"` if it has given a sign in the last half hour, else `"killed?"`. `"interrupted"` is a
+        run by an earlier version of jaxcnn, which left no sign.
         """
-        if self.locked in ("held", "unknown"):
-            return "running" if self.locked == "held" else "running?"
+        if self.locked == "held":
+            return "running"
+        if self.locked == "unknown" and self.result is None:
+            return "killed?" if self.silent else "running?"
         if self.result is not None:
             return "complete"
         if self.locked == "stale":
@@ -77,7 +80,7 @@ class RunSummary:
     @property
     def process(self) -> lock.Owner | None:
         """The process that is training the run, or None."""
-        return self.owner if self.locked in ("held", "unknown") else None
+        return self.owner if self.state in ("running", "running?") else None
 
     @property
     def primary(self) -> Primary:
@@ -197,7 +200,8 @@ def read(folder: Path) -> RunSummary | None:
     failed = _json(folder / FAILED, trouble)
     failure = None if failed is None else str(failed.get("error", "for an unknown reason"))
     locked, owner = lock.look(folder / lock.NAME)
-    return RunSummary(folder, config, history, result, tuple(trouble), locked, owner, failure)
+    silent = lock.silent(folder / lock.NAME)
+    return RunSummary(folder, config, history, result, tuple(trouble), locked, owner, failure, silent)
 
 
 def _json(path: Path, trouble: list[str]) -> Record | None:

@@ -150,6 +150,8 @@ class RunWriter:
     def step(self, measured: Any) -> None:
         """Called after each step."""
         self._profile.step(measured)
+        if self.folder is not None:
+            self.folder.touch()
 
     @property
     def save_every(self) -> float:
