@@ -19,19 +19,21 @@ from jaxcnn.cli.explore import Explore, run_explore
 from jaxcnn.cli.export import Export, run_export
 from jaxcnn.cli.lists import Datasets, Models, Recipes, run_datasets, run_models, run_recipes
 from jaxcnn.cli.lr import run_lr
-from jaxcnn.cli.options import Lr, Train
+from jaxcnn.cli.options import Given, Lr, Train
 from jaxcnn.cli.parse import BadOption, parse
 from jaxcnn.cli.predict import Predict, run_predict
 from jaxcnn.cli.runs import Runs, run_runs
 from jaxcnn.cli.summary import Summary, run_summary
+from jaxcnn.cli.sweep import Sweep, run_sweep
 from jaxcnn.cli.train import run_train
 from jaxcnn.cli.weights import Weights, run_weights
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.signals import status_of, stopped_by_sigterm
 
-COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "train": (Train, run_train),
     "lr": (Lr, run_lr),
+    "sweep": (Sweep, run_sweep),
     "evaluate": (Evaluate, run_evaluate),
     "predict": (Predict, run_predict),
     "runs": (Runs, run_runs),
@@ -43,7 +45,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "recipes": (Recipes, run_recipes),
     "datasets": (Datasets, run_datasets),
 }
-"""Each command's options, and the function that runs it."""
+"""Each command's options, and the function that runs it; it may return an exit status."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -69,7 +71,7 @@ def _run(args: list[str]) -> int:
     shows, warnings.showwarning = warnings.showwarning, _warned
     try:
         command = _parse(args)
-        next(do for options, do in COMMANDS.values() if type(command) is options)(command)
+        return next(do for options, do in COMMANDS.values() if type(command) is options)(command) or 0
     except UserError as error:
         return fail(str(error))
     except KeyboardInterrupt as stop:
@@ -116,8 +118,8 @@ def _parse(args: list[str]) -> Any:
             given = [arg.split("=")[0].replace("_", "-") for arg in args if arg.startswith("--")]
             message = next((str(unknown("option", name, known)) for name in given if name not in known), message)
         sys.exit(fail(f"{message}; see {named}", 2))
-    # --resume has to know which options were given, even those given with their default value.
-    if isinstance(command, (Train, Lr)):
+    # --resume and --config have to know which options were given, even those given with their default value.
+    if isinstance(command, Given):
         options = {re.sub("^no_", "", arg[2:].split("=")[0].replace("-", "_")) for arg in args if arg.startswith("--")}
         positional = {"model"} if command.model in args[1:] else set()
         command = dataclasses.replace(command, given=frozenset(options | positional))

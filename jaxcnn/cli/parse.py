@@ -24,6 +24,7 @@ _NAMES = {
     "sort": "NAME",
     "options": "NAME=VALUE,...", "augment": "NAME,...", "fresh": "LAYER,...", "freeze": "LAYER,...",
     "size": "HEIGHT,WIDTH", "input": "HEIGHT,WIDTH,CHANNELS", "coordinator": "HOST:PORT",
+    "fold": "NUMBER/COUNT", "over": "NAME=VALUE,...",
 }  # fmt: skip
 """What the help shows for an option's value, where the option's name says more than its type."""
 

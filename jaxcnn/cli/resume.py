@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn import __version__
-from jaxcnn.cli.options import Lr, Train
+from jaxcnn.cli.options import Given, Train
 from jaxcnn.errors import UserError
 from jaxcnn.runs.named import named_recipe
 from jaxcnn.runs.process import Process
@@ -17,12 +17,12 @@ from jaxcnn.runs.recipe import Recipe
 _PATHS = frozenset(("data_dir", "weights", "model", "data"))  # may differ between hosts; compared later
 
 
-def process_of(given: Train) -> Process:
+def process_of(given: Process) -> Process:
     """The options of the process."""
     return Process(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Process)})
 
 
-def recipe_of(given: Train | Lr) -> Recipe:
+def recipe_of(given: Given) -> Recipe:
     """The recipe of the options, which override those of `--recipe` or `--config`.
 
     Raises:

@@ -31,6 +31,7 @@ from jaxcnn.data.datasets.camvid import load_segmentation
 from jaxcnn.data.datasets.clevr import sort_of_clevr
 from jaxcnn.data.datasets.reviews import load_text, movie_reviews
 from jaxcnn.data.datasets.voc import voc
+from jaxcnn.data.folds import fold, k_fold
 from jaxcnn.data.images import read_image
 from jaxcnn.data.load import load
 from jaxcnn.data.loader import Loader
@@ -59,6 +60,8 @@ __all__ = [
     "cutout",
     "dataset",
     "flip",
+    "fold",
+    "k_fold",
     "load",
     "load_segmentation",
     "load_text",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import jax
 import numpy as np
 
+from jaxcnn.data.folds import k_fold
 from jaxcnn.errors import DataError
 
 
@@ -68,6 +69,10 @@ class Examples:
     def hold_out(self, share: float, seed: int = 0) -> tuple[Self, Self]:
         """All but a random `share` (0 < share < 1) of the examples, and that share; the same for the same seed."""
         return _held_out(self, [np.arange(len(self))], share, seed)
+
+    def folds(self, count: int, seed: int = 0) -> Iterator[tuple[Self, Self]]:
+        """The pairs (train, validation) of a `count`-fold cross-validation; see `k_fold`."""
+        return k_fold(self, count, seed)
 
 
 def check_weights(weights: Any, count: int, name: str) -> np.ndarray | None:
@@ -190,3 +195,7 @@ class Dataset:
         The same seed gives the same parts.
         """
         return stratified(self, share, seed)
+
+    def folds(self, count: int, seed: int = 0) -> Iterator[tuple[Dataset, Dataset]]:
+        """The pairs (train, validation) of a `count`-fold cross-validation, stratified; see `k_fold`."""
+        return k_fold(self, count, seed)

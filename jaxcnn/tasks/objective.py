@@ -56,6 +56,8 @@ class Objective:
       test_metrics: further metrics, measured on the test set only. A value that is not finite is left out.
       evaluate: `(trained, data) -> metrics` of a whole dataset that are not sums over its examples, such as the mean
         average precision; computed on the test set with the best variables, by the first of several processes.
+      unit: what the examples are called in the display of a training, in the plural; when empty, images for images
+        with a class each, else examples.
     """
 
     loss: Loss = softmax_cross_entropy
@@ -69,6 +71,7 @@ class Objective:
     loss_scale: bool = False
     test_metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
     evaluate: Callable[[Any, Any], Mapping[str, float]] | None = None
+    unit: str = ""
 
     def __post_init__(self) -> None:
         if not callable(self.loss):

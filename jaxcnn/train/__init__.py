@@ -16,6 +16,7 @@ from jaxcnn.train.optimizers import DECAYS, OPTIMIZERS, SCHEDULES, make_optimize
 from jaxcnn.train.paths import by_path, mask
 from jaxcnn.train.rates import RateSearch, find_learning_rate
 from jaxcnn.train.step import TrainState, create_state, make_step
+from jaxcnn.train.sweep import SweepResult, sweep
 from jaxcnn.train.trackers import MLflow, WeightsAndBiases
 from jaxcnn.train.train import train
 from jaxcnn.train.training import Callback, Training
@@ -38,6 +39,7 @@ __all__ = [
     "ReduceOnPlateau",
     "Run",
     "StopAt",
+    "SweepResult",
     "TrainState",
     "Trained",
     "TrainedModel",
@@ -57,5 +59,6 @@ __all__ = [
     "max_norm",
     "named_recipe",
     "recipes",
+    "sweep",
     "train",
 ]

@@ -29,13 +29,14 @@ from jaxcnn.runs.trained import TrainedModel
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.tasks.task import Data
 from jaxcnn.train.checks import check_inputs, check_labels
+from jaxcnn.train.report import evaluation_html, evaluation_text
 from jaxcnn.train.step import measure
 from jaxcnn.train.weighting import weights_of
 
 _BATCH = 256
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
     """A network's metrics and outputs on a dataset.
 
@@ -46,6 +47,12 @@ class Evaluation:
 
     metrics: dict[str, float]
     outputs: Any
+
+    def __repr__(self) -> str:
+        return evaluation_text(self)
+
+    def _repr_html_(self) -> str:
+        return evaluation_html(self)
 
 
 def make_evaluate(

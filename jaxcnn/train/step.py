@@ -53,6 +53,10 @@ class TrainState(flax.struct.PyTreeNode):
     ema: PyTree | None = None
     scale: LossScale | None = None
 
+    def __repr__(self) -> str:
+        count = sum(jnp.size(leaf) for leaf in jax.tree.leaves(self.params) if hasattr(leaf, "shape"))
+        return f"TrainState(step={self.step}, {count:,} parameters)"
+
 
 class LossScale(flax.struct.PyTreeNode):
     """The loss scale that keeps float16 gradients from underflowing; they are divided by it again in float32.

@@ -165,7 +165,7 @@ def check(recipe: Recipe) -> None:
         raise UserError(f"--label-smoothing is a share from 0 to below 1, got {recipe.label_smoothing}")
     if recipe.optimizer == "muon" and recipe.ensemble:
         raise UserError("--optimizer muon takes a kernel as one matrix, and those of an --ensemble are several")
-    _ = recipe.model_options, recipe.shape
+    _ = recipe.model_options, recipe.shape, recipe.part
     make_optimizer(recipe.optimizer, recipe.lr, recipe.schedule, 1, clip=recipe.clip)
 
 

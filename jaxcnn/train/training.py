@@ -178,6 +178,7 @@ class Training:
     metrics: dict[str, jax.Array] = field(default_factory=dict)
     epoch: int = 0
     _saved: int = -1  # the step of the newest checkpoint
+    _compiled: bool = False  # whether this process has taken a step
 
     # --- for callbacks
 
@@ -190,6 +191,11 @@ class Training:
     def steps_per_epoch(self) -> int:
         """The number of full batches in the training data."""
         return len(self.data) // self.batch_size
+
+    @property
+    def unit(self) -> str:
+        """What the examples are called, in the plural."""
+        return self.objective.unit or ("examples" if isinstance(self.data, Examples) else "images")
 
     @property
     def variables(self) -> tuple[Any, Any]:
@@ -228,7 +234,7 @@ class Training:
         self.writer.watch(self.history)
         examples = self.steps_per_epoch * self.batch_size
         with (
-            Display(self.epochs, examples, show and first_process(), primary=self.primary) as display,
+            Display(self.epochs, examples, show and first_process(), primary=self.primary, unit=self.unit) as display,
             asked_to_stop(self.writer.folder) as stop,
             together(),
         ):
@@ -277,7 +283,8 @@ class Training:
         if self.validation is not None:
             measured = self.evaluate(*self.devices.whole(variables(one)), self.validation, keep=False).metrics
             record |= {f"validation_{name}": value for name, value in measured.items()}
-        record |= {"images_per_second": round(rate, 1), "seconds": self.seconds}
+        record |= {"images_per_second": round(rate, 1)} if rate > 0 else {}
+        record |= {"seconds": self.seconds}
         for callback in self.callbacks:
             before = set(record)
             callback.epoch(self, record)
@@ -285,11 +292,12 @@ class Training:
         return record
 
     def _steps(self, display: Display, stop: Stop) -> float:
-        """Runs the epoch's remaining steps; returns images per second without the first step, which may compile."""
+        """Runs the epoch's remaining steps; returns examples per second, 0 if only a step was taken that compiles: the
+        first one of this process, which does not count."""
         place, size = self.place, self.batch_size
         done = int(self.devices.single(self.state).step) - place.position  # steps before this epoch
         start = shown = saved = time.monotonic()
-        counted = 0  # images since `start`
+        counted = 0  # examples since `start`
         pending: list[dict[str, jax.Array]] = []
 
         def look() -> None:
@@ -305,16 +313,17 @@ class Training:
             self._save(wait=True)
             stop.leave(done + place.position)
 
-        for number, batch in enumerate(self._batches()):
+        for batch in self._batches():
             self.state, self.metrics = self.take_step(self.state, batch)
             pending.append(self.metrics)
             place.position += 1
             self.writer.step(self.metrics)
             for callback in self.callbacks:
                 callback.step(self)
-            if number == 0:
+            if not self._compiled:
                 look()
                 start = shown = time.monotonic()
+                self._compiled = True
             else:
                 counted += size
             if stop.asked(done + place.position):
@@ -390,7 +399,8 @@ def check_skipped(place: Place, done: int, last: bool = False) -> None:
         row += step - before
     if row >= _SKIPPED or (last and 0 < row == counts[-1][0]):
         raise TrainingError(
-            f"the last {row} steps, up to step {counts[-1][0]}, were skipped: their gradients are not finite in half "
-            f"precision, and the factor of the loss (smallest: {LossScale.SMALLEST:g}) does not help. Try bfloat16 "
-            "(--precision bfloat16), a smaller learning rate or loss, or float32; look for extreme values in the input"
+            f"the last {row} {plural(row, 'step')}, up to step {counts[-1][0]}, were skipped: their gradients are not "
+            f"finite in half precision, and the factor of the loss (smallest: {LossScale.SMALLEST:g}) does not help. "
+            "Try bfloat16 (--precision bfloat16), a smaller learning rate or loss, or float32; look for extreme values "
+            "in the input"
         )

@@ -31,7 +31,19 @@ def tiny(classes):
 def wide(classes):
     return cnn.serial(conv1=cnn.conv(4, 9), flat=cnn.flatten, head=cnn.dense(classes))
 """
-COMMANDS = ("train", "evaluate", "predict", "summary", "runs", "explore", "export", "weights", "models", "datasets")
+COMMANDS = (
+    "train",
+    "sweep",
+    "evaluate",
+    "predict",
+    "summary",
+    "runs",
+    "explore",
+    "export",
+    "weights",
+    "models",
+    "datasets",
+)
 
 
 @pytest.fixture
@@ -593,17 +605,19 @@ def test_sigterm_ends_every_command_with_143(args, run, digits, monkeypatch):
     assert run(*(arg.format(run=digits) for arg in args)) == (143, "", "jaxcnn: stopped by SIGTERM\n")
 
 
-def test_a_run_that_was_stopped_says_so_until_it_goes_on(run, columns, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_run_that_was_stopped_says_so_until_it_goes_on(run, columns, tmp_path, monkeypatch, number, expected):
     args = train_columns(columns, tmp_path / "run")
     with monkeypatch.context() as patch:
         whole = data.batches
         patch.setattr(
             "jaxcnn.train.training.batches",
-            lambda *given: signal.raise_signal(signal.SIGTERM) or whole(*given) if given[3] == 2 else whole(*given),
+            lambda *given: signal.raise_signal(number) or whole(*given) if given[3] == 2 else whole(*given),
         )  # fmt: skip
         status, _, err = run(*args)
-    assert (status, "which is saved; go on with" in err) == (143, True)
+    assert (status, "which is saved; go on with" in err) == (expected, True)
     assert json.loads(run("runs", tmp_path / "run", "--json")[1])[0]["state"] == "stopped"
+    assert not (tmp_path / "run/lock").exists()
     assert run("train", "--resume", "--trust", "--run", tmp_path / "run")[0] == 0
     assert json.loads(run("runs", tmp_path / "run", "--json")[1])[0]["state"] == "complete"
 

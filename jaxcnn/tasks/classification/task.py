@@ -84,6 +84,8 @@ class Classification(Task):
         else:
             height, width = everything.image[:2]
             test = self.load(dataclasses.replace(recipe, size=f"{height},{width}"), "test")
+        if recipe.part:
+            return *data.fold(everything, *recipe.part), test
         train, val = everything.hold_out(recipe.validation) if recipe.validation else (everything, None)
         return train, val, test
 
