@@ -17,7 +17,7 @@ from jaxcnn.cli.common import fail
 from jaxcnn.cli.evaluate import Evaluate, run_evaluate
 from jaxcnn.cli.explore import Explore, run_explore
 from jaxcnn.cli.export import Export, run_export
-from jaxcnn.cli.lists import Datasets, Models, run_datasets, run_models
+from jaxcnn.cli.lists import Datasets, Models, Recipes, run_datasets, run_models, run_recipes
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.parse import BadOption, parse
 from jaxcnn.cli.predict import Predict, run_predict
@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "summary": (Summary, run_summary),
     "weights": (Weights, run_weights),
     "models": (Models, run_models),
+    "recipes": (Recipes, run_recipes),
     "datasets": (Datasets, run_datasets),
 }
 """Each command's options, and the function that runs it."""

@@ -17,6 +17,9 @@ class Train(Process, Recipe):
 
     model: tyro.conf.Positional[str] = "lenet5"
     """A name from `jaxcnn models`, or file.py:function for a model of your own: a function of `classes`."""
+    recipe: str | None = None
+    """A name from `jaxcnn recipes`: settings that reached a measured figure. Options on the command line override
+    them."""
     config: Path | None = None
     """A JSON or TOML file with any of these options, or the config.json of a run. Options on the command line override
     it."""

@@ -1,6 +1,7 @@
 """Training: the state, the jitted step, the loop over epochs, callbacks and evaluation."""
 
 from jaxcnn.runs.folder import Run
+from jaxcnn.runs.named import NamedRecipe, named_recipe, recipes
 from jaxcnn.runs.process import Process
 from jaxcnn.runs.recipe import Recipe
 from jaxcnn.runs.trained import Trained, TrainedModel
@@ -24,6 +25,7 @@ __all__ = [
     "GradientNorm",
     "LearningRate",
     "MLflow",
+    "NamedRecipe",
     "Objective",
     "Process",
     "Recipe",
@@ -41,5 +43,7 @@ __all__ = [
     "make_optimizer",
     "make_step",
     "max_norm",
+    "named_recipe",
+    "recipes",
     "train",
 ]

@@ -25,6 +25,7 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", "\n".join(PAGES), re.DOTALL)
 SHORT = {
     "jaxcnn train": "--epochs 1 --data digits",
     "experiments.five_or_not": "--data digits --epochs 2",
+    "experiments.cifar10": "--data digits --epochs 2 --examples 64 --batch-size 32 --widths 4 4 4",
     "experiments.mlp_mnist": "--data digits --epochs 1",
     "experiments.lenet_mnist": "--data digits --epochs 1 --seeds 1",
     "experiments.builder": "--data digits --epochs 1 --examples 256",
