@@ -104,11 +104,25 @@ def across(request, on):
     return measure(whole, state, examples).metrics["loss"]
 
 
+def views(request, on):
+    """The same for two views of each of ten examples, without labels."""
+    model = cnn.network(lambda net, a, b: (net.embed(a), net.embed(b)), embed=cnn.dense(3))
+    found = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
+    params, state = model.init(jax.random.key(0), found, found)
+    made = data.views(lambda points, key: points + 0.1 * jax.random.normal(key, points.shape))
+    objective = train.Objective(cnn.losses.nt_xent(), views=made)
+    measure = train.make_evaluate(model, objective, batch_size=request["batch"], devices=on)
+    whole = params if request.get("form") is None else on.whole(params)
+    return measure(whole, state, data.Examples(found)).metrics["loss"]
+
+
 def answer(request):
     form = request.get("form")
     try:
         on = devices.DataParallel(request.get("count"), form) if form else devices.OneDevice()
-        return {"steps": steps, "fit": fitted, "divided": divided, "across": across}[request["do"]](request, on)
+        return {"steps": steps, "fit": fitted, "divided": divided, "across": across, "views": views}[request["do"]](
+            request, on
+        )
     except UserError as error:
         return str(error)
     except Stopped as stop:

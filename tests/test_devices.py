@@ -96,7 +96,7 @@ def test_eight_devices_learn_what_one_learns(alone):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_examples_that_are_compared_meet_the_same_ones_on_any_devices(processes):
     """Ten examples in batches of 4 and of 5: with their last batch, and where the devices cannot share a batch."""
-    requests = [{"do": "across", "batch": batch, "form": "jit"} for batch in (4, 5, 16)]
+    requests = [{"do": do, "batch": batch, "form": "jit"} for do in ("across", "views") for batch in (4, 5, 16)]
     alone = answers([start([{**request, "form": None} for request in requests])])[0]
     processes = [start(requests, 4)] if processes == 1 else start_together(2, requests, 2)
     for found in answers(processes):

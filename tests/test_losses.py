@@ -103,6 +103,7 @@ def test_every_loss_and_metric_has_a_case():
               if callable(v) and v.__module__ == room.__name__ and not n.startswith("_")]  # fmt: skip
     elsewhere = {"top_k", "l2_penalty", "confusion_matrix", "generalization_gap", "every_output", "are_probabilities"}
     elsewhere |= {"Summed", "check_classes", "name_of", "shown", "is_share"}
+    elsewhere |= {"WholeSet", "Weighted", "class_weighted", "in_training", "f1", "auroc", "average_precision"}
     assert set(public) == {case.split(",")[0] for case in VALUES} - {"top 3"} | elsewhere
 
 
@@ -272,3 +273,27 @@ def test_smoothed_labels(share):
     close(losses.softmax_cross_entropy(outputs, np.eye(4, dtype=np.float32)[labels], share), -(q * logs).sum(1))
     with pytest.raises(UserError, match=r"smoothing=-0\.1: expected a number"):
         losses.softmax_cross_entropy(outputs, labels, -0.1)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_nt_xent_is_equation_1_of_simclr(temperature):
+    """In float64 with loops; and finite, with finite gradients, for large embeddings and for zeros."""
+    first, second = normal(0, 5, 3), normal(1, 5, 3)
+    z = np.concatenate([first, second]).astype(np.float64)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    scores = np.exp(z @ z.T / temperature)
+    each = [-np.log(scores[i, (i + 5) % 10] / (scores[i].sum() - scores[i, i])) for i in range(10)]
+    close(losses.nt_xent(temperature)((first, second), None), (np.array(each[:5]) + each[5:]) / 2)
+    slope = jax.grad(lambda pair: losses.nt_xent(temperature)(pair, None).mean())((0 * first, 1e4 * second))
+    assert all(np.isfinite(g).all() for g in slope)
+    with pytest.raises(UserError, match="expected a number above 0"):
+        losses.nt_xent(0)
+
+
+def test_negative_cosine_is_a_distance_on_the_sphere():
+    prediction, target = normal(0, 5, 3), normal(1, 5, 3)
+    p, z = (x.astype(np.float64) / np.linalg.norm(x, axis=1, keepdims=True) for x in (prediction, target))
+    close(losses.negative_cosine((prediction, target), None), ((p - z) ** 2).sum(1))
+    slope = jax.grad(lambda pair: losses.negative_cosine(pair, None).mean())((prediction, target))
+    assert np.abs(slope[0]).max() > 0.01
+    assert np.abs(slope[1]).max() == 0

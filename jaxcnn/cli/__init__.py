@@ -17,8 +17,9 @@ from jaxcnn.cli.common import fail
 from jaxcnn.cli.evaluate import Evaluate, run_evaluate
 from jaxcnn.cli.explore import Explore, run_explore
 from jaxcnn.cli.export import Export, run_export
-from jaxcnn.cli.lists import Datasets, Models, run_datasets, run_models
-from jaxcnn.cli.options import Train
+from jaxcnn.cli.lists import Datasets, Models, Recipes, run_datasets, run_models, run_recipes
+from jaxcnn.cli.lr import run_lr
+from jaxcnn.cli.options import Given, Lr, Train
 from jaxcnn.cli.parse import BadOption, parse
 from jaxcnn.cli.predict import Predict, run_predict
 from jaxcnn.cli.runs import Runs, run_runs
@@ -31,6 +32,7 @@ from jaxcnn.signals import status_of, stopped_by_sigterm
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "train": (Train, run_train),
+    "lr": (Lr, run_lr),
     "sweep": (Sweep, run_sweep),
     "evaluate": (Evaluate, run_evaluate),
     "predict": (Predict, run_predict),
@@ -40,6 +42,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "summary": (Summary, run_summary),
     "weights": (Weights, run_weights),
     "models": (Models, run_models),
+    "recipes": (Recipes, run_recipes),
     "datasets": (Datasets, run_datasets),
 }
 """Each command's options, and the function that runs it; it may return an exit status."""
@@ -118,7 +121,7 @@ def _parse(args: list[str]) -> Any:
             message = next((str(unknown("option", name, known)) for name in given if name not in known), message)
         sys.exit(fail(f"{message}; see {named}", 2))
     # --resume and --config have to know which options were given, even those given with their default value.
-    if isinstance(command, (Train, Sweep)):
+    if isinstance(command, Given):
         options = {re.sub("^no_", "", arg[2:].split("=")[0].replace("-", "_")) for arg in args if arg.startswith("--")}
         positional = {"model"} if command.model in args[1:] else set()
         command = dataclasses.replace(command, given=frozenset(options | positional))

@@ -20,7 +20,8 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 _TYPES: dict[Any, str] = {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}
 _NAMES = {
-    "data": "NAME", "task": "NAME", "optimizer": "NAME", "schedule": "NAME", "layer": "NAME", "sort": "NAME",
+    "data": "NAME", "recipe": "NAME", "task": "NAME", "optimizer": "NAME", "schedule": "NAME", "layer": "NAME",
+    "sort": "NAME",
     "options": "NAME=VALUE,...", "augment": "NAME,...", "fresh": "LAYER,...", "freeze": "LAYER,...",
     "size": "HEIGHT,WIDTH", "input": "HEIGHT,WIDTH,CHANNELS", "coordinator": "HOST:PORT",
     "fold": "NUMBER/COUNT", "over": "NAME=VALUE,...",

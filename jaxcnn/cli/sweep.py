@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
 from jaxcnn.cli.common import fail, say, shown
+from jaxcnn.cli.options import Given
 from jaxcnn.cli.resume import process_of, recipe_of
 from jaxcnn.cli.train import run_name
 from jaxcnn.errors import Interrupted, UserError
 from jaxcnn.runs.process import Process
-from jaxcnn.runs.recipe import Recipe
 from jaxcnn.signals import status_of
 
 
 @dataclass(frozen=True)
-class Sweep(Process, Recipe):
+class Sweep(Process, Given):
     """Train a network with each combination of values of some settings, and compare the runs. The same command goes on
     with a sweep that was stopped."""
 
-    model: tyro.conf.Positional[str] = "lenet5"
-    """A name from `jaxcnn models`, or file.py:function for a model of your own: a function of `classes`."""
     over: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A setting and its values, lr=0.001,0.01; once for each setting that varies. Any option of a recipe may vary.
     Values that have commas themselves stand between bars: "augment=affine|flip,crop". With --random, lr=1e-4..1e-1 is a
@@ -35,15 +33,10 @@ class Sweep(Process, Recipe):
     """Cross-validation: train each combination once for each of this number of folds, see --fold."""
     random: int | None = None
     """Train this number of random combinations instead of all."""
-    config: Path | None = None
-    """A JSON or TOML file with options of a recipe, or the config.json of a run. Options on the command line override
-    it."""
     runs: Path | None = None
     """The folder of the runs. runs/sweep-MODEL-DATA when not given."""
     draw: Path | None = None
     """Also draw the metric against each setting that varies to this file, .png, .svg or .pdf."""
-    given: tyro.conf.Suppress[frozenset[str]] = field(default=frozenset(), repr=False)
-    """The names of the options on the command line."""
 
 
 def run_sweep(given: Sweep) -> int:

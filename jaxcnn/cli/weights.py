@@ -18,7 +18,7 @@ class Weights:
     """Show what is in a file of weights: its arrays, and which network it fits. No code in the file is run."""
 
     file: tyro.conf.Positional[Path]
-    """A file of PyTorch, safetensors, Flax or Keras, or a folder."""
+    """A file of PyTorch, safetensors, Flax or Keras, or a folder, which may be that of a run."""
     model: str | None = None
     """Compare the file with this network only, a name from `jaxcnn models`, and list what does not fit."""
     entry: str | None = None
@@ -66,4 +66,4 @@ def _text(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_LIBRARIES = {"torch": "PyTorch", "flax": "Flax", "keras": "Keras"}
+_LIBRARIES = {"torch": "PyTorch", "flax": "Flax", "keras": "Keras", "jaxcnn": "jaxcnn"}

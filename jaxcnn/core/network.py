@@ -39,6 +39,7 @@ class Net:
     def __init__(self, sublayers: Mapping[str, Layer], train: bool, key: jax.Array | None):
         self._sublayers = sublayers
         self._calls: dict[str, int] = {}
+        self._constant = False
         self.train = train
         self.key = key
 
@@ -85,6 +86,38 @@ class Net:
         raise NotImplementedError
 
 
+def constant(sublayer: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """A sublayer whose parameters get no gradient in this call, in the function of a network.
+
+    The gradient passes through the sublayer to its input: so a generator learns what its critic says, and the critic
+    does not learn from it. The output, and the update of running statistics, are those of the sublayer.
+
+    Args:
+      sublayer: `net.NAME`, of the first argument of a network's function.
+
+    Raises:
+      LayerError: for anything else.
+
+    Example:
+      >>> def forward(net, image, z):
+      ...     made = net.generator(z)
+      ...     judged = net.critic(image), net.critic(jax.lax.stop_gradient(made))    # for the critic's loss
+      ...     return judged, cnn.transforms.constant(net.critic)(made)    # and for the generator's
+    """
+    net = getattr(getattr(sublayer, "func", None), "__self__", None)
+    if not isinstance(net, Net):
+        raise LayerError(f"constant takes a sublayer in a network's function, constant(net.critic), got {sublayer!r}")
+
+    def called(*inputs: PyTree) -> PyTree:
+        before, net._constant = net._constant, True
+        try:
+            return sublayer(*inputs)
+        finally:
+            net._constant = before
+
+    return called
+
+
 class Applying(Net):
     """Runs the sublayers with their variables and collects their new states.
 
@@ -106,6 +139,8 @@ class Applying(Net):
 
     def _run(self, name: str, sublayer: Layer, inputs: tuple[PyTree, ...], key: Any) -> PyTree:
         params, state = self._params.get(name, {}), self._new_state.get(name, {})
+        if self._constant:
+            params = jax.lax.stop_gradient(params)
         try:
             with jax.named_scope(name):  # for the names in the HLO and in profiles
                 result = sublayer.apply(params, state, *inputs, train=self.train, key=key)

@@ -16,9 +16,13 @@ from jaxcnn.data.augment import (
     cutout,
     flip,
     mixup,
+    noise,
+    resized_crop,
     rotate,
     scale,
+    sometimes,
     translate,
+    views,
 )
 from jaxcnn.data.batches import batches, padded_batches
 from jaxcnn.data.dataset import Dataset, Examples
@@ -30,6 +34,7 @@ from jaxcnn.data.datasets.voc import voc
 from jaxcnn.data.folds import fold, k_fold
 from jaxcnn.data.images import read_image
 from jaxcnn.data.load import load
+from jaxcnn.data.loader import Loader
 from jaxcnn.data.preprocess import Preprocess, to_float
 from jaxcnn.data.proposals import selective_search, sliding_windows
 from jaxcnn.data.stream import Stream, prefetch, read_middle, stream
@@ -41,6 +46,7 @@ __all__ = [
     "Dataset",
     "Examples",
     "Joint",
+    "Loader",
     "PairedTransform",
     "Preprocess",
     "Stream",
@@ -61,18 +67,22 @@ __all__ = [
     "load_text",
     "mixup",
     "movie_reviews",
+    "noise",
     "padded_batches",
     "prefetch",
     "read_image",
     "read_middle",
+    "resized_crop",
     "rotate",
     "scale",
     "selective_search",
     "sliding_windows",
+    "sometimes",
     "sort_of_clevr",
     "stream",
     "to_float",
     "tokenize",
     "translate",
+    "views",
     "voc",
 ]

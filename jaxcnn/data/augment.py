@@ -62,6 +62,73 @@ def compose(*augments: Augment) -> Augment:
     return lambda images, key: both(images, None, key)[0]
 
 
+def views(augment: Augment, count: int = 2) -> Augment:
+    """Several independently augmented copies of each image, as that number of inputs of the network.
+
+    For `Objective(loss, views=views(augment))` and a network `(net, a, b)`, whose loss compares its two outputs, such
+    as `losses.nt_xent`.
+
+    Returns:
+      `(images, key) -> (images, images, ...)`.
+
+    Raises:
+      UserError: when the count is below 1, or `augment` is a paired transform.
+
+    Source: Chen et al., A simple framework for contrastive learning of visual representations (2020), section 2.1.
+    """
+    if isinstance(augment, PairedTransform) or not callable(augment):
+        raise UserError(f"views: expected an augmentation (images, key) -> images, got {type(augment).__name__}")
+    if count < 1:
+        raise UserError(f"views(count={count}): expected 1 or more")
+
+    def copies(images: Any, key: jax.Array) -> tuple[Any, ...]:
+        return tuple(augment(images, key) for key in jax.random.split(key, count))
+
+    return copies
+
+
+def noise(size: int) -> Augment:
+    """A vector of independent standard normal numbers beside the images, as the network's last input.
+
+    For `Objective(loss, views=noise(32))`: the vector that a generator turns into an image, or the one that a
+    variational autoencoder scales and shifts.
+
+    Returns:
+      `(images, key) -> (images, z)` with z `(N, size)`, float32.
+
+    Raises:
+      UserError: when the size is below 1.
+    """
+    if size < 1:
+        raise UserError(f"noise({size}): expected at least 1 number")
+
+    def beside(images: Any, key: jax.Array) -> tuple[Any, ...]:
+        several = images if isinstance(images, tuple) else (images,)
+        count = len(jax.tree.leaves(images)[0])
+        return *several, jax.random.normal(key, (count, size), jnp.float32)
+
+    return beside
+
+
+def sometimes(augment: Augment, probability: float) -> Augment:
+    """Each image augmented with a probability, and otherwise unchanged: `sometimes(colour(), 0.8)`.
+
+    Raises:
+      UserError: when the probability is not from 0 to 1, or `augment` is a paired transform.
+    """
+    if isinstance(augment, PairedTransform) or not callable(augment):
+        raise UserError(f"sometimes: expected an augmentation (images, key) -> images, got {type(augment).__name__}")
+    if not 0 <= probability <= 1:
+        raise UserError(f"sometimes(probability={probability}): expected a number from 0 to 1")
+
+    def some(images: jax.Array, key: jax.Array) -> jax.Array:
+        chosen_key, augment_key = jax.random.split(key)
+        chosen = jax.random.bernoulli(chosen_key, probability, (len(images), 1, 1, 1))
+        return jnp.where(chosen, augment(images, augment_key), images)
+
+    return some
+
+
 # --- which pixels ------------------------------------------------------------------------------------------------
 
 
@@ -130,6 +197,37 @@ def scale(low: float = 0.8, high: float = 1.25) -> Augment:
     def augment(images: jax.Array, key: jax.Array) -> jax.Array:
         u = jax.random.uniform(key, (len(images),), minval=math.log(low), maxval=math.log(high))
         return _sample(images, jnp.exp(-u)[None, None] * jnp.eye(2)[..., None], jnp.zeros((2, len(images))))
+
+    return augment
+
+
+def resized_crop(area: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> Augment:
+    """A random window of each image, resized bilinearly to the size of the image.
+
+    Args:
+      area: the smallest and the largest area of the window, as shares of the image's; uniform.
+      ratio: the smallest and the largest width by height of the window, relative to the image's; uniform in the
+        logarithm. A side that would be longer than the image's is as long.
+
+    Raises:
+      UserError: when an area is not above 0 and at most 1, or a ratio is not above 0.
+
+    Source: Szegedy et al., Going deeper with convolutions (2015), section 6; Chen et al. (2020), appendix A.
+    """
+    if not 0 < area[0] <= area[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
+        raise UserError(f"resized_crop({area}, {ratio}): expected areas and ratios above 0, areas up to 1, low <= high")
+
+    def augment(images: jax.Array, key: jax.Array) -> jax.Array:
+        n, height, width, _ = images.shape
+        size_key, ratio_key, place_key = jax.random.split(key, 3)
+        share = jax.random.uniform(size_key, (n,), minval=area[0], maxval=area[1])
+        wide = jax.random.uniform(ratio_key, (n,), minval=math.log(ratio[0]), maxval=math.log(ratio[1]))
+        sides = jnp.minimum(jnp.sqrt(share * jnp.exp(jnp.stack([-wide, wide]))), 1.0)  # of the height, of the width
+        zeros = jnp.zeros_like(share)
+        matrix = jnp.stack([jnp.stack([sides[0], zeros]), jnp.stack([zeros, sides[1]])])
+        # The centre of the window moves as far as its border stays inside the image.
+        free = (1 - sides) * jnp.array([[height - 1], [width - 1]]) / 2
+        return _sample(images, matrix, jax.random.uniform(place_key, (2, n), minval=-1.0) * free)
 
     return augment
 

@@ -173,6 +173,26 @@ def compare(
     return figure
 
 
+def learning_rates(rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, suggestion: float) -> Figure:
+    """The loss by learning rate: of each step, smoothed, and with a line at the suggested rate.
+
+    Losses above the first one, where training diverges, are cut off at twice its height above the lowest.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, losses, color=_TRAIN, alpha=0.35, linewidth=1, label="loss of a batch")
+    axes.plot(rates, smoothed, color=_TRAIN, linewidth=2, label="smoothed")
+    axes.axvline(suggestion, color=_VALIDATION, linestyle="--", label=f"suggestion: {suggestion:.2g}")
+    low, first = np.nanmin(smoothed), smoothed[0]
+    known = losses[np.isfinite(losses) & (losses <= first + (first - low))]
+    margin = 0.06 * (known.max() - known.min()) or 1
+    axes.set_ylim(known.min() - margin, known.max() + margin)
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", xlim=(rates[0], rates[-1]))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
 def distinct(count: int) -> list[tuple[float, ...]]:
     """This number of different colours."""
     for name, most in (("tab10", 10), ("tab20", 20)):

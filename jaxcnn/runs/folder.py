@@ -347,12 +347,15 @@ def _is_left(path: Path) -> bool:
 
 
 def variables(state: State) -> tuple[Any, Any]:
-    """The parameters that are evaluated and kept (averaged, if an average is kept), and the model's state."""
+    """The parameters that are evaluated and kept (an average, if the state or the optimizer keeps one), and the model's
+    state."""
     return _averaged(state), state.model_state
 
 
 def _averaged(state: State) -> Any:
-    return state.params if state.ema is None else state.ema
+    from jaxcnn.runs.averages import compiled  # on first use: the command line starts faster without Optax
+
+    return compiled(getattr(state, "opt_state", None), state.params) if state.ema is None else state.ema
 
 
 def _read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:

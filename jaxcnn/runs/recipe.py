@@ -58,23 +58,28 @@ class Recipe:
     batch_size: int | None = None
     """Examples in a step. When not given, 128; or the task's own number."""
     optimizer: str = "adam"
-    """sgd, momentum (0.9) or adam."""
+    """sgd, momentum (0.9), nesterov (0.9), adam, adamw, lion, or muon (kernels by Muon, the rest by Adam)."""
     lr: float | None = None
-    """Learning rate at the start. When not given: 0.1 for sgd, 0.05 for momentum, 0.002 for adam."""
+    """Learning rate at the start. When not given: 0.1 for sgd, 0.05 for momentum and nesterov, 0.002 for adam and
+    adamw, 0.0005 for lion, 0.01 for muon. `jaxcnn lr` looks for one."""
     schedule: str = "cosine"
     """cosine (to 0 over the whole training), constant, steps (a tenth at 1/2 and at 3/4 of it) or onecycle."""
     warmup: float = 0.0
     """Epochs in which the learning rate grows from 0."""
     clip: float | None = None
     """The gradient's largest norm: a longer one is scaled down to it."""
-    weight_decay: float = 0.0
-    """Decay of the kernels."""
+    weight_decay: float | None = None
+    """Decay of the kernels. When not given, 0.01 for adamw, 0 for others."""
+    label_smoothing: float = 0.0
+    """Share of each label that is spread evenly over all classes, for instance 0.1. The loss is computed with it in
+    training, validation and test, as by torch.nn.CrossEntropyLoss; the accuracy is not affected."""
     augment: str = "auto"
     """none, or any of affine (small shifts, turns, scalings and shears), flip (left to right), crop (shifts by whole
     pixels), rotate, scale, colour, cutout and mixup, with commas between them; auto is affine for digits and mnist,
     flip,crop for cifar10, none for others. Other tasks than classification have their own: auto or none."""
     weights: Path | None = None
-    """Weights to begin with: a .pth or .safetensors file of torchvision's or timm's names, or a Flax checkpoint."""
+    """Weights to begin with: a .pth or .safetensors file of torchvision's or timm's names, a Flax checkpoint, or the
+    folder of another run, whose best epoch counts."""
     fresh: str = "head"
     """With --weights: layers that begin with new weights all the same, with commas between them, or none."""
     freeze: str | None = None

@@ -61,9 +61,11 @@ class Task:
         Raises:
           UserError: if a setting does not apply to the task.
         """
-        for name, value in (("stream", recipe.stream), ("weights", recipe.weights), ("ensemble", recipe.ensemble)):
+        given = {name: getattr(recipe, name) for name in ("stream", "weights", "ensemble", "label_smoothing")}
+        for name, value in given.items():
             if value:
-                raise UserError(f"--{name} is for networks that name the class of an image; {recipe.model} does not")
+                option = name.replace("_", "-")
+                raise UserError(f"--{option} is for networks that name the class of an image; {recipe.model} does not")
         if recipe.augment not in ("auto", "none"):
             raise UserError(f"--augment {recipe.augment}: for {self.about}, choose auto or none")
         return self.with_defaults(recipe)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,13 +11,16 @@ import numpy as np
 import optax
 
 from jaxcnn.core import Layer
+from jaxcnn.data.augment import PairedTransform
 from jaxcnn.data.dataset import Dataset, Examples
+from jaxcnn.data.loader import Loader
 from jaxcnn.data.preprocess import Preprocess, inputs_of
 from jaxcnn.data.stream import Stream
 from jaxcnn.declared import calls
 from jaxcnn.errors import UserError
-from jaxcnn.losses import Loss, check_classes
-from jaxcnn.metrics import Metric
+from jaxcnn.losses import check_classes
+from jaxcnn.metrics import WholeSet, in_training
+from jaxcnn.tasks.objective import Objective
 from jaxcnn.train.step import measure, of_batch
 
 PyTree = Any
@@ -30,8 +33,15 @@ def check_data(**sets: Any) -> None:
             if isinstance(given, float):
                 hint = f"`train, val = data.hold_out({given})` divides the data"
             else:
-                hint = "cnn.data.Dataset(images, labels, classes) makes one of arrays"
+                hint = "cnn.data.Dataset(images, labels, classes) makes one of arrays, cnn.data.Loader one of batches"
             raise UserError(f"{name}: expected a Dataset, Examples or a Stream, got {type(given).__name__}; {hint}")
+        if hasattr(given, "__getitem__") and not any(
+            hasattr(given, part) for part in ("__iter__", "labels", "batches")
+        ):
+            raise UserError(
+                f"{name}: {type(given).__name__} gives single examples; pass a loader that makes batches of them, such "
+                "as torch.utils.data.DataLoader(dataset, batch_size)"
+            )
 
 
 def check_settings(
@@ -66,32 +76,39 @@ def _batch(tree: PyTree, size: int) -> PyTree:
     )
 
 
-def outputs_of(
-    model: Layer, loss: Loss, variables: Any, preprocess: Callable[[Any], Any], size: int, *sets: Any
-) -> PyTree:
+def batch_of(objective: Objective, data: Any, size: int) -> tuple[PyTree, PyTree]:
+    """The shapes and dtypes of a batch of `size` inputs and labels, with the objective's views, before `preprocess`."""
+    labels = jax.ShapeDtypeStruct((size,), jnp.int32) if isinstance(data, Stream) else _batch(data.labels, size)
+    if objective.views is None:
+        return example_of(data, size), labels
+    places = jax.ShapeDtypeStruct((size,), jnp.int32)
+    found: tuple[PyTree, PyTree] = jax.eval_shape(objective.viewed, example_of(data, size), labels, places)
+    return found
+
+
+def outputs_of(model: Layer, objective: Objective, variables: Any, size: int, *sets: Any) -> PyTree:
     """Checks all datasets; returns the shapes of the outputs in evaluation for a batch of the first one.
 
     Raises:
       UserError: if the loss refuses the labels of a dataset, or `preprocess` its images.
     """
+    preprocess = objective.inputs
 
     def outputs(inputs: Any) -> Any:
         return model.apply(*variables, *inputs_of(preprocess, inputs))[0]
 
     found: list[tuple[Any, Any]] = []
     for data in sets:
-        if isinstance(data, (Dataset, Examples, Stream)):
+        if isinstance(data, (Dataset, Examples, Loader, Stream)):
             check_inputs(preprocess, data)
-            example = example_of(data, size)
+            example, _ = batch_of(objective, data, size)
             if not found or found[-1][0] != example:  # tracing a network is slow
                 found.append((example, jax.eval_shape(outputs, example)))
-            check_labels(loss, found[-1][1], data)
+            check_labels(objective, found[-1][1], data)
     return found[0][1]
 
 
-def figures_of(
-    loss: Loss, metrics: Mapping[str, Metric] | None, outputs: PyTree, data: Any, size: int, only_in_training: bool
-) -> list[str]:
+def figures_of(objective: Objective, outputs: PyTree, data: Any, size: int, only_in_training: bool) -> list[str]:
     """The names of the metrics on `data`, `loss` first.
 
     Args:
@@ -99,14 +116,21 @@ def figures_of(
       only_in_training: whether loss and metrics may fail on the outputs of an evaluation.
     """
 
+    loss, metrics = objective.loss, objective.metrics
+    whole = {name: metric for name, metric in (metrics or {}).items() if isinstance(metric, WholeSet)}
+    of_steps = in_training(metrics)
+
     def figures(outputs: Any, labels: Any) -> dict[str, Any]:
         with calls() as seen:
             each = {"loss": loss(outputs, labels)}
-        return of_batch(metrics, each | measure(metrics, outputs, labels, loss, seen))
+        return of_batch(of_steps, each | measure(of_steps, outputs, labels, loss, seen))
 
-    labels = jax.ShapeDtypeStruct((size,), jnp.int32) if isinstance(data, Stream) else _batch(data.labels, size)
+    _, labels = batch_of(objective, data, size)
     try:
-        return list(jax.eval_shape(figures, outputs, labels))
+        return [
+            *jax.eval_shape(figures, outputs, labels),
+            *(figure for name, metric in whole.items() for figure in metric.names or (name,)),
+        ]
     except Exception:
         if not only_in_training:
             raise
@@ -122,14 +146,19 @@ def check_inputs(preprocess: Callable[[Any], Any], data: Any) -> None:
             raise UserError(f"{data.name}: {error}") from None
 
 
-def check_labels(loss: Loss, outputs: PyTree, data: Any) -> None:
+def check_labels(objective: Objective, outputs: PyTree, data: Any) -> None:
     """Checks the labels by the loss, outside `jit`: inside it, the loss cannot see their values.
+
+    Labels that a paired transform of `views` makes are not checked.
 
     Args:
       outputs: the shapes of a batch of the network's outputs.
     """
+    if isinstance(objective.views, PairedTransform):
+        return
+    loss = objective.loss
     labels = np.arange(len(data.classes), dtype=np.int32) if isinstance(data, Stream) else data.labels
-    count = len(jax.tree.leaves(labels)[0])
+    count = len(data.classes) if isinstance(data, Stream) else len(data)
     known, all_outputs = jax.tree.map(jnp.asarray, labels), _batch(outputs, count)
     try:
         if loss is optax.softmax_cross_entropy_with_integer_labels:

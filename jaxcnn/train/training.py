@@ -22,6 +22,7 @@ from jaxcnn.devices import OneDevice, first_process, from_first, together
 from jaxcnn.errors import TrainingError, UserError
 from jaxcnn.format import plural
 from jaxcnn.ops import cpu
+from jaxcnn.runs.averages import averages
 from jaxcnn.runs.folder import variables
 from jaxcnn.runs.primary import Primary
 from jaxcnn.runs.record import Record
@@ -198,7 +199,7 @@ class Training:
 
     @property
     def variables(self) -> tuple[Any, Any]:
-        """Parameters (averaged, if an average is kept) and the model's state, on one device."""
+        """The parameters to evaluate (averaged, if an average is kept) and the model's state, on one device."""
         return variables(self.devices.single(self.state))
 
     @property
@@ -347,7 +348,7 @@ class Training:
         on, where = self.devices, (self.batch_size, self.seed, self.epoch, self.place.position, self.devices.shard)
         if isinstance(self.data, (Dataset, Examples)):
             return map(on.batch, batches(self.data, *where))
-        return prefetch(self.data.batches(*where), put=on.batch)
+        return prefetch(self.data.batches(*where), put=on.batch)  # a stream's or a loader's
 
     def _save(self, wait: bool) -> None:
         """Saves a checkpoint; skipped if an earlier one is still being written and `wait` is False."""
@@ -359,7 +360,8 @@ class Training:
         self.place.callbacks = {name: value for name, value in saved.items() if value is not None}
         progress = {**dataclasses.asdict(self.place), "seconds": self.seconds}
         is_best = bool(self.history) and self.primary.best(self.history)["step"] == self._saved
-        self.writer.save(one, progress, None if is_best or not self.history else self.best)
+        in_state = is_best and not averages(one.opt_state)  # whoever reads only the weights does not know the optimizer
+        self.writer.save(one, progress, None if in_state or not self.history else self.best)
 
 
 def means(rows: list[dict[str, float]]) -> dict[str, float]:

@@ -1,4 +1,5 @@
-"""Loading and saving weights in the formats of torchvision, timm and Flax's ImageNet example; loading Keras's files.
+"""Loading and saving weights in the formats of torchvision, timm and Flax's ImageNet example; loading Keras's files,
+and the weights of another run.
 
 Nothing is downloaded, PyTorch is not needed, and no code from a file is run. `jaxcnn weights FILE` shows what is in a
 file and which network it fits. Fine-tuning:
@@ -14,8 +15,8 @@ file and which network it fits. Fine-tuning:
 """
 
 from jaxcnn.transforms import adapt
-from jaxcnn.weights.files import read
+from jaxcnn.weights.files import is_run, read
 from jaxcnn.weights.presets import preprocess
 from jaxcnn.weights.transfer import load, save
 
-__all__ = ["adapt", "load", "preprocess", "read", "save"]
+__all__ = ["adapt", "is_run", "load", "preprocess", "read", "save"]

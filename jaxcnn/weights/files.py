@@ -19,10 +19,12 @@ from safetensors.numpy import save_file
 
 from jaxcnn.errors import DataError, UserError, first_line
 from jaxcnn.files import regular
+from jaxcnn.runs.folder import Run
 from jaxcnn.weights import keras, pth
 from jaxcnn.weights.unpickle import Damaged, Tensor
 
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
+_IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")
 
 # The names of the network's weights in training checkpoints; the first that exists is used, averaged weights last.
 _ENTRIES = "state_dict model_state_dict model_state model net_state_dict net network module weights params"
@@ -46,7 +48,7 @@ class Content:
     """
 
     path: Path
-    kind: Literal["torch", "flax", "keras"]
+    kind: Literal["torch", "flax", "keras", "jaxcnn"]
     arrays: dict[str, np.ndarray]
     wrapping: tuple[str, ...] = ()
 
@@ -56,8 +58,9 @@ def read(path: str | Path, entry: str | None = None) -> dict[str, np.ndarray]:
 
     Args:
       path: safetensors; PyTorch's `.pth`, `.pt` or `.bin` in either of its formats; Flax's msgpack; a folder with
-        `model.safetensors` or `pytorch_model.bin`; a checkpoint folder of Orbax; or Keras's `.weights.h5`, `.keras` or
-        `.h5`, for which h5py must be installed (`pip install "jaxcnn[keras]"`).
+        `model.safetensors` or `pytorch_model.bin`; a checkpoint folder of Orbax; Keras's `.weights.h5`, `.keras` or
+        `.h5`, for which h5py must be installed (`pip install "jaxcnn[keras]"`); or the folder of a run of jaxcnn, for
+        the weights of its best epoch.
       entry: the weights to read from a training checkpoint that holds several, `"state_dict_ema"` for averaged ones. By
         default: the one called `state_dict`, `model_state_dict`, `model`, `net`, `module` or similar, averaged ones if
         there are no others; without such a name, the only entry that holds weights.
@@ -65,7 +68,8 @@ def read(path: str | Path, entry: str | None = None) -> dict[str, np.ndarray]:
     Returns:
       A dict, in the file's order. PyTorch's names lose the prefixes of wrappers (`module.`, `_orig_mod.`, ...), and an
       `AveragedModel` loses its count `n_averaged`. Flax's names are `params/...` and `batch_stats/...`; Keras's are
-      paths in the file, `conv1/vars/0`. A `.pth` is mapped into memory: its arrays are read-only views of the file.
+      paths in the file, `conv1/vars/0`; a run's are paths in its network, `conv1/kernel`. A `.pth` is mapped into
+      memory: its arrays are read-only views of the file.
 
     Raises:
       DataError: when the file does not exist, is damaged or of another kind, or holds code.
@@ -79,10 +83,12 @@ def content(path: str | Path, entry: str | None = None) -> Content:
     """`read`, together with the kind of the file."""
     path = Path(path).expanduser()
     if path.is_dir():
-        for name in ("model.safetensors", "pytorch_model.bin"):
+        for name in _IN_FOLDERS:
             if (path / name).is_file():
                 return content(path / name, entry)
         _only_one(path, entry)
+        if is_run(path):
+            return Content(path, "jaxcnn", _run(path))
         return Content(path, "flax", _flax(_orbax(path), path))
     try:
         with open(regular(path), "rb") as file:
@@ -108,6 +114,40 @@ def content(path: str | Path, entry: str | None = None) -> Content:
     raise DataError(
         f"{path} {_what_else(start)}; expected safetensors, PyTorch's .pth, a checkpoint of Flax, or Keras's .h5"
     )
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether the path is the folder of a run of jaxcnn, with its config.json and checkpoints."""
+    path = Path(path).expanduser()
+    return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
+
+
+def check_path(path: str | Path) -> None:
+    """Checks that there is a file, or a folder with weights, without reading them.
+
+    Raises:
+      DataError: when there is not.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file")
+    if not path.is_dir() or is_run(path) or any((path / name).is_file() for name in _IN_FOLDERS):
+        return
+    if _checkpoint(path) is None:
+        raise DataError(
+            f"{path} is a folder without weights: expected a run of jaxcnn (config.json and checkpoints), "
+            f"{', '.join(_IN_FOLDERS)}, or a checkpoint of Orbax"
+        )
+
+
+def _run(path: Path) -> dict[str, np.ndarray]:
+    """The variables of a run's best epoch, parameters and running statistics, by their paths in the network."""
+    found: dict[str, np.ndarray] = {}
+    for tree in Run.open(path).restore_best():
+        for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            names = [jax.tree_util.keystr((key,), simple=True) for key in keys]
+            found["/".join(name for name in names if name != "frozen")] = np.asarray(leaf)
+    return found
 
 
 def _only_one(path: Path, entry: str | None) -> None:
@@ -218,14 +258,13 @@ def _msgpack(path: Path) -> Any:
 
 def _orbax(path: Path) -> Any:
     """The tree of an Orbax checkpoint, or of the last step of a folder of them, as NumPy arrays."""
+    check_path(path)
+    folder = _checkpoint(path)
     try:
         import orbax.checkpoint as ocp  # the import takes a second
     except ImportError:
         raise UserError(f"{path} is a folder of Orbax, which is not installed: pip install orbax-checkpoint") from None
 
-    folder = _checkpoint(path)
-    if folder is None:
-        raise DataError(f"{path} is a folder without a checkpoint of Orbax, model.safetensors or pytorch_model.bin")
     try:
         with _quiet():
             reader = ocp.PyTreeCheckpointer()

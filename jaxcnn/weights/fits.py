@@ -103,7 +103,9 @@ def _layer(name: str, kind: str) -> str:
 def _classes(entry: Entry, namer: Namer, content: Content) -> int | None:
     """The number of classes: the units of the last layer in the file, None if it is not there."""
     assert entry.published is not None
-    kernel = {"torch": "{}.weight", "flax": "params/{}/kernel", "keras": "{}/vars/0"}[content.kind]
+    kernel = {"torch": "{}.weight", "flax": "params/{}/kernel", "keras": "{}/vars/0", "jaxcnn": "{}/kernel"}[
+        content.kind
+    ]
     for head in entry.published.heads:
         array = content.arrays.get(kernel.format(namer(tuple(head.split("/")))))
         if array is not None and array.ndim > 1:
@@ -113,7 +115,7 @@ def _classes(entry: Entry, namer: Namer, content: Content) -> int | None:
 
 def parameters(content: Content) -> int:
     """The numbers in a file's floating-point arrays, without running statistics."""
-    statistics = ("running_mean", "running_var")
+    statistics = ("/mean", "/var") if content.kind == "jaxcnn" else ("running_mean", "running_var")
     return sum(
         array.size
         for name, array in content.arrays.items()

@@ -50,6 +50,8 @@ def namer_of(
     """
     if names is not None:
         return by_user(names, model, kind)
+    if kind == "jaxcnn":
+        return "/".join
     found = published_weights(model)
     assert found is not None
     if kind == "keras":

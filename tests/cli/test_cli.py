@@ -388,7 +388,7 @@ def test_a_run_of_ones_own_model_can_be_asked(run, columns, tmp_path, monkeypatc
 RUN, OK = "{digits}", "{ok}"
 BAD = [  # arguments, exit status, what stderr says
     (["tran"], 2, "unknown command 'tran': did you mean train"),
-    (["zzz"], 2, "unknown command 'zzz': there are datasets, evaluate, explore, export, models, predict, runs, "),
+    (["zzz"], 2, "unknown command 'zzz': there are datasets, evaluate, explore, export, lr, models, predict, runs, "),
     (["--verbose"], 2, "--verbose"),
     (["train", "--epoch", "3"], 2, "unknown option '--epoch': did you mean --epochs"),
     (["train", "--optimiser=sgd"], 2, "unknown option '--optimiser': did you mean --optimizer"),
@@ -417,6 +417,10 @@ BAD = [  # arguments, exit status, what stderr says
     (["summary", "mlp", "--draw", "no/such/net.png"], 1, "no/such/net.png: there is no folder no/such"),
     (["summary", "mlp", "--json", "--markdown"], 1, "--json and --markdown are two forms of one table: choose one"),
     (["train", "--optimizer", "adamm"], 1, "unknown optimizer 'adamm': did you mean adam"),
+    (["train", "--optimizer", "muon", "--ensemble", "2"], 1, "muon takes a kernel as one matrix"),
+    (["train", "--label-smoothing", "1"], 1, "--label-smoothing is a share from 0 to below 1, got 1.0"),
+    (["train", "fcn8s", "--label-smoothing", "0.1"], 1, "--label-smoothing is for networks that name the class of an"),
+    (["lr", "--picture", "lr.jpg"], 1, "lr.jpg: a graph is drawn as .png, .svg or .pdf"),
     (["train", "--schedule", "cosin"], 1, "unknown schedule 'cosin': did you mean cosine"),
     (["train", "--augment", "afine"], 1, "unknown augmentation 'afine': did you mean affine"),
     (["train", "--lr", "0"], 1, "learning rate should be above 0"),

@@ -23,6 +23,8 @@ EVERY = {
     "affine": data.affine(),
     "colour": data.colour(hue=0.1),
     "cutout": data.cutout(4),
+    "resized_crop": data.resized_crop(),
+    "sometimes": data.sometimes(data.flip, 0.5),
     "composed": data.compose(data.flip, data.crop(padding=2), data.cutout(4)),
 }
 
@@ -203,3 +205,61 @@ def test_compose_gives_each_its_own_key_and_carries_labels():
     assert images.shape == PHOTOS.shape
     assert labels.shape == (64, 10)
     np.testing.assert_array_equal(data.compose()(jnp.asarray(PHOTOS), KEY), PHOTOS)
+
+
+def test_a_resized_crop_is_a_window_of_the_image():
+    """An image of its own coordinates shows where the window is: bilinear sampling is exact for it."""
+    rows, columns = np.mgrid[:20, :30].astype(np.float32)
+    images = jnp.tile(jnp.stack([rows, columns], -1)[None], (256, 1, 1, 1))
+    found = np.asarray(data.resized_crop((0.2, 0.6), (0.5, 2.0))(images, KEY), np.float64)
+    first, last = found[:, 0, 0], found[:, -1, -1]
+    assert first.min() > -1e-4
+    assert (last < np.array([19, 29]) + 1e-4).all()
+    for axis, channel in ((1, 0), (2, 1)):
+        steps = np.diff(found[..., channel], axis=axis)
+        np.testing.assert_allclose(steps, np.broadcast_to(steps[:, :1, :1], steps.shape), atol=1e-4)
+    height, width = ((last - first) / np.array([19, 29])).T
+    area, ratio = height * width, width / height
+    free = np.maximum(height, width) < 0.999  # a side that would be longer than the image's is as long
+    assert 0.5 < free.mean() < 1
+    assert 0.2 - 1e-4 < area[free].min() < 0.25
+    assert 0.5 < area[free].max() < 0.6 + 1e-4
+    assert 0.5 - 1e-4 < ratio.min() < 0.7
+    assert 1.4 < ratio.max() < 2 + 1e-4
+    whole = data.resized_crop((1.0, 1.0), (1.0, 1.0))(jnp.asarray(PHOTOS), KEY)
+    np.testing.assert_array_equal(whole, PHOTOS)
+    with pytest.raises(UserError, match=r"resized_crop\(\(0, 1\)"):
+        data.resized_crop((0, 1))
+
+
+def test_views_are_copies_with_keys_of_their_own():
+    one, two, three = data.views(data.crop(padding=2), 3)(jnp.asarray(PHOTOS), KEY)
+    for view, key in zip((one, two, three), jax.random.split(KEY, 3), strict=True):
+        np.testing.assert_array_equal(view, data.crop(padding=2)(jnp.asarray(PHOTOS), key))
+    assert (np.asarray(one) != np.asarray(two)).any()
+    with pytest.raises(UserError, match="expected 1 or more"):
+        data.views(data.flip, 0)
+
+
+def test_noise_is_one_more_input():
+    """4096 numbers of a standard normal: the mean is below 4 of its standard errors, 1 / 64."""
+    images, z = data.noise(64)(PHOTOS, KEY)
+    assert images is PHOTOS
+    assert (z.shape, z.dtype) == ((64, 64), jnp.float32)
+    assert abs(float(z.mean())) < 4 / 64
+    assert abs(float(z.std()) - 1) < 4 / 64
+    assert len(data.noise(2)((PHOTOS, PHOTOS), KEY)) == 3
+    with pytest.raises(UserError, match="expected at least 1 number"):
+        data.noise(0)
+
+
+def test_sometimes_changes_some_images():
+    """Of 64 images 16 are expected; 4 standard deviations are 14."""
+    found = np.asarray(data.sometimes(lambda images, key: 255 - images, 0.25)(jnp.asarray(PHOTOS), KEY))
+    changed = (found != PHOTOS).any((1, 2, 3))
+    assert 2 <= changed.sum() <= 30
+    np.testing.assert_array_equal(found[changed], 255 - PHOTOS[changed])
+    with pytest.raises(UserError, match="a number from 0 to 1"):
+        data.sometimes(data.flip, 2)
+    with pytest.raises(UserError, match="got PairedTransform"):
+        data.sometimes(data.mixup(10), 0.5)

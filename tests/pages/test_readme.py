@@ -26,6 +26,7 @@ SHORT = {
     "jaxcnn train": "--epochs 1 --data digits",
     "jaxcnn sweep": "--epochs 1 --data digits --limit 60 --batch-size 20 --seeds 1",
     "experiments.five_or_not": "--data digits --epochs 2",
+    "experiments.cifar10": "--data digits --epochs 2 --examples 64 --batch-size 32 --widths 4 4 4",
     "experiments.mlp_mnist": "--data digits --epochs 1",
     "experiments.lenet_mnist": "--data digits --epochs 1 --seeds 1",
     "experiments.builder": "--data digits --epochs 1 --examples 256",

@@ -346,6 +346,21 @@ ELEMENTWISE = {
 }
 
 
+@pytest.mark.parametrize("mixed", [False, True], ids=["classes", "probabilities"])
+def test_the_loss_of_a_recipe_with_label_smoothing(mixed):
+    """In training, validation and evaluation, with classes and with the probabilities of mixup."""
+    logits, classes = normal(0, 6, 5), np.arange(6) % 5
+    labels = np.random.default_rng(1).dirichlet(np.ones(5), 6).astype(np.float32) if mixed else classes
+    recipe = cnn.train.Recipe(label_smoothing=0.1)
+    task = cnn.tasks.find("classify")
+    facts = {"image": [8, 8, 1], "classes": list("abcde"), "preprocess": {"size": [8, 8], "mean": [0], "std": [1]}}
+    criterion = torch.nn.CrossEntropyLoss(label_smoothing=0.1, reduction="none")
+    for objective in (task.objective(task.completed(recipe), facts), task.evaluation(recipe, facts)):
+        agree(lambda o, loss=objective.loss: loss(o, labels), lambda o: criterion(o, torch.tensor(labels)), logits)
+    plain = task.objective(task.completed(cnn.train.Recipe()), facts).loss(logits, labels)
+    close(plain, F.cross_entropy(torch.tensor(logits), torch.tensor(labels), reduction="none").numpy())
+
+
 @pytest.mark.parametrize("shape", [(6,), (6, 4), (6, 2, 3)], ids=str)
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_losses_of_single_values(name, shape):

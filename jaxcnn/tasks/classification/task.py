@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from jaxcnn.data.preprocess import Preprocess
 from jaxcnn.data.stream import read_middle
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.format import printable
-from jaxcnn.losses import every_output, softmax_cross_entropy
+from jaxcnn.losses import Loss, every_output, softmax_cross_entropy
 from jaxcnn.metrics import accuracy, top_k
 from jaxcnn.runs.primary import ACCURACY
 from jaxcnn.runs.recipe import Recipe, words
@@ -93,7 +94,8 @@ class Classification(Task):
         preprocessing that the recipe's weights were trained with."""
         entry = models.MODELS.get(recipe.model)
         if recipe.weights is not None:
-            preprocess = weights.preprocess(recipe.build(len(train.classes)))
+            own = weights.is_run(recipe.weights)
+            preprocess = weights.preprocess(recipe.weights if own else recipe.build(len(train.classes)))
             if recipe.stream or recipe.shape:  # the images already have the network's input size
                 preprocess = dataclasses.replace(preprocess, size=train.image[:2], resize=())
         elif recipe.stream:
@@ -108,7 +110,7 @@ class Classification(Task):
         made = [AUGMENTATIONS[name](side, classes) for name in words(recipe.augment)]
         chosen = [augment for augment in made if augment is not None]
         return Objective(
-            every_output(softmax_cross_entropy),
+            every_output(_loss(recipe)),
             augment=data.compose(*chosen) if len(chosen) > 1 else chosen[0] if chosen else None,
             preprocess=Preprocess(**{name: tuple(value) for name, value in facts["preprocess"].items()}),
         )
@@ -120,7 +122,7 @@ class Classification(Task):
 
     def evaluation(self, recipe: Recipe, facts: Facts) -> Objective:
         metrics = {"accuracy": accuracy, **({"top5": top_k(5)} if len(facts["classes"]) > 5 else {})}
-        return Objective(softmax_cross_entropy, metrics=metrics)
+        return Objective(_loss(recipe), metrics=metrics)
 
     def load_for(self, trained: TrainedModel, name: str, split: str, data_dir: Path | None) -> Data:
         height, width, channels = trained.image
@@ -157,6 +159,13 @@ class Classification(Task):
 
     def line(self, row: Row) -> str:
         return f"{printable(row['image'])}  {printable(row['class'])}  {100 * row['probability']:.1f} %"
+
+
+def _loss(recipe: Recipe) -> Loss:
+    """Softmax cross-entropy, with the recipe's label smoothing."""
+    if not recipe.label_smoothing:
+        return softmax_cross_entropy
+    return functools.partial(softmax_cross_entropy, smoothing=recipe.label_smoothing)
 
 
 def usual_augment(name: str | None) -> str:
