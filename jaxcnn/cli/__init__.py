@@ -113,7 +113,9 @@ def _parse(args: list[str]) -> Any:
         message = str(wrong)
         named = f"jaxcnn {first} --help" if first in COMMANDS else "jaxcnn --help"
         if first in COMMANDS and message.startswith("Unrecognized"):
-            fields = [f for f in dataclasses.fields(COMMANDS[first][0]) if "Positional" not in str(f.type)]
+            fields = [
+                f for f in dataclasses.fields(COMMANDS[first][0]) if not re.search("Positional|Suppress", str(f.type))
+            ]
             known = ["--help", *("--" + f.name.replace("_", "-") for f in fields)]
             given = [arg.split("=")[0].replace("_", "-") for arg in args if arg.startswith("--")]
             message = next((str(unknown("option", name, known)) for name in given if name not in known), message)

@@ -330,5 +330,8 @@ def _short(value: Any) -> str:
     """A setting, shortened; the last part of a path."""
     if value is None:
         return "-"
-    text = value.rstrip("/").rpartition("/")[2] if isinstance(value, str) else json.dumps(value)
+    if not isinstance(value, str):
+        text = json.dumps(value)
+    else:  # a fold, 2/5, is no path
+        text = value if re.fullmatch("[0-9]+/[0-9]+", value) else value.rstrip("/").rpartition("/")[2]
     return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"

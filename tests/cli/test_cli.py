@@ -132,7 +132,7 @@ def test_help_of_a_command_gives_every_option_and_its_default(run, name):
     for field in cli.COMMANDS[name][0].__dataclass_fields__.values():
         if "Positional" not in str(field.type) and "Suppress" not in str(field.type):
             assert f"--{field.name.replace('_', '-')}" in text
-            assert field.default is None or f"(default: {field.default})" in text
+            assert field.default in (None, ()) or f"(default: {field.default})" in text
     if name == "train":
         assert "(default: lenet5)" in text
 

@@ -137,6 +137,7 @@ def test_folds_have_a_mean_and_nothing_is_written_without_a_folder(
     assert len(group.values()) == 3
     assert group.std() == pytest.approx(np.std(group.values(), ddof=1))
     assert repr(result).endswith("mean ± standard deviation over 3 folds")
+    assert "fold=2/3" in table.table(result.runs)
     assert list(tmp_path.iterdir()) == []
 
 
