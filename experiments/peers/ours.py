@@ -179,6 +179,6 @@ def digits(task: Task) -> tuple[np.ndarray, np.ndarray]:
         labels = np.where(images > 127, labels[:, None, None], len(data.classes))
     x = np.repeat((images.astype(np.float32) - images.mean())[..., None] / images.std(), channels, -1)
     if task.model in ZOO:
-        # Where an image is of one colour, a deep network's maps hardly vary, and batch normalization amplifies rounding.
+        # Where images are of one colour, the maps of deep networks hardly vary, and normalization amplifies rounding.
         x += np.random.default_rng(0).normal(size=x.shape)
     return x.astype(np.float32), labels.astype(np.int32)
