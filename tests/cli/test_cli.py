@@ -388,7 +388,7 @@ def test_a_run_of_ones_own_model_can_be_asked(run, columns, tmp_path, monkeypatc
 RUN, OK = "{digits}", "{ok}"
 BAD = [  # arguments, exit status, what stderr says
     (["tran"], 2, "unknown command 'tran': did you mean train"),
-    (["zzz"], 2, "unknown command 'zzz': there are datasets, evaluate, explore, export, lr, models, predict, recipes, "),
+    (["zzz"], 2, "unknown command 'zzz': there are datasets, evaluate, explore, export, lr, models, "),
     (["--verbose"], 2, "--verbose"),
     (["train", "--epoch", "3"], 2, "unknown option '--epoch': did you mean --epochs"),
     (["train", "--optimiser=sgd"], 2, "unknown option '--optimiser': did you mean --optimizer"),
