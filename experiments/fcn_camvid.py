@@ -1,4 +1,4 @@
-"""FCN-32s, 16s and 8s on CamVid's road scenes, from random weights: the gain from finer feature maps."""
+"""FCN-32s, 16s and 8s on CamVid's road scenes, from random weights: the gain from finer feature maps; U-Net beside."""
 
 from __future__ import annotations
 
@@ -15,24 +15,28 @@ from jaxcnn import segmentation
 from jaxcnn.data.datasets.camvid import load_segmentation
 from jaxcnn.data.preprocess import to_float
 from jaxcnn.models.fcn import fcn
+from jaxcnn.models.unet import resnet_unet
 
 
 def fcn_camvid(
     data: str = "camvid", data_dir: Path | None = None, examples: int | None = None,
-    strides: tuple[int, ...] = (32, 16, 8), backbone: str = "resnet18", width: int = 32, units: int = 256,
+    strides: tuple[int, ...] = (32, 16, 8), unet: bool = False, backbone: str = "resnet18", width: int = 32,
+    units: int = 256, filters: tuple[int, ...] = (128, 64, 32, 16, 16),
     epochs: int = 40, batch_size: int = 4, crop: tuple[int, int] = (128, 160), lr: float = 2e-3,
     weight_decay: float = 0.05, power: float = 0.5, seed: int = 0, picture: Path | None = None, full: bool = False,
 ) -> None:  # fmt: skip
-    """Trains three networks with the same backbone for the same number of steps and evaluates them on the test split.
+    """Trains networks with the same backbone for the same number of steps and evaluates them on the test split.
 
     Args:
       data: camvid, or the path of a folder in that form.
       data_dir: where camvid lies.
       examples: number of images of each split; all when not given.
-      strides: which networks to train: 32 is FCN-32s.
+      strides: which FCNs to train: 32 is FCN-32s; none without a number.
+      unet: train a U-Net on the backbone, too.
       backbone: a name in `jaxcnn.models.fcn.BACKBONES`.
       width: filters of the backbone's first stage.
       units: filters of fc6 and fc7 in a VGG backbone.
+      filters: those of U-Net's five stages on the right.
       epochs: passes over the training images for each network.
       batch_size: images a step.
       crop: height and width of the window that is cropped from each image after scaling it by 0.6 to 1.6. Half of the
@@ -41,7 +45,7 @@ def fcn_camvid(
       weight_decay: weight decay of the kernels.
       power: exponent of the class weights by median frequency: 1 for the full weights, 0 for none.
       seed: of weights, order and augmentation.
-      picture: file for some test images with the three networks' masks.
+      picture: file for some test images with the networks' masks.
       full: ResNet-34 of width 64, whole images, 400 epochs (needs an accelerator).
     """
     if full:
@@ -65,10 +69,11 @@ def fcn_camvid(
     steps = epochs * (len(train) // batch_size)
     shown = np.unique(np.linspace(0, len(test) - 1, 6).round().astype(int)[1:-1])
     masks = {"image": test.inputs[shown], "truth": test.labels[shown]}
+    networks = {f"FCN-{stride}s": fcn(stride, len(classes), backbone, width=width, units=units) for stride in strides}
+    if unet:
+        networks["U-Net"] = resnet_unet(backbone, len(classes), width=width, filters=filters)
     rows = []
-    for stride in strides:
-        name = f"FCN-{stride}s"
-        model = fcn(stride, len(classes), backbone, width=width, units=units)
+    for name, model in networks.items():
         optimizer = cnn.train.make_optimizer("adam", lr, "onecycle", steps, weight_decay)
         run = cnn.train.fit(
             model,

@@ -15,7 +15,7 @@ import optax
 import jaxcnn as cnn
 from experiments.common import machine, main, percent, save, table
 from jaxcnn.data.datasets.reviews import load_text
-from jaxcnn.data.text import Corpus, Vocabulary, by_length, drop_words, folds
+from jaxcnn.data.text import Corpus, Vocabulary, by_length, drop_words
 from jaxcnn.inspect.plots import Figure, plain
 from jaxcnn.models.text_cnn import text_cnn
 from jaxcnn.tasks.text.task import evidence
@@ -61,7 +61,7 @@ def text(
     # All folds share one vocabulary size, and so one compiled step; surplus rows are unused.
     size = len(Vocabulary.of(corpus.sentences))
     model = text_cnn(len(corpus.classes), size, features, (3, 4, 5), embedding, drop)
-    divided = folds(corpus.labels, parts, seed)
+    divided = corpus.folds(parts, seed)
     tenth = len(corpus) * (parts - 1) // parts // 10
     batch_size = min(batch_size, tenth * 9)
     steps = epochs * (tenth * 9 // batch_size)
@@ -77,10 +77,9 @@ def text(
     accuracies: list[float] = []
     chosen: list[float] = []
     last = None
-    for k, part in enumerate(divided):
+    for k, (rest, test) in enumerate(divided):
         start = time.monotonic()
-        test = corpus.take(part)
-        train, val = corpus.take(np.setdiff1d(np.arange(len(corpus)), part)).hold_out(0.1, seed)
+        train, val = rest.hold_out(0.1, seed)
         words = Vocabulary.of(train.sentences)
         learned, chosen_by, unseen = (each.examples(words, longest) for each in (train, val, test))
         example = jax.ShapeDtypeStruct((1, longest), jnp.int32)

@@ -57,6 +57,7 @@ from jaxcnn.layers import (
 from jaxcnn.transforms import (
     ensemble,
     freeze,
+    from_flax,
     mixed_precision,
     remat,
     spectral_norm,
@@ -123,6 +124,7 @@ __all__ = [
     "export",
     "flatten",
     "freeze",
+    "from_flax",
     "gelu",
     "gelu_tanh",
     "global_avg_pool",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 JOINERS = "\u200c\u200d"  # invisible, and part of the spelling of Persian, Hindi and emoji
@@ -57,6 +58,11 @@ def padded(text: str, columns: int, right: bool = False) -> str:
 def plural(count: int, noun: str) -> str:
     """The noun for this number: `epoch` for 1, `epochs` for any other."""
     return noun if count == 1 else f"{noun}s"
+
+
+def first_sentence(text: str) -> str:
+    """The text up to the end of its first sentence, or its first line."""
+    return re.split(r"\. |\n", text, maxsplit=1)[0]
 
 
 def duration(seconds: float) -> str:

@@ -10,6 +10,7 @@ Decorate your own loss with `@losses.per_example` if the loss of an example does
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -36,7 +37,9 @@ def softmax_cross_entropy(outputs: Array, labels: Array, smoothing: float = 0.0)
     Args:
       outputs: logits `(N, ..., K)`.
       labels: integer classes `(N, ...)`, 0 to K - 1; or probabilities q `(N, ..., K)`, for -sum over k of q_k log p_k.
-      smoothing: the label smoothing s from 0 to 1: q = (1 - s) y + s / K (Szegedy et al. 2016, section 7).
+      smoothing: the label smoothing s from 0 to 1: q = (1 - s) y + s / K (Szegedy et al. 2016, section 7), for
+        probabilities y, as from `mixup`, too. As in `torch.nn.CrossEntropyLoss`, it belongs to the loss wherever that
+        is computed; the accuracy is not affected.
 
     Returns:
       `(N,)`.
@@ -244,6 +247,9 @@ def every_output(loss: Loss, weights: float | Sequence[float] = 1.0) -> Loss:
     Source: Szegedy et al., Going deeper with convolutions (2015), section 5.
     """
 
+    if isinstance(loss, Weighted):
+        raise UserError("every_output takes the loss without weights: class_weighted(every_output(loss), weights)")
+
     def total(outputs: Any, labels: Any) -> Array:
         if not isinstance(outputs, (tuple, list)):
             return loss(outputs, labels)
@@ -254,6 +260,102 @@ def every_output(loss: Loss, weights: float | Sequence[float] = 1.0) -> Loss:
         return loss(outputs[0], labels) + sum(w * loss(o, labels) for w, o in zip(each, outputs[1:], strict=True))
 
     return total
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A loss whose examples are weighted by their classes, made by `class_weighted`.
+
+    Called directly, it returns w_n l_n for each example n. `make_step`, `fit` and `make_evaluate` take `each` and
+    `weigh` instead and compute sum_n w_n l_n / sum_n w_n over all examples of the batch or of the dataset.
+
+    Attributes:
+      loss: the loss of one example, or of one pixel.
+      weights: w, one number for each class.
+    """
+
+    loss: Loss
+    weights: tuple[float, ...]
+
+    def __call__(self, outputs: Any, labels: Any) -> Array:
+        return self.each(outputs, labels) * self.weigh(labels)
+
+    def each(self, outputs: Any, labels: Any) -> Array:
+        """The loss of each example `(N,)`; of labels of further axes, the mean over these weighted by class."""
+        first = outputs[0] if isinstance(outputs, (tuple, list)) else outputs  # of several, for `every_output`
+        classes = first.shape[-1] if first.ndim > jnp.ndim(labels) else 1
+        if classes not in (1, len(self.weights)):
+            raise UserError(f"{len(self.weights)} class weights for {classes} classes: expected one for each class")
+        if not self._is_dense(labels):
+            return self.loss(outputs, labels)
+
+        @of_classes
+        def each(outputs: Any, labels: Any) -> Array:
+            if labels.shape not in (first.shape, first.shape[:-1]):
+                return self.loss(outputs, labels)  # raises its own error
+            flat = (-1,) if labels.shape == first.shape else (-1, first.shape[-1])
+            pixels = jax.tree.map(lambda o: o.reshape(flat), outputs)
+            of_pixels = self.loss(pixels, labels.reshape(-1)).reshape(labels.shape)
+            w = self._of_labels(labels)
+            total, weight = _sum(w * of_pixels), _sum(w)
+            return total / jnp.where(weight > 0, weight, 1)
+
+        return each(outputs, labels)
+
+    def weigh(self, labels: Any) -> Array:
+        """The weight of each example, `(N,)`, float32; of labels of further axes, the mean of the weights."""
+        return _mean(self._of_labels(labels))
+
+    def _is_dense(self, labels: Any) -> bool:
+        return jnp.issubdtype(jnp.result_type(labels), jnp.integer) and jnp.ndim(labels) > 1
+
+    def _of_labels(self, labels: Any) -> Array:
+        """The weight of each label."""
+        w, count = jnp.asarray(self.weights, jnp.float32), len(self.weights)
+        known = _concrete(labels)
+        if jnp.issubdtype(jnp.result_type(labels), jnp.integer):
+            if known is not None and known.size and not (known.min() >= -1 and known.max() < count):
+                raise UserError(f"labels {_some(known)} for {count} class weights: expected 0 to {count - 1}")
+            return jnp.where(labels >= 0, w[jnp.maximum(labels, 0)], 0)
+        if jnp.ndim(labels) == 2 and jnp.shape(labels)[-1] == count:
+            return jnp.asarray(labels, jnp.float32) @ w
+        if jnp.shape(labels)[1:] in ((), (1,)) and count == 2:
+            _check_range(labels, 0, 1, "0 or 1, or a probability, for two class weights")
+            return w[0] + (w[1] - w[0]) * jnp.asarray(labels, jnp.float32)
+        raise UserError(
+            f"labels of shape {jnp.shape(labels)} for {count} class weights: expected integer classes, or their "
+            f"probabilities (N, {count})"
+        )
+
+
+def class_weighted(loss: Loss, weights: Sequence[float]) -> Weighted:
+    """The loss with a weight for each class, for classes of different frequencies: sum_n w_n l_n / sum_n w_n.
+
+    The sums are over the examples of a batch in training and over the dataset in an evaluation, so that the loss is
+    that of PyTorch's `CrossEntropyLoss(weight=weights)`. w_n is the weight of the label's class. For labels
+    `(N, H, W)` the sums are over the pixels of all examples; a label of -1 has the weight 0, for a loss that takes it.
+    For probabilities of classes q, as from `mixup`, w_n = sum_k q_k w_k; PyTorch divides these by N.
+
+    Weights of the examples in the data multiply those of the classes. Metrics are not weighted.
+
+    Args:
+      loss: a loss of classes such as `softmax_cross_entropy`; or, with two weights, of labels 0 and 1, such as
+        `sigmoid_cross_entropy`.
+      weights: one number for each class, 0 or more. `count / (classes * count of the class)` gives each class the same
+        influence.
+
+    Returns:
+      A loss for `Objective`, `make_step` and `make_evaluate`.
+
+    Raises:
+      UserError: for weights that are not finite numbers of 0 or more.
+    """
+    known = np.asarray(weights, np.float64)
+    if known.ndim != 1 or len(known) < 2 or not (np.isfinite(known).all() and (known >= 0).all() and known.any()):
+        raise UserError(f"class_weighted: expected a finite weight of 0 or more for each class, got {weights}")
+    if isinstance(loss, Weighted):
+        raise UserError("class_weighted: the loss has class weights already; multiply the two")
+    return Weighted(loss, tuple(float(w) for w in known))
 
 
 def l2_penalty(params: Mapping[str, Any]) -> Array:

@@ -335,27 +335,12 @@ assert close(nnx.merge(graph, learned, averaged)(maps), block.apply(doubled, sta
 #
 # ## 7. Both in one network
 #
-# Nobody has to move all at once. A Flax module becomes a `Layer` in a dozen lines, and a `Layer` a Flax module in ten:
+# Nobody has to move all at once. `cnn.from_flax` makes a `Layer` of a linen module, or of a function of `nnx.Rngs` that
+# makes an NNX module: `params` are Flax's, `state` is `batch_stats`, and the key of a call draws its dropout. A `Layer`
+# becomes a Flax module in ten lines:
 
 
 # %%
-def from_flax(module):
-    """A linen module whose `__call__` takes `train`, as a Layer."""
-
-    def init(key, *inputs):
-        params_key, dropout_key = jax.random.split(key)
-        variables = module.lazy_init({"params": params_key, "dropout": dropout_key}, *inputs)  # takes shapes, too
-        return variables["params"], {name: value for name, value in variables.items() if name != "params"}
-
-    def apply(params, state, *inputs, train=False, key=None):
-        rngs = {} if key is None else {"dropout": key}
-        mutable = list(state) if train else []
-        output, changed = module.apply({"params": params, **state}, *inputs, train=train, rngs=rngs, mutable=mutable)
-        return output, {**state, **changed}
-
-    return cnn.Layer(init, apply)
-
-
 class FromJaxcnn(nn.Module):
     """A Layer as a linen module."""
 
@@ -372,7 +357,7 @@ class FromJaxcnn(nn.Module):
         return output
 
 
-mixed = cnn.serial(stem=cnn.conv(8, 3), block=from_flax(FlaxBlock(8)), pool=cnn.global_avg_pool, head=cnn.dense(10))
+mixed = cnn.serial(stem=cnn.conv(8, 3), block=cnn.from_flax(FlaxBlock(8)), pool=cnn.global_avg_pool, head=cnn.dense(10))
 print(cnn.inspect.summary(mixed, images[:1]))
 fitted = cnn.train.fit(mixed, digits.take(slice(128)), epochs=1, batch_size=32, show=False)
 assert int(fitted.state.step) == 4

@@ -17,19 +17,23 @@ from jaxcnn.cli.common import fail
 from jaxcnn.cli.evaluate import Evaluate, run_evaluate
 from jaxcnn.cli.explore import Explore, run_explore
 from jaxcnn.cli.export import Export, run_export
-from jaxcnn.cli.lists import Datasets, Models, run_datasets, run_models
-from jaxcnn.cli.options import Train
+from jaxcnn.cli.lists import Datasets, Models, Recipes, run_datasets, run_models, run_recipes
+from jaxcnn.cli.lr import run_lr
+from jaxcnn.cli.options import Given, Lr, Train
 from jaxcnn.cli.parse import BadOption, parse
 from jaxcnn.cli.predict import Predict, run_predict
 from jaxcnn.cli.runs import Runs, run_runs
 from jaxcnn.cli.summary import Summary, run_summary
+from jaxcnn.cli.sweep import Sweep, run_sweep
 from jaxcnn.cli.train import run_train
 from jaxcnn.cli.weights import Weights, run_weights
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.signals import status_of, stopped_by_sigterm
 
-COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "train": (Train, run_train),
+    "lr": (Lr, run_lr),
+    "sweep": (Sweep, run_sweep),
     "evaluate": (Evaluate, run_evaluate),
     "predict": (Predict, run_predict),
     "runs": (Runs, run_runs),
@@ -38,9 +42,10 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "summary": (Summary, run_summary),
     "weights": (Weights, run_weights),
     "models": (Models, run_models),
+    "recipes": (Recipes, run_recipes),
     "datasets": (Datasets, run_datasets),
 }
-"""Each command's options, and the function that runs it."""
+"""Each command's options, and the function that runs it; it may return an exit status."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -66,7 +71,7 @@ def _run(args: list[str]) -> int:
     shows, warnings.showwarning = warnings.showwarning, _warned
     try:
         command = _parse(args)
-        next(do for options, do in COMMANDS.values() if type(command) is options)(command)
+        return next(do for options, do in COMMANDS.values() if type(command) is options)(command) or 0
     except UserError as error:
         return fail(str(error))
     except KeyboardInterrupt as stop:
@@ -108,13 +113,15 @@ def _parse(args: list[str]) -> Any:
         message = str(wrong)
         named = f"jaxcnn {first} --help" if first in COMMANDS else "jaxcnn --help"
         if first in COMMANDS and message.startswith("Unrecognized"):
-            fields = [f for f in dataclasses.fields(COMMANDS[first][0]) if "Positional" not in str(f.type)]
+            fields = [
+                f for f in dataclasses.fields(COMMANDS[first][0]) if not re.search("Positional|Suppress", str(f.type))
+            ]
             known = ["--help", *("--" + f.name.replace("_", "-") for f in fields)]
             given = [arg.split("=")[0].replace("_", "-") for arg in args if arg.startswith("--")]
             message = next((str(unknown("option", name, known)) for name in given if name not in known), message)
         sys.exit(fail(f"{message}; see {named}", 2))
-    # --resume has to know which options were given, even those given with their default value.
-    if isinstance(command, Train):
+    # --resume and --config have to know which options were given, even those given with their default value.
+    if isinstance(command, Given):
         options = {re.sub("^no_", "", arg[2:].split("=")[0].replace("-", "_")) for arg in args if arg.startswith("--")}
         positional = {"model"} if command.model in args[1:] else set()
         command = dataclasses.replace(command, given=frozenset(options | positional))

@@ -1,4 +1,4 @@
-"""`jaxcnn models` and `jaxcnn datasets`."""
+"""`jaxcnn models`, `jaxcnn recipes` and `jaxcnn datasets`."""
 
 from __future__ import annotations
 
@@ -59,6 +59,21 @@ def _table(rows: list[dict[str, Any]]) -> str:
         "  ".join([*(padded(c, w, r) for c, w, r in zip(line, widths, right, strict=False)), line[-1]]).rstrip()
         for line in cells
     )
+
+
+@dataclass
+class Recipes:
+    """List the named recipes: what each trains, the figure that it reached, the time that it took, and where."""
+
+
+def run_recipes(given: Recipes) -> None:
+    from jaxcnn.runs.named import recipes
+
+    for entry in recipes().values():
+        measured = entry.measured
+        say(f"{entry.name}: {entry.about}")
+        say(f"    {measured['figure']}, in {measured['time']} ({measured['machine']})")
+        say(f"    {' '.join(['jaxcnn train', '--recipe', entry.name])}")
 
 
 @dataclass

@@ -20,9 +20,11 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 _TYPES: dict[Any, str] = {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}
 _NAMES = {
-    "data": "NAME", "task": "NAME", "optimizer": "NAME", "schedule": "NAME", "layer": "NAME", "sort": "NAME",
+    "data": "NAME", "recipe": "NAME", "task": "NAME", "optimizer": "NAME", "schedule": "NAME", "layer": "NAME",
+    "sort": "NAME",
     "options": "NAME=VALUE,...", "augment": "NAME,...", "fresh": "LAYER,...", "freeze": "LAYER,...",
     "size": "HEIGHT,WIDTH", "input": "HEIGHT,WIDTH,CHANNELS", "coordinator": "HOST:PORT",
+    "fold": "NUMBER/COUNT", "over": "NAME=VALUE,...",
 }  # fmt: skip
 """What the help shows for an option's value, where the option's name says more than its type."""
 
@@ -131,7 +133,10 @@ def _told(name: str, hint: Any, default: Any) -> Any:
         takes = _NAMES.get(name) if options[0] is str else None
         takes = takes or _TYPES.get(options[0])
     elif typing.get_origin(bare) is tuple and (kind := _TYPES.get(typing.get_args(bare)[0])):
-        takes = f"{kind} ..." if ... in typing.get_args(bare) else " ".join([kind] * len(typing.get_args(bare)))
+        counts = typing.get_args(bare)
+        takes = f"{kind} ..." if ... in counts else " ".join([kind] * len(counts))
+        if any("Append" in str(extra) for extra in extras):  # a value each time that the option is given
+            takes = _NAMES.get(name, kind)
     if takes is None and shown is None:
         return hint
     return Annotated[hint, tyro.conf.arg(metavar=takes, help_behavior_hint=shown)]

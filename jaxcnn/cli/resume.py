@@ -8,26 +8,34 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn import __version__
-from jaxcnn.cli.options import Train
+from jaxcnn.cli.options import Given, Train
 from jaxcnn.errors import UserError
+from jaxcnn.runs.named import named_recipe
 from jaxcnn.runs.process import Process
 from jaxcnn.runs.recipe import Recipe
 
 _PATHS = frozenset(("data_dir", "weights", "model", "data"))  # may differ between hosts; compared later
 
 
-def process_of(given: Train) -> Process:
+def process_of(given: Process) -> Process:
     """The options of the process."""
     return Process(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Process)})
 
 
-def recipe_of(given: Train) -> Recipe:
-    """The recipe of the options, which override those of `--config`."""
+def recipe_of(given: Given) -> Recipe:
+    """The recipe of the options, which override those of `--recipe` or `--config`.
+
+    Raises:
+      UserError: for both of these, or if one cannot be used.
+    """
     fields = dataclasses.fields(Recipe)
-    if given.config is None:
+    if given.config is None and given.recipe is None:
         return Recipe(**{field.name: getattr(given, field.name) for field in fields})
-    named = {field.name: getattr(given, field.name) for field in fields if field.name in given.given}
-    return dataclasses.replace(Recipe.read(given.config), **named)
+    if given.config is not None and given.recipe is not None:
+        raise UserError("--recipe and --config both say the settings: give one of them")
+    base = Recipe.read(given.config) if given.config is not None else named_recipe(str(given.recipe)).recipe
+    own = {field.name: getattr(given, field.name) for field in fields if field.name in given.given}
+    return dataclasses.replace(base, **own)
 
 
 def resumed(given: Train) -> tuple[Recipe, Process, Any]:

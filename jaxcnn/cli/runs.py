@@ -7,6 +7,7 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -22,21 +23,26 @@ class Runs:
     """Folders of runs, or folders that contain some."""
     sort: str = "name"
     """name, model, data, state, epochs, validation, test or time; metrics from the best to the worst."""
+    group: bool = False
+    """A line for each combination of settings, the best one first: mean and standard deviation over seeds and folds."""
     draw: Path | None = None
     """Also draw the curves of all runs to this file, .png, .svg or .pdf."""
+    picture: Path | None = None
+    """Also draw the metric against each setting that differs between the runs to this file, .png, .svg or .pdf."""
     json: bool = False
     """Print one JSON list."""
 
 
 def run_runs(given: Runs) -> None:
     from jaxcnn.inspect.graph import check_suffix
+    from jaxcnn.runs import groups
     from jaxcnn.runs import table as runs
 
-    if given.draw is not None:
-        check_suffix(given.draw)
+    for path in (given.draw, given.picture):
+        if path is not None:
+            check_suffix(path)
     found = runs.ordered(runs.find(given.paths), given.sort)
     if given.draw is not None:
-        from jaxcnn.atomic import put
         from jaxcnn.inspect import plots
 
         histories = {str(run.path): run.history for run in found if run.history}
@@ -44,8 +50,16 @@ def run_runs(given: Runs) -> None:
         primary = dataclasses.asdict(chosen.pop()) if len(chosen) == 1 else {}
         if not histories:
             raise UserError("none of these runs has come to the end of an epoch: there are no curves to draw")
-        drawn = plots.compare(histories, **primary)
-        put(given.draw, functools.partial(drawn.savefig, format=given.draw.suffix[1:].lower(), dpi=150))
+        write_figure(plots.compare(histories, **primary), given.draw)
+    if given.picture is not None:
+        write_figure(groups.drawn(found), given.picture)
     names = runs.differing(found)
     rows = [{**run.row(), "settings": {name: run.config.get(name) for name in names}} for run in found]
-    say(json.dumps(rows) if given.json else runs.table(found))
+    say(json.dumps(rows) if given.json else groups.group_table(found) if given.group else runs.table(found))
+
+
+def write_figure(figure: Any, path: Path) -> None:
+    """Writes a figure, completely or not at all."""
+    from jaxcnn.atomic import put
+
+    put(path, functools.partial(figure.savefig, format=path.suffix[1:].lower(), dpi=150))

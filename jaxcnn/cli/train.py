@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from jaxcnn.cli.common import say, shown
 from jaxcnn.cli.options import Train
 from jaxcnn.cli.resume import process_of, recipe_of, resumed, same_in_all
 from jaxcnn.errors import Interrupted, UserError
-from jaxcnn.format import plural
+from jaxcnn.format import duration, plural
 from jaxcnn.runs.recipe import Recipe
 from jaxcnn.signals import status_of
 
@@ -30,7 +29,6 @@ def run_train(given: Train) -> None:
     from jaxcnn.train import Run
     from jaxcnn.train.train import prepare, task_of
 
-    began = time.monotonic()
     process = process_of(given)
     process.join()
     if process.several:
@@ -48,7 +46,7 @@ def run_train(given: Train) -> None:
         say(f"{folder.path} is complete: {outcome}")
         return
     work = prepare(recipe, process, given.resume)
-    name = _name(work.recipe)
+    name = run_name(work.recipe)
     if folder is None:
         folder = Run.numbered(Path("runs") / name, **process.written())
     if devices.first_process():
@@ -65,12 +63,14 @@ def run_train(given: Train) -> None:
             there = f"nothing was saved yet to go on with in {shown(folder.path)}"
         raise Interrupted(f"{str(stop) or 'interrupted'}; {there}", status_of(stop) - 128) from None
     if devices.first_process():
-        say(_outcome(fitted.result, task) + f" ({time.monotonic() - began:.0f} s)")
+        say(_outcome(fitted.result, task))
         pictures = [name for name in _PICTURES if (folder.path / name).exists()]
         say(f"{shown(folder.path)}: {', '.join(pictures)}, result.json, checkpoints")
 
 
-def _name(recipe: Recipe) -> str:
+def run_name(recipe: Recipe) -> str:
+    """The name of a run: model and data, in letters that every folder may have."""
+
     def short(text: str) -> str:
         return re.sub(r"[^A-Za-z0-9_]+", "_", Path(text.split(":")[-1]).name)[:_LONGEST]
 
@@ -91,4 +91,5 @@ def _outcome(result: dict[str, Any], task: Task) -> str:
 
     name = task.metric.primary
     text = f"test {name_of(name)} {shown(name, result[f'test_{name}'])}, loss {result['test_loss']:.4f}"
-    return f"{text}, at epoch {result['best_epoch']} of {result['epochs']}"
+    took = f"; {duration(result['seconds'])}" if "seconds" in result else ""
+    return f"{text}, at epoch {result['best_epoch']} of {result['epochs']}{took}"

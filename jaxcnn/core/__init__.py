@@ -17,7 +17,7 @@ on them directly.
 from jaxcnn.core.compose import concat, identity, parallel, residual, serial
 from jaxcnn.core.layer import Call, EvaluationOnly, Layer, LayerError, PyTree, Variables, as_layer, layer
 from jaxcnn.core.network import Net, constant, fold_in, network, structs_of
-from jaxcnn.core.tree import Path, get, leaves, map_at, map_leaves, put, sublayer, unwrap
+from jaxcnn.core.tree import Path, get, leaves, lies_in, map_at, map_leaves, put, sublayer, unwrap
 from jaxcnn.core.watch import Record, Watcher, numbered, watch
 
 COMPOSITIONS = (network, serial, parallel, residual)
@@ -43,6 +43,7 @@ __all__ = [
     "identity",
     "layer",
     "leaves",
+    "lies_in",
     "map_at",
     "map_leaves",
     "network",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -38,6 +39,14 @@ def sublayer(model: Layer, path: str) -> Layer:
         model = model.sublayers[name]
         done.append(name)
     return model
+
+
+def lies_in(path: str, pattern: str) -> bool:
+    """Whether the path of a layer or variable is `pattern`, or inside it: `"layer4/conv1/kernel"` in `"layer4"`.
+
+    In a pattern, `*` stands for any characters, `/` included, and `?` for one: `"layer?/*/bias"`.
+    """
+    return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(path, f"{pattern}/*")
 
 
 def map_leaves(

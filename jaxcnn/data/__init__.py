@@ -31,8 +31,10 @@ from jaxcnn.data.datasets.camvid import load_segmentation
 from jaxcnn.data.datasets.clevr import sort_of_clevr
 from jaxcnn.data.datasets.reviews import load_text, movie_reviews
 from jaxcnn.data.datasets.voc import voc
+from jaxcnn.data.folds import fold, k_fold
 from jaxcnn.data.images import read_image
 from jaxcnn.data.load import load
+from jaxcnn.data.loader import Loader
 from jaxcnn.data.preprocess import Preprocess, to_float
 from jaxcnn.data.proposals import selective_search, sliding_windows
 from jaxcnn.data.stream import Stream, prefetch, read_middle, stream
@@ -44,6 +46,7 @@ __all__ = [
     "Dataset",
     "Examples",
     "Joint",
+    "Loader",
     "PairedTransform",
     "Preprocess",
     "Stream",
@@ -57,6 +60,8 @@ __all__ = [
     "cutout",
     "dataset",
     "flip",
+    "fold",
+    "k_fold",
     "load",
     "load_segmentation",
     "load_text",

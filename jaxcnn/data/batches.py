@@ -48,8 +48,10 @@ def batches(
     epoch: int = 0,
     start: int = 0,
     shard: tuple[int, int] = (0, 1),
-) -> Iterator[tuple[Any, Any]]:
+) -> Iterator[tuple[Any, ...]]:
     """The shuffled batches of one epoch: `(inputs, labels)` of `batch_size` examples each.
+
+    Data with weights give `(inputs, labels, weights)`.
 
     The order depends on the seed and the epoch only, so that training can resume at any batch. The examples after the
     last whole batch are left out, others in each epoch. A set smaller than a batch is one batch.
@@ -64,18 +66,25 @@ def batches(
     order = epoch_order(len(data), seed, epoch)
     for places in batch_places(len(data), min(batch_size, len(data)), start, shard):
         index = order[places]
-        yield jax.tree.map(lambda x, index=index: x[index], (data.inputs, data.labels))
+        yield jax.tree.map(lambda x, index=index: x[index], (data.inputs, data.labels, *_weights(data)))
 
 
-def padded_batches(data: Dataset | Examples, batch_size: int) -> Iterator[tuple[Any, Any, np.ndarray]]:
-    """Every example once, in order: `(inputs, labels, weights)`, all batches of one shape.
+def padded_batches(data: Dataset | Examples, batch_size: int) -> Iterator[tuple[Any, ...]]:
+    """Every example once, in order: `(inputs, labels, there)`, all batches of one shape.
 
-    The last batch is padded with copies of its first example, whose weight is 0. A metric has to ignore them, as
-    `train.make_evaluate` does.
+    The last batch is padded with copies of its first example, for which `there` is 0 and not 1. A metric has to ignore
+    them, as `train.make_evaluate` does. Data with weights give `(inputs, labels, there, weights)`.
     """
     for first in range(0, len(data), batch_size):
         count = min(batch_size, len(data) - first)
         index = np.full(batch_size, first)
         index[:count] += np.arange(count)
-        weights = (np.arange(batch_size) < count).astype(np.float32)
-        yield *jax.tree.map(lambda x, index=index: x[index], (data.inputs, data.labels)), weights
+        there = (np.arange(batch_size) < count).astype(np.float32)
+        inputs, labels, *weights = jax.tree.map(
+            lambda x, index=index: x[index], (data.inputs, data.labels, *_weights(data))
+        )
+        yield inputs, labels, there, *weights
+
+
+def _weights(data: Dataset | Examples) -> tuple[np.ndarray, ...]:
+    return () if data.weights is None else (data.weights,)

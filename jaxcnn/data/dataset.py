@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import jax
 import numpy as np
 
+from jaxcnn.data.folds import k_fold
 from jaxcnn.errors import DataError
 
 
@@ -25,6 +26,7 @@ class Examples:
       classes: the names of the classes, if there are any.
       name: where they come from.
       extra: JSON that belongs to the data, for instance a vocabulary.
+      weights: the weight of each example in the loss, `(N,)`, 0 or more; all equal when None. See `make_step`.
 
     Raises:
       DataError: when the arrays differ in length, or there is no example.
@@ -35,6 +37,7 @@ class Examples:
     classes: tuple[str, ...] = ()
     name: str = "data"
     extra: Mapping[str, Any] = field(default_factory=dict)
+    weights: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         arrays = jax.tree_util.tree_leaves_with_path({"inputs": self.inputs, "labels": self.labels})
@@ -45,6 +48,7 @@ class Examples:
         if not len(self):
             raise DataError(f"{self.name}: the dataset is empty; it has no example to train on or to measure")
         object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "weights", check_weights(self.weights, len(self), self.name))
 
     def __len__(self) -> int:
         return len(jax.tree.leaves((self.inputs, self.labels))[0])
@@ -59,12 +63,34 @@ class Examples:
 
     def take(self, index: np.ndarray | Sequence[int] | slice) -> Self:
         """The examples at `index` (integers, a mask or a slice)."""
-        inputs, labels = jax.tree.map(lambda x: x[index], (self.inputs, self.labels))
-        return dataclasses.replace(self, inputs=inputs, labels=labels)
+        inputs, labels, weights = jax.tree.map(lambda x: x[index], (self.inputs, self.labels, self.weights))
+        return dataclasses.replace(self, inputs=inputs, labels=labels, weights=weights)
 
     def hold_out(self, share: float, seed: int = 0) -> tuple[Self, Self]:
         """All but a random `share` (0 < share < 1) of the examples, and that share; the same for the same seed."""
         return _held_out(self, [np.arange(len(self))], share, seed)
+
+    def folds(self, count: int, seed: int = 0) -> Iterator[tuple[Self, Self]]:
+        """The pairs (train, validation) of a `count`-fold cross-validation; see `k_fold`."""
+        return k_fold(self, count, seed)
+
+
+def check_weights(weights: Any, count: int, name: str) -> np.ndarray | None:
+    """The weights of examples as float32 `(count,)`, or None.
+
+    Raises:
+      DataError: if they are no finite numbers of 0 or more, one for each example.
+    """
+    if weights is None:
+        return None
+    known = np.asarray(weights)
+    if known.shape != (count,) or known.dtype.kind not in "biuf":
+        raise DataError(
+            f"{name}: weights {known.dtype} {known.shape}, expected one number for each example, ({count},)"
+        )
+    if not (np.isfinite(known).all() and (known >= 0).all()):
+        raise DataError(f"{name}: weights from {known.min():g} to {known.max():g}: expected finite numbers, 0 or more")
+    return known.astype(np.float32)
 
 
 def stratified(data: Any, share: float, seed: int) -> tuple[Any, Any]:
@@ -94,6 +120,7 @@ class Dataset:
       labels: `(N,)`, int32, from 0 to `len(classes) - 1`.
       classes: the names of the classes, in the order of the labels.
       name: where they come from.
+      weights: the weight of each example in the loss, `(N,)`, 0 or more; all equal when None. See `make_step`.
 
     Raises:
       DataError: when the arrays do not fit together, a label is outside the classes, or there is no example.
@@ -103,6 +130,7 @@ class Dataset:
     labels: np.ndarray
     classes: tuple[str, ...]
     name: str = "data"
+    weights: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         images, labels = np.asarray(self.images), np.asarray(self.labels)
@@ -137,6 +165,7 @@ class Dataset:
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "labels", labels.astype(np.int32))
         object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "weights", check_weights(self.weights, len(images), self.name))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -157,7 +186,8 @@ class Dataset:
 
     def take(self, index: np.ndarray | Sequence[int] | slice) -> Dataset:
         """The examples at `index` (integers, a mask or a slice)."""
-        return dataclasses.replace(self, images=self.images[index], labels=self.labels[index])
+        weights = None if self.weights is None else self.weights[index]
+        return dataclasses.replace(self, images=self.images[index], labels=self.labels[index], weights=weights)
 
     def hold_out(self, share: float, seed: int = 0) -> tuple[Dataset, Dataset]:
         """All but a random `share` (0 < share < 1) of each class, and that share.
@@ -165,3 +195,7 @@ class Dataset:
         The same seed gives the same parts.
         """
         return stratified(self, share, seed)
+
+    def folds(self, count: int, seed: int = 0) -> Iterator[tuple[Dataset, Dataset]]:
+        """The pairs (train, validation) of a `count`-fold cross-validation, stratified; see `k_fold`."""
+        return k_fold(self, count, seed)

@@ -162,8 +162,11 @@ class Stream:
         val[np.random.default_rng(seed).permutation(len(self))[: round(share * len(self))]] = True
         if val.all() or not val.any():
             raise DataError(f"{self.name}: {len(self)} images are too few to hold out a share of {share}")
-        first, second = (dataclasses.replace(self, source=self.source.take(part)) for part in (~val, val))
-        return first, second
+        return self.take(~val), self.take(val)
+
+    def take(self, index: np.ndarray) -> Stream:
+        """The images at `index` (integers or a mask)."""
+        return dataclasses.replace(self, source=self.source.take(index))
 
     def batches(
         self, size: int, seed: int = 0, epoch: int = 0, start: int = 0, shard: tuple[int, int] = (0, 1)

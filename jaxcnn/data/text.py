@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.data.dataset import Examples, stratified
+from jaxcnn.data.folds import folds, k_fold
 from jaxcnn.data.splits import check_split
 from jaxcnn.errors import DataError, UserError
 from jaxcnn.files import read_text
@@ -179,6 +180,10 @@ class Corpus:
         """All but a random `share` of each class, and that share; the same for the same seed."""
         return stratified(self, share, seed)
 
+    def folds(self, count: int, seed: int = 0) -> Iterator[tuple[Corpus, Corpus]]:
+        """The pairs (train, validation) of a `count`-fold cross-validation, stratified; see `k_fold`."""
+        return k_fold(self, count, seed)
+
     def split(self, name: str) -> Examples:
         """The fixed division: `test` is a tenth of each class, `train` the rest, whose words are the vocabulary.
 
@@ -229,25 +234,6 @@ def read_lines(path: str | Path, encoding: str = "utf-8") -> list[str]:
     if not lines:
         raise DataError(f"{path} is empty: expected a sentence a line")
     return lines
-
-
-def folds(labels: np.ndarray, count: int = 10, seed: int = 0) -> list[np.ndarray]:
-    """Cross-validation: the indices `(N,)` in `count` random parts, each with its share of every class.
-
-    Each part is the test set once, and the others are the training set: `np.setdiff1d(np.arange(N), part)`.
-
-    Raises:
-      UserError: when count is below 2, or above the number of examples of the rarest class.
-    """
-    labels = np.asarray(labels)
-    counts = np.unique(labels, return_counts=True)[1]
-    if count < 2 or not len(counts) or count > counts.min():
-        fewest = int(counts.min()) if len(counts) else 0
-        raise UserError(f"{count} folds: expected 2 to {fewest}, the number of examples of the rarest class")
-    rng = np.random.default_rng(seed)
-    # Each class is shuffled and dealt like cards: the counts of a class in two parts differ by at most one.
-    order = np.concatenate([rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)])
-    return [np.sort(order[k::count]) for k in range(count)]
 
 
 def by_length(

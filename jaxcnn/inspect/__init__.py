@@ -6,6 +6,7 @@ from jaxcnn.inspect.features import Ascent, Patches, Strongest, maximize, patche
 from jaxcnn.inspect.gradient import gradient_check
 from jaxcnn.inspect.program import Program, layer_outputs, program, split_at
 from jaxcnn.inspect.saliency import Occlusion, grad_cam, input_gradient, occlusion, saliency
+from jaxcnn.inspect.samples import mistakes, show_batch
 from jaxcnn.inspect.summary import Row, Summary, draw_graph, summary
 from jaxcnn.inspect.windows import Seen, UnitReport, Window, filters, receptive_window, see_unit
 
@@ -28,6 +29,7 @@ __all__ = [
     "input_gradient",
     "layer_outputs",
     "maximize",
+    "mistakes",
     "occlusion",
     "patches",
     "pictures",
@@ -36,6 +38,7 @@ __all__ = [
     "receptive_window",
     "saliency",
     "see_unit",
+    "show_batch",
     "split_at",
     "strongest",
     "summary",

@@ -39,7 +39,7 @@ def plain(text: object, most: int | None = None) -> str:
     return (shown if most is None else shortened(shown, most)).replace("$", r"\$")
 
 
-def _inches(text: str, size: float) -> float:
+def text_width(text: str, size: float) -> float:
     """The width of the text's longest line, set in `size` points, in inches."""
     font = FontProperties(size=size)
     with warnings.catch_warnings():
@@ -48,12 +48,18 @@ def _inches(text: str, size: float) -> float:
     return float(max(widths)) / 72
 
 
-def _cut(text: str, inches: float, size: float) -> str:
-    """The text, shortened until it fits into so many inches."""
+def _cut(text: str, inches: float, size: float, middle: bool = False) -> str:
+    """The text, shortened until it fits into so many inches; with `middle`, its end stays."""
+
+    def cut(most: int) -> str:
+        if not middle or most >= len(text):
+            return shortened(text, most)
+        return f"{text[: most // 2]}…{text[len(text) - (most - 1 - most // 2) :]}"
+
     most = len(text)
-    while most > 2 and _inches(shortened(text, most), size) > inches:
+    while most > 2 and text_width(cut(most), size) > inches:
         most -= 1
-    return shortened(text, most)
+    return cut(most)
 
 
 class Figure(matplotlib.figure.Figure):
@@ -146,7 +152,7 @@ def compare(
     measures = _measures(
         {name: None for history in shown.values() for record in history for name in record}, primary, higher_is_better
     )
-    colors = _distinct(len(shown))
+    colors = distinct(len(shown))
     for axes, (measure, label, scale) in zip(np.atleast_1d(figure.subplots(1, len(measures))), measures, strict=True):
         values = []
         for color, history in zip(colors, shown.values(), strict=True):
@@ -167,8 +173,28 @@ def compare(
     return figure
 
 
-def _distinct(count: int) -> list[tuple[float, ...]]:
-    """As many colours."""
+def learning_rates(rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, suggestion: float) -> Figure:
+    """The loss by learning rate: of each step, smoothed, and with a line at the suggested rate.
+
+    Losses above the first one, where training diverges, are cut off at twice its height above the lowest.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, losses, color=_TRAIN, alpha=0.35, linewidth=1, label="loss of a batch")
+    axes.plot(rates, smoothed, color=_TRAIN, linewidth=2, label="smoothed")
+    axes.axvline(suggestion, color=_VALIDATION, linestyle="--", label=f"suggestion: {suggestion:.2g}")
+    low, first = np.nanmin(smoothed), smoothed[0]
+    known = losses[np.isfinite(losses) & (losses <= first + (first - low))]
+    margin = 0.06 * (known.max() - known.min()) or 1
+    axes.set_ylim(known.min() - margin, known.max() + margin)
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", xlim=(rates[0], rates[-1]))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
+def distinct(count: int) -> list[tuple[float, ...]]:
+    """This number of different colours."""
     for name, most in (("tab10", 10), ("tab20", 20)):
         if count <= most:
             return [tuple(color) for color in matplotlib.colormaps[name](np.arange(count))]
@@ -208,14 +234,14 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     count = len(matrix)
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     title = f"{np.trace(matrix):,} of {matrix.sum():,} right"
-    side = max(min(10.5, 1.7 + 0.42 * count), _inches(title, 12) - 0.2)  # of the matrix, the title above it
+    side = max(min(10.5, 1.7 + 0.42 * count), text_width(title, 12) - 0.2)  # of the matrix, the title above it
     named = count <= _MOST_NAMED
     size = min(8.0, 0.8 * 72 * side / count) if named else 8.0
     names = [_cut(printable(name), 2.6, size) for name in classes]
-    label = max(_inches(name, size) for name in names) if named else 0.4
+    label = max(text_width(name, size) for name in names) if named else 0.4
     width = side + label + 0.6
     listed = [] if named else _confused(matrix, names)
-    beside = max((_inches(line, 8) for line in listed), default=0) + 0.3 if listed else 0
+    beside = max((text_width(line, 8) for line in listed), default=0) + 0.3 if listed else 0
     figure = Figure(figsize=(width + beside, side + label + 0.9), layout="constrained")
     if listed:
         axes, text = figure.subplots(1, 2, width_ratios=(width, beside))
@@ -228,7 +254,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     edges = (-0.5, count - 0.5, count - 0.5, -0.5)
     axes.imshow(shown, cmap="Blues", vmin=0, vmax=1, extent=edges, interpolation="nearest")
     if count <= 20:
-        digits = max(_inches(str(value), 8) for value in matrix.ravel())
+        digits = max(text_width(str(value), 8) for value in matrix.ravel())
         small = 8 * min(1.0, 0.9 * side / count / digits)
         for i, j in zip(*np.nonzero(matrix), strict=True):
             color = "white" if share[i, j] > 0.3 else "black"
@@ -276,10 +302,14 @@ def mistakes(data: Dataset, probabilities: np.ndarray, most: int = 32) -> Figure
     }
     found = [(names[data.labels[i]], names[predicted[i]], f"  {100 * sure[i]:.0f} %") for i in wrong]
     titles = [f"{true} → {said}{how}" for true, said, how in found]
-    if max(_inches(title, _TITLE) for title in titles) > _CELL - _GAP:
+    if max(text_width(title, _TITLE) for title in titles) > _CELL - _GAP:
         room = _WIDEST - _GAP
+        narrow = room - text_width("→   100 %", _TITLE)
+        # Names that begin alike are cut in the middle.
+        middle = len({_cut(name, narrow, _TITLE) for name in names.values()}) < len(set(names.values()))
         titles = [
-            f"{_cut(true, room, _TITLE)}\n→ {_cut(said, room - _inches(f'→ {how}', _TITLE), _TITLE)}{how}"
+            f"{_cut(true, room, _TITLE, middle)}\n"
+            f"→ {_cut(said, room - text_width(f'→ {how}', _TITLE), _TITLE, middle)}{how}"
             for true, said, how in found
         ]
     which = "" if count == len(wrong) else f", the {len(wrong)} surest"
@@ -298,11 +328,11 @@ def images(pictures: np.ndarray, titles: Sequence[str] | None = None, heading: s
     """
     pictures = np.asarray(pictures)
     shown = ["\n".join(_cut(line, _WIDEST - _GAP, _TITLE) for line in _lines(title)) for title in titles or ()]
-    cell = max([_CELL, *(_inches(title, _TITLE) + _GAP for title in shown)])
+    cell = max([_CELL, *(text_width(title, _TITLE) + _GAP for title in shown)])
     columns = min(int(8 * _CELL / cell), len(pictures))
     rows = -(-len(pictures) // columns)
     lines = max((title.count("\n") for title in shown), default=0)
-    width = max(cell * columns, _inches(printable(heading, lines=True), _HEADING) + _GAP if heading else 0)
+    width = max(cell * columns, text_width(printable(heading, lines=True), _HEADING) + _GAP if heading else 0)
     height = (min(cell, 1.7) + 0.2 + 0.14 * lines) * rows + (0.4 if heading else 0)
     figure = Figure(figsize=(width, height), layout="constrained")
     grid = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()

@@ -42,7 +42,7 @@ def gelu(x: jax.Array) -> jax.Array:
 
     Source: Hendrycks and Gimpel, Gaussian error linear units (2016), section 2.
     """
-    return ops.rounded(jax.nn.gelu(ops.wide(x), approximate=False), x.dtype)
+    return ops.gelu(x)
 
 
 def gelu_tanh(x: jax.Array) -> jax.Array:
@@ -50,7 +50,7 @@ def gelu_tanh(x: jax.Array) -> jax.Array:
 
     Source: Hendrycks and Gimpel (2016), section 2. BERT, GPT-2 and Flax's `gelu` compute this one.
     """
-    return ops.rounded(jax.nn.gelu(ops.wide(x), approximate=True), x.dtype)
+    return ops.gelu_tanh(x)
 
 
 def silu(x: jax.Array) -> jax.Array:
@@ -59,7 +59,7 @@ def silu(x: jax.Array) -> jax.Array:
     Source: Elfwing et al., Sigmoid-weighted linear units (2018); Ramachandran et al., Searching for activation
     functions (2017).
     """
-    return ops.rounded(jax.nn.silu(ops.wide(x)), x.dtype)
+    return ops.silu(x)
 
 
 def relu6(x: jax.Array) -> jax.Array:
@@ -67,7 +67,7 @@ def relu6(x: jax.Array) -> jax.Array:
 
     Source: Krizhevsky, Convolutional deep belief networks on CIFAR-10 (2010), page 2.
     """
-    return jnp.where(x >= 6, jnp.asarray(6, x.dtype), ops.relu(x))
+    return ops.relu6(x)
 
 
 def hard_sigmoid(x: jax.Array) -> jax.Array:
@@ -75,7 +75,7 @@ def hard_sigmoid(x: jax.Array) -> jax.Array:
 
     Source: Howard et al., Searching for MobileNetV3 (2019), section 5.2. Keras before version 3 has another slope.
     """
-    return ops.rounded(relu6(ops.wide(x) + 3) / 6, x.dtype)
+    return ops.hard_sigmoid(x)
 
 
 def hard_swish(x: jax.Array) -> jax.Array:
@@ -83,8 +83,7 @@ def hard_swish(x: jax.Array) -> jax.Array:
 
     Source: Howard et al. (2019), section 5.2.
     """
-    values = ops.wide(x)
-    return ops.rounded(values * relu6(values + 3) / 6, x.dtype)
+    return ops.hard_swish(x)
 
 
 @layer

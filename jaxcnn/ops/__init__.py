@@ -41,7 +41,7 @@ pass, 1 %); and folding the pixels of the first layer's image into channels (no 
 """
 
 from jaxcnn.ops import boxes
-from jaxcnn.ops.activation import relu
+from jaxcnn.ops.activation import gelu, gelu_tanh, hard_sigmoid, hard_swish, relu, relu6, silu
 from jaxcnn.ops.bilinear import bilinear, resize, upsample
 from jaxcnn.ops.convolution import conv, conv_transpose, convolve
 from jaxcnn.ops.correlation import correlation
@@ -66,18 +66,24 @@ __all__ = [
     "correlation",
     "crop_regions",
     "fuse",
+    "gelu",
+    "gelu_tanh",
     "global_avg_pool",
     "global_max_pool",
+    "hard_sigmoid",
+    "hard_swish",
     "local_response_norm",
     "matmul",
     "max_pool",
     "nms",
     "normalize",
     "relu",
+    "relu6",
     "resize",
     "roi_align",
     "roi_max_pool",
     "rounded",
+    "silu",
     "spread",
     "sum_pool",
     "upsample",

@@ -1,11 +1,17 @@
-"""ReLU in a form that XLA computes once on a CPU, together with its gradient."""
+"""Activations, each as one step of a program: so `fuse` finds them, and XLA computes ReLU once with its gradient."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from jaxcnn.ops.backend import stored
+from jaxcnn.ops.precision import rounded, wide
+
+NAMED = "jaxcnn_"
+"""The first part of the names that the steps of these activations have in a program, but for ReLU."""
 
 
 @jax.custom_jvp
@@ -20,3 +26,46 @@ def _relu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[ja
     # The mask is computed from the result, which the next layer's gradient needs anyway, so x need not be kept.
     y = relu(*primals)
     return y, jnp.where(y > 0, *tangents, 0)
+
+
+def _one_step(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+    """The function as one step of a program, which has its name."""
+    function.__name__ = NAMED + function.__name__
+    return jax.jit(function)
+
+
+@_one_step
+def relu6(x: jax.Array) -> jax.Array:
+    """min(max(0, x), 6); its derivative is 1 where 0 < x < 6 and 0 elsewhere."""
+    return jnp.where(x >= 6, jnp.asarray(6, x.dtype), relu(x))
+
+
+@_one_step
+def hard_sigmoid(x: jax.Array) -> jax.Array:
+    """min(max(0, x + 3), 6) / 6, computed in float32 at least."""
+    return rounded(relu6(wide(x) + 3) / 6, x.dtype)
+
+
+@_one_step
+def hard_swish(x: jax.Array) -> jax.Array:
+    """x min(max(0, x + 3), 6) / 6, computed in float32 at least."""
+    values = wide(x)
+    return rounded(values * relu6(values + 3) / 6, x.dtype)
+
+
+@_one_step
+def silu(x: jax.Array) -> jax.Array:
+    """x sigmoid(x), computed in float32 at least."""
+    return rounded(jax.nn.silu(wide(x)), x.dtype)
+
+
+@_one_step
+def gelu(x: jax.Array) -> jax.Array:
+    """x (1 + erf(x / sqrt(2))) / 2, computed in float32 at least."""
+    return rounded(jax.nn.gelu(wide(x), approximate=False), x.dtype)
+
+
+@_one_step
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, computed in float32 at least."""
+    return rounded(jax.nn.gelu(wide(x), approximate=True), x.dtype)

@@ -19,11 +19,12 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from jaxcnn.ops import cpu, jaxpr
+from jaxcnn.ops.activation import NAMED
 from jaxcnn.ops.backend import stored_p
 from jaxcnn.ops.cpu.fused import ACTIVATIONS
 from jaxcnn.ops.precision import spread
 
-_WRAPPED = ("relu6", "silu", "hard_swish")  # activations that JAX's programs have as one step, a call
+_WRAPPED = ("relu6", "silu", "hard_swish")  # activations of `jax.nn` that are one step of a program, a call
 _FOLD = 3  # numbers of the output that there must be for each of the kernel, for the kernel to be multiplied
 
 P = ParamSpec("P")
@@ -38,7 +39,8 @@ def fuse(function: Callable[P, T]) -> Callable[P, T]:
 
     relu((conv(x, kernel) + b) f + s + r) = relu(conv(x, kernel f) + (b f + s) + r)
 
-    The activation is ReLU, `jax.nn.relu6`, `silu` or `hard_swish`.
+    The activation is one of this package's `relu`, `relu6`, `silu`, `hard_swish`, `gelu` and `gelu_tanh`, or one of
+    `jax.nn.relu`, `relu6`, `silu` and `hard_swish`.
 
     The product kernel f is computed in each call. Where the kernel is large for its image, that costs more than it
     saves, and the chain is left as it is.
@@ -166,9 +168,16 @@ def _vector(value: Any, shape: tuple[int, ...], made: dict[Any, JaxprEqn]) -> An
 
 
 def _activation(eqn: JaxprEqn) -> str:
-    """The name of the activation that a step computes, one of `_WRAPPED` or ReLU; empty where it is none."""
+    """The name of the activation that a step computes, a key of `ACTIVATIONS`; empty where it is none."""
     if is_relu(eqn):
         return "relu"
+    called = str(eqn.params.get("name", "")) if eqn.primitive.name == "jit" else ""
+    own = called.removeprefix(NAMED)
+    return own if own != called and own in ACTIVATIONS else _as_jax_has_it(eqn)
+
+
+def _as_jax_has_it(eqn: JaxprEqn) -> str:
+    """The name in `_WRAPPED` of the activation of `jax.nn` that a step computes; empty where it is none."""
     while len(eqn.invars) == 1 and (body := _body(eqn)) is not None:
         aval: Any = eqn.invars[0].aval
         text = str(body)

@@ -3,6 +3,7 @@
 config.json    the settings, and the hashes of the data; `jaxcnn evaluate` and `predict` rebuild the network from it
 metrics.jsonl  one line per epoch
 result.json    the final results
+failed.json    why the training failed, until it is resumed
 confusion.png, mistakes.png, curves.png
 checkpoints/   the newest states, with the best epoch's weights; see `jaxcnn.runs.checkpoint`
 lock           while it is trained: by which process; see `jaxcnn.runs.lock`
@@ -12,6 +13,7 @@ Each file is written completely or not at all, in this order; curves.png is the 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -24,13 +26,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.atomic import PART, Content, on_disk, write_whole
-from jaxcnn.errors import UserError
+from jaxcnn.errors import TrainingError, UserError
 from jaxcnn.runs import lock
 from jaxcnn.runs.checkpoint import Checkpoints, Progress, read_like, read_some, sha256
 from jaxcnn.runs.record import Record, read_object, reason
 
 State = Any
 """A training's state, a dataclass: at least `step`, `params`, `model_state`, `ema` and `replace`."""
+FAILED = "failed.json"
 LAST = "curves.png"
 """The file that is written last."""
 
@@ -190,6 +193,12 @@ class Run:
             for part in self.path.iterdir():
                 if part.name.startswith(".") and part.suffix == PART:  # of a process that was killed
                     part.unlink(missing_ok=True)
+            (self.path / FAILED).unlink(missing_ok=True)
+
+    def touch(self) -> None:
+        """Shows other hosts that the run is being trained."""
+        if self._lock is not None:
+            self._lock.touch()
 
     def release(self) -> None:
         """Unlocks the folder."""
@@ -225,6 +234,12 @@ class Run:
     def write_metrics(self, history: list[Record]) -> None:
         """Writes metrics.jsonl anew."""
         self.put("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history))
+
+    def failed(self, reason: str) -> None:
+        """Writes why the training of this process failed, if the disk allows; a resumed run removes it."""
+        if self._lock is not None and (self.path / "config.json").is_file():
+            with contextlib.suppress(TrainingError):
+                self.write(FAILED, {"error": reason})
 
     def put(self, name: str, content: Content) -> None:
         """Writes a file as a whole or not at all.
@@ -332,12 +347,15 @@ def _is_left(path: Path) -> bool:
 
 
 def variables(state: State) -> tuple[Any, Any]:
-    """The parameters that are evaluated and kept (averaged, if an average is kept), and the model's state."""
+    """The parameters that are evaluated and kept (an average, if the state or the optimizer keeps one), and the model's
+    state."""
     return _averaged(state), state.model_state
 
 
 def _averaged(state: State) -> Any:
-    return state.params if state.ema is None else state.ema
+    from jaxcnn.runs.averages import compiled  # on first use: the command line starts faster without Optax
+
+    return compiled(getattr(state, "opt_state", None), state.params) if state.ema is None else state.ema
 
 
 def _read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from jaxcnn.data.dataset import Dataset, Examples
+from jaxcnn.data.loader import Loader
 from jaxcnn.data.sources import Files
 from jaxcnn.data.stream import Stream
 from jaxcnn.errors import UserError
@@ -27,7 +28,8 @@ _PIECE = 1 << 24
 def of_data(data: Any) -> dict[str, Any] | None:
     """The number of examples, and a SHA-256 of the arrays, or of a stream's file names and labels. JSON.
 
-    Of an array of more than 256 MB, 4096 evenly spaced examples are hashed.
+    Of an array of more than 256 MB, 4096 evenly spaced examples are hashed; of a loader, the first batch, if its order
+    is known.
     """
     hashed = hashlib.sha256()
     if isinstance(data, Stream):
@@ -39,8 +41,14 @@ def of_data(data: Any) -> dict[str, Any] | None:
             _add(hashed, source.labels)
     elif isinstance(data, (Dataset, Examples)):
         hashed.update(repr(data.classes).encode())
-        for path, leaf in jax.tree_util.tree_leaves_with_path((data.inputs, data.labels)):
+        own = (data.inputs, data.labels) if data.weights is None else (data.inputs, data.labels, data.weights)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(own):
             hashed.update(jax.tree_util.keystr(path).encode())
+            _add(hashed, np.asarray(leaf))
+    elif isinstance(data, Loader):
+        if not data.ordered:
+            return {"count": len(data), "sha256": None}
+        for leaf in jax.tree.leaves(data.first):
             _add(hashed, np.asarray(leaf))
     else:
         return None

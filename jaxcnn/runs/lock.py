@@ -4,7 +4,8 @@ The file `lock` in the folder says which: its number, host, start and boot of th
 (`flock`) while it lives, and removes it at the end: a file that nobody has locked is what a killed process left. On a
 file system without `flock` the file alone counts, and its process is looked up: gone, or another one under the same
 number (it started at another time), or of an earlier boot, means that it was killed. The state of a process on another
-host is unknown; a user who knows that it has ended removes the file.
+host is unknown; a user who knows that it has ended removes the file. A process that trains touches the file every
+minute: if it has not for half an hour, it was probably killed.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ except ImportError:  # on Windows
 NAME = "lock"
 _TRIES, _PAUSE = 25, 0.02
 _YOUNG = 10.0  # seconds
+_BEAT, SILENT = 60.0, 1800.0  # seconds between two touches; after which a process that did not is taken for killed
 
 State = Literal["free", "held", "stale", "unknown"]
 
@@ -71,7 +73,16 @@ class Lock:
     def __init__(self, path: Path, file: int, owner: Owner):
         self._path, self._owner, self._process = path, owner, os.getpid()
         self._file: int | None = file
+        self._touched = time.monotonic()
         _had.add(self)  # until it is closed
+
+    def touch(self) -> None:
+        """Shows other hosts that this process is alive, once a minute."""
+        now = time.monotonic()
+        if self._file is not None and now - self._touched > _BEAT:
+            self._touched = now
+            with contextlib.suppress(OSError):
+                os.utime(self._path)
 
     def release(self) -> None:
         """Releases the lock, if this process still holds it."""
@@ -215,6 +226,14 @@ def look(path: Path) -> tuple[State, Owner | None]:
         return _judged(owner, locked), owner
     finally:
         os.close(file)
+
+
+def silent(path: Path) -> bool:
+    """Whether the process that has the lock has not touched it for long: half an hour."""
+    try:
+        return time.time() - path.stat().st_mtime > SILENT
+    except OSError:
+        return False
 
 
 def _judged(owner: Owner | None, locked: bool | None) -> State:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jaxcnn.core import Layer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recipe:
     """Model, data and settings of a training: the same recipe gives exactly the same results.
 
@@ -58,17 +58,21 @@ class Recipe:
     batch_size: int | None = None
     """Examples in a step. When not given, 128; or the task's own number."""
     optimizer: str = "adam"
-    """sgd, momentum (0.9) or adam."""
+    """sgd, momentum (0.9), nesterov (0.9), adam, adamw, lion, or muon (kernels by Muon, the rest by Adam)."""
     lr: float | None = None
-    """Learning rate at the start. When not given: 0.1 for sgd, 0.05 for momentum, 0.002 for adam."""
+    """Learning rate at the start. When not given: 0.1 for sgd, 0.05 for momentum and nesterov, 0.002 for adam and
+    adamw, 0.0005 for lion, 0.01 for muon. `jaxcnn lr` looks for one."""
     schedule: str = "cosine"
     """cosine (to 0 over the whole training), constant, steps (a tenth at 1/2 and at 3/4 of it) or onecycle."""
     warmup: float = 0.0
     """Epochs in which the learning rate grows from 0."""
     clip: float | None = None
     """The gradient's largest norm: a longer one is scaled down to it."""
-    weight_decay: float = 0.0
-    """Decay of the kernels."""
+    weight_decay: float | None = None
+    """Decay of the kernels. When not given, 0.01 for adamw, 0 for others."""
+    label_smoothing: float = 0.0
+    """Share of each label that is spread evenly over all classes, for instance 0.1. The loss is computed with it in
+    training, validation and test, as by torch.nn.CrossEntropyLoss; the accuracy is not affected."""
     augment: str = "auto"
     """none, or any of affine (small shifts, turns, scalings and shears), flip (left to right), crop (shifts by whole
     pixels), rotate, scale, colour, cutout and mixup, with commas between them; auto is affine for digits and mnist,
@@ -84,6 +88,9 @@ class Recipe:
     """Train this number of networks at once, which start at different weights and vote; 0 for a single network."""
     validation: float = 0.1
     """Share of the training data held out to choose the best epoch; 0 for none, then the last epoch counts."""
+    fold: str | None = None
+    """NUMBER/COUNT, for instance 2/5: cross-validation, where the second of five parts of the training data is held out
+    in place of --validation. `jaxcnn sweep --folds 5` trains all five."""
     patience: int | None = None
     """Stop after this number of epochs without a better validation."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -104,6 +111,17 @@ class Recipe:
             object.__setattr__(self, field.name, _as_option(field.name, getattr(self, field.name)))
         check_types(dataclasses.asdict(self), "the recipe")
 
+    def __repr__(self) -> str:
+        """The settings that are not the default ones: `Recipe('lenet5', 'mnist', lr=0.01)`."""
+        fields = [field for field in dataclasses.fields(self) if field.repr]
+        first = [repr(self.model), *([repr(self.data)] if self.data is not None else [])]
+        other = [
+            f"{field.name}={value!r}"
+            for field in fields
+            if field.name not in ("model", "data") and (value := getattr(self, field.name)) != field.default
+        ]
+        return f"{type(self).__name__}({', '.join([*first, *other])})"
+
     @property
     def shape(self) -> tuple[int, int] | None:
         """`size` as (height, width)."""
@@ -112,6 +130,16 @@ class Recipe:
         found = numbers(self.size, 2)
         if found is None:
             raise UserError(f"--size {self.size}: expected height,width, for instance 180,240")
+        return found[0], found[1]
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """`fold` as (number, count)."""
+        if self.fold is None:
+            return None
+        found = numbers(self.fold.replace("/", ","), 2) if "," not in self.fold else None
+        if found is None or found[0] > found[1] or found[1] < 2:
+            raise UserError(f"--fold {self.fold}: expected NUMBER/COUNT, for instance 2/5 for the second of five parts")
         return found[0], found[1]
 
     @property

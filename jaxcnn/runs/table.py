@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.errors import UserError, unknown
-from jaxcnn.format import duration, padded, printable, width
+from jaxcnn.format import duration, first_sentence, padded, printable, width
+from jaxcnn.metrics import name_of
 from jaxcnn.runs import lock
+from jaxcnn.runs.folder import FAILED
 from jaxcnn.runs.primary import Primary, primary_in
 from jaxcnn.runs.record import Record, parsed, reason, text_of
 
@@ -30,7 +32,7 @@ _WIDEST = 40  # letters of a setting
 _LARGEST = 1e300  # of a figure: JSON has integers that no float can hold
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RunSummary:
     """The summary of a run's files.
 
@@ -40,7 +42,8 @@ class RunSummary:
       history: the records of metrics.jsonl that can be read.
       result: result.json, empty where it is damaged; None when the run is not complete.
       trouble: what cannot be read.
-      locked, owner: what its lock says; see `jaxcnn.runs.lock`.
+      failure: why the training failed, from failed.json; None if it did not.
+      locked, owner, silent: what its lock says; see `jaxcnn.runs.lock`.
     """
 
     path: Path
@@ -50,27 +53,34 @@ class RunSummary:
     trouble: tuple[str, ...] = ()
     locked: lock.State = "free"
     owner: lock.Owner | None = None
+    failure: str | None = None
+    silent: bool = False
 
     @property
     def state(self) -> str:
         """The state of the run.
 
-        `"running"`; `"complete"`; `"stopped"`, by Ctrl-C, SIGTERM or an error that it said; `"killed"`, without a word.
-        `"running?"` is said of a process on another machine, of which nothing can be known; `"interrupted"` of a run by
-        an earlier version of jaxcnn, which left no sign.
+        `"running"`; `"complete"`; `"failed"`, with a `failure`, such as a loss that is not finite; `"stopped"`, by
+        Ctrl-C, SIGTERM or another error that it said; `"killed"`, without a word. A process on another machine cannot
+        be looked up: `"running?"` if it has given a sign in the last half hour, else `"killed?"`. `"interrupted"` is a
+        run by an earlier version of jaxcnn, which left no sign.
         """
-        if self.locked in ("held", "unknown"):
-            return "running" if self.locked == "held" else "running?"
+        if self.locked == "held":
+            return "running"
+        if self.locked == "unknown" and self.result is None:
+            return "killed?" if self.silent else "running?"
         if self.result is not None:
             return "complete"
         if self.locked == "stale":
             return "killed"
+        if self.failure is not None:
+            return "failed"
         return "stopped" if "id" in self.config else "interrupted"
 
     @property
     def process(self) -> lock.Owner | None:
         """The process that is training the run, or None."""
-        return self.owner if self.locked in ("held", "unknown") else None
+        return self.owner if self.state in ("running", "running?") else None
 
     @property
     def primary(self) -> Primary:
@@ -109,8 +119,24 @@ class RunSummary:
             "validation": _number(best, f"validation_{measure}"),
             "test": _number(result, f"test_{measure}"),
             "seconds": _number(result or last, "seconds"),
-            "trouble": "; ".join(self.trouble) or None,
+            "trouble": "; ".join(self._troubles) or None,
         }
+
+    @property
+    def _troubles(self) -> list[str]:
+        """Why the run failed, and what cannot be read."""
+        return [*filter(None, [first_sentence(self.failure or "")]), *self.trouble]
+
+    def __repr__(self) -> str:
+        row, measure = self.row(), self.measure
+        figures = [
+            f"{part} {name_of(measure.primary)} {measure.shown(row[part])}"
+            for part in ("validation", "test")
+            if row[part] is not None
+        ]
+        epochs = f"epoch {row['epochs']} of {_short(row['planned_epochs'])}"
+        parts = [f"{_short(row['model'])} on {_short(row['data'])}", row["state"], epochs, *figures, *self._troubles]
+        return f"RunSummary({str(self.path)!r}; {printable('; '.join(parts))})"
 
 
 Listed = RunSummary
@@ -171,8 +197,11 @@ def read(folder: Path) -> RunSummary | None:
         return None
     history = _records(folder / "metrics.jsonl", trouble)
     result = _json(folder / "result.json", trouble)
+    failed = _json(folder / FAILED, trouble)
+    failure = None if failed is None else str(failed.get("error", "for an unknown reason"))
     locked, owner = lock.look(folder / lock.NAME)
-    return RunSummary(folder, config, history, result, tuple(trouble), locked, owner)
+    silent = lock.silent(folder / lock.NAME)
+    return RunSummary(folder, config, history, result, tuple(trouble), locked, owner, failure, silent)
 
 
 def _json(path: Path, trouble: list[str]) -> Record | None:
@@ -225,9 +254,9 @@ def differing(found: Sequence[RunSummary]) -> list[str]:
 
 
 def _natural(text: Any) -> tuple[Any, ...]:
-    """Orders text with numbers in it by the numbers: digits-2 before digits-10."""
-    parts = re.split(r"([0-9]{1,18})", str(text))
-    return tuple(int(part) if i % 2 else part for i, part in enumerate(parts))
+    """Orders text with numbers in it by the numbers: digits-2 before digits-10, lr=1e-05 before lr=0.001."""
+    parts = re.split(r"((?<==)[0-9]+\.?[0-9]*(?:e[+-]?[0-9]{1,2})?|[0-9]{1,18})", str(text))
+    return tuple(float(part) if i % 2 else part for i, part in enumerate(parts))
 
 
 def _best_first(part: str) -> Callable[[RunSummary, Record], Any]:
@@ -279,7 +308,7 @@ def table(found: Sequence[RunSummary]) -> str:
             f"{row['epochs']}/{_short(row['planned_epochs'])}", _short(row["best_epoch"]),
             *("-" if row[part] is None else run.measure.shown(row[part]) for part in ("validation", "test")),
             "-" if row["seconds"] is None else duration(row["seconds"]),
-            "; ".join(filter(None, [settings, *run.trouble])),
+            "; ".join(filter(None, [settings, *run._troubles])),
         ])  # fmt: skip
     lines = [[printable(text) for text in line] for line in lines]
     widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
@@ -301,5 +330,8 @@ def _short(value: Any) -> str:
     """A setting, shortened; the last part of a path."""
     if value is None:
         return "-"
-    text = value.rstrip("/").rpartition("/")[2] if isinstance(value, str) else json.dumps(value)
+    if not isinstance(value, str):
+        text = json.dumps(value)
+    else:  # a fold, 2/5, is no path
+        text = value if re.fullmatch("[0-9]+/[0-9]+", value) else value.rstrip("/").rpartition("/")[2]
     return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"

@@ -15,6 +15,7 @@ from jaxcnn import models
 from jaxcnn.core import Layer
 from jaxcnn.data.preprocess import Preprocess, inputs_of, to_float
 from jaxcnn.errors import UserError
+from jaxcnn.format import plural, printable, shortened
 from jaxcnn.runs.folder import Run
 from jaxcnn.runs.identity import check_code
 from jaxcnn.transforms import ensemble, freeze, mixed_precision, remat
@@ -36,7 +37,7 @@ def computed(model: Layer, config: Mapping[str, Any]) -> Layer:
     return model if precision == "float32" else mixed_precision(model, jnp.dtype(precision))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrainedModel:
     """A network with the variables of its best epoch, and all that is needed to apply it.
 
@@ -55,6 +56,14 @@ class TrainedModel:
     image: tuple[int, ...]
     classes: tuple[str, ...]
     config: dict[str, Any]
+
+    def __repr__(self) -> str:
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        name = shortened(" ".join(str(self.config.get("model", "a network")).split()), 60)
+        data = shortened(str(self.config.get("data", "its data")), 60)
+        shape = f"; images {'x'.join(map(str, self.image))}" if self.image else ""
+        classes = f"; {len(self.classes)} {'class' if len(self.classes) == 1 else 'classes'}" if self.classes else ""
+        return printable(f"TrainedModel({name} on {data}; {count:,} {plural(count, 'parameter')}{shape}{classes})")
 
     @staticmethod
     def load(run: str | Path, model: Layer | None = None, trust: bool = False) -> TrainedModel:

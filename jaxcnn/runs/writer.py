@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxcnn.data.dataset import Dataset
 from jaxcnn.devices import first_process, from_first, same_everywhere
-from jaxcnn.errors import first_line
+from jaxcnn.errors import TrainingError, first_line
 from jaxcnn.metrics import confusion_matrix
 from jaxcnn.runs import identity
 from jaxcnn.runs.folder import LAST, Run, State, variables
@@ -56,13 +56,15 @@ class RunWriter:
             look(self.folder)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if self.folder is not None:
             try:
                 self._profile.end()
                 self._board.close()
                 self.folder.checkpoints.close()
             finally:
+                if isinstance(error, (TrainingError, jax.errors.JaxRuntimeError)) and first_process():
+                    self.folder.failed(first_line(error))
                 self.folder.release()
 
     @property
@@ -148,6 +150,8 @@ class RunWriter:
     def step(self, measured: Any) -> None:
         """Called after each step."""
         self._profile.step(measured)
+        if self.folder is not None:
+            self.folder.touch()
 
     @property
     def save_every(self) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxcnn.data.augment import Augment, augmented
 from jaxcnn.data.dataset import Dataset
+from jaxcnn.data.loader import Loader
 from jaxcnn.data.preprocess import Preprocess, to_float
 from jaxcnn.data.stream import Stream
 from jaxcnn.errors import UserError
@@ -33,10 +34,10 @@ class Objective:
 
     Attributes:
       loss: `(outputs, labels) -> (N,)`, one number per example.
-      metrics: further metrics by name, `(outputs, labels) -> (N,)`, or `Summed` over the dataset. When None, `accuracy`
-        is measured if the loss is one of classes (`softmax_cross_entropy`, `multiclass_hinge`, `zero_one`, one that
-        calls them with the outputs, or Optax's of integer labels) and the labels are integers. Of several outputs it
-        uses the first, and of mixed labels the class with the larger share.
+      metrics: further metrics by name, `(outputs, labels) -> (N,)`, or `Summed` or `WholeSet` over the dataset. When
+        None, `accuracy` is measured if the loss is one of classes (`softmax_cross_entropy`, `multiclass_hinge`,
+        `zero_one`, one that calls them with the outputs, or Optax's of integer labels) and the labels are integers. Of
+        several outputs it uses the first, and of mixed labels the class with the larger share.
       primary: the metric that chooses the best epoch: `loss`, one of the metrics, or a callback's. When None,
         `accuracy` if it is measured, else the loss. A value that is not finite is never the best; between equal
         values the lower loss decides, then the later epoch.
@@ -48,13 +49,15 @@ class Objective:
         After `augment`, before `preprocess`. An evaluation makes them one example at a time, example k of the data with
         the key fold_in(key(0), k): they are the same each time, for all batch sizes and numbers of devices.
       preprocess: `inputs -> inputs` of the network, inside the step. When None, `fit` normalizes images to zero mean
-        and unit variance of the training data (of ImageNet for a stream); `make_step` and `make_evaluate` scale uint8
-        to 0..1.
+        and unit variance of the training data (of ImageNet for a stream); `make_step` and `make_evaluate`, and `fit`
+        for a `Loader`, scale uint8 to 0..1.
       penalty: `params -> number`, added to the loss: `lambda p: 1e-4 * losses.l2_penalty(p)`.
       loss_scale: whether the loss is scaled, for a model in float16; see `mixed_precision`.
       test_metrics: further metrics, measured on the test set only. A value that is not finite is left out.
       evaluate: `(trained, data) -> metrics` of a whole dataset that are not sums over its examples, such as the mean
         average precision; computed on the test set with the best variables, by the first of several processes.
+      unit: what the examples are called in the display of a training, in the plural; when empty, images for images
+        with a class each, else examples.
     """
 
     loss: Loss = softmax_cross_entropy
@@ -68,6 +71,7 @@ class Objective:
     loss_scale: bool = False
     test_metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
     evaluate: Callable[[Any, Any], Mapping[str, float]] | None = None
+    unit: str = ""
 
     def __post_init__(self) -> None:
         if not callable(self.loss):
@@ -131,9 +135,14 @@ class Objective:
 
 
 def usual_preprocess(data: Any) -> Callable[[Any], Any]:
-    """Images to zero mean and unit variance of `data` (of ImageNet for a stream); other inputs by `to_float`."""
+    """Images to zero mean and unit variance of `data` (of ImageNet for a stream).
+
+    Other inputs, and those of a loader, which may normalize them itself, by `to_float`.
+    """
     if isinstance(data, Stream):
         return Preprocess.imagenet(data.image)
+    if isinstance(data, Loader):
+        return to_float
     images = data.inputs
     is_images = isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4
     return Preprocess.of(images) if isinstance(data, Dataset) or is_images else to_float

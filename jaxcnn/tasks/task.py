@@ -61,9 +61,11 @@ class Task:
         Raises:
           UserError: if a setting does not apply to the task.
         """
-        for name, value in (("stream", recipe.stream), ("weights", recipe.weights), ("ensemble", recipe.ensemble)):
+        given = {name: getattr(recipe, name) for name in ("stream", "weights", "ensemble", "label_smoothing")}
+        for name, value in given.items():
             if value:
-                raise UserError(f"--{name} is for networks that name the class of an image; {recipe.model} does not")
+                option = name.replace("_", "-")
+                raise UserError(f"--{option} is for networks that name the class of an image; {recipe.model} does not")
         if recipe.augment not in ("auto", "none"):
             raise UserError(f"--augment {recipe.augment}: for {self.about}, choose auto or none")
         return self.with_defaults(recipe)
@@ -83,9 +85,11 @@ class Task:
 
     def splits(self, recipe: Recipe) -> tuple[Data, Data | None, Data]:
         """Training, validation and test data. Without a validation split, a share of the training data is held out;
-        there is no validation if the recipe's share is 0."""
+        there is no validation if the recipe's share is 0. With a `fold`, that part of the training data is."""
         train, val = self.load(recipe, recipe.training_split), None
-        if recipe.validation and lookup(str(recipe.data), self.kind).validation:
+        if recipe.part:
+            train, val = data.fold(train, *recipe.part)
+        elif recipe.validation and lookup(str(recipe.data), self.kind).validation:
             val = self.load(recipe, "validation")
         elif recipe.validation:
             train, val = train.hold_out(recipe.validation)
@@ -104,9 +108,9 @@ class Task:
         raise NotImplementedError
 
     def chosen(self, recipe: Recipe, objective: Objective) -> Objective:
-        """The objective with the task's `primary`, and without its augmentation if the recipe says none."""
+        """The objective with the task's `primary` and `unit`, and without its augmentation if the recipe says none."""
         augment = None if recipe.augment == "none" else objective.augment
-        return dataclasses.replace(objective, augment=augment, **dataclasses.asdict(self.primary))
+        return dataclasses.replace(objective, augment=augment, unit=self.unit, **dataclasses.asdict(self.primary))
 
     def optimizer(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
         """The optimizer, with the task's constraints on the parameters, such as a largest norm."""

@@ -71,9 +71,11 @@ def shared_facts(config: Mapping[str, Any], examples: Mapping[str, Any]) -> dict
 def program(step: Any, state: PyTree, size: int, data: Any, on: OneDevice) -> str:
     """The first digits of the SHA-256 of the lowered step: network, loss, optimizer and all constants."""
     if isinstance(data, Stream):
-        example = np.zeros((1, *data.image), np.uint8), np.zeros(1, np.int32)
+        example: tuple[Any, ...] = np.zeros((1, *data.image), np.uint8), np.zeros(1, np.int32)
     else:
         example = data.inputs, data.labels
+        if data.weights is not None:
+            example = *example, data.weights
     split = (on.size // on.shard[1],) if on.form == "pmap" else ()  # pmap: an axis for the devices of a process
 
     def of_state(x: Any) -> Any:

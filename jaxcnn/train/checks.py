@@ -13,11 +13,13 @@ import optax
 from jaxcnn.core import Layer
 from jaxcnn.data.augment import PairedTransform
 from jaxcnn.data.dataset import Dataset, Examples
+from jaxcnn.data.loader import Loader
 from jaxcnn.data.preprocess import Preprocess, inputs_of
 from jaxcnn.data.stream import Stream
 from jaxcnn.declared import calls
 from jaxcnn.errors import UserError
 from jaxcnn.losses import check_classes
+from jaxcnn.metrics import WholeSet, in_training
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.train.step import measure, of_batch
 
@@ -31,8 +33,15 @@ def check_data(**sets: Any) -> None:
             if isinstance(given, float):
                 hint = f"`train, val = data.hold_out({given})` divides the data"
             else:
-                hint = "cnn.data.Dataset(images, labels, classes) makes one of arrays"
+                hint = "cnn.data.Dataset(images, labels, classes) makes one of arrays, cnn.data.Loader one of batches"
             raise UserError(f"{name}: expected a Dataset, Examples or a Stream, got {type(given).__name__}; {hint}")
+        if hasattr(given, "__getitem__") and not any(
+            hasattr(given, part) for part in ("__iter__", "labels", "batches")
+        ):
+            raise UserError(
+                f"{name}: {type(given).__name__} gives single examples; pass a loader that makes batches of them, such "
+                "as torch.utils.data.DataLoader(dataset, batch_size)"
+            )
 
 
 def check_settings(
@@ -90,7 +99,7 @@ def outputs_of(model: Layer, objective: Objective, variables: Any, size: int, *s
 
     found: list[tuple[Any, Any]] = []
     for data in sets:
-        if isinstance(data, (Dataset, Examples, Stream)):
+        if isinstance(data, (Dataset, Examples, Loader, Stream)):
             check_inputs(preprocess, data)
             example, _ = batch_of(objective, data, size)
             if not found or found[-1][0] != example:  # tracing a network is slow
@@ -108,15 +117,20 @@ def figures_of(objective: Objective, outputs: PyTree, data: Any, size: int, only
     """
 
     loss, metrics = objective.loss, objective.metrics
+    whole = {name: metric for name, metric in (metrics or {}).items() if isinstance(metric, WholeSet)}
+    of_steps = in_training(metrics)
 
     def figures(outputs: Any, labels: Any) -> dict[str, Any]:
         with calls() as seen:
             each = {"loss": loss(outputs, labels)}
-        return of_batch(metrics, each | measure(metrics, outputs, labels, loss, seen))
+        return of_batch(of_steps, each | measure(of_steps, outputs, labels, loss, seen))
 
     _, labels = batch_of(objective, data, size)
     try:
-        return list(jax.eval_shape(figures, outputs, labels))
+        return [
+            *jax.eval_shape(figures, outputs, labels),
+            *(figure for name, metric in whole.items() for figure in metric.names or (name,)),
+        ]
     except Exception:
         if not only_in_training:
             raise

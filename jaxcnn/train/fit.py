@@ -16,9 +16,11 @@ import optax
 
 from jaxcnn.core import Layer
 from jaxcnn.data.dataset import Dataset, Examples
+from jaxcnn.data.loader import Loader, as_data
 from jaxcnn.data.preprocess import Preprocess, inputs_of, to_float
 from jaxcnn.data.stream import Stream
 from jaxcnn.devices import OneDevice, agree, first_process, together
+from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss
 from jaxcnn.runs.folder import Run
 from jaxcnn.runs.primary import Primary, began_by, primary_of
@@ -34,7 +36,8 @@ from jaxcnn.train.report import result_html, result_text
 from jaxcnn.train.step import TrainState, create_state, make_step
 from jaxcnn.train.training import Callback, Training, names_of
 
-Data = Dataset | Examples | Stream
+Data = Dataset | Examples | Stream | Loader | Any
+"""Any: an iterable of batches with a length."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -101,13 +104,16 @@ def fit(
 
     Args:
       model: any Layer whose inputs are the data's.
-      data: the training data: a `Dataset`, `Examples` of another form, or a `Stream` of images that do not fit in
-        memory. Each epoch takes the full batches of a new order.
+      data: the training data: a `Dataset`, `Examples` of another form, a `Stream` of images that do not fit in
+        memory, or a `Loader` of batches that other code makes. Each epoch takes the full batches of a new order. An
+        iterable of batches with a length, such as a PyTorch loader, becomes a `Loader`, which has its own batch size.
       objective: what is minimized and measured; or only a loss, `(outputs, labels) -> (N,)`. Softmax cross-entropy
         when None.
       validation: measured after each epoch, to choose the best one; without it the last epoch counts.
       test: measured once, with the best variables.
-      optimizer: an Optax transformation; Adam with half a cosine from 0.002 to 0 when None.
+      optimizer: an Optax transformation; Adam with half a cosine from 0.002 to 0 when None. It is given the extra
+        arguments that it takes (see `make_step`); of one that averages, such as `optax.contrib.schedule_free`, the
+        averages are evaluated and kept (see `eval_params`).
       epochs, batch_size: passes over the data, and the examples in a step.
       seed: from 0 to 2147483647.
       variables: `(params, state)` to begin with, from `weights.load` or an earlier training, instead of new ones.
@@ -130,9 +136,12 @@ def fit(
     """
     began = time.monotonic()
     check_data(data=data, validation=validation, test=test)
+    data, validation, test = (
+        as_data(part, name) for part, name in ((data, "data"), (validation, "validation"), (test, "test"))
+    )
     check_settings(epochs, batch_size, seed, patience, accumulate, ema, validation is not None)
     objective = Objective.of(Objective() if objective is None else objective).prepared(data)
-    size = min(batch_size, len(data))
+    size = data.size if isinstance(data, Loader) else min(batch_size, len(data))
     on = devices or OneDevice()
     on.check(size)
     scheduled = optimizer is None
@@ -158,6 +167,7 @@ def fit(
             facts = agreement.shared_facts(config, writer.examples)
             agree({**facts, "the program of a step": agreement.program(step, state, size, data, on)})
         _check_resumed(writer, config, scheduled, on)
+        _check_order(data, writer.resume)
         writer.begin(config)  # only now, so that a failed start leaves no folder
         most = evaluated_by(data, size)
         evaluate = make_evaluate(model, objective, devices=on, **most)
@@ -186,7 +196,7 @@ def _about(data: Any, objective: Objective, on: OneDevice, primary: Primary) -> 
     """The entries of config.json about devices, data and preprocessing."""
     about: dict[str, Any] = {"parallel": on.form, "devices": on.size, "platform": jax.default_backend()}
     about |= dataclasses.asdict(primary)
-    if isinstance(data, Examples):
+    if isinstance(data, (Examples, Loader)):
         shapes = [list(x.shape[1:]) for x in jax.tree.leaves(example_of(data, 1))]
         about |= {"inputs": shapes, "extra": dict(data.extra)}
     else:
@@ -208,6 +218,25 @@ def _check_resumed(writer: RunWriter, config: Mapping[str, Any], scheduled: bool
     agreement.check_unchanged(was, now, writer.path)
     if (differs := agreement.check_devices(was, on, writer.path)) and first_process():
         warnings.warn(differs, stacklevel=3)
+
+
+def _check_order(data: Any, resume: bool) -> None:
+    """Checks that the order of a loader's batches is known where it must be: for several processes.
+
+    A resumed run whose order is not known gets a warning.
+    """
+    if not isinstance(data, Loader) or data.ordered:
+        return
+    fix = "pass a function of the epoch, cnn.data.Loader(lambda epoch: batches(epoch))"
+    if jax.process_count() > 1:
+        raise UserError(f"{data.name}: several processes need the batches in the same order: {fix}")
+    if resume:
+        warnings.warn(
+            f"{data.name}: the order of its batches may not be that of the run before: examples of this epoch may be "
+            "seen twice or not at all, and the figures are not those of an uninterrupted run. To resume exactly, "
+            f"{fix}",
+            stacklevel=3,
+        )
 
 
 def _finished(training: Training, test: Any, evaluate: Callable[..., Evaluation], most: Any) -> FitResult:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, Protocol
 
+import jax
+
 from jaxcnn.format import duration, plural, printable, shortened
 from jaxcnn.metrics import name_of, shown
 
@@ -55,6 +57,35 @@ def result_html(fitted: Fitted) -> str:
     ]
     title = f"<p><b>{_safe(_model(result))}</b>, {_safe(', '.join(_about(result)))}</p>"
     return f"<div>{title}<table>{header}{''.join(body)}</table>{_epochs(fitted.history)}</div>"
+
+
+class Evaluated(Protocol):
+    """The input of a report: metrics, and the network's outputs."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]: ...
+
+    @property
+    def outputs(self) -> Any: ...
+
+
+def evaluation_text(found: Evaluated) -> str:
+    """The metrics, and the shapes of the outputs, in one line."""
+    measured = ", ".join(f"{name_of(name)} {shown(name, value)}" for name, value in found.metrics.items())
+    return f"Evaluation({'; '.join(filter(None, [printable(measured), _shapes(found.outputs)]))})"
+
+
+def evaluation_html(found: Evaluated) -> str:
+    """The metrics as an HTML table, and the shapes of the outputs."""
+    rows = "".join(_row("td", [name_of(name), shown(name, value)]) for name, value in found.metrics.items())
+    shapes = _shapes(found.outputs)
+    return f"<div><table>{rows}</table>{f'<p>{_safe(shapes)}</p>' if shapes else ''}</div>"
+
+
+def _shapes(outputs: Any) -> str:
+    """The shapes of the outputs; empty if they were not kept."""
+    arrays = jax.tree.leaves(outputs)
+    return f"outputs {', '.join(f'{x.shape} {x.dtype}' for x in arrays)}" if arrays else ""
 
 
 def _epochs(history: Sequence[Mapping[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,10 +17,12 @@ from jaxcnn.data.preprocess import inputs_of, to_float
 from jaxcnn.declared import Call, calls
 from jaxcnn.devices import OneDevice
 from jaxcnn.errors import UserError
-from jaxcnn.losses import Loss
-from jaxcnn.metrics import Metric, Summed, accuracy
+from jaxcnn.losses import Loss, Weighted
+from jaxcnn.metrics import Metric, Summed, accuracy, in_training
 from jaxcnn.ops.precision import rounded, wide
+from jaxcnn.runs.averages import averages
 from jaxcnn.tasks.objective import Objective
+from jaxcnn.train.weighting import normalized, parts_of, weights_of
 from jaxcnn.transforms import synchronized
 
 PyTree = Any
@@ -27,7 +30,7 @@ SKIPPED = "skipped_steps"
 """The metric of a training with a `LossScale`: the number of steps skipped so far."""
 Watch = Callable[[PyTree, PyTree, PyTree], Mapping[str, Any]]
 """`(gradients, updates, params) -> {name: scalar}`: further metrics, computed inside the step."""
-Step = Callable[["TrainState", tuple[Any, Any]], tuple["TrainState", dict[str, jax.Array]]]
+Step = Callable[["TrainState", tuple[Any, ...]], tuple["TrainState", dict[str, jax.Array]]]
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -49,6 +52,10 @@ class TrainState(flax.struct.PyTreeNode):
     key: jax.Array
     ema: PyTree | None = None
     scale: LossScale | None = None
+
+    def __repr__(self) -> str:
+        count = sum(jnp.size(leaf) for leaf in jax.tree.leaves(self.params) if hasattr(leaf, "shape"))
+        return f"TrainState(step={self.step}, {count:,} parameters)"
 
 
 class LossScale(flax.struct.PyTreeNode):
@@ -110,7 +117,8 @@ def create_state(
       loss_scale: whether to scale the loss, for `mixed_precision(model, jnp.float16)`.
 
     Raises:
-      UserError: if the variables are not the model's.
+      UserError: if the variables are not the model's; for `ema` with an optimizer that has parameters of its own to
+        evaluate (`eval_params`).
     """
     init_key, step_key = jax.random.split(key)
     _check_arguments(model, optimizer)
@@ -121,11 +129,15 @@ def create_state(
         _check_variables(model, init_key, inputs, variables)
         params, model_state = jax.tree.map(jnp.copy, tuple(variables))
     params, model_state = strong((params, model_state))
+    # As one program, since compiling it array by array takes seconds; copied, since a step donates both.
+    opt_state = jax.jit(lambda params: jax.tree.map(jnp.copy, optimizer.init(params)))(params)
+    if ema and averages(opt_state):
+        raise UserError("ema: the optimizer has parameters of its own to evaluate, so leave out the moving average")
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         model_state=model_state,
-        opt_state=strong(jax.jit(optimizer.init)(params)),  # as one program: compiling it array by array takes seconds
+        opt_state=strong(opt_state),
         key=step_key,
         ema=jax.tree.map(jnp.copy, params) if ema else None,
         scale=LossScale.start() if loss_scale else None,
@@ -204,13 +216,19 @@ def make_step(
 
     params' = params + update(gradient of mean loss(model(inputs), labels) + penalty(params))
 
+    With weights w_n of the examples, from the batch or from `losses.class_weighted`, the mean is
+    sum_n w_n loss_n / sum_n w_n over the whole batch (0 if all weights are 0); with both, w_n is their product. Metrics
+    are not weighted.
+
     The given state is donated: the new state reuses its memory, and it cannot be used again.
 
     Args:
       objective: what is minimized and measured; or only a loss, `(outputs, labels) -> (N,)`.
       optimizer: an Optax transformation. One that takes extra arguments (`optax.GradientTransformationExtraArgs`, such
-        as `optax.contrib.reduce_on_plateau` and `optax.lbfgs`) is given `value`, the step's loss with the penalty;
-        `grad`, its gradient; and `value_fn`, the loss of this batch as a function of the parameters.
+        as `optax.contrib.reduce_on_plateau`, `optax.lbfgs` and `optax.contrib.sam`) is given those that it takes of
+        `value`, the step's loss with the penalty; `grad`, its gradient; `value_fn` (and `obj_fn`), the loss of this
+        batch as a function of the parameters; and `grad_fn`, its gradient as a function of the parameters. These
+        functions use the step's batch, dropout and batch statistics; the latter are updated once a step.
       accumulate: the number of parts in which a batch is computed, one after another. The gradient is the mean over the
         parts; the memory is that of one part. Batch normalization uses the statistics of each part, and a loss that
         compares examples compares those of a part.
@@ -225,9 +243,10 @@ def make_step(
         over the axis; dropout is that of the whole batch; the random numbers for augmentation differ between devices.
 
     Returns:
-      A jitted function of a `TrainState` and a batch `(inputs, labels)`; `inputs` may be a tuple for a network of
-      several inputs. Its metrics are scalars: `loss` (with the penalty) and the objective's metrics, means over the
-      batch; with a `LossScale` also `skipped_steps`, the number of skipped steps since the start.
+      A jitted function of a `TrainState` and a batch `(inputs, labels)`, or `(inputs, labels, weights)` with weights
+      `(N,)`; `inputs` may be a tuple for a network of several inputs, or a dict for one that takes it. Its metrics are
+      scalars: `loss` (with the penalty) and the objective's metrics, means over the batch; with a `LossScale` also
+      `skipped_steps`, the number of skipped steps since the start.
 
     Raises:
       UserError: if an argument is not a model, loss or optimizer; and, when the step is first called, if the optimizer
@@ -242,24 +261,26 @@ def make_step(
         axis_name = devices.axis_name
     if axis_name is not None:
         model = synchronized(model, axis_name)
+    metrics = in_training(metrics)
+    each_loss = loss.each if isinstance(loss, Weighted) else loss
 
     def value_of(
-        params: PyTree, model_state: PyTree, inputs: Any, labels: Any, classes: Any, key: jax.Array, scale: Any
+        params: PyTree, model_state: PyTree, inputs: Any, labels: Any, classes: Any, weights: Any, key: Any, scale: Any
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
         outputs, model_state = model.apply(params, model_state, *inputs, train=True, key=key)
         with calls() as seen:
-            each = loss(outputs, labels)
+            each = each_loss(outputs, labels)
         if jnp.ndim(each) == 0:
             raise UserError("the loss gave one number for the batch, expected one for each example: leave out its mean")
-        value = wide(each).mean()
+        value = wide(each).mean() if weights is None else (wide(each) * weights).mean()
         if penalty is not None:
             value = value + penalty(params)
         measured = {"loss": value}
         measured |= of_batch(metrics, measure(metrics, outputs, classes, loss, seen))
         return value if scale is None else value * scale.value, (measured, model_state)
 
-    def step(state: TrainState, batch: tuple[Any, Any]) -> tuple[TrainState, dict[str, jax.Array]]:
-        inputs, labels = batch
+    def step(state: TrainState, batch: tuple[Any, ...]) -> tuple[TrainState, dict[str, jax.Array]]:
+        inputs, labels, weights = parts_of(batch)
         classes = labels  # for the metrics, if the labels are mixed
         augment_key, key = jax.random.split(jax.random.fold_in(state.key, state.step))
         if axis_name is not None and (augment is not None or views is not None):
@@ -272,6 +293,7 @@ def make_step(
             inputs, labels = augmented(views, inputs, labels, fold_in(augment_key, "views"))
             classes = labels if isinstance(views, PairedTransform) else classes
         inputs = inputs_of(preprocess, inputs)
+        weights = normalized(weights_of(loss, labels, weights), axis_name)
 
         scale = state.scale
 
@@ -283,9 +305,9 @@ def make_step(
                 return model_state, (found, measured)
 
             if accumulate == 1:
-                model_state, found = gradient(state.model_state, (inputs, labels, classes, key))
+                model_state, found = gradient(state.model_state, (inputs, labels, classes, weights, key))
             else:
-                parts = (*_parts((inputs, labels, classes), accumulate), jax.random.split(key, accumulate))
+                parts = (*_parts((inputs, labels, classes, weights), accumulate), jax.random.split(key, accumulate))
                 model_state, found = _means_of(gradient, state.model_state, parts)
             if axis_name is not None:
                 found = jax.lax.pmean(found, axis_name)
@@ -295,7 +317,7 @@ def make_step(
             return slope, measured, model_state
 
         slope, measured, model_state = differentiated(state.params)
-        updates, opt_state = _updates(optimizer, state, slope, measured["loss"], _objective_of(differentiated))
+        updates, opt_state = _updates(optimizer, state, slope, measured["loss"], differentiated)
         for function in watch:
             measured = measured | watched(function, slope, updates, state.params, measured)
         params = optax.apply_updates(state.params, updates)
@@ -340,23 +362,41 @@ def _objective_of(differentiated: Callable[[PyTree], tuple[PyTree, dict[str, jax
 
 
 def _updates(
-    optimizer: optax.GradientTransformation, state: TrainState, slope: PyTree, value: jax.Array, objective: Any
+    optimizer: optax.GradientTransformation, state: TrainState, slope: PyTree, value: jax.Array, differentiated: Any
 ) -> tuple[PyTree, PyTree]:
     """The optimizer's updates of the parameters, and its new state."""
-    extra = {"value": value, "grad": slope, "value_fn": objective}
+    objective = _objective_of(differentiated)
+    extra = {
+        "value": value, "grad": slope, "value_fn": objective, "obj_fn": objective,
+        "grad_fn": lambda params, *_: differentiated(params)[0],
+    }  # fmt: skip
     try:
-        return optax.with_extra_args_support(optimizer).update(slope, state.opt_state, state.params, **extra)
+        return _given(optax.with_extra_args_support(optimizer).update, (slope, state.opt_state, state.params), extra)
     except Exception as error:
         made = jax.tree.structure(jax.eval_shape(optimizer.init, state.params))
         if made != jax.tree.structure(state.opt_state):  # type: ignore[operator]
             raise UserError(
                 "the state was made for another optimizer: give create_state and make_step the same one"
             ) from error
-        if isinstance(error, TypeError) and "required keyword-only argument" in str(error):
+        if isinstance(error, (TypeError, ValueError)) and re.search(
+            "required keyword-only|must be provided", str(error)
+        ):
             raise UserError(
                 f"the optimizer needs more than a training step gives it ({', '.join(extra)}): {error}"
             ) from error
         raise
+
+
+def _given(update: Callable[..., Any], arguments: tuple[Any, ...], extra: dict[str, Any]) -> Any:
+    """`update(*arguments, **extra)` without the extra arguments that it refuses, as `optax.lbfgs` and `sam` do."""
+    while True:
+        try:
+            return update(*arguments, **extra)
+        except TypeError as error:  # an optimizer inside a chain does not show what it takes
+            refused = [name for name in extra if f"'{name}'" in str(error)]
+            if "unexpected keyword argument" not in str(error).lower() or not refused:
+                raise
+            extra = {name: value for name, value in extra.items() if name not in refused}
 
 
 def _parts(batch: Any, count: int) -> Any:

@@ -1,4 +1,4 @@
-"""Stops a training at Ctrl-C or a cluster's SIGTERM."""
+"""Stops a training at Ctrl-C, a cluster's SIGTERM, or the SIGHUP of a closed terminal."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ class Stop:
 
 @contextmanager
 def asked_to_stop(folder: Run | None) -> Iterator[Stop]:
-    """A context in which Ctrl-C or SIGTERM asks for a stop after the current step; a second one acts as usual."""
+    """A context in which Ctrl-C, SIGTERM or SIGHUP asks for a stop after the current step; a second acts as usual."""
     stop = Stop(folder)
-    # With several processes, JAX's handler of SIGTERM informs the others.
-    own = (signal.SIGINT, signal.SIGTERM) if folder is not None and jax.process_count() == 1 else ()
+    # With several processes, JAX's handler of SIGTERM informs the others. Windows has no SIGHUP.
+    signals = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    own = signals if folder is not None and jax.process_count() == 1 else []
     before = {name: handler for name in own if (handler := replaceable(name)) is not None}
 
     def restore() -> None:

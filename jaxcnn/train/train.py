@@ -22,7 +22,8 @@ from jaxcnn.runs.recipe import Recipe, words
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.tasks.task import Data, Task
 from jaxcnn.train.fit import FitResult, fit
-from jaxcnn.train.optimizers import make_optimizer
+from jaxcnn.train.optimizers import DECAYS, make_optimizer
+from jaxcnn.train.rates import RateSearch, find_learning_rate
 from jaxcnn.train.training import Callback
 
 
@@ -119,6 +120,8 @@ def prepare(recipe: Recipe, process: Process, resume: bool = False) -> Prepared:
     task = task_of(recipe)
     recipe = task.completed(recipe)
     check(recipe)
+    if recipe.weight_decay is None:
+        recipe = dataclasses.replace(recipe, weight_decay=DECAYS.get(recipe.optimizer, 0.0))
     if recipe.weights is not None and not resume:
         weights.files.check_path(recipe.weights)
     devices = process.spread(recipe.parallel)
@@ -158,7 +161,11 @@ def check(recipe: Recipe) -> None:
         raise UserError(f"--batch-size {recipe.batch_size} and --epochs {recipe.epochs} should be at least 1")
     if recipe.limit is not None and recipe.limit < 1:
         raise UserError(f"--limit {recipe.limit} should be at least 1 example")
-    _ = recipe.model_options, recipe.shape
+    if not 0 <= recipe.label_smoothing < 1:
+        raise UserError(f"--label-smoothing is a share from 0 to below 1, got {recipe.label_smoothing}")
+    if recipe.optimizer == "muon" and recipe.ensemble:
+        raise UserError("--optimizer muon takes a kernel as one matrix, and those of an --ensemble are several")
+    _ = recipe.model_options, recipe.shape, recipe.part
     make_optimizer(recipe.optimizer, recipe.lr, recipe.schedule, 1, clip=recipe.clip)
 
 
@@ -167,4 +174,23 @@ def optimizer_of(recipe: Recipe, epochs: int, steps_per_epoch: int) -> optax.Gra
     return make_optimizer(
         recipe.optimizer, recipe.lr, recipe.schedule, epochs * steps_per_epoch, recipe.weight_decay,
         warmup=round(recipe.warmup * steps_per_epoch), clip=recipe.clip,
+    )  # fmt: skip
+
+
+def learning_rates(recipe: Recipe, low: float = 1e-6, high: float = 10.0, steps: int = 200) -> RateSearch:
+    """Looks for a learning rate for a recipe, as `jaxcnn lr` does; see `find_learning_rate`.
+
+    Raises:
+      UserError: if the recipe or its data cannot be used.
+    """
+    work = prepare(recipe, Process())
+    recipe = work.recipe
+
+    def optimizer(rate: optax.Schedule) -> optax.GradientTransformation:
+        made = make_optimizer(recipe.optimizer, rate, weight_decay=recipe.weight_decay, clip=recipe.clip)
+        return work.task.optimizer(made)
+
+    return find_learning_rate(
+        recipe.computed(work.model), work.train, work.objective, optimizer=optimizer, low=low, high=high, steps=steps,
+        batch_size=int(recipe.batch_size or 0), seed=recipe.seed, variables=work.variables,
     )  # fmt: skip

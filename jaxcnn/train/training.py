@@ -22,6 +22,7 @@ from jaxcnn.devices import OneDevice, first_process, from_first, together
 from jaxcnn.errors import TrainingError, UserError
 from jaxcnn.format import plural
 from jaxcnn.ops import cpu
+from jaxcnn.runs.averages import averages
 from jaxcnn.runs.folder import variables
 from jaxcnn.runs.primary import Primary
 from jaxcnn.runs.record import Record
@@ -177,6 +178,7 @@ class Training:
     metrics: dict[str, jax.Array] = field(default_factory=dict)
     epoch: int = 0
     _saved: int = -1  # the step of the newest checkpoint
+    _compiled: bool = False  # whether this process has taken a step
 
     # --- for callbacks
 
@@ -191,8 +193,13 @@ class Training:
         return len(self.data) // self.batch_size
 
     @property
+    def unit(self) -> str:
+        """What the examples are called, in the plural."""
+        return self.objective.unit or ("examples" if isinstance(self.data, Examples) else "images")
+
+    @property
     def variables(self) -> tuple[Any, Any]:
-        """Parameters (averaged, if an average is kept) and the model's state, on one device."""
+        """The parameters to evaluate (averaged, if an average is kept) and the model's state, on one device."""
         return variables(self.devices.single(self.state))
 
     @property
@@ -227,7 +234,7 @@ class Training:
         self.writer.watch(self.history)
         examples = self.steps_per_epoch * self.batch_size
         with (
-            Display(self.epochs, examples, show and first_process(), primary=self.primary) as display,
+            Display(self.epochs, examples, show and first_process(), primary=self.primary, unit=self.unit) as display,
             asked_to_stop(self.writer.folder) as stop,
             together(),
         ):
@@ -276,7 +283,8 @@ class Training:
         if self.validation is not None:
             measured = self.evaluate(*self.devices.whole(variables(one)), self.validation, keep=False).metrics
             record |= {f"validation_{name}": value for name, value in measured.items()}
-        record |= {"images_per_second": round(rate, 1), "seconds": self.seconds}
+        record |= {"images_per_second": round(rate, 1)} if rate > 0 else {}
+        record |= {"seconds": self.seconds}
         for callback in self.callbacks:
             before = set(record)
             callback.epoch(self, record)
@@ -284,11 +292,12 @@ class Training:
         return record
 
     def _steps(self, display: Display, stop: Stop) -> float:
-        """Runs the epoch's remaining steps; returns images per second without the first step, which may compile."""
+        """Runs the epoch's remaining steps; returns examples per second, 0 if only a step was taken that compiles: the
+        first one of this process, which does not count."""
         place, size = self.place, self.batch_size
         done = int(self.devices.single(self.state).step) - place.position  # steps before this epoch
         start = shown = saved = time.monotonic()
-        counted = 0  # images since `start`
+        counted = 0  # examples since `start`
         pending: list[dict[str, jax.Array]] = []
 
         def look() -> None:
@@ -304,16 +313,17 @@ class Training:
             self._save(wait=True)
             stop.leave(done + place.position)
 
-        for number, batch in enumerate(self._batches()):
+        for batch in self._batches():
             self.state, self.metrics = self.take_step(self.state, batch)
             pending.append(self.metrics)
             place.position += 1
             self.writer.step(self.metrics)
             for callback in self.callbacks:
                 callback.step(self)
-            if number == 0:
+            if not self._compiled:
                 look()
                 start = shown = time.monotonic()
+                self._compiled = True
             else:
                 counted += size
             if stop.asked(done + place.position):
@@ -338,7 +348,7 @@ class Training:
         on, where = self.devices, (self.batch_size, self.seed, self.epoch, self.place.position, self.devices.shard)
         if isinstance(self.data, (Dataset, Examples)):
             return map(on.batch, batches(self.data, *where))
-        return prefetch(self.data.batches(*where), put=on.batch)
+        return prefetch(self.data.batches(*where), put=on.batch)  # a stream's or a loader's
 
     def _save(self, wait: bool) -> None:
         """Saves a checkpoint; skipped if an earlier one is still being written and `wait` is False."""
@@ -350,7 +360,8 @@ class Training:
         self.place.callbacks = {name: value for name, value in saved.items() if value is not None}
         progress = {**dataclasses.asdict(self.place), "seconds": self.seconds}
         is_best = bool(self.history) and self.primary.best(self.history)["step"] == self._saved
-        self.writer.save(one, progress, None if is_best or not self.history else self.best)
+        in_state = is_best and not averages(one.opt_state)  # whoever reads only the weights does not know the optimizer
+        self.writer.save(one, progress, None if in_state or not self.history else self.best)
 
 
 def means(rows: list[dict[str, float]]) -> dict[str, float]:
@@ -388,7 +399,8 @@ def check_skipped(place: Place, done: int, last: bool = False) -> None:
         row += step - before
     if row >= _SKIPPED or (last and 0 < row == counts[-1][0]):
         raise TrainingError(
-            f"the last {row} steps, up to step {counts[-1][0]}, were skipped: their gradients are not finite in half "
-            f"precision, and the factor of the loss (smallest: {LossScale.SMALLEST:g}) does not help. Try bfloat16 "
-            "(--precision bfloat16), a smaller learning rate or loss, or float32; look for extreme values in the input"
+            f"the last {row} {plural(row, 'step')}, up to step {counts[-1][0]}, were skipped: their gradients are not "
+            f"finite in half precision, and the factor of the loss (smallest: {LossScale.SMALLEST:g}) does not help. "
+            "Try bfloat16 (--precision bfloat16), a smaller learning rate or loss, or float32; look for extreme values "
+            "in the input"
         )

@@ -2,12 +2,14 @@
 
 `freeze`, `mixed_precision`, `remat`, `synchronized`, `ensemble`, `spectral_norm` and `weight_standardization` can be
 combined in any order. Layers keep their names and paths, so `weights.load`, `inspect.summary` and further
-transformations work on the result. `constant` is for a single call of a sublayer inside a network's function.
+transformations work on the result. `from_flax` makes a Layer of a module of Flax; `constant` is for a single call of a
+sublayer inside a network's function.
 """
 
 from jaxcnn.core import constant
 from jaxcnn.transforms.ensemble import ensemble, member, members
 from jaxcnn.transforms.freeze import adapt, freeze, is_frozen, split
+from jaxcnn.transforms.from_flax import from_flax
 from jaxcnn.transforms.fully_convolutional import fully_convolutional
 from jaxcnn.transforms.precision import mixed_precision
 from jaxcnn.transforms.remat import remat
@@ -19,6 +21,7 @@ __all__ = [
     "constant",
     "ensemble",
     "freeze",
+    "from_flax",
     "fully_convolutional",
     "is_frozen",
     "member",

@@ -31,7 +31,19 @@ def tiny(classes):
 def wide(classes):
     return cnn.serial(conv1=cnn.conv(4, 9), flat=cnn.flatten, head=cnn.dense(classes))
 """
-COMMANDS = ("train", "evaluate", "predict", "summary", "runs", "explore", "export", "weights", "models", "datasets")
+COMMANDS = (
+    "train",
+    "sweep",
+    "evaluate",
+    "predict",
+    "summary",
+    "runs",
+    "explore",
+    "export",
+    "weights",
+    "models",
+    "datasets",
+)
 
 
 @pytest.fixture
@@ -120,7 +132,7 @@ def test_help_of_a_command_gives_every_option_and_its_default(run, name):
     for field in cli.COMMANDS[name][0].__dataclass_fields__.values():
         if "Positional" not in str(field.type) and "Suppress" not in str(field.type):
             assert f"--{field.name.replace('_', '-')}" in text
-            assert field.default is None or f"(default: {field.default})" in text
+            assert field.default in (None, ()) or f"(default: {field.default})" in text
     if name == "train":
         assert "(default: lenet5)" in text
 
@@ -376,7 +388,7 @@ def test_a_run_of_ones_own_model_can_be_asked(run, columns, tmp_path, monkeypatc
 RUN, OK = "{digits}", "{ok}"
 BAD = [  # arguments, exit status, what stderr says
     (["tran"], 2, "unknown command 'tran': did you mean train"),
-    (["zzz"], 2, "unknown command 'zzz': there are datasets, evaluate, explore, export, models, predict, runs, "),
+    (["zzz"], 2, "unknown command 'zzz': there are datasets, evaluate, explore, export, lr, models, "),
     (["--verbose"], 2, "--verbose"),
     (["train", "--epoch", "3"], 2, "unknown option '--epoch': did you mean --epochs"),
     (["train", "--optimiser=sgd"], 2, "unknown option '--optimiser': did you mean --optimizer"),
@@ -405,6 +417,10 @@ BAD = [  # arguments, exit status, what stderr says
     (["summary", "mlp", "--draw", "no/such/net.png"], 1, "no/such/net.png: there is no folder no/such"),
     (["summary", "mlp", "--json", "--markdown"], 1, "--json and --markdown are two forms of one table: choose one"),
     (["train", "--optimizer", "adamm"], 1, "unknown optimizer 'adamm': did you mean adam"),
+    (["train", "--optimizer", "muon", "--ensemble", "2"], 1, "muon takes a kernel as one matrix"),
+    (["train", "--label-smoothing", "1"], 1, "--label-smoothing is a share from 0 to below 1, got 1.0"),
+    (["train", "fcn8s", "--label-smoothing", "0.1"], 1, "--label-smoothing is for networks that name the class of an"),
+    (["lr", "--picture", "lr.jpg"], 1, "lr.jpg: a graph is drawn as .png, .svg or .pdf"),
     (["train", "--schedule", "cosin"], 1, "unknown schedule 'cosin': did you mean cosine"),
     (["train", "--augment", "afine"], 1, "unknown augmentation 'afine': did you mean affine"),
     (["train", "--lr", "0"], 1, "learning rate should be above 0"),
@@ -526,7 +542,7 @@ def test_what_is_in_config_json_decides_the_figures_and_nothing_else(run, column
     assert run(*train_columns(columns, tmp_path / "run"))[0] == 0
     config = json.loads((tmp_path / "run/config.json").read_text())
     free = {"run", "resume", "distributed", "coordinator", "processes", "process", "save_every", "keep", "tensorboard",
-            "profile", "workers", "trust", "config", "given"}  # fmt: skip
+            "profile", "workers", "trust", "config", "recipe", "given"}  # fmt: skip
     options = {field.name for field in dataclasses.fields(cli.Train)}
     assert options - config.keys() == free
     assert (config["parallel"], config["devices"], config["platform"]) == ("jit", 1, jax.default_backend())
@@ -589,17 +605,19 @@ def test_sigterm_ends_every_command_with_143(args, run, digits, monkeypatch):
     assert run(*(arg.format(run=digits) for arg in args)) == (143, "", "jaxcnn: stopped by SIGTERM\n")
 
 
-def test_a_run_that_was_stopped_says_so_until_it_goes_on(run, columns, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_run_that_was_stopped_says_so_until_it_goes_on(run, columns, tmp_path, monkeypatch, number, expected):
     args = train_columns(columns, tmp_path / "run")
     with monkeypatch.context() as patch:
         whole = data.batches
         patch.setattr(
             "jaxcnn.train.training.batches",
-            lambda *given: signal.raise_signal(signal.SIGTERM) or whole(*given) if given[3] == 2 else whole(*given),
+            lambda *given: signal.raise_signal(number) or whole(*given) if given[3] == 2 else whole(*given),
         )  # fmt: skip
         status, _, err = run(*args)
-    assert (status, "which is saved; go on with" in err) == (143, True)
+    assert (status, "which is saved; go on with" in err) == (expected, True)
     assert json.loads(run("runs", tmp_path / "run", "--json")[1])[0]["state"] == "stopped"
+    assert not (tmp_path / "run/lock").exists()
     assert run("train", "--resume", "--trust", "--run", tmp_path / "run")[0] == 0
     assert json.loads(run("runs", tmp_path / "run", "--json")[1])[0]["state"] == "complete"
 

@@ -109,7 +109,18 @@ def test_a_network_is_the_same(name: str) -> None:
     same(state, expected_state)
 
 
-@pytest.mark.parametrize(("model", "count"), [("resnet18", 20), ("resnet50", 53), ("googlenet", 57), ("vgg16", 13)])
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [
+        ("resnet18", 20),
+        ("resnet50", 53),
+        ("googlenet", 57),
+        ("vgg16", 13),
+        ("mobilenet_v2", 52),
+        ("mobilenet_v3_small", 52),
+        ("efficientnet_b0", 81),
+    ],
+)
 def test_every_convolution_of_a_large_network(model: str, count: int) -> None:
     """Nothing is computed: the program is looked at."""
     made = getattr(cnn.models, model)()
@@ -117,7 +128,8 @@ def test_every_convolution_of_a_large_network(model: str, count: int) -> None:
     variables = jax.eval_shape(made.init, jax.random.key(0), image)
     assert convolutions(made.apply, *variables, image) == (count, 0)
     left = steps(fusion.fuse(made.apply), *variables, image)
-    assert left[stored_p.name] == (2 if model == "vgg16" else 0)  # the ReLUs of the dense layers
+    # The ReLUs of dense layers, and of hard sigmoids.
+    assert left[stored_p.name] == {"vgg16": 2, "mobilenet_v3_small": 10}.get(model, 0)
 
 
 def test_a_preactivated_network_has_the_sums_inside() -> None:
@@ -269,11 +281,16 @@ def test_where_it_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     same(fusion.fuse(function)(X, KERNEL), function(X, KERNEL))
 
 
-@pytest.mark.parametrize("activation", ["relu6", "silu", "hard_swish"])
-def test_other_activations(activation: str) -> None:
-    """In the functions of `jax.nn` and in a user's own around them."""
-    function = getattr(jax.nn, activation)
-    for one in (function, jax.jit(lambda x: function(x))):
+@pytest.mark.parametrize(
+    ("module", "activation"),
+    [(jax.nn, name) for name in ("relu6", "silu", "hard_swish")]
+    + [(cnn, name) for name in ("relu6", "silu", "hard_swish", "gelu", "gelu_tanh")],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_other_activations(module: Any, activation: str) -> None:
+    """In the functions of `jax.nn`, in this package's, and in a user's own around the former."""
+    function = getattr(module, activation)
+    for one in (function, jax.jit(lambda x: function(x))) if module is jax.nn else (function,):
         fused = partial(lambda x, k, one: one(conv(x, k) + BIAS + SUM), one=one)
         assert convolutions(fused, X, KERNEL) == (1, 0)
         assert activation in str(jax.make_jaxpr(fusion.fuse(lambda x, k, f=fused: f(x, k)))(X, KERNEL))

@@ -24,7 +24,9 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", "\n".join(PAGES), re.DOTALL)
 # What is long in earnest runs here on the embedded digits for an epoch: options given twice take the later value.
 SHORT = {
     "jaxcnn train": "--epochs 1 --data digits",
+    "jaxcnn sweep": "--epochs 1 --data digits --limit 60 --batch-size 20 --seeds 1",
     "experiments.five_or_not": "--data digits --epochs 2",
+    "experiments.cifar10": "--data digits --epochs 2 --examples 64 --batch-size 32 --widths 4 4 4",
     "experiments.mlp_mnist": "--data digits --epochs 1",
     "experiments.lenet_mnist": "--data digits --epochs 1 --seeds 1",
     "experiments.builder": "--data digits --epochs 1 --examples 256",
@@ -118,6 +120,8 @@ def test_commands(
             words = shlex.split(line)[1:]
             if words[0] == "train" and "--resume" not in words:
                 words += TASKS.get(words[1], SHORT["jaxcnn train"]).split()
+            if words[0] == "sweep":
+                words += SHORT["jaxcnn sweep"].split()
             if words[0] == "predict" and words[-1].endswith("digit.png"):
                 _digit(Path(words[-1]))
             with contextlib.suppress(SystemExit):  # of --help, with 0; of an error there would be no output

@@ -64,8 +64,8 @@ def test_a_recipe_without_a_folder_writes_nothing(tmp_path: Path, monkeypatch: p
 def test_config_json_is_the_recipe(commanded: Path) -> None:
     config = json.loads((commanded / "config.json").read_text())
     found = Recipe.of(config)
-    assert dataclasses.replace(found, task=None, augment="auto") == SMALL
-    assert (found.task, found.augment) == ("classification", "affine")
+    assert dataclasses.replace(found, task=None, augment="auto", weight_decay=None) == SMALL
+    assert (found.task, found.augment, found.weight_decay) == ("classification", "affine", 0.0)
     assert config["facts"]["classes"] == list("0123456789")
     assert config["facts"]["image"] == config["image"] == [32, 32, 1]
     for name in ("devices", "workers", "save_every", "run"):

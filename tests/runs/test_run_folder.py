@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -199,8 +200,49 @@ def test_what_has_become_of_a_run_is_known(tmp_path: Path) -> None:
     (tmp_path / "c/lock").write_text(json.dumps({**owner, "host": "node7", "boot": "its"}))
     assert [run.state for run in table.ordered(table.find([tmp_path]))] == ["killed", "running?", "stopped"]
     assert "running? (process 4194305 on node7)" in table.table(table.find([tmp_path / "c"]))
+    long_ago = time.time() - lock.SILENT - 1
+    os.utime(tmp_path / "c/lock", (long_ago, long_ago))  # it would have touched the file every minute
+    (found,) = table.find([tmp_path / "c"])
+    assert (found.state, found.row()["process"]) == ("killed?", None)
     fit(tmp_path / "b", resume=True)
     assert table.find([tmp_path / "b"])[0].state == "complete"
+
+
+def test_a_training_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other machines see them in the time of the lock's file."""
+    monkeypatch.setattr(lock, "_BEAT", -1.0)
+    before = time.time() - 3600
+
+    class Look(train.Callback):
+        def step(self, training: Any) -> None:
+            path = tmp_path / "run/lock"
+            if training.place.position == 1:
+                os.utime(path, (before, before))
+                assert lock.silent(path)
+            else:
+                seen.append(lock.silent(path))
+
+    seen: list[bool] = []
+    fit(tmp_path / "run", callbacks=[Look()])
+    assert seen
+    assert not any(seen)
+
+
+def test_a_run_that_fails_says_why_until_it_goes_on(tmp_path: Path) -> None:
+    class Fail(train.Callback):
+        def epoch(self, training: Any, record: Any) -> None:
+            if training.path is not None and record["epoch"] == 2:
+                raise TrainingError("it has <diverged>. Try again.\nOr not.")
+
+    with pytest.raises(TrainingError):
+        fit(tmp_path / "run", callbacks=[Fail()])
+    (found,) = table.find([tmp_path])
+    assert (found.state, found.failure) == ("failed", "it has <diverged>. Try again.")
+    assert found.row()["trouble"] == "it has <diverged>"
+    assert "; failed; epoch 1 of " in repr(found)
+    fit(tmp_path / "run", resume=True)
+    (found,) = table.find([tmp_path])
+    assert (found.state, found.failure) == ("complete", None)
 
 
 @pytest.mark.slow

@@ -71,10 +71,21 @@ def test_the_live_bar_shows_no_rate_before_it_is_measured(monkeypatch):
     assert "left" not in stream.getvalue()
 
 
-def test_a_training_shows_no_rate_for_epochs_of_one_step(capsys):
+def test_only_the_step_that_compiles_does_not_count(capsys):
+    """Epochs of one step: the first has no rate, neither shown nor recorded, and the second is measured."""
     images = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 1)).astype(np.uint8)
     data = cnn.data.Dataset(images, np.arange(8) % 2, ("a", "b"), "noise")
-    cnn.train.fit(cnn.serial(f=cnn.flatten, d=cnn.dense(2)), data, epochs=2, batch_size=8)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in lines if line.startswith("epoch")] == ["1/2", "2/2"]
-    assert not any("images/s" in line for line in lines)
+    model = cnn.serial(f=cnn.flatten, d=cnn.dense(2))
+    fitted = cnn.train.fit(model, data, cnn.train.Objective(unit="pairs"), epochs=2, batch_size=8)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
+    assert ["pairs/s" in line for line in lines] == [False, True]
+    assert "images_per_second" not in fitted.history[0]
+    assert fitted.history[1]["images_per_second"] > 0
+
+
+def test_the_unit_follows_from_data_and_task():
+    text = cnn.tasks.find("text")
+    recipe = text.with_defaults(cnn.train.Recipe("text_cnn"))
+    assert text.objective(recipe, {}).unit == "sentences"
+    assert {cnn.tasks.find(name).unit for name in cnn.tasks.NAMES} == {"images", "sentences", "image pairs", "pictures"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from jaxcnn.data.preprocess import Preprocess
 from jaxcnn.data.stream import read_middle
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.format import printable
-from jaxcnn.losses import every_output, softmax_cross_entropy
+from jaxcnn.losses import Loss, every_output, softmax_cross_entropy
 from jaxcnn.metrics import accuracy, top_k
 from jaxcnn.runs.primary import ACCURACY
 from jaxcnn.runs.recipe import Recipe, words
@@ -83,6 +84,8 @@ class Classification(Task):
         else:
             height, width = everything.image[:2]
             test = self.load(dataclasses.replace(recipe, size=f"{height},{width}"), "test")
+        if recipe.part:
+            return *data.fold(everything, *recipe.part), test
         train, val = everything.hold_out(recipe.validation) if recipe.validation else (everything, None)
         return train, val, test
 
@@ -107,7 +110,7 @@ class Classification(Task):
         made = [AUGMENTATIONS[name](side, classes) for name in words(recipe.augment)]
         chosen = [augment for augment in made if augment is not None]
         return Objective(
-            every_output(softmax_cross_entropy),
+            every_output(_loss(recipe)),
             augment=data.compose(*chosen) if len(chosen) > 1 else chosen[0] if chosen else None,
             preprocess=Preprocess(**{name: tuple(value) for name, value in facts["preprocess"].items()}),
         )
@@ -119,7 +122,7 @@ class Classification(Task):
 
     def evaluation(self, recipe: Recipe, facts: Facts) -> Objective:
         metrics = {"accuracy": accuracy, **({"top5": top_k(5)} if len(facts["classes"]) > 5 else {})}
-        return Objective(softmax_cross_entropy, metrics=metrics)
+        return Objective(_loss(recipe), metrics=metrics)
 
     def load_for(self, trained: TrainedModel, name: str, split: str, data_dir: Path | None) -> Data:
         height, width, channels = trained.image
@@ -156,6 +159,13 @@ class Classification(Task):
 
     def line(self, row: Row) -> str:
         return f"{printable(row['image'])}  {printable(row['class'])}  {100 * row['probability']:.1f} %"
+
+
+def _loss(recipe: Recipe) -> Loss:
+    """Softmax cross-entropy, with the recipe's label smoothing."""
+    if not recipe.label_smoothing:
+        return softmax_cross_entropy
+    return functools.partial(softmax_cross_entropy, smoothing=recipe.label_smoothing)
 
 
 def usual_augment(name: str | None) -> str:

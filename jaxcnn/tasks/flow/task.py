@@ -68,7 +68,7 @@ class Flow(Task):
     name = "flow"
     about = "the optical flow between two images"
     kind = "segmentation"
-    unit = "pairs of images"
+    unit = "image pairs"
     defaults = Recipe(data="camvid", batch_size=8, epochs=40)
     metric = Primary("end_point_error", False)
 
