@@ -44,7 +44,7 @@ def k_fold(data: Any, count: int, seed: int = 0, stratified: bool | None = None)
 
     Raises:
       UserError: when count is below 2, or above the number of examples (of the rarest class, if stratified); for
-        `stratified=True` where an example has no single class.
+        `stratified=True` where an example has no single class; for data that cannot be divided.
     """
     return (_pair(data, part) for part in _parts(data, count, seed, stratified))
 
@@ -66,6 +66,8 @@ def _pair(data: Any, part: np.ndarray) -> tuple[Any, Any]:
 
 def _parts(data: Any, count: int, seed: int, stratified: bool | None) -> list[np.ndarray]:
     """The indices of each part."""
+    if not hasattr(data, "take"):
+        raise UserError(f"expected a Dataset, Examples, a Stream or a Corpus to divide, got {type(data).__name__}")
     labels = _classes_of(data)
     if stratified and labels is None:
         raise UserError(f"{type(data).__name__}: stratified=True needs one class for each example; leave it out")

@@ -19,7 +19,7 @@ from jaxcnn.runs.grid import Over, recipes
 from jaxcnn.runs.process import Process
 from jaxcnn.runs.recipe import Recipe
 from jaxcnn.runs.table import RunSummary, read
-from jaxcnn.train.train import check, prepare, task_of
+from jaxcnn.train.train import completed, prepare
 
 _ANYWHERE = ("data_dir",)  # settings that a run may be continued without
 
@@ -106,7 +106,7 @@ def sweep(
       Interrupted: after Ctrl-C or SIGTERM, once the current run has been saved.
     """
     chosen = recipes(recipe, over, seeds=seeds, folds=folds, random=random)
-    checked = {name: _checked(each) for name, each in chosen.items()}
+    checked = {name: completed(each) for name, each in chosen.items()}
     folder = None if runs is None else Path(runs).expanduser().absolute()
     if folder is not None:
         for name, each in checked.items():
@@ -150,13 +150,6 @@ def _line(number: int, count: int, run: RunSummary, left: float | None) -> str:
     remaining = [f"{duration(left)} left"] if left is not None else []
     parts = "  ".join([run.path.name, *state, *figures, *took, *remaining])
     return printable(f"{number:>{len(str(count))}}/{count}  {parts}")
-
-
-def _checked(recipe: Recipe) -> Recipe:
-    """The recipe with its task's defaults, if its settings can be used."""
-    completed = task_of(recipe).completed(recipe)
-    check(completed)
-    return completed
 
 
 def _check_same(folder: Path, recipe: Recipe) -> None:

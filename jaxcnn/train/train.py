@@ -118,10 +118,7 @@ def prepare(recipe: Recipe, process: Process, resume: bool = False) -> Prepared:
       UserError: if the recipe cannot be used.
     """
     task = task_of(recipe)
-    recipe = task.completed(recipe)
-    check(recipe)
-    if recipe.weight_decay is None:
-        recipe = dataclasses.replace(recipe, weight_decay=DECAYS.get(recipe.optimizer, 0.0))
+    recipe = completed(recipe)
     if recipe.weights is not None and not resume:
         weights.files.check_path(recipe.weights)
     devices = process.spread(recipe.parallel)
@@ -151,6 +148,19 @@ def prepare(recipe: Recipe, process: Process, resume: bool = False) -> Prepared:
         recipe, task, train, val, test, model, objective, optimizer, epochs, steps_per_epoch, variables, devices,
         config,
     )  # fmt: skip
+
+
+def completed(recipe: Recipe) -> Recipe:
+    """The recipe with the defaults of its task and its optimizer.
+
+    Raises:
+      UserError: if a setting cannot be used, as far as that is known before the data are read.
+    """
+    recipe = task_of(recipe).completed(recipe)
+    check(recipe)
+    if recipe.weight_decay is None:
+        recipe = dataclasses.replace(recipe, weight_decay=DECAYS.get(recipe.optimizer, 0.0))
+    return recipe
 
 
 def check(recipe: Recipe) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxcnn import data, tasks
 from jaxcnn.errors import UserError
@@ -61,6 +62,22 @@ def test_folds_that_there_cannot_be(whole, count, more, says):
         data.k_fold(whole, count, **more)
     with pytest.raises(UserError, match="fold 6 of 5: expected a number from 1 to 5"):
         data.fold(whole, 6, 5)
+
+
+def test_a_stream_of_files_is_divided_by_class(tmp_path):
+    for label, count in (("a", 4), ("b", 8)):
+        (tmp_path / "train" / label).mkdir(parents=True)
+        for k in range(count):
+            Image.fromarray(IMAGES[k, ..., 0]).save(tmp_path / "train" / label / f"{k}.png")
+    whole = data.stream(str(tmp_path), "train", size=(2, 2))
+    pairs = list(data.k_fold(whole, 4))
+    assert sorted(name for _, val in pairs for name in val.source.paths) == sorted(whole.source.paths)
+    for train, val in pairs:
+        assert np.bincount(val.source.labels).tolist() == [1, 2]
+        assert not set(train.source.paths) & set(val.source.paths)
+        assert len(train) == 9
+    with pytest.raises(UserError, match="expected a Dataset, Examples, a Stream or a Corpus to divide, got list"):
+        data.k_fold([1, 2], 2)
 
 
 def test_a_recipe_of_a_fold_holds_out_that_part():
