@@ -223,7 +223,7 @@ class Peer:
         if model not in ZOO or self.module == OURS.module:
             return None
         if self.module != f"{_HERE}.pytorch":
-            return "only the first seven networks are written in it"
+            return "only the first seven networks are written for it"
         if model != "unet" and importlib.util.find_spec("torchvision") is None:
             return "its networks are torchvision's, which is not installed (pip install torchvision)"
         return None
