@@ -112,8 +112,7 @@ def serve(network: Network, port: int = 0, first: np.ndarray | None = None, name
 
 def _warm(network: Network) -> None:
     with contextlib.suppress(Exception):  # the page's own request shows the error
-        network.layers()
-        network.see(np.zeros(network.target.trained.image, np.uint8))
+        network.prepare()
 
 
 @dataclass(frozen=True)

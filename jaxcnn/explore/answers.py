@@ -136,13 +136,15 @@ class Answers:
 
     def filters(self, asked: Mapping[str, str]) -> bytes:
         """The filters of a convolution: of one input channel, or, of three, as colours."""
-        found = self.network.filters(text(asked, "layer"))
+        name = text(asked, "layer")
+        found = self.network.filters(name)
+        colours = any(record["name"] == name and record["colours"] for record in self.network.layers())
         given = numbers(asked, "first", "count", "channel")
         first = integer(given, "first", 0, found.shape[-1] - 1, 0)
         count = integer(given, "count", 1, MOST_MAPS, MOST_MAPS)
         if "channel" in given:
             found = found[:, :, integer(given, "channel", 0, found.shape[2] - 1), :]
-        elif found.shape[2] == 3:  # as colours: the three slices of each filter under one another, on one scale
+        elif colours:  # as colours: the three slices of each filter under one another, on one scale
             found = np.concatenate([found[:, :, c] for c in range(3)])
         else:
             found = found[:, :, 0, :]
@@ -183,7 +185,7 @@ def message(
     """A forward pass: its image and the head's pictures, where they are asked for, and the wanted maps."""
     records, arrays = [], []
     head = network.target.head
-    header: dict[str, Any] = {"look": forward.number, "milliseconds": forward.milliseconds}
+    header: dict[str, Any] = {"look": forward.number, "milliseconds": forward.milliseconds, "waited": forward.waited}
     header["label"] = int(label) if label is not None and np.ndim(label) == 0 else None
     header["probabilities"] = head.bars(forward.output, pixel).tolist()
     if image:

@@ -64,7 +64,7 @@ def write(network: Network, path: str | Path, first: np.ndarray | None = None, n
 
 def page(network: Network, first: np.ndarray | None = None, name: str = "") -> str:
     """The file's text."""
-    html, style = server.asset("page.html"), server.asset("page.css")
+    html, style = server.asset("page.html"), "\n".join(server.asset(name) for name in server.STYLES)
     script = "\n".join(server.asset(name) for name in server.SCRIPTS)
     data = to_json(content(network, first, name)).decode().replace("<", "\\u003c")
     allowed = (
@@ -75,7 +75,10 @@ def page(network: Network, first: np.ndarray | None = None, name: str = "") -> s
             '<meta charset="utf-8">',
             f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{allowed}">',
         ),
-        ('<link rel="stylesheet" href="page.css">', f"<style>{style}</style>"),
+        (
+            "\n".join(f'<link rel="stylesheet" href="{name}">' for name in server.STYLES),
+            f"<style>{style}</style>",
+        ),
         (
             "\n".join(f'<script src="{name}" defer></script>' for name in server.SCRIPTS),
             f'<script type="application/json" id="frozen">{data}</script>\n<script>{script}</script>',
@@ -159,7 +162,7 @@ def _filters(network: Network, records: list[dict[str, Any]], most: int) -> dict
         if record["filters"] is None:
             continue
         found = network.filters(record["name"])
-        colours = found.shape[2] == 3
+        colours = record["colours"]
         maps = np.concatenate([found[:, :, c] for c in range(3)]) if colours else found[:, :, 0]
         header, pixels = packed(maps, 0, min(most, _FILTERS), 1 << 20)
         if len(pixels) > room:

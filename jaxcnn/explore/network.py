@@ -49,7 +49,8 @@ class ForwardPass:
       given: the network's input, `(1, h, w, C)`.
       output: the network's output, without the batch.
       inputs, outputs: of each layer by name, without the batch.
-      milliseconds: the network's time.
+      milliseconds: the network's time, without compilation.
+      waited: the milliseconds that the request waited for compilation, which comes once.
     """
 
     number: int
@@ -59,6 +60,7 @@ class ForwardPass:
     inputs: dict[str, np.ndarray]
     outputs: dict[str, np.ndarray]
     milliseconds: float
+    waited: float = 0.0
 
 
 class Network:
@@ -80,7 +82,7 @@ class Network:
         self._lock, self._overlaying = threading.RLock(), threading.Lock()
         self._images: OrderedDict[int, np.ndarray] = OrderedDict()
         self._passes: OrderedDict[int, ForwardPass] = OrderedDict()
-        self._number = 0
+        self._number, self._prepared = 0, False
         self._covered: tuple[Any, np.ndarray, float] | None = None
         self._single: dict[str, Layer] = {}
         self._places: tuple[dict[str, int], dict[str, int]] = {}, {}
@@ -122,8 +124,27 @@ class Network:
                 "offset": _pair(row.receptive_offset),
                 "group": bool(row.children),
                 "filters": self._filter_shape(name) if not row.children else None,
+                "colours": bool(call.inputs) and call.inputs[0] in self._colours,
             }
         return list(records.values())
+
+    @functools.cached_property
+    def _colours(self) -> set[int]:
+        """The values that are the red, green and blue of the image, as given or as changed outside of layers."""
+        if self.target.trained.image[-1] != 3 or self.shape[-1] != 3:
+            return set()
+        values, found = self._outline.values, set(self._outline.inputs)
+
+        def follow(call: Call) -> None:
+            for step in call.steps:
+                if isinstance(step, Call):
+                    if step.calls:
+                        follow(step)
+                elif not found.isdisjoint(step.inputs):
+                    found.update(i for i in step.outputs if values[i].shape[-1:] == (3,))
+
+        follow(self._outline.root)
+        return found
 
     @functools.cached_property
     def _table(self) -> Summary:
@@ -162,18 +183,37 @@ class Network:
                 return (height - h) // 2, (width - w) // 2, h, w
         return 0, 0, height, width
 
+    def prepare(self) -> float:
+        """Compiles what an input needs, once.
+
+        Returns:
+          The milliseconds that this call waited for it.
+        """
+        if self._prepared:
+            return 0.0
+        begun = time.perf_counter()
+        with self._lock:
+            if not self._prepared:
+                self.layers()
+                zeros = jnp.zeros((1, *self.target.trained.image), jnp.uint8)
+                output = self._forward(self.params, self.state, zeros)[1]
+                self.target.head.bars(np.asarray(output, np.float32)[0], None)
+                self._prepared = True
+        return 1000 * (time.perf_counter() - begun)
+
     # --- forward passes
 
     def see(self, image: np.ndarray) -> ForwardPass:
         """The forward pass of an image `(H, W, C)`, uint8, of the run's size."""
         if image.shape != self.target.trained.image or image.dtype != np.uint8:
             raise UserError(f"expected pixels {self.target.trained.image}, got {image.dtype}{image.shape}")
+        waited = self.prepare()
         with self._lock:
             self._number += 1
             self._images[self._number] = image
             while len(self._images) > _KEPT_INPUTS:
                 self._images.popitem(last=False)
-            return self._pass(self._number)
+            return dataclasses.replace(self._pass(self._number), waited=waited)
 
     def find(self, number: int) -> ForwardPass:
         """The forward pass with this number.

@@ -23,12 +23,16 @@ from jaxcnn.explore.answers import Answers
 from jaxcnn.explore.messages import Refused, query, to_json
 from jaxcnn.format import printable
 
-_PARTS = ("base", "ask", "frozen", "input", "look", "answer", "overlay", "layers", "unit", "training", "page")
+_PARTS = (
+    "base", "ask", "frozen", "input", "look", "answer", "overlay", "card", "layers", "unit", "training", "page",
+)  # fmt: skip
 SCRIPTS = tuple(f"{part}.js" for part in _PARTS)
 """The page's scripts, in their order."""
+STYLES = tuple(f"{part}.css" for part in ("base", "input", "layers", "training", "page"))
+"""The page's styles, in their order: those of narrow windows come last."""
 ASSETS = {
     "": ("page.html", "text/html"),
-    "page.css": ("page.css", "text/css"),
+    **{name: (name, "text/css") for name in STYLES},
     **{name: (name, "text/javascript") for name in SCRIPTS},
 }
 _MOST_BYTES = 32 << 20  # of an image file
