@@ -42,6 +42,10 @@ class Answers:
     def layers(self, asked: Mapping[str, str]) -> bytes:
         return to_json(layers(self.network))
 
+    def graph(self, asked: Mapping[str, str]) -> bytes:
+        """The graph of the network down to a depth; 0 for all of it."""
+        return to_json(self.network.graph(integer(numbers(asked, "depth"), "depth", 0, 99, 0)))
+
     def examples(self, asked: Mapping[str, str]) -> bytes:
         """The images of a page of examples, of one class or of all, and their labels, where they are classes."""
         found = self._data()

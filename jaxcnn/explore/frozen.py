@@ -133,6 +133,7 @@ def content(network: Network, first: np.ndarray | None = None, name: str = "") -
     return {
         "about": about,
         "layers": answers.layers(network),
+        "graphs": {depth: network.graph(depth) for depth in range(_depths(records))},
         "most": most,
         "looks": messages,
         "overlays": overlays,
@@ -140,6 +141,11 @@ def content(network: Network, first: np.ndarray | None = None, name: str = "") -
         "figures": _figures(network, about),
         **exact,
     }
+
+
+def _depths(records: list[dict[str, Any]]) -> int:
+    """How many graphs are kept: the whole one, and those that go less deep, but not far."""
+    return min(3, max((record["depth"] for record in records), default=1))
 
 
 def _images(network: Network, first: np.ndarray | None) -> tuple[list[np.ndarray], list[int | None], list[str]]:

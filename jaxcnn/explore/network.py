@@ -21,6 +21,7 @@ import numpy as np
 from jaxcnn.core import Layer, get, network, numbered
 from jaxcnn.data.preprocess import Preprocess
 from jaxcnn.errors import UserError
+from jaxcnn.explore.graph import graph
 from jaxcnn.explore.head import Pixel
 from jaxcnn.explore.target import Target
 from jaxcnn.inspect import summary
@@ -85,6 +86,7 @@ class Network:
         self._number, self._prepared = 0, False
         self._covered: tuple[Any, np.ndarray, float] | None = None
         self._single: dict[str, Layer] = {}
+        self._graphs: dict[int, dict[str, Any]] = {}
         self._places: tuple[dict[str, int], dict[str, int]] = {}, {}
 
     def close(self, seconds: float = 10.0) -> None:
@@ -102,10 +104,8 @@ class Network:
 
     @functools.cached_property
     def _records(self) -> list[dict[str, Any]]:
-        table = self._table
         records: dict[str, dict[str, Any]] = {}
-        rows = list(_rows(table.total))
-        for row, name in zip(rows, numbered(tuple(row.name.split("/")) for row in rows), strict=True):
+        for row, name in self._named_rows():
             call = self._calls.get(name)
             if call is None:
                 continue
@@ -159,6 +159,19 @@ class Network:
     def _outline(self) -> Outline:
         assert self._table.outline is not None
         return self._table.outline
+
+    def _named_rows(self) -> list[tuple[Row, str]]:
+        """The rows of the table with the names that the page gives their layers."""
+        rows = list(_rows(self._table.total))
+        return list(zip(rows, numbered(tuple(row.name.split("/")) for row in rows), strict=True))
+
+    def graph(self, depth: int) -> dict[str, Any]:
+        """The graph, with networks inside networks down to a depth, 0 for all; as `explore.graph.graph`."""
+        with self._lock:
+            if depth not in self._graphs:
+                names = {id(row): name for row, name in self._named_rows()}
+                self._graphs[depth] = graph(self._outline, self._table.total, names, depth or None)
+            return self._graphs[depth]
 
     def _input_shape(self, call: Call) -> list[int] | None:
         first = next((i for i in call.inputs if i is not None), None)

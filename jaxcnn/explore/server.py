@@ -24,11 +24,12 @@ from jaxcnn.explore.messages import Refused, query, to_json
 from jaxcnn.format import printable
 
 _PARTS = (
-    "base", "ask", "frozen", "input", "look", "answer", "overlay", "card", "layers", "unit", "training", "page",
+    "base", "ask", "frozen", "input", "look", "answer", "overlay", "card", "layers", "unit", "views", "graph",
+    "convolution", "training", "page",
 )  # fmt: skip
 SCRIPTS = tuple(f"{part}.js" for part in _PARTS)
 """The page's scripts, in their order."""
-STYLES = tuple(f"{part}.css" for part in ("base", "input", "layers", "training", "page"))
+STYLES = tuple(f"{part}.css" for part in ("base", "input", "layers", "graph", "convolution", "training", "page"))
 """The page's styles, in their order: those of narrow windows come last."""
 ASSETS = {
     "": ("page.html", "text/html"),
@@ -145,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
         answers = self.server.answers
         if path.startswith("figure/"):
             return "image/png", answers.figure(path.removeprefix("figure/"))
-        known = {"about": answers.about, "layers": answers.layers}
+        known = {"about": answers.about, "layers": answers.layers, "graph": answers.graph}
         binary = {"examples": answers.examples, "filters": answers.filters}
         if path in known:
             return "application/json", known[path](asked)

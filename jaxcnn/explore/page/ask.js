@@ -48,6 +48,7 @@ const query = (values) =>
 const live = {
   about: () => getJSON("about"),
   layers: () => getJSON("layers"),
+  graph: (depth) => getJSON(`graph?depth=${depth}`),
   examples: (asked) => getPacked(`examples?${query(asked)}`),
   look: (record, bytes) => postPacked("look", record, bytes),
   unit: (record) => postPacked("unit", record),

@@ -20,7 +20,7 @@ class Card {
     return { name: this.layer.name, first: this.first, count: this.page };
   }
   get reachable() {
-    return this.open && !this.node.closest(".group > .body[hidden]");
+    return this.open && !this.node.closest("[hidden]");
   }
   get current() {
     return Boolean(this.maps) && (this.look === state.look || this.shows === "filters");

@@ -67,6 +67,7 @@ async function look(input) {
   if (input.source !== "look") {
     drawPicture();
     drawAnswer();
+    if (state.view === "convolution") changed();
     calm();
   }
   if (input.source !== "look") {

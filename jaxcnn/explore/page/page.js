@@ -13,6 +13,7 @@ function redraw() {
   }
   drawPicture();
   drawAnswer();
+  drawPlay();
 }
 
 async function begin() {
@@ -86,6 +87,9 @@ async function begin() {
     wireOverlay(maps, cam);
   });
   await layers;
+  wireGraph();
+  wireConvolution();
+  wireViews();
   if (about.file) {
     refresh({ source: "first", name: about.file });
     await showExamples();
