@@ -15,10 +15,11 @@ from jaxcnn.explore.head import Pixel
 from jaxcnn.explore.maps import packed, stacked
 from jaxcnn.explore.messages import Refused, integer, numbers, pack, text, to_json, unpack
 from jaxcnn.explore.network import ForwardPass, Network
+from jaxcnn.explore.points import Points
 from jaxcnn.explore.target import FIGURES, Data
 from jaxcnn.format import printable
 
-SIDE, MOST_MAPS = 112, 64
+SIDE, MOST_MAPS, MOST_IMAGES = 112, 64, 100
 SECONDS = 0.7  # of an occlusion that is not done: the page shows what there is, and asks again
 
 
@@ -29,6 +30,7 @@ class Answers:
         self.network = network
         self.target = network.target
         self._first, self._first_name = first, first_name
+        self._points: Points | None = None
         self._examples: Data | DataError | None = None
         self._reading = threading.Lock()
 
@@ -57,6 +59,25 @@ class Answers:
         chosen = index[first : first + count]
         record = {"total": len(index), "index": chosen.tolist(), "labels": classes[chosen].tolist()}
         return pack(record, found.inputs[chosen].tobytes())
+
+    def images(self, body: bytes) -> bytes:
+        """The images of the examples with these numbers."""
+        found, (record, _) = self._data(), unpack(body)
+        index = record.get("index")
+        if not isinstance(index, list) or not 0 < len(index) <= MOST_IMAGES:
+            raise Refused(f"index: expected a list of 1 to {MOST_IMAGES} numbers of examples")
+        chosen = [integer({"index": one}, "index", 0, len(found) - 1) for one in index]
+        return pack({"index": chosen}, found.inputs[chosen].tobytes())
+
+    def points(self, body: bytes) -> bytes:
+        """The examples as points by a layer's outputs, as many as some time allows; the page asks for the rest."""
+        found, (record, _) = self._data(), unpack(body)
+        if self.target.head.kind != "class":
+            raise Refused("points: this network names no class of an image")
+        with self._reading:
+            self._points = self._points or Points(self.network, found)
+        points, places = self._points.more(text(record, "layer"), SECONDS)
+        return pack(points, places.astype("<f4").tobytes())
 
     def _data(self) -> Data:
         with self._reading:

@@ -237,6 +237,19 @@ class Network:
         with self._lock:
             return self._pass(number)
 
+    def at_layer(self, image: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """A layer's output for an image, and the network's, without the batch; nothing is kept.
+
+        Raises:
+          UserError: when the layer has no output to show.
+        """
+        self.prepare()
+        with self._lock:
+            if name not in self._places[1]:
+                raise UserError(f"there is no layer {name[:100]!r} with an output to show")
+            _, output, arrays = self._forward(self.params, self.state, jnp.asarray(image[None]))
+            return np.asarray(arrays[self._places[1][name]])[0], np.asarray(output, np.float32)[0]
+
     def _pass(self, number: int) -> ForwardPass:
         if number in self._passes:
             self._passes.move_to_end(number)

@@ -25,11 +25,13 @@ from jaxcnn.format import printable
 
 _PARTS = (
     "base", "ask", "frozen", "input", "look", "answer", "overlay", "card", "layers", "unit", "views", "graph",
-    "convolution", "training", "page",
+    "convolution", "points", "confusion", "training", "page",
 )  # fmt: skip
 SCRIPTS = tuple(f"{part}.js" for part in _PARTS)
 """The page's scripts, in their order."""
-STYLES = tuple(f"{part}.css" for part in ("base", "input", "layers", "graph", "convolution", "training", "page"))
+STYLES = tuple(
+    f"{part}.css" for part in ("base", "input", "layers", "graph", "convolution", "points", "training", "page")
+)
 """The page's styles, in their order: those of narrow windows come last."""
 ASSETS = {
     "": ("page.html", "text/html"),
@@ -157,6 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _post(self, path: str, asked: Mapping[str, str]) -> tuple[str, bytes]:
         answers = self.server.answers
         known = {"look": answers.look, "unit": answers.unit, "overlay": answers.overlay}
+        known |= {"images": answers.images, "points": answers.points}
         if path not in known:
             raise Refused("there is no such page", 404)
         return "application/octet-stream", known[path](self._body())

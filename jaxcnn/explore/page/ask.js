@@ -53,6 +53,8 @@ const live = {
   look: (record, bytes) => postPacked("look", record, bytes),
   unit: (record) => postPacked("unit", record),
   filters: (asked) => getPacked(`filters?${query(asked)}`),
+  images: (index) => postPacked("images", { index }),
+  points: (layer) => postPacked("points", { layer }),
   overlay: (record) => postPacked("overlay", record),
   figure: (name) => `figure/${name}`,
 };

@@ -124,11 +124,7 @@ async function showExamples(pick = false) {
         make("button", { type: "button", title: name ?? "", dataset: { index } }, canvas),
         `example ${index}, ${name === undefined ? "no label" : `labelled ${name}`}`,
       );
-      button.onclick = () => {
-        state.examples.chosen = index;
-        markExample();
-        refresh({ source: "example", index });
-      };
+      button.onclick = () => takeExample(index);
       return button;
     }),
   );
@@ -137,7 +133,13 @@ async function showExamples(pick = false) {
   $("examples-next").disabled = first + PAGE >= record.total;
   if (pick && record.index.length) $("examples").firstElementChild.click();
 }
+function takeExample(index) {
+  state.examples.chosen = index;
+  markExample();
+  refresh({ source: "example", index });
+}
 function markExample() {
+  if (state.view === "data") drawPoints();
   for (const button of $("examples").children) press(button, Number(button.dataset.index) === state.examples.chosen);
 }
 

@@ -14,6 +14,7 @@ function redraw() {
   drawPicture();
   drawAnswer();
   drawPlay();
+  drawPoints();
 }
 
 async function begin() {
@@ -89,6 +90,7 @@ async function begin() {
   await layers;
   wireGraph();
   wireConvolution();
+  wirePoints();
   wireViews();
   if (about.file) {
     refresh({ source: "first", name: about.file });
