@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from jaxcnn.explore.maps import packed, stacked
 from jaxcnn.explore.messages import Refused, integer, numbers, pack, text, to_json, unpack
 from jaxcnn.explore.network import ForwardPass, Network
 from jaxcnn.explore.points import Points
+from jaxcnn.explore.rivals import bars, names
 from jaxcnn.explore.target import FIGURES, Data
 from jaxcnn.format import printable
 
@@ -26,8 +27,14 @@ SECONDS = 0.7  # of an occlusion that is not done: the page shows what there is,
 class Answers:
     """Answers by the name of the question."""
 
-    def __init__(self, network: Network, first: np.ndarray | None = None, first_name: str = ""):
-        self.network = network
+    def __init__(
+        self,
+        network: Network,
+        first: np.ndarray | None = None,
+        first_name: str = "",
+        others: Sequence[Network] = (),
+    ):
+        self.network, self.others = network, others
         self.target = network.target
         self._first, self._first_name = first, first_name
         self._points: Points | None = None
@@ -39,6 +46,7 @@ class Answers:
         record = self.target.about()
         record |= {"version": __version__, "given": list(self.network.shape), "frame": list(self.network.frame())}
         record["file"] = printable(self._first_name) if self._first is not None else None
+        record["runs"] = names([self.network, *self.others])
         return to_json(record)
 
     def layers(self, asked: Mapping[str, str]) -> bytes:
@@ -117,7 +125,7 @@ class Answers:
         wanted = [one for one in (self._wanted(entry, forward) for entry in asked) if one is not None]
         # The page has some of this already.
         image, pictures = source not in ("pixels", "look"), source != "look"
-        return message(self.network, forward, wanted, label, self._pixel(record), image, pictures)
+        return message(self.network, forward, wanted, label, self._pixel(record), image, pictures, self.others)
 
     def _pixel(self, record: Mapping[str, Any]) -> Pixel | None:
         """The pixel of the output that the request is about."""
@@ -206,13 +214,18 @@ def message(
     pixel: Pixel | None = None,
     image: bool = True,
     pictures: bool = True,
+    others: Sequence[Network] = (),
 ) -> bytes:
-    """A forward pass: its image and the head's pictures, where they are asked for, and the wanted maps."""
+    """A forward pass: its image and the head's pictures, where they are asked for, the wanted maps, and what other
+    networks say."""
     records, arrays = [], []
     head = network.target.head
     header: dict[str, Any] = {"look": forward.number, "milliseconds": forward.milliseconds, "waited": forward.waited}
     header["label"] = int(label) if label is not None and np.ndim(label) == 0 else None
     header["probabilities"] = head.bars(forward.output, pixel).tolist()
+    if others and (pictures or pixel is not None or not wanted):
+        header["others"], waited = bars(others, forward.image, pixel)
+        header["waited"] += waited
     if image:
         header["image"] = forward.image.size
         arrays.append(forward.image.tobytes())

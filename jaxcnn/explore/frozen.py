@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from jaxcnn.explore import answers, server
 from jaxcnn.explore.maps import packed, stacked
 from jaxcnn.explore.messages import pack, to_json
 from jaxcnn.explore.network import ForwardPass, Network
+from jaxcnn.explore.rivals import names
 from jaxcnn.explore.target import FIGURES
 from jaxcnn.format import printable
 
@@ -45,28 +47,35 @@ def check(path: str | Path) -> Path:
     return file
 
 
-def write(network: Network, path: str | Path, first: np.ndarray | None = None, name: str = "") -> int:
+def write(
+    network: Network,
+    path: str | Path,
+    first: np.ndarray | None = None,
+    name: str = "",
+    others: Sequence[Network] = (),
+) -> int:
     """Writes the file as a whole or not at all, and returns its size in bytes.
 
     Args:
       network: the network.
       path: the .html file.
       first, name: an image to begin with, and its name.
+      others: networks beside it, as `rivals` gives them.
 
     Raises:
       UserError: when it cannot be written, or there is neither an image nor data.
     """
     file = check(path)
-    text = page(network, first, name).encode()
+    text = page(network, first, name, others).encode()
     put(file, text)
     return len(text)
 
 
-def page(network: Network, first: np.ndarray | None = None, name: str = "") -> str:
+def page(network: Network, first: np.ndarray | None = None, name: str = "", others: Sequence[Network] = ()) -> str:
     """The file's text."""
     html, style = server.asset("page.html"), "\n".join(server.asset(name) for name in server.STYLES)
     script = "\n".join(server.asset(name) for name in server.SCRIPTS)
-    data = to_json(content(network, first, name)).decode().replace("<", "\\u003c")
+    data = to_json(content(network, first, name, others)).decode().replace("<", "\\u003c")
     allowed = (
         server.policy(_hashed(script), _hashed(style), "'self'").replace("'self' ", "").replace("'self'", "'none'")
     )
@@ -98,7 +107,9 @@ def _text(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def content(network: Network, first: np.ndarray | None = None, name: str = "") -> dict[str, Any]:
+def content(
+    network: Network, first: np.ndarray | None = None, name: str = "", others: Sequence[Network] = ()
+) -> dict[str, Any]:
     """All that the file keeps; JSON, arrays as base64."""
     images, labels, note = _images(network, first)
     records = network.layers()
@@ -112,7 +123,7 @@ def content(network: Network, first: np.ndarray | None = None, name: str = "") -
     messages, overlays = [], {}
     for i, (forward, label) in enumerate(zip(passes, labels, strict=True)):
         wanted = [(record["name"], 0, most, side) for record in records if record["name"] in forward.outputs]
-        messages.append(_text(answers.message(network, forward, wanted, label)))
+        messages.append(_text(answers.message(network, forward, wanted, label, others=others)))
         for kind in ("grad_cam", "occlusion", "saliency"):
             try:
                 found = answers.overlay(network, forward, kind, None, None, effort=0.3 / len(passes))
@@ -122,6 +133,7 @@ def content(network: Network, first: np.ndarray | None = None, name: str = "") -
     about = network.target.about()
     about |= {"version": __version__, "given": list(network.shape), "frame": list(network.frame())}
     about["file"] = printable(name) if first is not None else None
+    about["runs"] = names([network, *others])
     exact = _exact(network, passes, records)
     about["notes"] = [
         f"This file keeps {len(passes)} example{'s' if len(passes) > 1 else ''} and needs no server. "

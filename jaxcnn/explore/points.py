@@ -59,8 +59,11 @@ class Points:
     def __init__(self, network: Network, data: Data):
         self.network, self.data = network, data
         self.total = min(len(data), MOST_IMAGES)
-        self.layer: str | None = None
+        self.layer = ""
         self._lock = threading.Lock()
+        self._done, self._by = 0, 1
+        self._rows: list[np.ndarray] = []
+        self._products = np.zeros((0, 0))
         self._said: list[tuple[int, float]] = []
 
     def more(self, layer: str, seconds: float) -> tuple[dict[str, Any], np.ndarray]:

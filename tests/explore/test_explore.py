@@ -791,7 +791,7 @@ def test_files_by_the_page(chromium: Any, server: Server, tmp_path: Path) -> Non
         until(page, f"document.querySelector('#alert').textContent.includes({said!r})")
     session.newer(lambda: page.set_input_files("#file", good))
     page.wait_for_selector("#alert", state="hidden")
-    assert page.locator("#input-name").inner_text() == "good.png"
+    assert page.locator("#input-name").inner_text() == "good.png, read as grey"
     # The browser itself says that a request was answered by 400; there is nothing else.
     assert all("400" in line for line in session.said)
     session.context.close()

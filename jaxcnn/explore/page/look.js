@@ -58,6 +58,7 @@ async function look(input) {
     $("input-name").textContent =
       `example ${input.index}` + (told.label === null ? "" : `, labelled ${state.about.classes[told.label]}`);
   state.probabilities = told.probabilities;
+  if (told.others) state.others = told.others;
   for (const { name } of wanted) {
     const card = state.cards.get(name);
     if (maps.has(name)) card.receive(maps.get(name));
