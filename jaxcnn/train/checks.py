@@ -158,7 +158,8 @@ def check_labels(objective: Objective, outputs: PyTree, data: Any) -> None:
         return
     loss = objective.loss
     labels = np.arange(len(data.classes), dtype=np.int32) if isinstance(data, Stream) else data.labels
-    count = len(data.classes) if isinstance(data, Stream) else len(data)
+    leaves = jax.tree.leaves(labels)  # none for data without labels; those of one batch for a loader
+    count = len(leaves[0]) if leaves else len(data)
     known, all_outputs = jax.tree.map(jnp.asarray, labels), _batch(outputs, count)
     try:
         if loss is optax.softmax_cross_entropy_with_integer_labels:
