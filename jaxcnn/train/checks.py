@@ -158,8 +158,8 @@ def check_labels(objective: Objective, outputs: PyTree, data: Any) -> None:
         return
     loss = objective.loss
     labels = np.arange(len(data.classes), dtype=np.int32) if isinstance(data, Stream) else data.labels
-    count = len(data.classes) if isinstance(data, Stream) else len(data)
-    known, all_outputs = jax.tree.map(jnp.asarray, labels), _batch(outputs, count)
+    known, arrays = jax.tree.map(jnp.asarray, labels), jax.tree.leaves(labels)
+    all_outputs = _batch(outputs, len(arrays[0])) if arrays else outputs
     try:
         if loss is optax.softmax_cross_entropy_with_integer_labels:
             check_classes(all_outputs, known)
