@@ -77,7 +77,7 @@ def black_and_white(images: jax.Array, key: jax.Array) -> jax.Array:
 
 def vae(
     data: str = "mnist", data_dir: Path | None = None, examples: int | None = None, latents: tuple[int, ...] = (2, 16),
-    width: int = 32, epochs: int = 12, batch_size: int = 128, lr: float = 2e-3, validation: float = 0.05,
+    width: int = 32, epochs: int = 10, batch_size: int = 128, lr: float = 2e-3, validation: float = 0.05,
     seeds: int = 1, picture: Path | None = None, full: bool = False,
 ) -> None:  # fmt: skip
     """Trains an autoencoder for each number of latents and prints the bound on the test set.

@@ -199,7 +199,8 @@ def nt_xent(temperature: float = 0.5) -> Loss:
 def negative_cosine(outputs: Any, labels: Any) -> Array:
     """The loss of BYOL: 2 - 2 cos(p, z), the squared distance of a prediction and a target on the unit sphere.
 
-    The target z is behind a stop-gradient. Labels are ignored.
+    The target z is behind a stop-gradient. Labels are ignored. SimSiam, whose target is the embedding of the other view
+    by the same network, minimizes -cos(p, z), which has half of the gradient.
 
     Args:
       outputs: `(p, z)`, a prediction and a target, each `(N, D)`.
@@ -210,7 +211,8 @@ def negative_cosine(outputs: Any, labels: Any) -> Array:
     Raises:
       UserError: for anything but two embeddings of one shape.
 
-    Source: Grill et al., Bootstrap your own latent (2020), equation 2.
+    Source: Grill et al., Bootstrap your own latent (2020), equation 2; Chen and He, Exploring simple siamese
+      representation learning (2021), equation 1.
     """
     prediction, target = _two_views(outputs)
     return 2 - 2 * jnp.sum(_unit(prediction) * _unit(jax.lax.stop_gradient(target)), axis=1)

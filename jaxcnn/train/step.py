@@ -109,7 +109,7 @@ def create_state(
     Args:
       key: a random key; it is split for the initial weights and the steps.
       example: a batch of inputs, or their `jax.ShapeDtypeStruct`s. Only shapes and dtypes are used. A tuple holds
-        several inputs.
+        several inputs, such as the `views` of the objective.
       preprocess: as in `make_step`.
       variables: `(params, state)` of the model to begin with, as `weights.load` returns them, instead of new ones. They
         are copied, since a step donates the state that it is given.
