@@ -247,18 +247,24 @@ def draw(
     for column, name in zip(columns, ("SimCLR", "random"), strict=True):
         column.suptitle(f"nearest training images by {name} features", fontsize=10)
         known, asked = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in features[name])
-        grid = column.subplots(len(queries), near + 1, squeeze=False)
-        for row, query in zip(grid, queries, strict=True):
+        rows = []
+        for query in queries:
             nearest = np.argsort(known @ asked[query])[::-1][:near]
-            shown = [(test.images[query], "black"), *(
-                (train.images[i], "#1a7f37" if train.labels[i] == test.labels[query] else "#c62828") for i in nearest
-            )]  # fmt: skip
-            for axis, (image, colour) in zip(row, shown, strict=True):
-                axis.imshow(image.squeeze(), cmap="gray")
-                axis.set(xticks=[], yticks=[])
-                for spine in axis.spines.values():
-                    spine.set(color=colour, linewidth=2)
+            shown = [framed(train.images[i], train.labels[i] == test.labels[query]) for i in nearest]
+            rows.append(np.concatenate([framed(test.images[query], None), *shown], axis=1))
+        grid = column.subplots()
+        grid.imshow(np.concatenate(rows))
+        grid.set_axis_off()
     save(figure, path)
+
+
+def framed(image: np.ndarray, right: bool | None) -> np.ndarray:
+    """An image `(H, W, C)` in a frame of two pixels: green if right, red if wrong, black for None."""
+    height, width, _ = image.shape
+    framed = np.full((height + 8, width + 8, 3), 255, np.uint8)
+    framed[2:-2, 2:-2] = (0, 0, 0) if right is None else (26, 127, 55) if right else (198, 40, 40)
+    framed[4:-4, 4:-4] = image
+    return framed
 
 
 if __name__ == "__main__":

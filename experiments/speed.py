@@ -1,4 +1,7 @@
-"""Compares jaxcnn with other libraries: training step and inference of seven networks on one device.
+"""Compares jaxcnn with other libraries: training step and inference of networks on one device.
+
+Seven networks are written in each library. `--models` also takes later ones, which are compared with PyTorch only, as
+torchvision has them: mobilenet_v2, efficientnet_b0, convnext_tiny, unet, ...
 
 Every library has the same weights, batch, loss and optimizer (`experiments/peers`), all cores, and a separate process.
 Before timing, its outputs and its losses over three steps must agree with jaxcnn's; otherwise it is left out and the
@@ -33,14 +36,14 @@ import tyro
 from matplotlib.figure import Figure
 
 from experiments.common import machine, main, save, table
-from experiments.peers import ON_GPU, OURS, OURS_FLOAT32, PEERS, QUICK, TASKS, Peer, Task
+from experiments.peers import ON_GPU, OURS, OURS_FLOAT32, PEERS, QUICK, TASKS, ZOO, Peer, Task
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.ops import cpu
 from jaxcnn.ops.backend import FORMS
 
 Mode = Literal["train", "infer"]
 MODES: dict[Mode, str] = {"train": "training step", "infer": "inference"}
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "equinox", "keras", "torch")
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "equinox", "keras", "torch", "torchvision")
 
 TURN, PAUSE, TURNS = 0.25, 0.02, 5
 """Seconds of calls in a turn, seconds between turns, and the minimum number of turns."""
@@ -325,7 +328,7 @@ def speed(
     """Compares jaxcnn with other libraries: times, first calls, memory.
 
     Args:
-      models: the networks to compare.
+      models: the networks to compare; the seven that each library has when not given.
       peers: the other libraries; those that are not installed are skipped with a message. All when not given.
       modes: a training step, an inference pass, or both.
       dtype: the dtype of the computation; bfloat16 uses float32 parameters (autocast in PyTorch) and adds a column for
@@ -339,8 +342,8 @@ def speed(
       picture: file for a chart of the ratios.
     """
     for name in models:
-        if name not in TASKS:
-            raise unknown("model", name, TASKS)
+        if name not in TASKS | ZOO:
+            raise unknown("model", name, TASKS | ZOO)
     known = ABLATIONS if ablation else PEERS
     peers = tuple(known) if peers is None else peers
     for name in peers:
@@ -353,6 +356,8 @@ def speed(
     if dtype == "bfloat16":
         chosen = {"jaxcnn_float32": OURS_FLOAT32, **chosen}
     labels = {"jaxcnn": OURS.label, **{name: peer.label for name, peer in chosen.items()}}
+    for line in _without(models, chosen):
+        print(line)
 
     if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: expected a positive number")
@@ -368,10 +373,11 @@ def speed(
         print(cpu.about())
     wrong = []
     for model in models:
-        task = (QUICK if quick else TASKS)[model]
+        task = (QUICK if quick else TASKS | ZOO)[model]
+        having = {name: peer for name, peer in chosen.items() if not peer.lacks(model)}
         count = batch_size or (ON_GPU[model] if device == "gpu" and not quick else task.shape[0])
         task = dataclasses.replace(task, shape=(count, *task.shape[1:]), dtype=dtype, device=device)
-        for record, right in measure(task, chosen, modes, 0 if quick else seconds):
+        for record, right in measure(task, having, modes, 0 if quick else seconds):
             report["results"].append(record)
             line = f"{model}, {MODES[record['mode']]}, {labels[record['peer']]}: "
             if right:
@@ -388,6 +394,18 @@ def speed(
         draw(picture, report["results"], labels, f"{dtype}, {device.upper()}")
     if wrong:
         raise UserError(f"left out, since they failed: {'; '.join(wrong)}")
+
+
+def _without(models: Sequence[str], peers: Mapping[str, Peer]) -> Iterator[str]:
+    """One line for each reason why peers do not have some of the networks."""
+    found: dict[str, tuple[list[str], list[str]]] = {}
+    for model in models:
+        for peer in peers.values():
+            if reason := peer.lacks(model):
+                for names, name in zip(found.setdefault(reason, ([], [])), (peer.label, model), strict=True):
+                    names.extend([name] if name not in names else [])
+    for reason, (labels, lacking) in found.items():
+        yield f"left out: {', '.join(labels)} for {', '.join(lacking)}: {reason}"
 
 
 def _versions() -> dict[str, str]:

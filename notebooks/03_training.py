@@ -1628,6 +1628,12 @@ plt.show()
 # experiments.hed_camvid`); FlowNetS is 0.58 pixels off on average where zero flow has 1.75, and Farneback's method of
 # 2003 0.44 (`python -m experiments.flownet`). Their pictures are in the README.
 #
+# A network that learned edges from people's drawings knows what a filter cannot: the grain of the table is no edge.
+# This is HED with the weights of its authors' task, BSDS500 (`python -m experiments.published_weights --picture
+# hed.jpg`, which says what to install; the photograph is by Rachel Michetti, CC0, from scikit-image):
+#
+# ![A cup of coffee, its edges by Sobel's filter, full of the table's grain, and by HED, the outlines alone](hed.jpg)
+#
 # ## Slips of the slides
 #
 # | where | printed | computed |

@@ -10,7 +10,8 @@ batch statistics and updates running statistics in a training step. Dropout is l
 its cost is negligible. A file imports its library and NumPy, but no other library.
 
 Weights are saved as a list of layers in the order of the networks' code. Each file creates its layers in that order; a
-wrong number of layers, a wrong shape or a wrong output is an error.
+wrong number of layers, a wrong shape or a wrong output is an error. The networks in `ZOO` are compared with PyTorch
+only, whose networks are torchvision's; they take the weights as a state dict.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class Task:
       units: units of the hidden dense layers of VGG-16, AlexNet and the FCN; small in tests.
       dtype: dtype of the computation, float32 or bfloat16. Parameters, momentum and running statistics are float32.
       device: cpu or gpu.
+      learning_rate: of SGD with momentum.
       folder: the folder of the weights and the batch.
     """
 
@@ -72,6 +74,7 @@ class Task:
     units: int = 4096
     dtype: str = "float32"
     device: str = "cpu"
+    learning_rate: float = LEARNING_RATE
     folder: str = ""
 
     @property
@@ -103,7 +106,7 @@ class Task:
                 yield {path.split("/")[1]: arrays[path] for path in paths}
 
     def batch(self) -> tuple[np.ndarray, np.ndarray]:
-        """Images `(N, H, W, C)` in float32, and labels `(N,)`, for the FCN `(N, H, W)`, in int32."""
+        """Images `(N, H, W, C)` in float32, and labels `(N,)`, per pixel `(N, H, W)`, in int32."""
         with np.load(Path(self.folder) / "batch.npz") as arrays:
             return arrays["images"], arrays["labels"]
 
@@ -135,6 +138,38 @@ QUICK = {
     )
 }
 
+ZOO = {
+    task.model: task
+    for task in (
+        Task("mobilenet_v2", (16, 224, 224, 3), 1000, learning_rate=1e-6),
+        Task("mobilenet_v3_large", (16, 224, 224, 3), 1000, learning_rate=1e-6),
+        Task("mnasnet1_0", (16, 224, 224, 3), 1000, learning_rate=1e-6),
+        Task("efficientnet_b0", (8, 224, 224, 3), 1000, learning_rate=1e-6),
+        Task("shufflenet_v2_x1_0", (32, 224, 224, 3), 1000, learning_rate=1e-6),
+        Task("squeezenet1_0", (16, 224, 224, 3), 1000, learning_rate=1e-3),
+        Task("regnet_y_400mf", (16, 224, 224, 3), 1000, learning_rate=1e-6),
+        Task("densenet121", (8, 224, 224, 3), 1000, learning_rate=1e-6),
+        Task("inception_v3", (4, 299, 299, 3), 1000, learning_rate=1e-6),
+        Task("resnext50_32x4d", (4, 224, 224, 3), 1000, learning_rate=1e-6),
+        Task("convnext_tiny", (4, 224, 224, 3), 1000, learning_rate=1e-3),
+        Task("unet", (1, 160, 160, 3), 11, learning_rate=1e-3),
+    )
+}
+"""Later networks, compared with PyTorch alone.
+
+Their gradients at random weights are large, and a larger step would let rounding grow until losses cannot be compared.
+"""
+
+_SIDES = {"unet": 32, "inception_v3": 96}
+QUICK |= {
+    model: dataclasses.replace(task, shape=(4, side, side, 3), classes=min(task.classes, 11))
+    for model, task in ZOO.items()
+    for side in (_SIDES.get(model, 64),)
+}
+
+PER_PIXEL = ("fcn8s", "unet")
+"""The networks that have an output for each pixel."""
+
 ON_GPU = {
     "lenet5": 1024,
     "resnet20": 1024,
@@ -143,6 +178,8 @@ ON_GPU = {
     "alexnet": 512,
     "resnet50": 128,
     "fcn8s": 16,
+    **dict.fromkeys(ZOO, 128),
+    "unet": 16,
 }
 """Batches that keep a GPU busy."""
 
@@ -179,6 +216,16 @@ class Peer:
             return f"{' and '.join(absent)} not installed (pip install 'jaxcnn[peers]')"
         if self.compiler and not any(map(shutil.which, ("c++", "g++", "clang++"))):
             return "no C++ compiler"
+        return None
+
+    def lacks(self, model: str) -> str | None:
+        """Why it does not have this network on this machine, or None."""
+        if model not in ZOO or self.module == OURS.module:
+            return None
+        if self.module != f"{_HERE}.pytorch":
+            return "only the first seven networks are written for it"
+        if model != "unet" and importlib.util.find_spec("torchvision") is None:
+            return "its networks are torchvision's, which is not installed (pip install torchvision)"
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 import optax
 
 import jaxcnn as cnn
-from experiments.peers import LEARNING_RATE, MOMENTUM, VGG16, Task
+from experiments.peers import MOMENTUM, PER_PIXEL, VGG16, ZOO, Task
 
 
 def fcn8s(classes: int, units: int) -> cnn.Layer:
@@ -63,6 +64,24 @@ MODELS: dict[str, Callable[[Task], cnn.Layer]] = {
     "fcn8s": lambda task: fcn8s(task.classes, task.units),
 }
 
+# Without dropout, which would make the outputs random, and in training without a second output.
+_NO_DROPOUT: dict[str, dict[str, float]] = {
+    "mobilenet_v2": {"drop": 0},
+    "mobilenet_v3_large": {"drop": 0},
+    "mnasnet1_0": {"drop": 0},
+    "squeezenet1_0": {"drop": 0},
+    "efficientnet_b0": {"drop": 0, "drop_path": 0},
+    "convnext_tiny": {"drop": 0},
+    "inception_v3": {"drop": 0},
+}
+
+
+def network(task: Task) -> cnn.Layer:
+    """jaxcnn's network of the task."""
+    if task.model in ZOO:
+        return cnn.models.make(task.model, task.classes, **_NO_DROPOUT.get(task.model, {}))
+    return MODELS[task.model](task)
+
 
 def half(model: cnn.Layer) -> cnn.Layer:
     """Computes the model in bfloat16, with parameters and outputs in float32."""
@@ -77,7 +96,7 @@ def half(model: cnn.Layer) -> cnn.Layer:
 
 def _built(task: Task) -> tuple[cnn.Layer, tuple[Any, Any], jax.Array, jax.Array]:
     images, labels = map(jnp.array, task.batch())
-    model = MODELS[task.model](task)
+    model = network(task)
     key = jax.random.key(0)
     made: list[Any] = []
 
@@ -96,7 +115,7 @@ def _built(task: Task) -> tuple[cnn.Layer, tuple[Any, Any], jax.Array, jax.Array
 
 def trainer(task: Task) -> Callable[[], Any]:
     model, variables, images, labels = _built(task)
-    optimizer = optax.sgd(LEARNING_RATE, MOMENTUM)
+    optimizer = optax.sgd(task.learning_rate, MOMENTUM)
     step = cnn.train.make_step(model, cnn.train.Objective(cnn.losses.softmax_cross_entropy, metrics={}), optimizer)
     state = cnn.train.create_state(model, optimizer, jax.random.key(0), images, variables=variables)
     del variables
@@ -132,14 +151,21 @@ def _layers(params: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def prepare(task: Task) -> None:
-    """Saves a task with the weights of jaxcnn's `init` and a batch of digits."""
+    """Saves a task with the weights of jaxcnn's `init` and a batch of digits.
+
+    Later networks have a state dict of PyTorch, too: under torchvision's names, or those of the code.
+    """
     images, labels = digits(task)
-    params, _ = MODELS[task.model](task).init(jax.random.key(0), images)
+    model = network(task)
+    params, state = model.init(jax.random.key(0), images)
     task.save([jax.tree.map(np.asarray, layer) for layer in _layers(params)], images, labels)
+    if task.model in ZOO:
+        names: dict[str, str] | None = {} if task.model == "unet" else None
+        cnn.weights.save(model, params, state, Path(task.folder) / "weights.pth", input=task.shape[1:], names=names)
 
 
 def digits(task: Task) -> tuple[np.ndarray, np.ndarray]:
-    """Handwritten digits, resized to the task's size, with mean 0 and std 1; for the FCN, each pixel has a label.
+    """Handwritten digits, resized to the task's size, with mean 0 and std 1; for FCN and U-Net, each pixel has a label.
 
     Pixels with ink have the digit's class there, the others that of the background.
     """
@@ -149,7 +175,10 @@ def digits(task: Task) -> tuple[np.ndarray, np.ndarray]:
     images, labels = data.images[index, ..., 0], data.labels[index]
     rows, columns = (np.arange(size) * images.shape[1] // size for size in (height, width))
     images = images[:, rows][:, :, columns]
-    if task.model == "fcn8s":
+    if task.model in PER_PIXEL:
         labels = np.where(images > 127, labels[:, None, None], len(data.classes))
-    x = (images.astype(np.float32) - images.mean()) / images.std()
-    return np.repeat(x[..., None], channels, -1).astype(np.float32), labels.astype(np.int32)
+    x = np.repeat((images.astype(np.float32) - images.mean())[..., None] / images.std(), channels, -1)
+    if task.model in ZOO:
+        # Where images are of one colour, the maps of deep networks hardly vary, and normalization amplifies rounding.
+        x += np.random.default_rng(0).normal(size=x.shape)
+    return x.astype(np.float32), labels.astype(np.int32)

@@ -11,7 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from experiments.peers import FLATTENED, INCEPTION, LEARNING_RATE, MOMENTUM, RESNET50, VGG16, Task, channels_first
+from experiments.peers import (
+    FLATTENED,
+    INCEPTION,
+    MOMENTUM,
+    RESNET50,
+    VGG16,
+    ZOO,
+    Task,
+    channels_first,
+)
 
 
 class LeNet5(nn.Sequential):
@@ -204,8 +213,12 @@ MODELS: dict[str, Callable[[Task], nn.Module]] = {
 }
 
 
-def _built(task: Task, channels_last: bool) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+def _filled(task: Task) -> nn.Module:
+    """The network with the task's weights."""
+    if task.model in ZOO:
+        from experiments.peers import pytorch_zoo
+
+        return pytorch_zoo.network(task)
     model = MODELS[task.model](task)
     kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d)
     maps = FLATTENED.get(task.model)
@@ -221,6 +234,12 @@ def _built(task: Task, channels_last: bool) -> tuple[nn.Module, torch.Tensor, to
         _set(module.weight, weight)
         if module.bias is not None:
             _set(module.bias, weights["bias"])
+    return model
+
+
+def _built(task: Task, channels_last: bool) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    model = _filled(task)
     images, labels = task.batch()
     x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     if task.device == "gpu":
@@ -252,7 +271,7 @@ def _set(parameter: torch.Tensor, value: np.ndarray) -> None:
 
 def trainer(task: Task, channels_last: bool = False, compiled: bool = False) -> Callable[[], Any]:
     model, images, labels = _built(task, channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, fused=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=task.learning_rate, momentum=MOMENTUM, fused=True)
     run = torch.compile(model) if compiled else model
     run.train()
 

@@ -15,6 +15,8 @@ class Explore:
 
     run: tyro.conf.Positional[Path]
     """The folder of a run."""
+    others: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Further runs of the same images and classes: the page shows what they say of the same input."""
     image: Path | None = None
     """An image file to begin with."""
     port: int = 0
@@ -31,4 +33,5 @@ class Explore:
 def run_explore(given: Explore) -> None:
     from jaxcnn.explore import explore
 
-    explore(given.run, given.image, given.port, given.export, not given.no_browser, trust=given.trust)
+    explore(given.run, given.image, given.port, given.export, not given.no_browser, beside=given.others,
+            trust=given.trust)  # fmt: skip

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from jaxcnn.errors import Interrupted
 from jaxcnn.explore import target
 from jaxcnn.explore.answers import Answers
 from jaxcnn.explore.network import Network
+from jaxcnn.explore.rivals import rivals
 from jaxcnn.explore.server import Server
 from jaxcnn.format import printable
 from jaxcnn.runs.trained import TrainedModel
@@ -40,6 +41,7 @@ def explore(
     export: str | Path | None = None,
     open_browser: bool = True,
     *,
+    beside: Sequence[str | Path | TrainedModel] = (),
     trust: bool = False,
     **given: Any,
 ) -> None:
@@ -51,6 +53,7 @@ def explore(
       port: where to listen, on 127.0.0.1 only; 0 for any that is free.
       export: the .html file to write, in place of serving; an older file is replaced.
       open_browser: whether to open the page, where there is a display.
+      beside: further runs or `TrainedModel`s, of which the page shows what they say of the same input.
       trust: as in `TrainedModel.load`, for the folder of a run.
       **given: for a Layer, `params` and `state`, its variables, and `preprocess`, which makes its input of uint8 images
         (from 0 to 1 when not given); for a Layer or a `TrainedModel`, `data`, the images to choose from with the
@@ -68,13 +71,14 @@ def explore(
     chosen = _target(run, trust, _Given(**given))
     first = None if image is None else chosen.read(image)
     network = Network(chosen)
+    others = rivals(network, [_target(one, trust, _Given()) for one in beside])
     if export is not None:
-        size = frozen.write(network, export, first, Path(image).name if image is not None else "")
+        size = frozen.write(network, export, first, Path(image).name if image is not None else "", others)
         print(f"{printable(export)}: {size / 1e6:.1f} MB; it opens in a browser without a server", flush=True)
         return
     name = Path(image).name if image is not None else ""
     try:
-        with serve(network, port, first, name) as server:
+        with serve(network, port, first, name, others) as server:
             print(f"{printable(chosen.title)}: {server.url}  (Ctrl-C ends it)", flush=True)
             if open_browser and (sys.platform in ("darwin", "win32") or _display()):
                 threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
@@ -86,34 +90,42 @@ def explore(
 
 
 @contextlib.contextmanager
-def serve(network: Network, port: int = 0, first: np.ndarray | None = None, name: str = "") -> Iterator[Server]:
+def serve(
+    network: Network,
+    port: int = 0,
+    first: np.ndarray | None = None,
+    name: str = "",
+    others: Sequence[Network] = (),
+) -> Iterator[Server]:
     """A server of the page in threads of its own, while the context lasts.
 
     Args:
       network: the network.
       port: where; 0 for any that is free.
       first, name: the image to begin with, and its name.
+      others: networks beside it, as `rivals` gives them.
 
     Yields:
       The `Server`, whose `url` is the page's.
     """
-    with Server(Answers(network, first, name), port) as server:
+    with Server(Answers(network, first, name, others), port) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
         thread.start()
         # Compiles the programs before they are needed.
-        threading.Thread(target=_warm, args=(network,), daemon=True).start()
+        threading.Thread(target=_warm, args=([network, *others],), daemon=True).start()
         try:
             yield server
         finally:
             server.shutdown()
             thread.join()
-            network.close()
+            for one in (network, *others):
+                one.close()
 
 
-def _warm(network: Network) -> None:
+def _warm(networks: Sequence[Network]) -> None:
     with contextlib.suppress(Exception):  # the page's own request shows the error
-        network.layers()
-        network.see(np.zeros(network.target.trained.image, np.uint8))
+        for network in networks:
+            network.prepare()
 
 
 @dataclass(frozen=True)

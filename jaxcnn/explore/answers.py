@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,20 +15,29 @@ from jaxcnn.explore.head import Pixel
 from jaxcnn.explore.maps import packed, stacked
 from jaxcnn.explore.messages import Refused, integer, numbers, pack, text, to_json, unpack
 from jaxcnn.explore.network import ForwardPass, Network
+from jaxcnn.explore.points import Points
+from jaxcnn.explore.rivals import bars, names
 from jaxcnn.explore.target import FIGURES, Data
 from jaxcnn.format import printable
 
-SIDE, MOST_MAPS = 112, 64
+SIDE, MOST_MAPS, MOST_IMAGES = 112, 64, 100
 SECONDS = 0.7  # of an occlusion that is not done: the page shows what there is, and asks again
 
 
 class Answers:
     """Answers by the name of the question."""
 
-    def __init__(self, network: Network, first: np.ndarray | None = None, first_name: str = ""):
-        self.network = network
+    def __init__(
+        self,
+        network: Network,
+        first: np.ndarray | None = None,
+        first_name: str = "",
+        others: Sequence[Network] = (),
+    ):
+        self.network, self.others = network, others
         self.target = network.target
         self._first, self._first_name = first, first_name
+        self._points: Points | None = None
         self._examples: Data | DataError | None = None
         self._reading = threading.Lock()
 
@@ -37,10 +46,15 @@ class Answers:
         record = self.target.about()
         record |= {"version": __version__, "given": list(self.network.shape), "frame": list(self.network.frame())}
         record["file"] = printable(self._first_name) if self._first is not None else None
+        record["runs"] = names([self.network, *self.others])
         return to_json(record)
 
     def layers(self, asked: Mapping[str, str]) -> bytes:
         return to_json(layers(self.network))
+
+    def graph(self, asked: Mapping[str, str]) -> bytes:
+        """The graph of the network down to a depth; 0 for all of it."""
+        return to_json(self.network.graph(integer(numbers(asked, "depth"), "depth", 0, 99, 0)))
 
     def examples(self, asked: Mapping[str, str]) -> bytes:
         """The images of a page of examples, of one class or of all, and their labels, where they are classes."""
@@ -53,6 +67,25 @@ class Answers:
         chosen = index[first : first + count]
         record = {"total": len(index), "index": chosen.tolist(), "labels": classes[chosen].tolist()}
         return pack(record, found.inputs[chosen].tobytes())
+
+    def images(self, body: bytes) -> bytes:
+        """The images of the examples with these numbers."""
+        found, (record, _) = self._data(), unpack(body)
+        index = record.get("index")
+        if not isinstance(index, list) or not 0 < len(index) <= MOST_IMAGES:
+            raise Refused(f"index: expected a list of 1 to {MOST_IMAGES} numbers of examples")
+        chosen = [integer({"index": one}, "index", 0, len(found) - 1) for one in index]
+        return pack({"index": chosen}, found.inputs[chosen].tobytes())
+
+    def points(self, body: bytes) -> bytes:
+        """The examples as points by a layer's outputs, as many as some time allows; the page asks for the rest."""
+        found, (record, _) = self._data(), unpack(body)
+        if self.target.head.kind != "class":
+            raise Refused("points: this network names no class of an image")
+        with self._reading:
+            self._points = self._points or Points(self.network, found)
+        points, places = self._points.more(text(record, "layer"), SECONDS)
+        return pack(points, places.astype("<f4").tobytes())
 
     def _data(self) -> Data:
         with self._reading:
@@ -92,7 +125,7 @@ class Answers:
         wanted = [one for one in (self._wanted(entry, forward) for entry in asked) if one is not None]
         # The page has some of this already.
         image, pictures = source not in ("pixels", "look"), source != "look"
-        return message(self.network, forward, wanted, label, self._pixel(record), image, pictures)
+        return message(self.network, forward, wanted, label, self._pixel(record), image, pictures, self.others)
 
     def _pixel(self, record: Mapping[str, Any]) -> Pixel | None:
         """The pixel of the output that the request is about."""
@@ -136,13 +169,15 @@ class Answers:
 
     def filters(self, asked: Mapping[str, str]) -> bytes:
         """The filters of a convolution: of one input channel, or, of three, as colours."""
-        found = self.network.filters(text(asked, "layer"))
+        name = text(asked, "layer")
+        found = self.network.filters(name)
+        colours = any(record["name"] == name and record["colours"] for record in self.network.layers())
         given = numbers(asked, "first", "count", "channel")
         first = integer(given, "first", 0, found.shape[-1] - 1, 0)
         count = integer(given, "count", 1, MOST_MAPS, MOST_MAPS)
         if "channel" in given:
             found = found[:, :, integer(given, "channel", 0, found.shape[2] - 1), :]
-        elif found.shape[2] == 3:  # as colours: the three slices of each filter under one another, on one scale
+        elif colours:  # as colours: the three slices of each filter under one another, on one scale
             found = np.concatenate([found[:, :, c] for c in range(3)])
         else:
             found = found[:, :, 0, :]
@@ -179,13 +214,18 @@ def message(
     pixel: Pixel | None = None,
     image: bool = True,
     pictures: bool = True,
+    others: Sequence[Network] = (),
 ) -> bytes:
-    """A forward pass: its image and the head's pictures, where they are asked for, and the wanted maps."""
+    """A forward pass: its image and the head's pictures, where they are asked for, the wanted maps, and what other
+    networks say."""
     records, arrays = [], []
     head = network.target.head
-    header: dict[str, Any] = {"look": forward.number, "milliseconds": forward.milliseconds}
+    header: dict[str, Any] = {"look": forward.number, "milliseconds": forward.milliseconds, "waited": forward.waited}
     header["label"] = int(label) if label is not None and np.ndim(label) == 0 else None
     header["probabilities"] = head.bars(forward.output, pixel).tolist()
+    if others and (pictures or pixel is not None or not wanted):
+        header["others"], waited = bars(others, forward.image, pixel)
+        header["waited"] += waited
     if image:
         header["image"] = forward.image.size
         arrays.append(forward.image.tobytes())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from jaxcnn.explore import answers, server
 from jaxcnn.explore.maps import packed, stacked
 from jaxcnn.explore.messages import pack, to_json
 from jaxcnn.explore.network import ForwardPass, Network
+from jaxcnn.explore.rivals import names
 from jaxcnn.explore.target import FIGURES
 from jaxcnn.format import printable
 
@@ -45,28 +47,35 @@ def check(path: str | Path) -> Path:
     return file
 
 
-def write(network: Network, path: str | Path, first: np.ndarray | None = None, name: str = "") -> int:
+def write(
+    network: Network,
+    path: str | Path,
+    first: np.ndarray | None = None,
+    name: str = "",
+    others: Sequence[Network] = (),
+) -> int:
     """Writes the file as a whole or not at all, and returns its size in bytes.
 
     Args:
       network: the network.
       path: the .html file.
       first, name: an image to begin with, and its name.
+      others: networks beside it, as `rivals` gives them.
 
     Raises:
       UserError: when it cannot be written, or there is neither an image nor data.
     """
     file = check(path)
-    text = page(network, first, name).encode()
+    text = page(network, first, name, others).encode()
     put(file, text)
     return len(text)
 
 
-def page(network: Network, first: np.ndarray | None = None, name: str = "") -> str:
+def page(network: Network, first: np.ndarray | None = None, name: str = "", others: Sequence[Network] = ()) -> str:
     """The file's text."""
-    html, style = server.asset("page.html"), server.asset("page.css")
+    html, style = server.asset("page.html"), "\n".join(server.asset(name) for name in server.STYLES)
     script = "\n".join(server.asset(name) for name in server.SCRIPTS)
-    data = to_json(content(network, first, name)).decode().replace("<", "\\u003c")
+    data = to_json(content(network, first, name, others)).decode().replace("<", "\\u003c")
     allowed = (
         server.policy(_hashed(script), _hashed(style), "'self'").replace("'self' ", "").replace("'self'", "'none'")
     )
@@ -75,7 +84,10 @@ def page(network: Network, first: np.ndarray | None = None, name: str = "") -> s
             '<meta charset="utf-8">',
             f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{allowed}">',
         ),
-        ('<link rel="stylesheet" href="page.css">', f"<style>{style}</style>"),
+        (
+            "\n".join(f'<link rel="stylesheet" href="{name}">' for name in server.STYLES),
+            f"<style>{style}</style>",
+        ),
         (
             "\n".join(f'<script src="{name}" defer></script>' for name in server.SCRIPTS),
             f'<script type="application/json" id="frozen">{data}</script>\n<script>{script}</script>',
@@ -95,7 +107,9 @@ def _text(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def content(network: Network, first: np.ndarray | None = None, name: str = "") -> dict[str, Any]:
+def content(
+    network: Network, first: np.ndarray | None = None, name: str = "", others: Sequence[Network] = ()
+) -> dict[str, Any]:
     """All that the file keeps; JSON, arrays as base64."""
     images, labels, note = _images(network, first)
     records = network.layers()
@@ -109,7 +123,7 @@ def content(network: Network, first: np.ndarray | None = None, name: str = "") -
     messages, overlays = [], {}
     for i, (forward, label) in enumerate(zip(passes, labels, strict=True)):
         wanted = [(record["name"], 0, most, side) for record in records if record["name"] in forward.outputs]
-        messages.append(_text(answers.message(network, forward, wanted, label)))
+        messages.append(_text(answers.message(network, forward, wanted, label, others=others)))
         for kind in ("grad_cam", "occlusion", "saliency"):
             try:
                 found = answers.overlay(network, forward, kind, None, None, effort=0.3 / len(passes))
@@ -119,6 +133,7 @@ def content(network: Network, first: np.ndarray | None = None, name: str = "") -
     about = network.target.about()
     about |= {"version": __version__, "given": list(network.shape), "frame": list(network.frame())}
     about["file"] = printable(name) if first is not None else None
+    about["runs"] = names([network, *others])
     exact = _exact(network, passes, records)
     about["notes"] = [
         f"This file keeps {len(passes)} example{'s' if len(passes) > 1 else ''} and needs no server. "
@@ -130,6 +145,7 @@ def content(network: Network, first: np.ndarray | None = None, name: str = "") -
     return {
         "about": about,
         "layers": answers.layers(network),
+        "graphs": {depth: network.graph(depth) for depth in range(_depths(records))},
         "most": most,
         "looks": messages,
         "overlays": overlays,
@@ -137,6 +153,11 @@ def content(network: Network, first: np.ndarray | None = None, name: str = "") -
         "figures": _figures(network, about),
         **exact,
     }
+
+
+def _depths(records: list[dict[str, Any]]) -> int:
+    """How many graphs are kept: the whole one, and those that go less deep, but not far."""
+    return min(3, max((record["depth"] for record in records), default=1))
 
 
 def _images(network: Network, first: np.ndarray | None) -> tuple[list[np.ndarray], list[int | None], list[str]]:
@@ -159,7 +180,7 @@ def _filters(network: Network, records: list[dict[str, Any]], most: int) -> dict
         if record["filters"] is None:
             continue
         found = network.filters(record["name"])
-        colours = found.shape[2] == 3
+        colours = record["colours"]
         maps = np.concatenate([found[:, :, c] for c in range(3)]) if colours else found[:, :, 0]
         header, pixels = packed(maps, 0, min(most, _FILTERS), 1 << 20)
         if len(pixels) > room:

@@ -31,7 +31,7 @@ def packed(maps: np.ndarray, first: int, count: int, side: int) -> tuple[dict[st
     chosen = np.moveaxis(maps[..., first : first + count], -1, 0).astype(np.float32)
     finite = np.nan_to_num(chosen, nan=0.0, posinf=3e38, neginf=-3e38)
     low, high = finite.min((1, 2)), finite.max((1, 2))
-    small = _reduced(finite, -(-max(finite.shape[1:]) // side)) if finite.shape[1] > 1 else finite
+    small = reduced(finite, -(-max(finite.shape[1:]) // side)) if finite.shape[1] > 1 else finite
     span = np.where(high > low, high - low, 1).astype(np.float64)
     values = (small - low[:, None, None]) * (255 / span)[:, None, None]
     record = {
@@ -44,7 +44,8 @@ def packed(maps: np.ndarray, first: int, count: int, side: int) -> tuple[dict[st
     return record, np.clip(np.rint(values), 0, 255).astype(np.uint8).tobytes()
 
 
-def _reduced(maps: np.ndarray, by: int) -> np.ndarray:
+def reduced(maps: np.ndarray, by: int) -> np.ndarray:
+    """Maps `(count, h, w)` as the means of squares of `by` pixels."""
     if by <= 1:
         return maps
     count, height, width = maps.shape

@@ -21,21 +21,20 @@ import numpy as np
 from jaxcnn.core import Layer, get, network, numbered
 from jaxcnn.data.preprocess import Preprocess
 from jaxcnn.errors import UserError
+from jaxcnn.explore.graph import graph
 from jaxcnn.explore.head import Pixel
+from jaxcnn.explore.occlusion import Occlusion
 from jaxcnn.explore.target import Target
 from jaxcnn.inspect import summary
 from jaxcnn.inspect.outline import Call, Outline
 from jaxcnn.inspect.program import program
-from jaxcnn.inspect.saliency import grad_cam, link_of, saliency
+from jaxcnn.inspect.saliency import grad_cam, saliency
 from jaxcnn.inspect.summary import Row, Summary
 from jaxcnn.inspect.windows import filters, receptive_window, see_unit
-from jaxcnn.ops import fuse
 from jaxcnn.transforms import split
 
 OVERLAYS = ("grad_cam", "occlusion", "saliency")
 _KEPT_INPUTS, _KEPT_OUTPUTS = 64, 2
-_MACS = 4e11  # of one occlusion: some seconds on two cores
-_BYTES = 256 << 20  # of the activations of one batch of it
 _MOST_BYTES = 256 << 20  # of one forward pass, for more than one to be kept
 
 
@@ -49,7 +48,8 @@ class ForwardPass:
       given: the network's input, `(1, h, w, C)`.
       output: the network's output, without the batch.
       inputs, outputs: of each layer by name, without the batch.
-      milliseconds: the network's time.
+      milliseconds: the network's time, without compilation.
+      waited: the milliseconds that the request waited for compilation, which comes once.
     """
 
     number: int
@@ -59,6 +59,7 @@ class ForwardPass:
     inputs: dict[str, np.ndarray]
     outputs: dict[str, np.ndarray]
     milliseconds: float
+    waited: float = 0.0
 
 
 class Network:
@@ -80,9 +81,9 @@ class Network:
         self._lock, self._overlaying = threading.RLock(), threading.Lock()
         self._images: OrderedDict[int, np.ndarray] = OrderedDict()
         self._passes: OrderedDict[int, ForwardPass] = OrderedDict()
-        self._number = 0
-        self._covered: tuple[Any, np.ndarray, float] | None = None
+        self._number, self._prepared = 0, False
         self._single: dict[str, Layer] = {}
+        self._graphs: dict[int, dict[str, Any]] = {}
         self._places: tuple[dict[str, int], dict[str, int]] = {}, {}
 
     def close(self, seconds: float = 10.0) -> None:
@@ -100,10 +101,8 @@ class Network:
 
     @functools.cached_property
     def _records(self) -> list[dict[str, Any]]:
-        table = self._table
         records: dict[str, dict[str, Any]] = {}
-        rows = list(_rows(table.total))
-        for row, name in zip(rows, numbered(tuple(row.name.split("/")) for row in rows), strict=True):
+        for row, name in self._named_rows():
             call = self._calls.get(name)
             if call is None:
                 continue
@@ -122,8 +121,31 @@ class Network:
                 "offset": _pair(row.receptive_offset),
                 "group": bool(row.children),
                 "filters": self._filter_shape(name) if not row.children else None,
+                "colours": bool(call.inputs) and call.inputs[0] in self._colours,
             }
         return list(records.values())
+
+    @functools.cached_property
+    def _occlusion(self) -> Occlusion:
+        return Occlusion(self.model, self.params, self.state, self.shape, self._table, self.target.head.probability)
+
+    @functools.cached_property
+    def _colours(self) -> set[int]:
+        """The values that are the red, green and blue of the image, as given or as changed outside of layers."""
+        if self.target.trained.image[-1] != 3 or self.shape[-1] != 3:
+            return set()
+        values, found = self._outline.values, set(self._outline.inputs)
+
+        def follow(call: Call) -> None:
+            for step in call.steps:
+                if isinstance(step, Call):
+                    if step.calls:
+                        follow(step)
+                elif not found.isdisjoint(step.inputs):
+                    found.update(i for i in step.outputs if values[i].shape[-1:] == (3,))
+
+        follow(self._outline.root)
+        return found
 
     @functools.cached_property
     def _table(self) -> Summary:
@@ -138,6 +160,19 @@ class Network:
     def _outline(self) -> Outline:
         assert self._table.outline is not None
         return self._table.outline
+
+    def _named_rows(self) -> list[tuple[Row, str]]:
+        """The rows of the table with the names that the page gives their layers."""
+        rows = list(_rows(self._table.total))
+        return list(zip(rows, numbered(tuple(row.name.split("/")) for row in rows), strict=True))
+
+    def graph(self, depth: int) -> dict[str, Any]:
+        """The graph, with networks inside networks down to a depth, 0 for all; as `explore.graph.graph`."""
+        with self._lock:
+            if depth not in self._graphs:
+                names = {id(row): name for row, name in self._named_rows()}
+                self._graphs[depth] = graph(self._outline, self._table.total, names, depth or None)
+            return self._graphs[depth]
 
     def _input_shape(self, call: Call) -> list[int] | None:
         first = next((i for i in call.inputs if i is not None), None)
@@ -162,18 +197,37 @@ class Network:
                 return (height - h) // 2, (width - w) // 2, h, w
         return 0, 0, height, width
 
+    def prepare(self) -> float:
+        """Compiles what an input needs, once.
+
+        Returns:
+          The milliseconds that this call waited for it.
+        """
+        if self._prepared:
+            return 0.0
+        begun = time.perf_counter()
+        with self._lock:
+            if not self._prepared:
+                self.layers()
+                zeros = jnp.zeros((1, *self.target.trained.image), jnp.uint8)
+                output = self._forward(self.params, self.state, zeros)[1]
+                self.target.head.bars(np.asarray(output, np.float32)[0], None)
+                self._prepared = True
+        return 1000 * (time.perf_counter() - begun)
+
     # --- forward passes
 
     def see(self, image: np.ndarray) -> ForwardPass:
         """The forward pass of an image `(H, W, C)`, uint8, of the run's size."""
         if image.shape != self.target.trained.image or image.dtype != np.uint8:
             raise UserError(f"expected pixels {self.target.trained.image}, got {image.dtype}{image.shape}")
+        waited = self.prepare()
         with self._lock:
             self._number += 1
             self._images[self._number] = image
             while len(self._images) > _KEPT_INPUTS:
                 self._images.popitem(last=False)
-            return self._pass(self._number)
+            return dataclasses.replace(self._pass(self._number), waited=waited)
 
     def find(self, number: int) -> ForwardPass:
         """The forward pass with this number.
@@ -183,6 +237,26 @@ class Network:
         """
         with self._lock:
             return self._pass(number)
+
+    def output(self, image: np.ndarray) -> np.ndarray:
+        """The network's output for an image, without the batch; nothing is kept."""
+        self.prepare()
+        with self._lock:
+            output = self._forward(self.params, self.state, jnp.asarray(image[None]))[1]
+            return np.asarray(output, np.float32)[0]
+
+    def at_layer(self, image: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """A layer's output for an image, and the network's, without the batch; nothing is kept.
+
+        Raises:
+          UserError: when the layer has no output to show.
+        """
+        self.prepare()
+        with self._lock:
+            if name not in self._places[1]:
+                raise UserError(f"there is no layer {name[:100]!r} with an output to show")
+            _, output, arrays = self._forward(self.params, self.state, jnp.asarray(image[None]))
+            return np.asarray(arrays[self._places[1][name]])[0], np.asarray(output, np.float32)[0]
 
     def _pass(self, number: int) -> ForwardPass:
         if number in self._passes:
@@ -367,66 +441,9 @@ class Network:
             elif kind == "saliency":
                 found = saliency(*asked, unit=unit)[0]
             else:
-                found, more = self._occluded(forward, unit, seconds, effort)
+                found, more = self._occlusion.more(forward.number, forward.given, forward.output, unit, seconds, effort)
                 about |= more
         return np.asarray(found, np.float32), about
-
-    def _occluded(
-        self, forward: ForwardPass, unit: Any, seconds: float, effort: float
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """`inspect.occlusion` in parts: first a coarse grid over the whole image, then finer ones."""
-        size, stride, batch = self._square(effort)
-        index = int(np.ravel_multi_index(unit, forward.output.shape)) if isinstance(unit, tuple) else unit
-        key = forward.number, index, stride
-        rows, columns = (-(-(n - size) // stride) + 1 for n in self.shape[:2])
-        if self._covered is None or self._covered[0] != key:
-            nowhere = np.full((batch, 2), 1 << 20)
-            whole = float(self._cover(forward.given, nowhere, index, size)[0])
-            self._covered = key, np.full((rows, columns), np.nan), whole
-        _, known, whole = self._covered
-        coarse = [min((i & -i) or 8, (j & -j) or 8, 8) for i, j in np.ndindex(known.shape)]
-        order = [k for k in np.argsort([-c for c in coarse], kind="stable") if np.isnan(known.flat[k])]
-        begun = time.perf_counter()
-        for first in range(0, len(order), batch):
-            chosen = order[first : first + batch]
-            corners = np.resize(np.stack(np.divmod(chosen, columns), -1) * stride, (batch, 2))
-            known.flat[chosen] = self._cover(forward.given, corners, index, size)[: len(chosen)]
-            if time.perf_counter() - begun > seconds:
-                break
-        total, count = np.zeros(self.shape[:2]), np.zeros(self.shape[:2])
-        for i, j in np.argwhere(~np.isnan(known)):
-            here = slice(i * stride, i * stride + size), slice(j * stride, j * stride + size)
-            total[here] += whole - known[i, j]
-            count[here] += 1
-        about = {"square": size, "stride": stride, "whole": whole, "lowest": float(np.nanmin(known))}
-        about |= {"done": int((~np.isnan(known)).sum()), "places": known.size}
-        return total / np.maximum(count, 1), about
-
-    def _cover(self, given: Any, corners: np.ndarray, index: int, size: int) -> np.ndarray:
-        """The probability with a grey square at each of the corners `(places, 2)`; far outside, it covers nothing."""
-        return np.asarray(self._covering(self.params, self.state, given, jnp.asarray(corners), index, size))
-
-    @functools.cached_property
-    def _covering(self) -> Any:
-        def run(params: Any, state: Any, given: jax.Array, corners: jax.Array, index: Any, size: Any) -> jax.Array:
-            link = self.target.head.probability or link_of(program(self.model, params, state, given))
-            y, x = (jnp.arange(n)[None] - corners[:, axis, None] for axis, n in enumerate(self.shape[:2]))
-            inside = ((y >= 0) & (y < size))[:, :, None] & ((x >= 0) & (x < size))[:, None, :]
-            covered = jnp.where(inside[..., None], jnp.zeros((), given.dtype), given)
-            outputs = link(fuse(lambda *args: self.model.apply(*args)[0])(params, state, covered))
-            return outputs.reshape(len(corners), -1)[:, index].astype(jnp.float32)
-
-        return jax.jit(run)
-
-    def _square(self, effort: float = 1.0) -> tuple[int, int, int]:
-        """Size and stride of a square whose occlusion takes seconds, and the number of places computed at once."""
-        height, width = self.shape[:2]
-        most = effort * _MACS / max(1, self._table.macs)
-        side = min(max(int(math.sqrt(most)), 7 if effort == 1 else 4), 32)
-        stride = max(1, math.ceil(min(height, width) / side))
-        size = min(max(2 * stride, round(min(height, width) / 6)), height, width)
-        batch = max(1, min(32, _BYTES // max(1, self._table.total.activation_bytes)))
-        return size, stride, batch
 
     def map_layers(self) -> list[str]:
         """The layers that Grad-CAM can take."""

@@ -23,12 +23,19 @@ from jaxcnn.explore.answers import Answers
 from jaxcnn.explore.messages import Refused, query, to_json
 from jaxcnn.format import printable
 
-_PARTS = ("base", "ask", "frozen", "input", "look", "answer", "overlay", "layers", "unit", "training", "page")
+_PARTS = (
+    "base", "ask", "frozen", "input", "look", "answer", "overlay", "card", "layers", "unit", "views", "graph",
+    "convolution", "points", "confusion", "training", "page",
+)  # fmt: skip
 SCRIPTS = tuple(f"{part}.js" for part in _PARTS)
 """The page's scripts, in their order."""
+STYLES = tuple(
+    f"{part}.css" for part in ("base", "input", "layers", "graph", "convolution", "points", "training", "page")
+)
+"""The page's styles, in their order: those of narrow windows come last."""
 ASSETS = {
     "": ("page.html", "text/html"),
-    "page.css": ("page.css", "text/css"),
+    **{name: (name, "text/css") for name in STYLES},
     **{name: (name, "text/javascript") for name in SCRIPTS},
 }
 _MOST_BYTES = 32 << 20  # of an image file
@@ -141,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
         answers = self.server.answers
         if path.startswith("figure/"):
             return "image/png", answers.figure(path.removeprefix("figure/"))
-        known = {"about": answers.about, "layers": answers.layers}
+        known = {"about": answers.about, "layers": answers.layers, "graph": answers.graph}
         binary = {"examples": answers.examples, "filters": answers.filters}
         if path in known:
             return "application/json", known[path](asked)
@@ -152,6 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _post(self, path: str, asked: Mapping[str, str]) -> tuple[str, bytes]:
         answers = self.server.answers
         known = {"look": answers.look, "unit": answers.unit, "overlay": answers.overlay}
+        known |= {"images": answers.images, "points": answers.points}
         if path not in known:
             raise Refused("there is no such page", 404)
         return "application/octet-stream", known[path](self._body())

@@ -56,13 +56,19 @@ def draw(outline: Outline, total: Row, depth: int | None, path: str | Path | Non
     """The picture of a traced network, whose rows are `total` and its children; saved under `path` when given."""
     if path is not None:
         check_suffix(path)
-    graph = _Builder(outline, depth).graph(outline.root, total)
-    place(graph, columns=True)
+    graph = layout(outline, total, depth)
     figure = paint(graph, f"{total.layer}: {total.params:,} parameters, {total.macs:,} MACs")
     if path is not None:
         dpi = min(150, _MOST_PIXELS / max(figure.get_size_inches()))
         put(path, partial(figure.savefig, format=Path(path).suffix[1:].lower(), dpi=dpi))
     return figure
+
+
+def layout(outline: Outline, total: Row, depth: int | None) -> Graph:
+    """The graph of a traced network down to `depth` (None: all of it), with the places of its boxes and edges."""
+    graph = _Builder(outline, depth).graph(outline.root, total)
+    place(graph, columns=True)
+    return graph
 
 
 class _Builder:
@@ -126,9 +132,10 @@ class _Builder:
         name = row.name.rsplit("/", 1)[-1]
         code = "" if row.layer == name else row.layer if len(row.layer) <= 40 else row.layer[:39] + "…"
         if inside and (self.depth is None or level < self.depth):
-            return Node("frame", ((name, code),), self.graph(call, row, level + 1))
+            return Node("frame", ((name, code),), self.graph(call, row, level + 1), row=row)
         count = "shared" if row.shared else f"{row.params:,}" if row.params else ""
-        return Node("network" if inside else _kind(call, row), ((name, code), (_shape(row.output_shape), count)))
+        texts = ((name, code), (_shape(row.output_shape), count))
+        return Node("network" if inside else _kind(call, row), texts, row=row)
 
 
 def _prune(graph: Graph) -> None:

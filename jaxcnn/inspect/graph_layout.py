@@ -18,6 +18,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
 from jaxcnn.inspect.plots import plain
+from jaxcnn.inspect.rows import Row
 
 SIZE = 8  # points
 PAD, TITLE = 0.12, 0.24  # inches
@@ -30,7 +31,7 @@ class Node:
     """A box, a small node, a frame (with a graph inside), a port of a frame, or a place that a long edge goes through.
 
     `x` is the middle, `y` the upper edge, from the frame's upper left corner and downwards; `into` and `out_of` say how
-    far from the middle edges arrive and leave.
+    far from the middle edges arrive and leave. `row` is the layer's, of a box or frame of a layer.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Node:
     y: float = 0.0
     into: float = 0.0
     out_of: float = 0.0
+    row: Row | None = None
 
     @property
     def thin(self) -> bool:

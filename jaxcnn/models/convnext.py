@@ -37,7 +37,25 @@ def _torch_names(model: core.Layer) -> Callable[[core.Path], str]:
     return name
 
 
-WEIGHTS = Published("convnext", _torch_names, heads=("fc",))
+_TIMM = {"conv": "conv_dw", "fc1": "mlp.fc1", "fc2": "mlp.fc2", "layer_scale": "gamma"}
+
+
+def _timm_names(model: core.Layer) -> Callable[[core.Path], str]:
+    def name(path: core.Path) -> str:
+        part, *rest = path
+        if part == "stem":
+            return f"stem.{0 if rest == ['conv'] else 1}"
+        if part.startswith("down"):
+            return f"stages.{int(part[4:]) - 1}.downsample.{0 if rest == ['norm'] else 1}"
+        if part.startswith("stage"):
+            block, layer = rest
+            return f"stages.{int(part[5:]) - 1}.blocks.{int(block[5:]) - 1}.{_TIMM.get(layer, layer)}"
+        return f"head.{part}"
+
+    return name
+
+
+WEIGHTS = Published("convnext", _torch_names, heads=("fc",), timm=_timm_names)
 
 
 def _resized(side: int) -> Published:

@@ -36,7 +36,20 @@ def _torch_names(model: core.Layer) -> Callable[[core.Path], str]:
     return name
 
 
-WEIGHTS = Published("regnet", _torch_names, heads=("fc",))
+_TIMM = {f"{kind}{i}": f"conv{i}.{kind}" for kind in ("conv", "bn") for i in (1, 2, 3)} | {"proj": "downsample"}
+
+
+def _timm_names(model: core.Layer) -> Callable[[core.Path], str]:
+    def name(path: core.Path) -> str:
+        if path == ("fc",):
+            return "head.fc"
+        short = (part.replace("stage", "s").replace("block", "b") for part in path[:2])
+        return ".".join((*(path[:2] if path[0] == "stem" else short), *(_TIMM.get(part, part) for part in path[2:])))
+
+    return name
+
+
+WEIGHTS = Published("regnet", _torch_names, heads=("fc",), timm=_timm_names)
 
 
 def stages(depth: int, first: int, slope: float, ratio: float, group: int) -> list[tuple[int, int, int]]:

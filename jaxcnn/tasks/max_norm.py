@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcnn.core import lies_in
 from jaxcnn.errors import UserError
 
 
@@ -20,7 +21,7 @@ def max_norm(limit: float, *layers: str) -> optax.GradientTransformation:
     Args:
       limit: the largest norm.
       layers: paths of layers whose kernels are constrained, `"fc"` or `"layer4/conv1"`; a path includes all layers
-        inside it. All kernels when none is given.
+        inside it, and may be a pattern, as in `by_path`. All kernels when none is given.
 
     Raises:
       UserError: if the limit is not positive, the parameters have no such path, or `update` is called without
@@ -35,7 +36,7 @@ def max_norm(limit: float, *layers: str) -> optax.GradientTransformation:
     def init(params: Any) -> optax.EmptyState:
         paths = ["/".join(names) for names in map(_names, _paths(params)) if names[-1] == "kernel"]
         for layer in layers:
-            if not any(_inside(path, layer) for path in paths):
+            if not any(lies_in(path, layer) for path in paths):
                 raise UserError(f"max_norm: there is no kernel in {layer!r}; there are {', '.join(paths) or 'none'}")
         return optax.EmptyState()
 
@@ -46,7 +47,7 @@ def max_norm(limit: float, *layers: str) -> optax.GradientTransformation:
         def one(path: Any, change: jax.Array, w: jax.Array) -> jax.Array:
             names = _names(path)
             name = "/".join(names)
-            if names[-1] != "kernel" or (layers and not any(_inside(name, layer) for layer in layers)):
+            if names[-1] != "kernel" or (layers and not any(lies_in(name, layer) for layer in layers)):
                 return change
             new = w + change
             norm = jnp.sqrt(jnp.sum(jnp.square(new), tuple(range(new.ndim - 1)), keepdims=True))
@@ -63,7 +64,3 @@ def _paths(params: Any) -> list[Any]:
 
 def _names(path: Any) -> list[str]:
     return [str(getattr(entry, "key", entry)) for entry in path]
-
-
-def _inside(path: str, layer: str) -> bool:
-    return path.startswith(f"{layer}/")

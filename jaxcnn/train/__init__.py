@@ -8,10 +8,10 @@ from jaxcnn.runs.recipe import Recipe
 from jaxcnn.runs.trained import Trained, TrainedModel
 from jaxcnn.tasks.max_norm import max_norm
 from jaxcnn.tasks.objective import Objective
+from jaxcnn.train.averaging import lookahead
 from jaxcnn.train.callbacks import GradientNorm, LearningRate, ReduceOnPlateau, StopAt
 from jaxcnn.train.evaluate import Evaluation, evaluate, make_evaluate
 from jaxcnn.train.fit import FitResult, fit
-from jaxcnn.train.lookahead import lookahead
 from jaxcnn.train.optimizers import DECAYS, OPTIMIZERS, SCHEDULES, make_optimizer
 from jaxcnn.train.paths import by_path, mask
 from jaxcnn.train.rates import RateSearch, find_learning_rate
@@ -30,8 +30,8 @@ __all__ = [
     "FitResult",
     "GradientNorm",
     "LearningRate",
-    "NamedRecipe",
     "MLflow",
+    "NamedRecipe",
     "Objective",
     "Process",
     "RateSearch",

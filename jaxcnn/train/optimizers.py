@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxcnn.errors import UserError, unknown
@@ -29,17 +30,8 @@ def _lion(lr: optax.ScalarOrSchedule, decay: float) -> optax.GradientTransformat
 
 
 def _muon(lr: optax.ScalarOrSchedule, decay: float) -> optax.GradientTransformation:
-    """Muon for kernels, each as the matrix `(kh kw in, out)`; Adam for all other parameters.
-
-    Optax would take the matrices of dense layers only, and Adam with Nesterov's momentum for the rest.
-    """
-
-    def axes(params: Any) -> Any:
-        return jax.tree.map(lambda x: optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1), params)
-
-    def scaled(update: jax.Array, _: Any) -> jax.Array:
-        rows, columns = update.size // update.shape[-1], update.shape[-1]
-        return 0.2 * max(rows, columns) ** 0.5 * update
+    """Muon for kernels, Adam for all other parameters. `optax.contrib.muon` would take dense layers' kernels only, and
+    its factors depend on Optax's version."""
 
     def names(params: Any) -> Any:
         def name(path: Any, x: jax.Array) -> str:
@@ -48,12 +40,28 @@ def _muon(lr: optax.ScalarOrSchedule, decay: float) -> optax.GradientTransformat
         return jax.tree_util.tree_map_with_path(name, params)
 
     muon = optax.chain(
-        optax.contrib.scale_by_muon(beta=0.95, nesterov=True, weight_dimension_numbers=axes),
-        optax.stateless_with_tree_map(scaled),
+        optax.trace(0.95, nesterov=True),
+        optax.stateless_with_tree_map(lambda update, _: _orthogonal(update)),
         optax.add_decayed_weights(decay),
         optax.scale_by_learning_rate(lr),
     )
     return optax.partition({"muon": muon, "adam": _adam(lr, decay)}, names)
+
+
+def _orthogonal(update: jax.Array) -> jax.Array:
+    """The update `(..., out)`, as a matrix X, with all singular values near 1, times 0.2 sqrt(max(rows, columns)).
+
+    Five steps X' = a X + (b A + c A^2) X with A = X X^T, from X / |X|, take singular values from 0.01 to 1 to about 0.7
+    to 1.2.
+    """
+    x = update.reshape(-1, update.shape[-1])
+    size, tall = max(x.shape), x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    x = x / (jnp.linalg.norm(x) + 1e-7)
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return (0.2 * size**0.5 * (x.T if tall else x)).reshape(update.shape)
 
 
 OPTIMIZERS: dict[str, tuple[float, _Make]] = {

@@ -15,12 +15,14 @@ import optax
 
 from jaxcnn.core import Layer
 from jaxcnn.data.batches import batches
-from jaxcnn.data.stream import Stream, prefetch
+from jaxcnn.data.dataset import Dataset, Examples
+from jaxcnn.data.loader import Loader, as_data
+from jaxcnn.data.stream import prefetch
 from jaxcnn.devices import OneDevice
 from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss
 from jaxcnn.tasks.objective import Objective
-from jaxcnn.train.checks import check_data, example_of
+from jaxcnn.train.checks import batch_of, check_data
 from jaxcnn.train.optimizers import make_optimizer
 from jaxcnn.train.step import create_state, make_step
 
@@ -110,6 +112,8 @@ def find_learning_rate(
             f"{type(optimizer).__name__}"
         )
     check_data(data=data)
+    data = as_data(data)
+    size = data.size if isinstance(data, Loader) else min(batch_size, len(data))
     objective = Objective.of(Objective() if objective is None else objective).prepared(data)
 
     def rate(step: Any) -> Any:
@@ -117,14 +121,14 @@ def find_learning_rate(
 
     made = make_optimizer(optimizer, rate) if isinstance(optimizer, str) else optimizer(rate)
     state = create_state(
-        model, made, jax.random.key(seed), example_of(data, 1), objective.inputs, variables,
+        model, made, jax.random.key(seed), batch_of(objective, data, 1)[0], objective.inputs, variables,
         loss_scale=objective.loss_scale,
     )  # fmt: skip
     step = make_step(model, objective, made)
     losses: list[float] = []
     smoothed: list[float] = []
     decay, mean = max(0.0, 1 - _MEMORY / steps), 0.0
-    for number, batch in enumerate(itertools.islice(_endless(data, min(batch_size, len(data)), seed), steps)):
+    for number, batch in enumerate(itertools.islice(_endless(data, size, seed), steps)):
         state, measured = step(state, batch)
         losses.append(float(measured["loss"]))
         mean = decay * mean + (1 - decay) * losses[-1]
@@ -156,7 +160,7 @@ def _endless(data: Any, size: int, seed: int) -> Iterator[Any]:
     """The batches of one epoch after another."""
     put = OneDevice().batch
     for epoch in itertools.count(1):
-        if isinstance(data, Stream):
-            yield from prefetch(data.batches(size, seed, epoch), put=put)
-        else:
+        if isinstance(data, (Dataset, Examples)):
             yield from map(put, batches(data, size, seed, epoch))
+        else:
+            yield from prefetch(data.batches(size, seed, epoch), put=put)

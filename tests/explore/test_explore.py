@@ -1,7 +1,6 @@
 """`jaxcnn explore`: what the network is asked, the server with hostile requests, the page in a browser, the file."""
 
 import dataclasses
-import http.client
 import io
 import json
 import re
@@ -21,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from explored import CLASSES, PADDED, Page, ask, at_unit, images, look, number, target, until
 from helpers import close
 from PIL import Image
 
@@ -33,54 +33,11 @@ from jaxcnn.explore import explore, frozen, serve
 from jaxcnn.explore.maps import packed, stacked
 from jaxcnn.explore.messages import pack, unpack
 from jaxcnn.explore.network import Network
-from jaxcnn.explore.server import SCRIPTS, Server
-from jaxcnn.explore.target import Target, of_layer, of_run, of_trained
+from jaxcnn.explore.server import SCRIPTS, STYLES, Server
+from jaxcnn.explore.target import of_layer, of_run, of_trained
 from jaxcnn.inspect.saliency import grad_cam
 from jaxcnn.runs.folder import Run
 from jaxcnn.runs.trained import Trained
-
-CLASSES = ("cross", "disc", "bars")
-
-
-def block(features: int) -> cnn.Layer:
-    def forward(net: Any, x: Any) -> Any:
-        return jax.nn.relu(net.bn(net.conv(x)) + x)
-
-    return cnn.network(forward, conv=cnn.conv(features, 3, padding=1, bias=False), bn=cnn.batch_norm())
-
-
-def small_model() -> cnn.Layer:
-    """A network with a block, pools, a map of its own function, and dense layers."""
-    return cnn.serial(
-        conv1=cnn.conv(4, 3), act1=jax.nn.relu, pool1=cnn.max_pool(2), block=block(4), pool2=cnn.avg_pool(2),
-        flat=cnn.flatten, fc1=cnn.dense(6), act2=jnp.tanh, head=cnn.dense(3),
-    )  # fmt: skip
-
-
-def images(count: int, channels: int = 1) -> Dataset:
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (count, 12, 12, channels)).astype(np.uint8)
-    return Dataset(pixels, np.arange(count, dtype=np.int32) % 3, CLASSES, "noise")
-
-
-def target(model: cnn.Layer, data: Dataset, preprocess: Any = None) -> Target:
-    given = (preprocess or cnn.data.to_float)(data.images[:1])
-    params, state = model.init(jax.random.key(0), given)
-    return of_layer(model, params, state, preprocess, data)
-
-
-PADDED = Preprocess((14, 14), (0.5,), (0.25,))
-
-
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return Network(target(small_model(), images(7), PADDED))
-
-
-@pytest.fixture(scope="module")
-def server(network: Network) -> Iterator[Server]:
-    with serve(network) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -407,28 +364,10 @@ def test_port(network: Network, server: Server) -> None:
 # --- the server --------------------------------------------------------------------------------------------------
 
 
-def ask(
-    server: Server, path: str, method: str = "GET", body: bytes | None = None, headers: dict[str, str] | None = None,
-    below: bool = True,
-) -> tuple[int, dict[str, str], bytes]:  # fmt: skip
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
-    try:
-        connection.request(method, f"/{server.token}/{path}" if below else path, body, headers or {})
-        answer = connection.getresponse()
-        return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
-    finally:
-        connection.close()
-
-
-def look(server: Server, record: dict[str, Any], sent: bytes = b"") -> tuple[int, dict[str, Any], bytes]:
-    status, _, body = ask(server, "look", "POST", pack(record, sent))
-    return (status, *unpack(body)) if status == 200 else (status, json.loads(body), b"")
-
-
 def test_the_page_and_its_headers(server: Server) -> None:
     for name, kind in (
         ("", "text/html"),
-        ("page.css", "text/css"),
+        *((style, "text/css") for style in STYLES),
         *((script, "text/javascript") for script in SCRIPTS),
     ):
         status, headers, body = ask(server, name)
@@ -592,10 +531,10 @@ def test_hostile_values_are_refused_by_every_route(server: Server) -> None:
             assert status == 200 or 400 <= status < 500, (path, str(asked)[:200], body[:300])
     for path in ("about", "layers", "figure/x", "no", "a/" * 2000, "%00", "?" + "a=1&" * 50, "//[", "about?%ff"):
         assert ask(server, path)[0] < 500, path[:80]
-    for target in ("http://[/about", "http://127.0.0.1:x/", "*", "//[", "/" + "x" * 70_000):
+    for address in ("http://[/about", "http://127.0.0.1:x/", "*", "//[", "/" + "x" * 70_000):
         with socket.create_connection(("127.0.0.1", server.server_port), 10) as raw:
-            raw.sendall(f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\n\r\n".encode())
-            assert raw.recv(100).startswith(b"HTTP/1.1 4"), target[:80]
+            raw.sendall(f"GET {address} HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\n\r\n".encode())
+            assert raw.recv(100).startswith(b"HTTP/1.1 4"), address[:80]
 
 
 def test_two_hundred_requests_at_once(network: Network) -> None:
@@ -733,68 +672,6 @@ def test_where_the_file_may_be(network: Network, tmp_path: Path) -> None:
 # --- the page in a browser ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    program = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("there is no chromium")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-def until(page: Any, expression: str, seconds: float = 30.0) -> None:
-    """Waits until an expression is true in the page. Playwright's own waiting calls eval, which the page forbids."""
-    end = time.monotonic() + seconds
-    while not page.evaluate(expression):
-        assert time.monotonic() < end, f"not within {seconds} s: {expression}"
-        page.wait_for_timeout(20)
-
-
-class Page:
-    """A page of the browser that keeps what was said to its console."""
-
-    def __init__(self, browser: Any, url: str, **settings: Any):
-        self.context = browser.new_context(reduced_motion="reduce", **settings)
-        self.page = self.context.new_page()
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(url)
-        self.page.wait_for_selector("body[data-ready][data-look]", timeout=60_000)
-
-    def __enter__(self) -> Any:
-        return self.page
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        self.context.close()
-        if kind is None:
-            assert self.said == []
-
-    def newer(self, action: Any) -> None:
-        """Waits until the page shows another look than before the action."""
-        before = self.page.evaluate("document.body.dataset.look")
-        action()
-        until(self.page, f"document.body.dataset.look !== {before!r}")
-
-
-def number(text: str) -> float:
-    return float(text.replace("\u2212", "-").replace(",", ""))
-
-
-def at_unit(page: Any, layer: str, x: float, y: float) -> None:
-    """Points at a place of a layer's maps and waits for its unit."""
-    canvas = page.locator(f'[data-layer="{layer}"] .maps canvas')
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    page.mouse.move(box["x"] + x, box["y"] + y)
-    until(page, f"document.querySelector('#unit-heading').textContent === {layer!r}")
-
-
 def test_by_clicks(chromium: Any, server: Server, network: Network) -> None:
     session = Page(chromium, server.url, viewport={"width": 1500, "height": 950})
     with session as page:
@@ -914,7 +791,7 @@ def test_files_by_the_page(chromium: Any, server: Server, tmp_path: Path) -> Non
         until(page, f"document.querySelector('#alert').textContent.includes({said!r})")
     session.newer(lambda: page.set_input_files("#file", good))
     page.wait_for_selector("#alert", state="hidden")
-    assert page.locator("#input-name").inner_text() == "good.png"
+    assert page.locator("#input-name").inner_text() == "good.png, read as grey"
     # The browser itself says that a request was answered by 400; there is nothing else.
     assert all("400" in line for line in session.said)
     session.context.close()

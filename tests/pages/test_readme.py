@@ -50,6 +50,8 @@ SHORT = {
     "experiments.detection_bccd": "--epochs 1 --rcnn-epochs 1 --scale 1 --width 2 --regions 20 --timed 1",
     "experiments.text_cnn": "--epochs 1 --parts 2 --embedding 8 --features 4",
     "experiments.vqa": "--scenes 8 --test-scenes 8 --epochs 1 --blank-epochs 1",
+    "experiments.simclr": "--data digits --examples 64 --epochs 1 --width 2 --labels 20 --tuning-steps 1",
+    "experiments.vae": "--data digits --examples 64 --epochs 1 --width 2",
     "experiments.seeing_inside": "--data digits --examples 100 --epochs 1 --images 10 --search 20 --width 4",
 }
 # Those that start processes, or divide the processor before JAX is there.

@@ -390,3 +390,24 @@ def test_kl_divergence():
         lambda x: F.kl_div(F.log_softmax(x, -1), torch.tensor(targets), reduction="none").sum(-1),
         normal(0, 5, 7),
     )
+
+
+@pytest.mark.parametrize("shape", [(12, 5), (5, 12), (3, 3, 2, 7)], ids=str)
+def test_muon(shape):
+    """Four steps against torch.optim.Muon, which takes matrices `(out, in)` and orthogonalizes them in bfloat16.
+
+    Tolerance: 5 % of the largest value. bfloat16 has 8 bits, and each of the five iterations multiplies small singular
+    values by 3.4; another momentum, factor or order of the axes gives other numbers altogether.
+    """
+    gradients = [normal(seed, *shape) for seed in range(4)]
+    weight = torch.nn.Parameter(torch.zeros(shape[-1], int(np.prod(shape[:-1]))))
+    theirs = torch.optim.Muon([weight], lr=0.1, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    ours = cnn.train.make_optimizer("muon", 0.1)
+    params = {"kernel": jnp.zeros(shape)}
+    state = ours.init(params)
+    for gradient in gradients:
+        weight.grad = torch.tensor(gradient.reshape(-1, shape[-1]).T.copy())
+        theirs.step()
+        updates, state = jax.jit(ours.update)({"kernel": jnp.asarray(gradient)}, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    close(params["kernel"], weight.detach().numpy().T.reshape(shape), 0.05)

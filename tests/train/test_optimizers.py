@@ -321,11 +321,10 @@ def lion(g: list[np.ndarray]) -> list[np.ndarray]:
 
 def muon(g: list[np.ndarray]) -> list[np.ndarray]:
     found, m = [], np.zeros_like(g[0])
-    for t, each in enumerate(g, 1):
-        m = 0.95 * m + 0.05 * each
-        mean = 0.95 * m / (1 - 0.95 ** (t + 1)) + 0.05 * each / (1 - 0.95**t)
+    for each in g:
+        m = 0.95 * m + each
         size = max(each.size // each.shape[-1], each.shape[-1])
-        found.append(0.2 * np.sqrt(size) * orthogonal(mean))
+        found.append(0.2 * np.sqrt(size) * orthogonal(each + 0.95 * m))
     return found
 
 

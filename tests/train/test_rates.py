@@ -55,6 +55,17 @@ def test_the_losses_are_those_of_a_loop_by_hand() -> None:
     close(search.smoothed, np.array(losses), 1e-5)  # of 20 steps or fewer each stands alone
 
 
+def test_a_loader_of_batches_is_searched_like_the_data_in_them() -> None:
+    """The batches of each epoch, in the loader's own size."""
+    batches = [(IMAGES[i : i + 8], LABELS[i : i + 8]) for i in (8, 16, 0)]  # the lowest loss last
+    found = train.find_learning_rate(
+        network(), cnn.data.Loader(lambda epoch: batches, classes=tuple("abc")), optimizer=optax.sgd,
+        low=1e-9, high=1e-8, steps=12,
+    )  # fmt: skip
+    close(found.losses[:3], found.losses[3:6])  # rates that move nothing: each epoch has the same losses
+    assert len({f"{loss:.4f}" for loss in found.losses[:3]}) == 3
+
+
 def test_the_suggestion_is_where_the_loss_falls_fastest() -> None:
     rates = np.geomspace(1e-5, 1e1, 121)
     x = np.log10(rates)

@@ -1115,3 +1115,41 @@ def test_names_of_the_mobile_networks_in_timms_files():
     assert mobile["block17/project/bn"] == mnas["stage6/block1/project/bn"] == "blocks.6.0.bn3"
     assert efficient["stage6/block4/squeeze/fc2"] == "blocks.5.3.se.conv_expand"
     assert efficient["stage6/block4/depthwise/conv"] == "blocks.5.3.conv_dw"
+
+
+@pytest.mark.parametrize(
+    ("model", "some"),
+    [
+        (
+            cnn.models.regnet(3, 8, 8.0, 2.0, 8, 5, squeeze=0.25),
+            {"stem.bn.running_var", "s1.b1.downsample.conv.weight", "s1.b1.se.fc2.bias", "s3.b1.conv3.bn.weight"},
+        ),
+        (
+            cnn.models.convnext((1, 2), 8, 5),
+            {"stem.0.bias", "stages.1.downsample.1.weight", "stages.1.blocks.1.gamma", "head.norm.bias"},
+        ),
+    ],
+    ids=["regnet", "convnext"],
+)
+def test_timms_names_both_ways(model, some, tmp_path):
+    """A file under timm's names is recognized, in another module too; without `names` torchvision's are written."""
+    variables = made(model, (32, 32, 3))
+    for names in ("timm", None):
+        path = tmp_path / f"{names}.safetensors"
+        cnn.weights.save(model, *variables, path, input=(32, 32, 3), names=names)
+        arrays = cnn.weights.read(path)
+        assert some & arrays.keys() == (some if names else set())
+        factors = {array.ndim for name, array in arrays.items() if name.endswith((".gamma", ".layer_scale"))}
+        assert factors <= {1 if names else 3}
+        same(cnn.weights.load(model, path, input=(32, 32, 3)), variables)
+        files.write(path, {f"model.{name}": array for name, array in arrays.items()})
+        same(cnn.weights.load(model, path, input=(32, 32, 3)), variables)
+
+
+def test_timms_names_where_they_are_not_known(tmp_path):
+    model = cnn.serial(fc=cnn.dense(2))
+    variables = made(model, (4,))
+    with pytest.raises(UserError, match=r'names="timm" is for the families .*regnet.*serial.* is of none of them'):
+        cnn.weights.save(model, *variables, tmp_path / "a.pth", input=np.zeros((1, 4), np.float32), names="timm")
+    with pytest.raises(UserError, match="names='keras': expected \"timm\", or a dict"):
+        cnn.weights.save(model, *variables, tmp_path / "a.pth", input=np.zeros((1, 4), np.float32), names="keras")

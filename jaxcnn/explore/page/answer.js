@@ -8,7 +8,9 @@ function showClasses() {
       : "Shares of the pixels";
   const names = state.about.classes,
     p = state.probabilities.map((v) => (v === null ? NaN : v));
+  const all = [p, ...state.others.map((one) => one.map((v) => (v === null ? NaN : v)))];
   const order = p.map((v, i) => i).sort((a, b) => p[b] - p[a]);
+  showRuns(all);
   const shown = names.length <= 12 ? p.map((v, i) => i) : order.slice(0, 8);
   $("classes").classList.toggle(
     "narrow",
@@ -16,8 +18,11 @@ function showClasses() {
   );
   $("classes").replaceChildren(
     ...shown.map((i) => {
-      const bar = make("i");
-      bar.style.width = `${100 * (p[i] || 0)}%`;
+      const bars = all.map((one, run) => {
+        const bar = make("i", { className: all.length > 1 ? `run${run}` : "" });
+        bar.style.width = `${100 * (one[i] || 0)}%`;
+        return bar;
+      });
       const name = make("span", { className: "name", textContent: names[i], title: names[i] });
       if (state.about.answer === "pixels") {
         const swatch = make("i", { className: "swatch" });
@@ -28,12 +33,33 @@ function showClasses() {
         "li",
         { className: `${i === order[0] ? "top" : ""} ${i === state.label ? "true" : ""}` },
         name,
-        make("span", { className: "bar" }, bar),
-        make("span", { className: "value", textContent: `${(100 * p[i]).toFixed(1)} %` }),
+        make("span", { className: "bar" }, ...bars),
+        ...all.map((one) => make("span", { className: "value", textContent: `${(100 * one[i]).toFixed(1)} %` })),
       );
       if (i === state.label) row.title = "the example's label";
       return row;
     }),
+  );
+}
+
+// The runs beside each other: a colour for each, and what it holds for the most probable.
+function showRuns(all) {
+  const { runs, classes } = state.about;
+  $("runs").hidden = all.length < 2;
+  $("classes").classList.toggle("several", all.length > 1);
+  $("classes").style.setProperty("--runs", all.length);
+  if (all.length < 2) return;
+  const tops = all.map((one) => one.indexOf(Math.max(...one)));
+  $("runs").replaceChildren(
+    ...runs.map((name, run) =>
+      make(
+        "li",
+        { className: tops[run] === tops[0] ? "" : "differs", title: name },
+        make("i", { className: `swatch run${run}` }),
+        make("span", { textContent: name }),
+        make("b", { textContent: classes[tops[run]] }),
+      ),
+    ),
   );
 }
 

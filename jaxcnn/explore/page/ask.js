@@ -48,10 +48,13 @@ const query = (values) =>
 const live = {
   about: () => getJSON("about"),
   layers: () => getJSON("layers"),
+  graph: (depth) => getJSON(`graph?depth=${depth}`),
   examples: (asked) => getPacked(`examples?${query(asked)}`),
   look: (record, bytes) => postPacked("look", record, bytes),
   unit: (record) => postPacked("unit", record),
   filters: (asked) => getPacked(`filters?${query(asked)}`),
+  images: (index) => postPacked("images", { index }),
+  points: (layer) => postPacked("points", { layer }),
   overlay: (record) => postPacked("overlay", record),
   figure: (name) => `figure/${name}`,
 };

@@ -44,6 +44,7 @@ const state = {
   look: null,
   label: null,
   probabilities: null,
+  others: [], // what the runs beside this one say
   byMap: false,
   unit: null,
   kept: null,

@@ -13,6 +13,7 @@ function frozenFrom(kept) {
   return {
     about: async () => kept.about,
     layers: async () => kept.layers,
+    graph: async (depth) => kept.graphs[depth] ?? kept.graphs[0],
     examples: async ({ label: wanted, first, count: many }) => {
       const chosen = looks.map((l, i) => i).filter((i) => wanted < 0 || looks[i].record.label === wanted);
       const shown = chosen.slice(first, first + many);

@@ -50,7 +50,7 @@ async function look(input) {
     state.pictures = pictures || {};
   }
   if (input.source === "file" || input.source === "first") {
-    $("input-name").textContent = input.name || "";
+    $("input-name").textContent = `${input.name || ""}${asRead()}`;
     state.examples.chosen = -1;
     markExample();
   }
@@ -58,6 +58,7 @@ async function look(input) {
     $("input-name").textContent =
       `example ${input.index}` + (told.label === null ? "" : `, labelled ${state.about.classes[told.label]}`);
   state.probabilities = told.probabilities;
+  if (told.others) state.others = told.others;
   for (const { name } of wanted) {
     const card = state.cards.get(name);
     if (maps.has(name)) card.receive(maps.get(name));
@@ -67,10 +68,13 @@ async function look(input) {
   if (input.source !== "look") {
     drawPicture();
     drawAnswer();
+    if (state.view === "convolution") changed();
     calm();
   }
   if (input.source !== "look") {
-    const took = performance.now() - input.begun;
+    // Compilation, which the first input waits for, does not count; nor for an input that came meanwhile.
+    const took = Math.max(0, performance.now() - input.begun - told.waited);
+    if (told.waited && waiting) waiting.begun = performance.now();
     $("speed").replaceChildren("maps in ", make("b", { textContent: `${took.toFixed(0)} ms` }));
     $("speed").title = `from the input to the drawn maps; the network itself took ${told.milliseconds.toFixed(1)} ms`;
     if (frozenData) $("speed").textContent = "";
@@ -80,6 +84,14 @@ async function look(input) {
     else if (state.unit) askUnit(state.unit.layer, state.unit.place, false);
     askOverlay(150);
   }
+}
+
+// How the colours of a file were read: the network takes one channel or three, whatever the file has.
+function asRead() {
+  if (state.about.image[2] === 1) return ", read as grey";
+  for (let i = 0; i < state.pixels.length; i += 3)
+    if (state.pixels[i] !== state.pixels[i + 1] || state.pixels[i] !== state.pixels[i + 2]) return "";
+  return ", a grey image";
 }
 
 // --- examples
@@ -113,11 +125,7 @@ async function showExamples(pick = false) {
         make("button", { type: "button", title: name ?? "", dataset: { index } }, canvas),
         `example ${index}, ${name === undefined ? "no label" : `labelled ${name}`}`,
       );
-      button.onclick = () => {
-        state.examples.chosen = index;
-        markExample();
-        refresh({ source: "example", index });
-      };
+      button.onclick = () => takeExample(index);
       return button;
     }),
   );
@@ -126,7 +134,13 @@ async function showExamples(pick = false) {
   $("examples-next").disabled = first + PAGE >= record.total;
   if (pick && record.index.length) $("examples").firstElementChild.click();
 }
+function takeExample(index) {
+  state.examples.chosen = index;
+  markExample();
+  refresh({ source: "example", index });
+}
 function markExample() {
+  if (state.view === "data") drawPoints();
   for (const button of $("examples").children) press(button, Number(button.dataset.index) === state.examples.chosen);
 }
 

@@ -13,6 +13,8 @@ function redraw() {
   }
   drawPicture();
   drawAnswer();
+  drawPlay();
+  drawPoints();
 }
 
 async function begin() {
@@ -30,7 +32,10 @@ async function begin() {
   }
   if (about.result.params) badge("parameters", count(about.result.params));
   if (about.history.length) badge(about.history.length === 1 ? "epoch" : "epochs", String(about.history.length));
-  badge("input", times(about.given));
+  const [, , channels] = about.image,
+    colour = channels === 1 ? "grey" : "RGB";
+  if (channels === about.given[2]) badge(`${colour} input`, times(about.given.slice(0, 2)));
+  else badge(`input of a ${colour} image`, times(about.given));
   const notes = [...about.notes];
   if (notes.length) {
     $("frozen-note").textContent = notes.join(" ");
@@ -64,10 +69,9 @@ async function begin() {
   });
   let width = innerWidth;
   addEventListener("resize", () => {
-    if (innerWidth !== width) {
-      width = innerWidth;
-      redraw();
-    }
+    if (innerWidth === width) return drawPicture(); // its size depends on the window's height
+    width = innerWidth;
+    redraw();
   });
   drawPicture();
   const layers = source.layers().then(({ layers: found, maps, cam }) => {
@@ -84,6 +88,10 @@ async function begin() {
     wireOverlay(maps, cam);
   });
   await layers;
+  wireGraph();
+  wireConvolution();
+  wirePoints();
+  wireViews();
   if (about.file) {
     refresh({ source: "first", name: about.file });
     await showExamples();

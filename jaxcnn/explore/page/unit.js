@@ -129,8 +129,7 @@ function row(name, value, total = false) {
 }
 
 function sumParts(record, inputs, kernel) {
-  const from = inputOf(record.layer),
-    colours = from && from[2] === 3 && String(from) === String(state.given);
+  const { colours } = state.layers.get(record.layer);
   const nameOf = (c) => (colours ? ["red", "green", "blue"][c] : `${conv ? "map" : "input"} ${c}`);
   const shape = record.inputs,
     channels = shape[shape.length - 1],
