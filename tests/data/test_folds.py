@@ -66,9 +66,10 @@ def test_folds_that_there_cannot_be(whole, count, more, says):
 
 def test_a_stream_of_files_is_divided_by_class(tmp_path):
     for label, count in (("a", 4), ("b", 8)):
-        (tmp_path / "train" / label).mkdir(parents=True)
-        for k in range(count):
-            Image.fromarray(IMAGES[k, ..., 0]).save(tmp_path / "train" / label / f"{k}.png")
+        for split, number in (("train", count), ("test", 1)):
+            (tmp_path / split / label).mkdir(parents=True)
+            for k in range(number):
+                Image.fromarray(IMAGES[k, ..., 0]).save(tmp_path / split / label / f"{k}.png")
     whole = data.stream(str(tmp_path), "train", size=(2, 2))
     pairs = list(data.k_fold(whole, 4))
     assert sorted(name for _, val in pairs for name in val.source.paths) == sorted(whole.source.paths)
