@@ -78,7 +78,7 @@ class Network:
         given = jax.eval_shape(trained.preprocess, jax.ShapeDtypeStruct((1, *trained.image), jnp.uint8))
         self.struct = jax.ShapeDtypeStruct(given.shape, given.dtype)
         self.shape = tuple(given.shape[1:])
-        self._lock, self._overlaying = threading.RLock(), threading.Lock()
+        self._lock, self._overlaying, self._drawing = threading.RLock(), threading.Lock(), threading.Lock()
         self._images: OrderedDict[int, np.ndarray] = OrderedDict()
         self._passes: OrderedDict[int, ForwardPass] = OrderedDict()
         self._number, self._prepared = 0, False
@@ -169,9 +169,11 @@ class Network:
     def graph(self, depth: int) -> dict[str, Any]:
         """The graph, with networks inside networks down to a depth, 0 for all; as `explore.graph.graph`."""
         with self._lock:
+            names = {id(row): name for row, name in self._named_rows()}
+            outline, total = self._outline, self._table.total
+        with self._drawing:  # another lock than that of forward passes, which need not wait
             if depth not in self._graphs:
-                names = {id(row): name for row, name in self._named_rows()}
-                self._graphs[depth] = graph(self._outline, self._table.total, names, depth or None)
+                self._graphs[depth] = graph(outline, total, names, depth or None)
             return self._graphs[depth]
 
     def _input_shape(self, call: Call) -> list[int] | None:

@@ -732,6 +732,7 @@ def test_pixels_by_clicks(chromium: Any, pixels_server: Server, pixels: Network,
     session = Page(chromium, pixels_server.url, viewport={"width": 1500, "height": 950})
     with session as page:
         assert page.locator("#classes-heading").inner_text() == "Shares of the pixels"
+        assert page.locator("#tab-data").is_hidden()  # points have the class of an image
         box = page.locator("#said").bounding_box()
         page.mouse.move(box["x"] + 5.5 * box["width"] / 12, box["y"] + 2.5 * box["height"] / 12)
         named = CLASSES[seen.output[2, 5].argmax()]

@@ -86,3 +86,52 @@ def test_compilation_is_no_part_of_the_time() -> None:
     first, second = (network.see(image) for image in images(3).images[:2])
     assert first.waited >= 1000 > first.milliseconds
     assert second.waited == 0
+
+
+UNNAMED = (  # elements that a screen reader has no name for
+    "[...document.querySelectorAll('button, input, select, canvas[tabindex], [role=button]')].filter(e => "
+    "!(e.textContent.trim() || e.getAttribute('aria-label') || e.title || (e.labels && e.labels.length)))"
+    ".map(e => e.outerHTML)"
+)
+SMALL = (  # buttons that a finger can hardly hit
+    "[...document.querySelectorAll('button')].filter(e => e.offsetParent && e.offsetHeight < 20).map(e => e.outerHTML)"
+)
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_views_are_narrow_and_named(chromium: Any, colour_server: Server, scheme: Any) -> None:
+    settings = {"viewport": {"width": 390, "height": 844}, "color_scheme": scheme}
+    with Page(chromium, colour_server.url, **settings) as page:
+        page.locator("#tab-layers").focus()
+        for name in ("graph", "convolution", "data"):
+            page.keyboard.press("ArrowRight")
+            assert page.evaluate("document.activeElement.id") == f"tab-{name}"
+            assert page.locator(f"#{name}").is_visible()
+            if name == "graph":
+                page.wait_for_selector("#graph-box svg")
+            if name == "data":
+                until(page, "document.querySelector('#points-note').textContent.startsWith('8 images')")
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+            assert page.evaluate(UNNAMED) == [], name
+            assert page.evaluate(SMALL) == [], name
+        page.keyboard.press("ArrowRight")
+        assert page.locator("#layers").is_visible()
+
+
+def test_many_classes(chromium: Any) -> None:
+    """The matrix has the classes of the most mistakes, and the list of classes the most probable ones."""
+    names = tuple(f"class {i}" for i in range(40))
+    data = Dataset(images(7).images, np.arange(7, dtype=np.int32), names, "many")
+    model = cnn.serial(flat=cnn.flatten, head=cnn.dense(40))
+    with (
+        serve(Network(target(model, data))) as server,
+        Page(chromium, server.url, viewport={"width": 1366, "height": 657}) as page,
+    ):
+        assert page.locator("#classes li").count() == 8
+        page.click("#tab-data")
+        until(page, "document.querySelector('#points-note').textContent.startsWith('7 images')")
+        assert page.locator(".matrix tbody tr").count() == 24
+        assert "24 classes with most mistakes" in page.locator("#confusion-note").inner_text()
+        shown = sum(int(text) for text in page.locator(".matrix button").all_inner_texts())
+        assert shown == 7
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1366

@@ -12,6 +12,8 @@ from explored import CLASSES, Page, ask, images, look, number, until
 from helpers import close
 
 import jaxcnn as cnn
+from jaxcnn.cli.explore import Explore, run_explore
+from jaxcnn.cli.parse import parse
 from jaxcnn.data.dataset import Dataset
 from jaxcnn.errors import UserError
 from jaxcnn.explore import frozen, serve
@@ -76,3 +78,12 @@ def test_what_two_networks_say(chromium: Any, network: Network, tmp_path: Path) 
     with Page(chromium, file.as_uri()) as page:
         assert page.locator("#runs li").count() == 2
         assert page.locator("#classes .value").count() == 6
+
+
+def test_the_command_takes_several_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("jaxcnn.explore.explore", lambda *args, **named: asked.update(named, run=args[0]))
+    run_explore(parse(Explore, "jaxcnn explore", ["runs/a", "runs/b", "runs/c", "--no-browser"]))
+    assert (asked["run"], asked["beside"]) == (Path("runs/a"), (Path("runs/b"), Path("runs/c")))
+    run_explore(parse(Explore, "jaxcnn explore", ["runs/a"]))
+    assert asked["beside"] == ()

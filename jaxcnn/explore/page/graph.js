@@ -132,9 +132,11 @@ function bringIntoView(name) {
   const [x, y, w, h] = graph.boxes.get(name).box.place,
     [left, top, scale] = graph.window,
     [rw, rh] = room().map((n) => n / scale);
-  const high = Math.min(h, rh - 0.2);
-  if (x < left || y < top || x + w > left + rw || y + high > top + rh)
-    setWindow(x + w / 2 - rw / 2, y + high / 2 - rh / 2, scale);
+  if (x >= left && y >= top && x + w <= left + rw && y + h <= top + rh) return;
+  // A block that is larger than the window is made smaller.
+  const next = Math.max(0.3 * INCH, scale * Math.min(1, rw / (w + 0.3), rh / (h + 0.3))),
+    [nw, nh] = room().map((n) => n / next);
+  setWindow(x + w / 2 - nw / 2, h > nh ? y - 0.15 : y + h / 2 - nh / 2, next);
 }
 
 function wireGraphBox(svg) {
@@ -207,10 +209,17 @@ function focusBox(name) {
 
 // --- finding
 
-// The boxes of the layers with this text in their name; of a layer inside a folded block, the block's.
+// The layers with this text in the last part of their name, or, where there are none, anywhere in it.
+function withText(text) {
+  const names = [...state.layers.keys()],
+    last = names.filter((name) => name.split("/").pop().toLowerCase().includes(text));
+  return last.length ? last : names.filter((name) => name.toLowerCase().includes(text));
+}
+
+// The boxes of the layers that are found; of a layer inside a folded block, the block's.
 function findInGraph(move = true) {
   const text = $("graph-find").value.trim().toLowerCase();
-  const hits = text ? [...state.layers.keys()].filter((name) => name.toLowerCase().includes(text)) : [];
+  const hits = text ? withText(text) : [];
   const boxes = new Set();
   for (let name of hits) {
     while (name && !graph.boxes.has(name)) name = name.slice(0, Math.max(0, name.lastIndexOf("/")));
@@ -240,13 +249,17 @@ function showMaps(name) {
   const place = make("span", { hidden: true });
   card.node.before(place);
   graph.card = { card, place, open: card.open, name };
-  $("graph-maps").replaceChildren(card.node);
+  const whole = make("p", { className: "muted small", textContent: name, hidden: !/[/]/.test(name) && !state.layers.get(name).group });
+  $("graph-maps").replaceChildren(whole, card.node);
   refit(card);
   card.toggle(true);
   markShown();
   say(`the maps of ${name}`);
   const box = card.node.getBoundingClientRect();
-  if (box.top > innerHeight - 120) card.node.scrollIntoView({ block: "nearest" });
+  // The card comes into view, and the graph stays in it.
+  const below = box.top + Math.min(box.height, 240) - innerHeight,
+    above = $("graph-box").getBoundingClientRect().top - 60;
+  if (below > 0 && above > 0) scrollBy(0, Math.min(below, above));
 }
 function returnCard() {
   if (!graph.card) return;
