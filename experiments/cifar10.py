@@ -25,6 +25,7 @@ from jax.nn import initializers
 import jaxcnn as cnn
 from experiments.common import images, machine, main, percent, table
 from jaxcnn.data.augment import augmented
+from jaxcnn.train.optimizers import orthogonal
 
 PATCHES = 5000  # images whose patches are whitened
 BIAS_EPOCHS = 3  # in which the bias behind the whitened patches learns
@@ -203,24 +204,15 @@ def optimizers(
             optax.sgd(optax.linear_schedule(rate, 0, steps), 0.85, nesterov=True),
         )
 
-    as_matrix = optax.contrib.MuonDimensionNumbers((0, 1, 2), 3)
     muon = optax.chain(
-        optax.contrib.scale_by_muon(
-            ns_steps=3, beta=0.6, weight_dimension_numbers=lambda tree: jax.tree.map(lambda _: as_matrix, tree)
-        ),
+        optax.trace(0.6, nesterov=True),
+        optax.stateless_with_tree_map(lambda update, _: orthogonal(update, steps=3)),
         optax.scale_by_learning_rate(optax.linear_schedule(lr, 0, steps)),
         unit_filters(),
     )
 
-    def kind(path: Any, leaf: Any) -> str:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if name.startswith(("head", "bias")):
-            return name.split("/")[0]
-        return "filters" if name.endswith("kernel") else "biases"
-
-    return optax.multi_transform(
-        {"filters": muon, "biases": sgd(bias_lr, steps), "head": sgd(head_lr, steps), "bias": sgd(bias_lr, bias_steps)},
-        lambda params: jax.tree_util.tree_map_with_path(kind, params),
+    return cnn.train.by_path(
+        {"bias": sgd(bias_lr, bias_steps), "head": sgd(head_lr, steps), "*kernel": muon, "*": sgd(bias_lr, steps)}
     )
 
 

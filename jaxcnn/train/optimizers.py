@@ -41,27 +41,31 @@ def _muon(lr: optax.ScalarOrSchedule, decay: float) -> optax.GradientTransformat
 
     muon = optax.chain(
         optax.trace(0.95, nesterov=True),
-        optax.stateless_with_tree_map(lambda update, _: _orthogonal(update)),
+        optax.stateless_with_tree_map(
+            lambda u, _: 0.2 * max(u.size // u.shape[-1], u.shape[-1]) ** 0.5 * orthogonal(u)
+        ),
         optax.add_decayed_weights(decay),
         optax.scale_by_learning_rate(lr),
     )
     return optax.partition({"muon": muon, "adam": _adam(lr, decay)}, names)
 
 
-def _orthogonal(update: jax.Array) -> jax.Array:
-    """The update `(..., out)`, as a matrix X, with all singular values near 1, times 0.2 sqrt(max(rows, columns)).
+def orthogonal(update: jax.Array, steps: int = 5) -> jax.Array:
+    """The update `(..., out)`, as a matrix of `out` columns, with all its singular values near 1.
 
-    Five steps X' = a X + (b A + c A^2) X with A = X X^T, from X / |X|, take singular values from 0.01 to 1 to about 0.7
-    to 1.2.
+    Steps X' = a X + (b A + c A^2) X with A = X X^T, from X / |X|; five of them take singular values from 0.01 to 1 to
+    about 0.7 to 1.2.
+
+    Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks (2024).
     """
     x = update.reshape(-1, update.shape[-1])
-    size, tall = max(x.shape), x.shape[0] > x.shape[1]
+    tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / (jnp.linalg.norm(x) + 1e-7)
-    for _ in range(5):
+    for _ in range(steps):
         a = x @ x.T
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return (0.2 * size**0.5 * (x.T if tall else x)).reshape(update.shape)
+    return (x.T if tall else x).reshape(update.shape)
 
 
 OPTIMIZERS: dict[str, tuple[float, _Make]] = {
