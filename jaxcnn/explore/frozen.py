@@ -2,8 +2,8 @@
 
 It has the live page's script and style. For each example it keeps the maps in 256 steps (of a layer with many maps, the
 first ones) and Grad-CAM, occlusion and gradient for the most probable class; for a small network also all numbers, so
-that the sums of units can be shown. Drawing, other images and overlays for other classes need the network, and the page
-says so.
+that the sums of units can be shown. The graph and the convolution to play with are in it whole. Drawing, other images,
+overlays for other classes and the test data as points need the network, and the page says so.
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ def content(
     exact = _exact(network, passes, records)
     about["notes"] = [
         f"This file keeps {len(passes)} example{'s' if len(passes) > 1 else ''} and needs no server. "
-        "You can choose examples, open layers, look at units and overlays; drawing, other images and overlays for "
-        "other classes need jaxcnn explore.",
+        "You can choose examples, open layers, look at units, overlays and the graph, and play with a convolution; "
+        "drawing, other images, overlays for other classes and the test data as points need jaxcnn explore.",
         *note,
         *about["notes"],
     ]
