@@ -2,7 +2,9 @@
 
 The page, served on this machine by `server`, shows the network's layers with their shapes and parameters. For an input
 that is chosen from the data, read from a file, or drawn, it shows all their maps, the classes' probabilities, the
-numbers that one unit was computed from, and the parts of the input that raise a class's score. `frozen` writes the page
+numbers that one unit was computed from, and the parts of the input that raise a class's score. Other views are the
+network's graph (`graph`), a convolution to play with, and the test data as points with their confusion matrix
+(`points`). Several networks may be asked about the same input (`rivals`). `frozen` writes the page
 with some examples as one file.
 """
 

@@ -2,14 +2,16 @@
 
 It has the live page's script and style. For each example it keeps the maps in 256 steps (of a layer with many maps, the
 first ones) and Grad-CAM, occlusion and gradient for the most probable class; for a small network also all numbers, so
-that the sums of units can be shown. Drawing, other images and overlays for other classes need the network, and the page
-says so.
+that the sums of units can be shown. The graph and the convolution to play with are in it whole. Drawing, other images
+and overlays for other classes need the network, and the page says so. Of small images and a small network, the test
+data are in it as points of one layer.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from jaxcnn.explore import answers, server
 from jaxcnn.explore.maps import packed, stacked
 from jaxcnn.explore.messages import pack, to_json
 from jaxcnn.explore.network import ForwardPass, Network
+from jaxcnn.explore.points import Points
 from jaxcnn.explore.rivals import names
 from jaxcnn.explore.target import FIGURES
 from jaxcnn.format import printable
@@ -31,6 +34,7 @@ from jaxcnn.format import printable
 _CHOICES = ((10, 64, 112), (10, 16, 56), (6, 16, 56), (4, 16, 28), (3, 8, 28), (2, 4, 28), (1, 4, 14), (1, 1, 14))
 _MOST_MAPS, _MOST_NUMBERS = 2_500_000, 1_500_000  # bytes, before they become text, which adds a third
 _FILTERS, _FIGURE = 64, 400_000
+_MOST_IMAGES, _MOST_MACS = 1_500_000, 4e11  # of the test data as points: bytes, and some seconds
 
 
 def check(path: str | Path) -> Path:
@@ -137,14 +141,16 @@ def content(
     exact = _exact(network, passes, records)
     about["notes"] = [
         f"This file keeps {len(passes)} example{'s' if len(passes) > 1 else ''} and needs no server. "
-        "You can choose examples, open layers, look at units and overlays; drawing, other images and overlays for "
-        "other classes need jaxcnn explore.",
+        "You can choose examples, open layers, look at units, overlays and the graph, and play with a convolution; "
+        "drawing, other images and overlays for other classes need jaxcnn explore.",
         *note,
         *about["notes"],
     ]
     return {
         "about": about,
         "layers": answers.layers(network),
+        **_points(network, records),
+        "shift": 0 if first is None else 1,  # the image to begin with comes before the examples
         "graphs": {depth: network.graph(depth) for depth in range(_depths(records))},
         "most": most,
         "looks": messages,
@@ -153,6 +159,24 @@ def content(
         "figures": _figures(network, about),
         **exact,
     }
+
+
+def _points(network: Network, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """The examples as points by the last layer but one, and their images; empty where they would be too many."""
+    leaves = [record["name"] for record in records if not record["group"]]
+    if network.target.head.kind != "class" or not leaves:
+        return {}
+    try:
+        examples = network.target.examples()
+    except DataError:
+        return {}
+    points = Points(network, examples)
+    images = examples.inputs[: points.total]
+    macs = sum(record["macs"] for record in records if not record["group"])
+    if images.nbytes > _MOST_IMAGES or macs * points.total > _MOST_MACS:
+        return {}
+    record, places = points.more(leaves[-2:][0], math.inf)
+    return {"points": _text(pack(record, places.astype("<f4").tobytes())), "images": _text(images.tobytes())}
 
 
 def _depths(records: list[dict[str, Any]]) -> int:

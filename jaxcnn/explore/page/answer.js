@@ -114,6 +114,7 @@ function saidAt(name, [y, x]) {
 
 function wireAnswer() {
   $("answer").hidden = !state.about.size;
+  $("input").classList.toggle("pixels", Boolean(state.about.size));
   if (!state.about.size) return;
   const [height, width] = state.about.size;
   $("examples-class").parentElement.hidden = true; // labels of pixels, not of images

@@ -133,6 +133,6 @@ function thumb(index, picture, shape) {
   canvas.getContext("2d").putImageData(picture, 0, 0);
   const button = make("button", { type: "button", title: `example ${index}` }, canvas);
   button.setAttribute("aria-label", `example ${index}, as the input`);
-  button.onclick = () => takeExample(index);
+  button.onclick = () => takePoint(index);
   return button;
 }

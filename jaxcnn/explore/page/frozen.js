@@ -43,6 +43,14 @@ function frozenFrom(kept) {
         throw new Told("This file keeps the overlays of the most probable class only.", 404);
       return find(kept.overlays, key);
     },
+    points: async () => unpacked(bytesOf(kept.points)),
+    images: async (index) => {
+      const size = kept.about.image.reduce((a, b) => a * b),
+        all = new Uint8Array(bytesOf(kept.images)),
+        images = new Uint8Array(index.length * size);
+      index.forEach((i, k) => images.set(all.subarray(i * size, (i + 1) * size), k * size));
+      return { record: { index }, buffer: images.buffer, at: 0 };
+    },
     figure: (name) => kept.figures[name],
   };
 }

@@ -94,13 +94,22 @@ function drawPoints() {
   }
   context.globalAlpha = 1;
   for (const [i, line] of [
-    [state.examples.chosen, 3],
+    [state.examples.chosen - shiftOf(), 3],
     [points.at, 2],
   ])
     if (points.shown[i]) {
       const [x, y] = points.shown[i];
       disc(x, y, 7, colourOf(labels[i]), line, i === points.at ? ink : style.getPropertyValue("--accent"));
     }
+}
+
+// In a file, an image that was given comes before the examples, and not all of them have their maps.
+const shiftOf = () => (frozenData ? frozenData.shift : 0);
+function takePoint(index) {
+  const at = index + shiftOf();
+  if (frozenData && at >= frozenData.looks.length)
+    trouble(new Told("This file keeps the maps of some examples only: jaxcnn explore shows those of all.", 404));
+  else takeExample(at);
 }
 
 // --- the image of a point
@@ -187,14 +196,14 @@ function wireCanvas() {
   canvas.addEventListener("click", (event) => {
     const i = at(event);
     if (touched && i !== points.at) return pointAt(i); // a finger sees the image first
-    if (i >= 0) takeExample(i);
+    if (i >= 0) takePoint(i);
   });
   canvas.addEventListener("keydown", (event) => {
     const way = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] }[event.key];
     if (!points.shown || (!way && event.key !== "Enter")) return;
     event.preventDefault();
     if (way) pointAt(pointTowards(...way));
-    else if (points.at >= 0) takeExample(points.at);
+    else if (points.at >= 0) takePoint(points.at);
   });
   new ResizeObserver(drawPoints).observe($("points-area"));
 }
@@ -202,7 +211,7 @@ function wireCanvas() {
 function wirePoints() {
   VIEWS.set("data", {
     open: () => {
-      if (frozenData) return;
+      if (frozenData && !frozenData.points) return;
       drawPoints();
       if (!points.record || points.record.layer !== points.layer || points.record.done < points.record.total) runPoints();
     },
@@ -210,7 +219,7 @@ function wirePoints() {
   });
   WIDE.add("data");
   $("tab-data").hidden = state.about.answer !== "class";
-  if (frozenData) {
+  if (frozenData && !frozenData.points) {
     $("data-parts").hidden = true;
     $("data-note").hidden = false;
     $("data-note").textContent =
@@ -219,12 +228,14 @@ function wirePoints() {
   }
   const leaves = [...state.layers.values()].filter((layer) => !layer.group).map((layer) => layer.name);
   const usual = leaves[leaves.length - 2] ?? leaves[0];
-  $("points-layer").append(...[...state.layers.keys()].map((name) => make("option", { value: name, textContent: name })));
+  const all = frozenData ? [usual] : [...state.layers.keys()];
+  $("points-layer").append(...all.map((name) => make("option", { value: name, textContent: name })));
   if (!usual) {
     $("tab-data").hidden = true;
     return;
   }
   points.layer = $("points-layer").value = usual;
+  if (frozenData) $("points-layer").title = "This file has the points of this layer; the others need jaxcnn explore.";
   $("points-layer").onchange = () => {
     points.layer = $("points-layer").value;
     points.at = -1;
