@@ -18,6 +18,7 @@ import numpy as np
 import jaxcnn as cnn
 from experiments.common import images, machine, main, save, table
 from jaxcnn.errors import UserError
+from jaxcnn.format import plural
 from jaxcnn.inspect.plots import Figure
 
 
@@ -135,7 +136,8 @@ def vae(
         rows.append([size, *figures, f"{results[0]['train_loss']:.1f}", f"{results[0]['params']:,}",
                      f"{statistics.mean(r['seconds'] for r in results):.0f}"])  # fmt: skip
         print("  ".join(map(str, rows[-1])), flush=True)
-    print(f"\nnats per image of {data}, {len(train):,} images, {epochs} epochs, {seeds} seeds ({machine()})")
+    print(f"\nnats per image of {data}, {len(train):,} images, {epochs} {plural(epochs, 'epoch')}, "
+          f"{seeds} {plural(seeds, 'seed')} ({machine()})")  # fmt: skip
     header = ["latents", "-ELBO, test", "reconstruction", "divergence", "-ELBO, training", "parameters", "seconds"]
     print(table(header, rows))
     if picture is not None:
@@ -174,7 +176,7 @@ def draw(path: Path, fitted: dict[int, cnn.train.FitResult], test: cnn.data.Data
         z = np.array([(x, y) for y in at[::-1] for x in at])
         panels.append(("the plane of 2 latents", tiles(decoded(plane, z), side + 4)))
     count = len(panels) + (plane is not None)
-    figure = Figure(figsize=(4.2 * count, 4.4), layout="constrained")
+    figure = Figure(figsize=(4.2 * count, 4.9), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, count))
     for one, (title, picture) in zip(axes, panels, strict=False):
         one.imshow(1 - picture, cmap="gray", vmin=0, vmax=1)
