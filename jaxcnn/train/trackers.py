@@ -19,7 +19,7 @@ class WeightsAndBiases(Callback):
     resumed continues its run there. Test metrics are not sent: `fit` measures them after the training.
 
     Args:
-      settings: arguments of `wandb.init`, such as `project`, `name` or `mode="offline"`.
+      settings: arguments of `wandb.init`, such as `project="digits"` or `mode="offline"`.
 
     Raises:
       UserError: when wandb is not installed.

@@ -55,7 +55,7 @@ class Callback:
     figures: tuple[str, ...] = ()
 
     def begin(self, training: Training) -> None:
-        """Called before the first step of this process; in a resumed run, after `load`."""
+        """Called before the first step of this process; in a resumed run, after `Callback.load`."""
 
     def step(self, training: Training) -> None:
         """Called after each step. `training.metrics` are on the device: reading one waits for the step."""
@@ -74,7 +74,7 @@ class Callback:
         return None
 
     def load(self, saved: Any) -> None:
-        """Restores what `save` returned; called before `begin` in a resumed run."""
+        """Restores what `Callback.save` returned; called before `Callback.begin` in a resumed run."""
 
 
 def names_of(callbacks: Sequence[Callback]) -> list[str]:
