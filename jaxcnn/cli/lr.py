@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 
 from jaxcnn.cli.common import say, shown
@@ -16,7 +15,7 @@ _UNUSED = ("lr", "schedule", "warmup", "epochs")
 def run_lr(given: Lr) -> None:
     import numpy as np
 
-    from jaxcnn.inspect.graph import check_suffix
+    from jaxcnn.inspect.graph import check_suffix, write
     from jaxcnn.train.train import learning_rates
 
     if found := [name for name in _UNUSED if name in given.given]:
@@ -25,10 +24,7 @@ def run_lr(given: Lr) -> None:
         check_suffix(given.picture)
     search = learning_rates(recipe_of(given), low=given.low, high=given.high, steps=given.steps)
     if given.picture is not None:
-        from jaxcnn.atomic import put
-
-        kind = given.picture.suffix[1:].lower()
-        put(given.picture, functools.partial(search.picture().savefig, format=kind, dpi=150))
+        write(search.picture(), given.picture)
     if given.json:
         columns = {name: [float(x) for x in getattr(search, name)] for name in ("rates", "losses", "smoothed")}
         say(json.dumps({"suggestion": search.suggestion, **columns}))

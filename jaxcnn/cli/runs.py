@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
 
@@ -34,7 +32,7 @@ class Runs:
 
 
 def run_runs(given: Runs) -> None:
-    from jaxcnn.inspect.graph import check_suffix
+    from jaxcnn.inspect.graph import check_suffix, write
     from jaxcnn.runs import groups
     from jaxcnn.runs import table as runs
 
@@ -50,16 +48,9 @@ def run_runs(given: Runs) -> None:
         primary = dataclasses.asdict(chosen.pop()) if len(chosen) == 1 else {}
         if not histories:
             raise UserError("none of these runs has come to the end of an epoch: there are no curves to draw")
-        write_figure(plots.compare(histories, **primary), given.draw)
+        write(plots.compare(histories, **primary), given.draw)
     if given.picture is not None:
-        write_figure(groups.drawn(found), given.picture)
+        write(groups.drawn(found), given.picture)
     names = runs.differing(found)
     rows = [{**run.row(), "settings": {name: run.config.get(name) for name in names}} for run in found]
     say(json.dumps(rows) if given.json else groups.group_table(found) if given.group else runs.table(found))
-
-
-def write_figure(figure: Any, path: Path) -> None:
-    """Writes a figure, completely or not at all."""
-    from jaxcnn.atomic import put
-
-    put(path, functools.partial(figure.savefig, format=path.suffix[1:].lower(), dpi=150))

@@ -40,7 +40,7 @@ class Sweep(Process, Given):
 
 
 def run_sweep(given: Sweep) -> int:
-    from jaxcnn.inspect.graph import check_suffix
+    from jaxcnn.inspect.graph import check_suffix, write
     from jaxcnn.train.sweep import outcome, sweep
     from jaxcnn.train.train import task_of
 
@@ -61,9 +61,7 @@ def run_sweep(given: Sweep) -> int:
         text = f"{str(stop) or 'interrupted'}; the same command goes on with the runs in {shown(folder.absolute())}"
         raise Interrupted(text, status_of(stop) - 128) from None
     if given.draw is not None:
-        from jaxcnn.cli.runs import write_figure
-
-        write_figure(result.draw(), given.draw)
+        write(result.draw(), given.draw)
     say(f"\n{result}\n\n{outcome(result)}; jaxcnn runs {shlex.quote(str(folder))}")
     if result.failures:
         count = len(result.failures)

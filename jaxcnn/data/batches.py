@@ -76,14 +76,22 @@ def padded_batches(data: Dataset | Examples, batch_size: int) -> Iterator[tuple[
     them, as `train.make_evaluate` does. Data with weights give `(inputs, labels, there, weights)`.
     """
     for first in range(0, len(data), batch_size):
-        count = min(batch_size, len(data) - first)
-        index = np.full(batch_size, first)
-        index[:count] += np.arange(count)
-        there = (np.arange(batch_size) < count).astype(np.float32)
+        places, there = padding(min(batch_size, len(data) - first), batch_size)
+        index = first + places
         inputs, labels, *weights = jax.tree.map(
             lambda x, index=index: x[index], (data.inputs, data.labels, *_weights(data))
         )
         yield inputs, labels, there, *weights
+
+
+def padding(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """How `count` examples fill a batch of `size`: the place of each, the first one's for copies, and `there`.
+
+    `there`, float32, is 1 for the examples and 0 for the copies.
+    """
+    places = np.arange(size)
+    there = places < count
+    return np.where(there, places, 0), there.astype(np.float32)
 
 
 def _weights(data: Dataset | Examples) -> tuple[np.ndarray, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcnn.data.batches import padding
 from jaxcnn.data.dataset import check_weights
 from jaxcnn.errors import DataError, first_line
 
@@ -339,8 +340,6 @@ def _joined(parts: list[Any]) -> Any:
 
 
 def _padded(batch: Batch, size: int) -> tuple[Any, ...]:
-    count = _length(batch)
-    index = np.where(np.arange(size) < count, np.arange(size), 0)
-    inputs, labels, weights = jax.tree.map(lambda x: x[index], batch)
-    there = (np.arange(size) < count).astype(np.float32)
+    places, there = padding(_length(batch), size)
+    inputs, labels, weights = jax.tree.map(lambda x: x[places], batch)
     return (inputs, labels, there) if weights is None else (inputs, labels, there, weights)

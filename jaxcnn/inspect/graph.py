@@ -60,8 +60,13 @@ def draw(outline: Outline, total: Row, depth: int | None, path: str | Path | Non
     figure = paint(graph, f"{total.layer}: {total.params:,} parameters, {total.macs:,} MACs")
     if path is not None:
         dpi = min(150, _MOST_PIXELS / max(figure.get_size_inches()))
-        put(path, partial(figure.savefig, format=Path(path).suffix[1:].lower(), dpi=dpi))
+        write(figure, path, dpi)
     return figure
+
+
+def write(figure: Figure, path: str | Path, dpi: float = 150) -> None:
+    """Writes a figure in the format of the path's suffix, completely or not at all."""
+    put(path, partial(figure.savefig, format=Path(path).suffix[1:].lower(), dpi=dpi))
 
 
 def layout(outline: Outline, total: Row, depth: int | None) -> Graph:

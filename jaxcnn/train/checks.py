@@ -13,7 +13,7 @@ import optax
 from jaxcnn.core import Layer
 from jaxcnn.data.augment import PairedTransform
 from jaxcnn.data.dataset import Dataset, Examples
-from jaxcnn.data.loader import Loader
+from jaxcnn.data.loader import Loader, as_data
 from jaxcnn.data.preprocess import Preprocess, inputs_of
 from jaxcnn.data.stream import Stream
 from jaxcnn.declared import calls
@@ -26,8 +26,12 @@ from jaxcnn.train.step import measure, of_batch
 PyTree = Any
 
 
-def check_data(**sets: Any) -> None:
-    """Checks the types of datasets: other libraries take arrays or numbers for these arguments."""
+def data_of(**sets: Any) -> list[Any]:
+    """The datasets, an iterable of batches as a `Loader`.
+
+    Raises:
+      UserError: for arrays or numbers, which other libraries take for these arguments.
+    """
     for name, given in sets.items():
         if isinstance(given, (tuple, list, dict, float, int, str, np.ndarray, jax.Array)):
             if isinstance(given, float):
@@ -42,6 +46,7 @@ def check_data(**sets: Any) -> None:
                 f"{name}: {type(given).__name__} gives single examples; pass a loader that makes batches of them, such "
                 "as torch.utils.data.DataLoader(dataset, batch_size)"
             )
+    return [as_data(given, name) for name, given in sets.items()]
 
 
 def check_settings(

@@ -16,7 +16,7 @@ import optax
 
 from jaxcnn.core import Layer
 from jaxcnn.data.dataset import Dataset, Examples
-from jaxcnn.data.loader import Loader, as_data
+from jaxcnn.data.loader import Loader
 from jaxcnn.data.preprocess import Preprocess, inputs_of, to_float
 from jaxcnn.data.stream import Stream
 from jaxcnn.devices import OneDevice, agree, first_process, together
@@ -29,7 +29,7 @@ from jaxcnn.runs.trained import TrainedModel
 from jaxcnn.runs.writer import RunWriter, pictures
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.train import agreement
-from jaxcnn.train.checks import batch_of, check_data, check_settings, example_of, figures_of, outputs_of
+from jaxcnn.train.checks import batch_of, check_settings, data_of, example_of, figures_of, outputs_of
 from jaxcnn.train.evaluate import Evaluation, evaluated_by, make_evaluate
 from jaxcnn.train.optimizers import make_optimizer
 from jaxcnn.train.report import result_html, result_text
@@ -135,10 +135,7 @@ def fit(
         folder, and at a second Ctrl-C, it is a plain KeyboardInterrupt.
     """
     began = time.monotonic()
-    check_data(data=data, validation=validation, test=test)
-    data, validation, test = (
-        as_data(part, name) for part, name in ((data, "data"), (validation, "validation"), (test, "test"))
-    )
+    data, validation, test = data_of(data=data, validation=validation, test=test)
     check_settings(epochs, batch_size, seed, patience, accumulate, ema, validation is not None)
     objective = Objective.of(Objective() if objective is None else objective).prepared(data)
     size = data.size if isinstance(data, Loader) else min(batch_size, len(data))

@@ -16,13 +16,13 @@ import optax
 from jaxcnn.core import Layer
 from jaxcnn.data.batches import batches
 from jaxcnn.data.dataset import Dataset, Examples
-from jaxcnn.data.loader import Loader, as_data
+from jaxcnn.data.loader import Loader
 from jaxcnn.data.stream import prefetch
 from jaxcnn.devices import OneDevice
 from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss
 from jaxcnn.tasks.objective import Objective
-from jaxcnn.train.checks import batch_of, check_data
+from jaxcnn.train.checks import batch_of, data_of
 from jaxcnn.train.optimizers import make_optimizer
 from jaxcnn.train.step import create_state, make_step
 
@@ -111,8 +111,7 @@ def find_learning_rate(
             "optimizer: expected a name, or a function that makes an optimizer from a schedule, such as optax.sgd, got "
             f"{type(optimizer).__name__}"
         )
-    check_data(data=data)
-    data = as_data(data)
+    (data,) = data_of(data=data)
     size = data.size if isinstance(data, Loader) else min(batch_size, len(data))
     objective = Objective.of(Objective() if objective is None else objective).prepared(data)
 
