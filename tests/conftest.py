@@ -1,10 +1,12 @@
 """What every test shares: the processors it may use, exact arithmetic, double precision, the datasets."""
 
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Each of pytest-xdist's workers takes its share of the cores; read when JAX and PyTorch are imported.
 _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -60,3 +62,19 @@ def data_dir() -> Path:
     if not (path := os.environ.get("JAXCNN_DATA_DIR")):
         pytest.skip("JAXCNN_DATA_DIR is not set")
     return Path(path)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser, or a skip.
+
+    It is a module's: while Playwright runs, an event loop runs in the thread, which no other user of asyncio can bear.
+    """
+    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    program = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("there is no Chromium")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()

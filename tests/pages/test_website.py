@@ -5,7 +5,6 @@ import html
 import importlib.util
 import io
 import re
-import shutil
 import sys
 import types
 import warnings
@@ -100,32 +99,25 @@ def test_every_link_inside_the_website_is_there(site):
 
 
 @pytest.mark.slow
-def test_the_search_finds_names_and_sections_and_the_theme_is_kept(site):
-    sync = pytest.importorskip("playwright.sync_api")
-    if (chromium := shutil.which("chromium")) is None:
-        pytest.skip("needs Chromium")
-    with sync.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
-        wrong: list[str] = []
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        for address in ("index.html", "00_is_this_digit_a_five.html", "reference/jaxcnn/inspect.html"):
-            page.goto((site / address).as_uri())
-            assert page.evaluate("document.documentElement.dataset.theme") == "dark"
-            assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), (
-                address
-            )
-        page.keyboard.press("/")
-        page.keyboard.type("gradient_check")
-        page.wait_for_selector("#found a")
-        assert "gradient_check" in page.inner_text("#found li:first-child b")
-        page.fill("#find", "receptive fields of stacks")
-        page.wait_for_function("document.querySelector('#found b')?.textContent.includes('Receptive fields of stacks')")
-        page.keyboard.press("Enter")
-        page.wait_for_url("**/01_convolution_and_receptive_fields.html#*")
-        page.click("#theme")
-        assert page.evaluate("document.documentElement.dataset.theme") == "light"
-        page.fill("#find", "qqqq")
-        page.wait_for_function("document.querySelector('#found').textContent === 'nothing found'")
-        browser.close()
+def test_the_search_finds_names_and_sections_and_the_theme_is_kept(chromium, site):
+    page = chromium.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    for address in ("index.html", "00_is_this_digit_a_five.html", "reference/jaxcnn/inspect.html"):
+        page.goto((site / address).as_uri())
+        assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), address
+    page.keyboard.press("/")
+    page.keyboard.type("gradient_check")
+    page.wait_for_selector("#found a")
+    assert "gradient_check" in page.inner_text("#found li:first-child b")
+    page.fill("#find", "receptive fields of stacks")
+    page.wait_for_function("document.querySelector('#found b')?.textContent.includes('Receptive fields of stacks')")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/01_convolution_and_receptive_fields.html#*")
+    page.click("#theme")
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    page.fill("#find", "qqqq")
+    page.wait_for_function("document.querySelector('#found').textContent === 'nothing found'")
+    page.close()
     assert wrong == []
