@@ -142,7 +142,7 @@ ZOO = {
     task.model: task
     for task in (
         Task("mobilenet_v2", (16, 224, 224, 3), 1000, learning_rate=1e-6),
-        Task("mobilenet_v3_large", (16, 224, 224, 3), 1000, learning_rate=1e-6),
+        Task("mobilenet_v3_large", (16, 224, 224, 3), 1000, learning_rate=1e-3),
         Task("mnasnet1_0", (16, 224, 224, 3), 1000, learning_rate=1e-6),
         Task("efficientnet_b0", (8, 224, 224, 3), 1000, learning_rate=1e-6),
         Task("shufflenet_v2_x1_0", (32, 224, 224, 3), 1000, learning_rate=1e-6),

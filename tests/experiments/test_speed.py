@@ -149,6 +149,8 @@ def test_losses_are_compared() -> None:
     for others in ([2.51, 2.4, 2.2], [2.5, 2.4, 2.3], [2.5, 2.4, float("nan")]):
         with pytest.raises(speed.Mismatch, match=r"instead of 2\.5, 2\.4, 2\.2"):
             speed.compare(losses, {"losses": others}, "float32")
+    # Rounding is no mismatch where the losses do not move.
+    assert speed.compare({"losses": [6.9, 6.9, 6.9]}, {"losses": [6.9, 6.9, 6.9 + 1e-6]}, "float32") < 0.02
 
 
 def test_later_networks_are_compared_with_pytorch_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,15 +53,30 @@ def gradients(case: Case, loss: Callable[..., Any]) -> Callable[..., Any]:
 
 # --- what is seen while a function is traced ---------------------------------------------------------------------
 
-TRACING: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+
+def all_of(*switches: Callable[[], AbstractContextManager[Any]]) -> Callable[[], AbstractContextManager[Any]]:
+    def on() -> ExitStack:
+        stack = ExitStack()
+        for switch in switches:
+            stack.enter_context(switch())
+        return stack
+
+    return on
+
+
+PROMOTION = {
     "rank promotion": lambda: jax.numpy_rank_promotion("raise"),
     "dtype promotion": lambda: jax.numpy_dtype_promotion("strict"),
-    "tracer leaks": jax.checking_leaks,
+}
+# What only forbids goes together: the error says which of them it was.
+TRACING: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "all that forbid": all_of(*PROMOTION.values(), jax.checking_leaks, lambda: jax.legacy_prng_key("error")),
     "double precision": lambda: jax.enable_x64(True),
-    "legacy keys": lambda: jax.legacy_prng_key("error"),
-    "new keys": lambda: jax.enable_custom_prng(True),
-    "counters": lambda: jax.threefry_partitionable(False),
-    "precision": lambda: jax.default_matmul_precision("BF16_BF16_F32_X3"),
+    "keys and precision": all_of(
+        lambda: jax.enable_custom_prng(True),
+        lambda: jax.threefry_partitionable(False),
+        lambda: jax.default_matmul_precision("BF16_BF16_F32_X3"),
+    ),
 }
 
 
@@ -109,11 +124,11 @@ def everywhere() -> dict[str, Callable[[], Any]]:
 
 
 @pytest.mark.parametrize("name", everywhere())
-@pytest.mark.parametrize("switch", ["rank promotion", "dtype promotion"])
+@pytest.mark.parametrize("switch", PROMOTION)
 def test_augmentations_losses_and_operations_are_traced(name: str, switch: str) -> None:
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         function = everywhere()[name]
-    with TRACING[switch]():
+    with PROMOTION[switch]():
         jax.eval_shape(function)
 
 
