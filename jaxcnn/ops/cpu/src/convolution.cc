@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "layout.h"
+#include "pages.h"
+
 namespace jaxcnn {
 namespace {
 
@@ -44,6 +47,12 @@ struct Kernel {
     any = memory::desc(dims, data_type(c.type), Tag::any);
   }
 };
+
+std::size_t bytes(const Ints& shape, Type type) {
+  std::size_t count = type == Type::float32 ? 4 : 2;
+  for (const std::int64_t length : shape) count *= static_cast<std::size_t>(length);
+  return count;
+}
 
 void activate(dnnl::post_ops& after, const std::string& name) {
   using dnnl::algorithm;
@@ -109,6 +118,9 @@ class Ready {
     bytes_ = kernel_bytes_ + pad.get_size();
     if (reordered) {
       wanted_ = memory(made.kernel, engine(), nullptr);
+      if (c.groups == 1 && !c.swapped) layout_ = Layout::of(made.kernel);
+    }
+    if (reordered && !layout_) {
       dnnl::primitive_attr attributes;
       attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
       memory &from = kind_ == Kind::kernel ? wanted_ : kernel_, &to = kind_ == Kind::kernel ? kernel_ : wanted_;
@@ -145,22 +157,28 @@ class Ready {
     if (bias_) bias_.set_data_handle(arrays.bias);
     if (residual_) residual_.set_data_handle(arrays.residual);
     arguments_.at(DNNL_ARG_SCRATCHPAD).set_data_handle(space + kernel_bytes_);
-    if (wanted_) {
-      wanted_.set_data_handle(space);
-      reordering_.at(DNNL_ARG_SCRATCHPAD).set_data_handle(space + kernel_bytes_);
-    }
-    if (wanted_ && kind_ != Kind::kernel) reorder_.execute(stream(), reordering_);
+    if (wanted_) wanted_.set_data_handle(space);
+    if (reorder_) reordering_.at(DNNL_ARG_SCRATCHPAD).set_data_handle(space + kernel_bytes_);
+    if (wanted_ && kind_ != Kind::kernel) reorder(arrays.kernel, space);
     primitive_.execute(stream(), arguments_);
-    if (wanted_ && kind_ == Kind::kernel) reorder_.execute(stream(), reordering_);
+    if (wanted_ && kind_ == Kind::kernel) reorder(arrays.kernel, space);
     stream().wait();
   }
 
  private:
+  // Into the layout of the primitive; of a gradient, out of it.
+  void reorder(void* kernel, void* blocks) {
+    if (!layout_) return reorder_.execute(stream(), reordering_);
+    const auto from = static_cast<float*>(kernel), to = static_cast<float*>(blocks);
+    kind_ == Kind::kernel ? layout_->from_blocks(from, to) : layout_->to_blocks(from, to);
+  }
+
   static std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
   Kind kind_;
   dnnl::primitive primitive_;
   dnnl::reorder reorder_;
+  std::optional<Layout> layout_;  // if it is one that this package copies itself
   memory x_, kernel_, wanted_, y_, bias_, residual_;
   std::unordered_map<int, memory> arguments_, reordering_;
   std::size_t kernel_bytes_ = 0, bytes_ = 0;
@@ -178,6 +196,10 @@ std::string Convolution::key() const {
 
 void convolve(const Convolution& convolution, const Arrays& arrays) {
   const Turn turn;
+  void* const results[] = {arrays.y, arrays.x, arrays.kernel};  // in the order of Kind
+  const Ints* const shapes[] = {&convolution.y, &convolution.x, &convolution.kernel};
+  const auto kind = static_cast<std::size_t>(convolution.kind);
+  use_huge_pages(results[kind], bytes(*shapes[kind], convolution.type));
   cache<Ready>().of(convolution.key(), convolution).run(arrays);
 }
 

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "convolution.h"
+#include "pages.h"
 #include "product.h"
 #include "threads.h"
 #include "xla/ffi/api/ffi.h"
@@ -143,6 +144,8 @@ extern "C" {
 
 // The fingerprint of the sources of this library. Python does not use a library that was built from other sources.
 const char* jaxcnn_sources() { return JAXCNN_SOURCES; }
+
+void jaxcnn_set_huge_pages(int wanted) { jaxcnn::set_huge_pages(wanted != 0); }
 
 int jaxcnn_threads() { return jaxcnn::thread_count(); }
 

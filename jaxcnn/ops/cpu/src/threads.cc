@@ -17,6 +17,9 @@
 // Functions of the GNU OpenMP library that oneDNN is linked with. They are resolved when this library is loaded.
 extern "C" int omp_get_max_threads(void);
 extern "C" void omp_set_num_threads(int);
+extern "C" int omp_get_thread_num(void);
+extern "C" int omp_get_num_threads(void);
+extern "C" void GOMP_parallel(void (*)(void*), void*, unsigned, unsigned);
 
 namespace jaxcnn {
 namespace {
@@ -131,6 +134,24 @@ Turn::~Turn() {
   if (memory.size > kKept) memory.release();
   if (before_ != thread_count()) omp_set_num_threads(before_);
   mutex.unlock();
+}
+
+void parallel(std::int64_t count, void (*function)(void*, std::int64_t), void* data) {
+  struct Work {
+    std::int64_t count;
+    void (*function)(void*, std::int64_t);
+    void* data;
+  } work{count, function, data};
+  const auto share = [](void* given) {
+    const Work& work = *static_cast<Work*>(given);
+    const std::int64_t own = omp_get_thread_num(), all = omp_get_num_threads();
+    for (std::int64_t i = work.count * own / all; i < work.count * (own + 1) / all; ++i) work.function(work.data, i);
+  };
+  if (thread_count() == 1) {
+    for (std::int64_t i = 0; i < count; ++i) function(data, i);
+  } else {
+    GOMP_parallel(share, &work, static_cast<unsigned>(thread_count()), 0);
+  }
 }
 
 void* scratch(std::size_t bytes) {

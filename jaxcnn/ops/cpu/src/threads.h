@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace jaxcnn {
 
@@ -27,6 +28,19 @@ class Turn {
 
 // Memory of at least this size, valid until the next call or the end of the turn. Use it only during a turn.
 void* scratch(std::size_t bytes);
+
+// Calls function(data, i) for each i < count, on the threads of the turn. Use it only during a turn.
+void parallel(std::int64_t count, void (*function)(void*, std::int64_t), void* data);
+
+// Calls function(i) for each i < count; on this thread if `alone`.
+template <typename Function>
+void parallel(std::int64_t count, bool alone, Function& function) {
+  if (alone) {
+    for (std::int64_t i = 0; i < count; ++i) function(i);
+  } else {
+    parallel(count, [](void* data, std::int64_t i) { (*static_cast<Function*>(data))(i); }, &function);
+  }
+}
 
 // A number that changes when the process is forked; older primitives would need threads that no longer exist.
 int forks();

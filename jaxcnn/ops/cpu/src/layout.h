@@ -1,0 +1,38 @@
+// A kernel's layout: JAX's, and the blocks that oneDNN's code needs.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "primitives.h"
+
+namespace jaxcnn {
+
+// Copies a float32 kernel (*size, C, K) into blocks, or from blocks into a kernel. oneDNN's own reordering takes two to
+// five times as long, since it does not use that K numbers lie side by side. Use it only during a turn.
+//
+// The blocks have n numbers, 16 to 64, zeros at the end of the last block:
+//   filters:  (K / n, *size, C, n of K), the forward pass's
+//   channels: (C / n, *size, K, n of C), the input gradient's
+//   both:     (K / n, C / n, *size, n of C, n of K), the kernel gradient's
+class Layout {
+ public:
+  // The layout with this descriptor, whose dimensions are (K, C, *size); empty if it is none of the three.
+  static std::optional<Layout> of(const dnnl::memory::desc& blocks);
+
+  void to_blocks(float* kernel, float* blocks) const;
+  void from_blocks(float* kernel, float* blocks) const;
+
+ private:
+  enum class Kind { filters, channels, both };
+
+  // Copies rows of n filters: into the blocks, or out of them.
+  template <bool kIn>
+  void rows(float* kernel, float* blocks) const;
+  void transposed(const float* kernel, float* blocks) const;
+
+  Kind kind_ = Kind::filters;
+  std::int64_t places_ = 1, channels_ = 0, filters_ = 0, block_ = 0;  // places: the product of the size
+};
+
+}  // namespace jaxcnn
