@@ -19,6 +19,10 @@ fuses an elementwise operation into every operation that uses its result, and so
 - `maximum`: max pooling records which tap had the maximum, and its gradient uses this (`jaxcnn.ops.maximum`).
 - `products`: a convolution of few pixels with a large kernel is a matrix product.
 - `slices`: sums over windows are sums of strided slices.
+- `pages`: XLA takes the memory of each call from the system and gives it back, and the system clears it page by page,
+  which was a fifth of a step. Where oneDNN is called, it comes in huge pages (`ops/cpu/src/pages.h`).
+- `ordered`: a training step updates its kernels in place when their last use is over (`backend.ordered`). XLA's order
+  is free, so it worked on copies of them, made at the beginning of the step.
 - `stuffed`: without oneDNN, a transposed convolution is a convolution of an image with zeros inserted.
 
 Each form applies wherever a function is traced: under `jax.jit`, in `scan`, `vmap`, `remat` and `shard_map`. None
@@ -31,10 +35,8 @@ The package changes no setting of XLA. Two settings can help, but the user must 
 - `XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=-individual_convolution` (convolutions by Eigen) helps where oneDNN
   is not used: a step of ResNet-20 in XLA's operations takes 1.54 instead of 2.26 times as long as with this package's
   forms. XLA ends the process if its version does not know the flag.
-- `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`: in each step, XLA takes memory from the system and gives it back, and the
-  system clears it page by page. With huge pages, a step took 6 to 16 % less time in four networks, but 30 % more on a
-  machine whose memory was fragmented. (`mallopt` can keep the memory within the process, which is as fast, but then
-  the memory of two steps stays resident.)
+- `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`: huge pages for what `pages` does not reach, the first arrays of a step.
+  (`mallopt` can keep the memory within the process, but then the memory of two steps stays resident.)
 
 Two changes did not help: computing the variance as E[x^2] - E[x]^2, with a fallback where digits are lost (saves a
 pass, 1 %); and folding the pixels of the first layer's image into channels (no faster).

@@ -30,6 +30,8 @@ FORMS = {
     "maximum": "max pooling that writes down which pixel was the largest, for its gradient",
     "slices": "pools as strided slices instead of reduce_window",
     "stuffed": "transposed convolutions without oneDNN with the zeros put in beforehand",
+    "ordered": "kernels are updated in place after their last use, and not copied",
+    "pages": "the memory of a call in huge pages, where oneDNN is used",
 }
 
 
@@ -66,6 +68,28 @@ def stored(x: jax.Array) -> jax.Array:
     XLA does not repeat an operation on two whole images, so this function is `select(x == x, x, nan)`, which equals x.
     """
     return stored_p.bind(x) if jnp.issubdtype(x.dtype, jnp.floating) and not _general.value else x
+
+
+def ordered(gradients: Any) -> Any:
+    """The gradients of kernels, none of which XLA uses on a CPU before it has computed all of them.
+
+    A step that donates its parameters overwrites them. XLA may update a kernel before the gradient of the layer below
+    has used it, and so works on a copy of each kernel, made when the step begins. To each gradient, this function adds
+    a zero that depends on all of them, which XLA cannot know: the highest of 32 bits, moved on twice.
+
+    Args:
+      gradients: a tree of arrays. Those of less than two dimensions are small, and stay as they are.
+    """
+    leaves = [leaf for leaf in jax.tree.leaves(gradients) if _is_kernel(leaf)]
+    if len(leaves) < 2 or not suits_cpu("ordered", *leaves):
+        return gradients
+    some = jnp.stack([leaf[(0,) * leaf.ndim].astype(jnp.float32) for leaf in leaves])
+    zero = ((lax.bitcast_convert_type(some, jnp.uint32) >> 31) >> 1).sum()
+    return jax.tree.map(lambda leaf: leaf + zero.astype(leaf.dtype) if _is_kernel(leaf) else leaf, gradients)
+
+
+def _is_kernel(leaf: jax.Array) -> bool:
+    return leaf.ndim > 1 and leaf.size > 0 and bool(jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
 def vary_alike(*arrays: jax.Array) -> list[jax.Array]:

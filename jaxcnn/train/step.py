@@ -19,6 +19,7 @@ from jaxcnn.devices import OneDevice
 from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss, Weighted
 from jaxcnn.metrics import Metric, Summed, accuracy, in_training
+from jaxcnn.ops.backend import ordered
 from jaxcnn.ops.precision import rounded, wide
 from jaxcnn.runs.averages import averages
 from jaxcnn.tasks.objective import Objective
@@ -317,6 +318,7 @@ def make_step(
             return slope, measured, model_state
 
         slope, measured, model_state = differentiated(state.params)
+        slope = ordered(slope)
         updates, opt_state = _updates(optimizer, state, slope, measured["loss"], differentiated)
         for function in watch:
             measured = measured | watched(function, slope, updates, state.params, measured)

@@ -128,6 +128,7 @@ def _loaded() -> ctypes.CDLL | str:
         *[ctypes.c_int64] * 3, ctypes.POINTER(ctypes.c_int64), ctypes.c_int64, *[ctypes.c_int] * 3, ctypes.c_char_p,
         ctypes.c_char_p, ctypes.c_int64,
     ]  # fmt: skip
+    library.jaxcnn_set_huge_pages(suits_cpu("pages"))
     for name in (CONVOLUTION, PRODUCT):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library

@@ -144,6 +144,55 @@ def test_what_follows_is_right(activation: str) -> None:
 
 
 @needs_engine
+@needs_engine
+@pytest.mark.parametrize("size", [(3,), (1, 1), (3, 2), (2, 1, 3)], ids=str)
+@pytest.mark.parametrize(("channels", "filters"), [(3, 64), (16, 48), (17, 33), (70, 16), (64, 130)])
+def test_kernels_in_blocks(size: tuple[int, ...], channels: int, filters: int) -> None:
+    """Whole blocks and the rest of one, of channels and of filters: outputs and gradients against XLA's own.
+
+    Both compute in float32, in another order: 1e-5 of the largest value.
+    """
+    x, k = jnp.asarray(normal(0, 2, *(5,) * len(size), channels)), jnp.asarray(normal(1, *size, channels, filters))
+
+    @partial(jax.jit, static_argnums=0)
+    def found(conv: Any, x: jax.Array, k: jax.Array) -> Any:
+        y, back = jax.vjp(conv, x, k)
+        return y, back(normal(2, *y.shape))
+
+    letters = "DHW"[-len(size) :]
+    layout = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
+    plain = partial(
+        lax.conv_general_dilated, window_strides=(1,) * len(size), padding="VALID", dimension_numbers=layout
+    )
+    close(found(ops.conv, x, k), found(plain, x, k))
+
+
+PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+FAULTS = """
+import resource, jax, jax.numpy as jnp
+from jaxcnn import ops
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+x, k = jnp.ones((8, 128, 128, 16)), jnp.ones((3, 3, 16, 16))
+run = jax.jit(lambda x: jnp.sum(ops.conv(ops.conv(x, k), k)))  # two intermediate arrays of 8 MiB
+run(x).block_until_ready()
+before = faults()
+for _ in range(10):
+    run(x).block_until_ready()
+print((faults() - before) // 10)
+"""
+
+
+@needs_engine
+@pytest.mark.skipif(not PAGES.exists() or "[madvise]" not in PAGES.read_text(), reason="no huge pages on advice")
+def test_memory_comes_in_huge_pages() -> None:
+    def faults(plain: str) -> int:
+        environment = {**os.environ, "JAXCNN_PLAIN": plain}
+        return int(subprocess.run([sys.executable, "-c", FAULTS], env=environment, text=True, capture_output=True,
+                                  check=True).stdout)  # fmt: skip
+
+    assert faults("") < faults("pages") / 3
+
+
 def test_windows_wholly_in_the_padding() -> None:
     """The two taps of each window are beside the only column: sums of nothing, and then the bias."""
     x, kernel = array(0, 1, 5, 1, 8), array(1, 3, 2, 8, 8)

@@ -18,7 +18,7 @@ import jaxcnn as cnn
 from jaxcnn import ops
 from jaxcnn.errors import UserError
 from jaxcnn.ops import convolution, product
-from jaxcnn.ops.backend import FORMS, stored, suits_cpu
+from jaxcnn.ops.backend import FORMS, ordered, stored, suits_cpu
 from tests.ops.cpu.test_cpu import needs_engine
 
 cpu = pytest.mark.skipif(not suits_cpu("stored"), reason="the forms are for a CPU")
@@ -80,6 +80,36 @@ def test_stored_is_its_argument_whatever_that_is() -> None:
     same(jax.jvp(jax.jit(stored), (x,), (x + 1,)), (x, x + 1))
     same(jax.vmap(jax.grad(lambda v: stored(v) ** 3))(x), 3 * x**2)
     same(jax.vmap(jax.grad(jax.grad(lambda v: stored(v) ** 3)))(x), 6 * x)
+
+
+@needs_engine
+def test_kernels_are_not_copied_by_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the new ones are the same to the last bit: what is added to their gradients is 0."""
+    model = cnn.serial(cnn.conv(4, 3), cnn.relu, cnn.conv(8, 3), cnn.relu, cnn.flatten, cnn.dense(3))
+    optimizer = cnn.train.make_optimizer("momentum")
+    batch = (jnp.asarray(normal(0, 4, 8, 8, 2)), jnp.arange(4) % 3)
+
+    def found() -> tuple[Any, int]:
+        step = cnn.train.make_step(model, cnn.losses.softmax_cross_entropy, optimizer)
+        state = cnn.train.create_state(model, optimizer, jax.random.key(0), batch[0])
+        compiled = step.lower(state, batch).compile()
+        copies = [line for line in compiled.as_text().splitlines() if " copy(" in line and "kernel" in line]
+        return step(state, batch)[0].params, len(copies)
+
+    params, copies = found()
+    monkeypatch.setenv("JAXCNN_PLAIN", "ordered")
+    plain, copied = found()
+    same(params, plain)
+    assert copies == 0
+    assert copied >= 1  # else XLA needs this form no longer
+
+
+@cpu
+def test_what_is_no_kernel_is_left_as_it_is() -> None:
+    tree = {"a": jnp.ones(3), "b": jnp.ones((2, 0)), "c": jnp.ones((2, 2), jnp.int32), "d": jnp.ones((2, 2))}
+    assert all(new is old for new, old in zip(jax.tree.leaves(ordered(tree)), jax.tree.leaves(tree), strict=True))
+    wide = {"a": jnp.full((2, 2), jnp.nan), "b": -jnp.ones((1, 2), jnp.bfloat16)}
+    same(jax.jit(ordered)(wide), wide)  # a NaN stays in its own array
 
 
 @needs_engine
