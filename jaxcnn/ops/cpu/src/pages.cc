@@ -1,12 +1,15 @@
 #include "pages.h"
 
+#include <malloc.h>
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cinttypes>
 #include <cstdint>
 #include <cstdio>
 #include <iterator>
+#include <optional>
 
 namespace jaxcnn {
 namespace {
@@ -63,6 +66,14 @@ void use_huge_pages(const void* array, std::size_t bytes) {
   if (found.high - found.low < kMapping || !advise(found)) return;
   known[oldest] = found;
   oldest = (oldest + 1) % std::size(known);
+}
+
+void give_back_memory() {
+  using Clock = std::chrono::steady_clock;
+  static std::optional<Clock::time_point> last;
+  const auto now = Clock::now();
+  if (!last || now - *last > std::chrono::seconds(1)) malloc_trim(0);
+  last = now;
 }
 
 }  // namespace jaxcnn

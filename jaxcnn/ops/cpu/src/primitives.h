@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "oneapi/dnnl/dnnl.hpp"
+#include "pages.h"
 #include "threads.h"
 
 namespace jaxcnn {
@@ -62,6 +63,7 @@ class Cache {
       order_.splice(order_.begin(), order_, found->second);
       return *found->second->second;
     }
+    give_back_memory();
     order_.emplace_front(key, std::make_unique<Made>(description));
     places_[key] = order_.begin();
     if (order_.size() > kKept) {
