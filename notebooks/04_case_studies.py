@@ -766,8 +766,9 @@ assert trend["convnext_tiny"]["mean"] > trend["resnet50"]["mean"]
 
 # %% [markdown]
 # The mean size falls from 5 to 3 and then below 2, where most convolutions are 1x1. In spite of it the fields grow: by
-# depth and stride, not by large filters. One dense layer is left. The trend has an end, though. ConvNeXt (2022) goes
-# back to filters of 7x7, one for each map (depthwise), so that they cost little.
+# depth and stride, not by large filters. One dense layer is left (a third of MobileNetV2, which has little else). The
+# trend has an end, though. ConvNeXt (2022) goes back to filters of 7x7, one for each map (depthwise), so that they cost
+# little.
 #
 # ## 10. Losses
 #
