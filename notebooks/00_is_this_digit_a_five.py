@@ -14,7 +14,7 @@
 # $h_\theta$ with parameters $\theta$, choose a **loss** that says how badly it fits, and **minimize** it. Then **test**
 # on examples the model has never seen.
 #
-# Everything here runs in about a minute on a laptop. The handwritten digits come with scikit-learn; for the full MNIST
+# Everything here runs in a minute or two on a laptop. The handwritten digits come with scikit-learn; for the full MNIST
 # set, or for the photographs of CIFAR-10, change `DATA` and set the environment variable `JAXCNN_DATA_DIR` to the
 # folder of the data. (Class 5 of CIFAR-10 is "dog", so the question becomes "is this a dog?".)
 
