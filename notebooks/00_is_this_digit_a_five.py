@@ -14,17 +14,21 @@
 # $h_\theta$ with parameters $\theta$, choose a **loss** that says how badly it fits, and **minimize** it. Then **test**
 # on examples the model has never seen.
 #
-# Everything here runs in about a minute on a laptop. The handwritten digits come with scikit-learn; for the full MNIST
+# Everything here runs in a minute or two on a laptop. The handwritten digits come with scikit-learn; for the full MNIST
 # set, or for the photographs of CIFAR-10, change `DATA` and set the environment variable `JAXCNN_DATA_DIR` to the
 # folder of the data. (Class 5 of CIFAR-10 is "dog", so the question becomes "is this a dog?".)
 
 # %%
 # %matplotlib inline
+# %config InlineBackend.figure_format = "retina"
+import itertools
+
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
+from scipy.optimize import linprog
 from sklearn.datasets import make_circles
 
 import jaxcnn as cnn
@@ -32,7 +36,7 @@ import jaxcnn as cnn
 DATA = "digits"  # or "mnist", "cifar10"
 
 BLUE, ORANGE, GREEN = "#3b6fb6", "#d9822b", "#3f8f5b"
-plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True})
+plt.rcParams.update({"figure.dpi": 75, "figure.constrained_layout.use": True})
 
 # %% [markdown]
 # ## 1. Fitting a line
@@ -188,7 +192,7 @@ print(f"largest difference between jax.grad and g (1 - g): {jnp.abs(slope - g * 
 figure, axes = plt.subplots(figsize=(5.5, 2.8))
 axes.plot(z, g, color=BLUE, label="g(z)")
 axes.plot(z, slope, color=ORANGE, label="g'(z), never above 1/4")
-axes.set(xlabel="z")
+axes.set(xlabel="z", ylabel="value")
 axes.legend(frameon=False)
 plt.show()
 
@@ -251,10 +255,84 @@ print("cnn.losses.sigmoid_cross_entropy: ", cnn.losses.sigmoid_cross_entropy(sco
 # %% [markdown]
 # ## 5. Training
 #
+# Training is a special case of an **optimization problem**: minimize an objective $f_0(x)$ subject to constraints
+# $f_i(x) \le b_i$. The general problem is very difficult. Three classes can be solved reliably: least squares
+# (section 1), linear programs, and, including both, convex problems.
+#
+# A **linear program** has a linear objective and linear constraints: minimize $c^T x$ subject to $a_i^T x \le b_i$. Its
+# gradient is $c$ everywhere, so without the constraints there is no minimum. With them, the optimum lies at a
+# **corner** of the feasible region. A workshop, for instance, earns 3 for each chair and 2 for each stool; wood, paint
+# and time limit how many it makes:
+#
+# $$\text{minimize } -3x_1 - 2x_2 \quad\text{subject to}\quad x_1 + x_2 \le 4, \quad x_1 + 3x_2 \le 9, \quad
+# x_1 \le 3, \quad x_1, x_2 \ge 0 .$$
+
+# %%
+c = np.array([-3.0, -2.0])
+rows = np.array([[1.0, 1], [1, 3], [1, 0], [-1, 0], [0, -1]])  # the last two are x >= 0
+limits = np.array([4.0, 9, 3, 0, 0])
+
+program = linprog(c, rows, limits, bounds=(None, None))
+pairs = [list(pair) for pair in itertools.combinations(range(5), 2) if np.linalg.det(rows[list(pair)]) != 0]
+crossings = [np.linalg.solve(rows[pair], limits[pair]) for pair in pairs]
+corners = np.array([x for x in crossings if (rows @ x <= limits + 1e-9).all()])
+assert len(corners) == 5
+assert np.allclose(program.x, corners[(corners @ c).argmin()])
+assert np.allclose(program.x, [3, 1])
+print("objective at the corners:", {tuple(x.round(1).tolist()): float(x @ c) for x in corners})
+print(f"linear program: x = ({program.x[0]:.0f}, {program.x[1]:.0f}), objective {program.fun:.0f}")
+
+# %% [markdown]
+# Gradient descent knows no constraints. **Projected** gradient descent takes the nearest feasible point after each
+# step. Back to the line of section 1, now with the constraint $\lVert\theta\rVert \le 1.5$. The nearest point of that
+# disc is $1.5\, \theta / \lVert\theta\rVert$, if $\theta$ is outside. At the end, the gradient is not zero: it points
+# straight to the centre of the disc, $\nabla L = -2\lambda\theta$, so that no step along the circle helps. The same
+# point minimizes $L(\theta) + \lambda \lVert\theta\rVert^2$ without any constraint: a limit on the length of $\theta$
+# and a penalty on it have the same effect.
+
+# %%
+radius, theta = 1.5, jnp.array([-0.5, 1.0])
+projected = [theta]
+for _ in range(200):
+    theta = theta - 0.35 * jax.grad(squared_error)(theta)
+    theta = theta * jnp.minimum(1, radius / jnp.linalg.norm(theta))
+    projected.append(theta)
+projected = jnp.stack(projected)
+
+slope = jax.grad(squared_error)(theta)
+penalty = -(slope @ theta) / (2 * theta @ theta)
+assert jnp.allclose(slope, -2 * penalty * theta, atol=1e-4)
+assert jnp.allclose(jnp.linalg.solve(A.T @ A / 30 + penalty * jnp.eye(2), A.T @ price / 30), theta, atol=1e-4)
+angle = jnp.linspace(0, 2 * jnp.pi, 1000)
+circle = radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
+assert squared_error(theta) <= jax.vmap(squared_error)(circle).min() + 1e-5
+print(f"without constraint L = {squared_error(exact):.4f} at ({exact[0]:.2f}, {exact[1]:.2f})")
+print(f"in the disc        L = {squared_error(theta):.4f} at ({theta[0]:.2f}, {theta[1]:.2f}), lambda = {penalty:.3f}")
+
+figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8))
+side = np.linspace(-0.5, 4.5, 100)
+left.contour(side, side, c[0] * side + c[1] * side[:, None], levels=range(-20, 1, 2), colors="0.8", linestyles="solid")
+around = corners[np.argsort(np.arctan2(*(corners - corners.mean(0)).T))]
+left.fill(*around.T, color=BLUE, alpha=0.25)
+left.plot(*corners.T, "o", color=BLUE)
+left.plot(*program.x, "*", color="black", markersize=12)
+left.annotate("", (1.4, 1.1), (0.5, 0.5), arrowprops={"arrowstyle": "->", "color": ORANGE})
+left.text(0.2, 0.2, "$-c$, downhill", color=ORANGE)
+left.set(xlabel="$x_1$, chairs", ylabel="$x_2$, stools", title="linear program: the optimum is a corner")
+draw_surface(right, descend(squared_error, (-0.5, 1.0), rate=0.35, steps=200), "descent without and with a constraint")
+right.plot(*circle.T, color="black", linewidth=1)
+right.plot(*projected.T, ".-", color=GREEN, markersize=5, linewidth=1)
+plt.show()
+
+# %% [markdown]
 # Logistic regression is a **convex** problem: between any two points, the loss lies on or below the chord that joins
-# its values there. Such a loss has a single valley, and gradient descent with small enough steps reaches it from
-# everywhere. Most networks are not convex. Their descent ends in the **local minimum** below the start. Noise on the
-# gradient can carry it over a ridge, but this is not guaranteed.
+# its values there,
+#
+# $$f(\alpha x + \beta y) \le \alpha f(x) + \beta f(y) \qquad\text{for } \alpha + \beta = 1,\; \alpha, \beta \ge 0 .$$
+#
+# For a linear function the two sides are equal. Such a loss has a single valley, and gradient descent with small enough
+# steps reaches it from everywhere. Most networks are not convex. Their descent ends in the **local minimum** below the
+# start. Noise on the gradient can carry it over a ridge, but this is not guaranteed.
 
 # %%
 rate, steps = 0.02, 1000
@@ -279,6 +357,13 @@ def descend_noisily(key, w):
     return jax.lax.scan(step, w, jnp.arange(steps))[1]
 
 
+pairs, share = jax.random.normal(jax.random.key(2), (2, 1000)), jax.random.uniform(jax.random.key(3), (1000,))
+middle = share * pairs[0] + (1 - share) * pairs[1]
+for f, convex in ((bowl, True), (valleys, False)):
+    below = f(middle) <= share * f(pairs[0]) + (1 - share) * f(pairs[1]) + 1e-5
+    assert below.all() == convex
+    print(f"{f.__name__:8} on or below the chord for {100 * below.mean():.0f} % of 1000 pairs of points")
+
 walks = jax.vmap(descend_noisily, in_axes=(0, None))(jax.random.split(jax.random.key(0), 1000), 1.8)
 print(f"noisy descents from the right that end in the deeper valley: {100 * (walks[:, -1] < 0).mean():.0f} %")
 
@@ -291,6 +376,7 @@ for panel, f, title in (
 ):
     panel.plot(w, f(w), color="0.5")
     panel.set(ylim=(-4, 5), xlabel="w", title=title)
+axes[0].set(ylabel="loss")
 for begin, color in ((-2.1, BLUE), (0.6, GREEN), (1.8, ORANGE)):
     for panel, f in zip(axes, (bowl, valleys)):
         path = descend(f, begin, rate, 200)
@@ -477,6 +563,7 @@ weight, bias = state.params["head"]["kernel"], state.params["head"]["bias"]
 ends = np.array([-1.1, 1.1])
 axes[2].plot(ends, -(weight[0] * ends + bias) / weight[1], color="black")
 draw_points(axes[2], hidden, title="the points as the last layer sees them", xlim=(-1.1, 1.1), ylim=(-1.1, 1.1))
+axes[2].set(xlabel="unit 1 of the second hidden layer", ylabel="unit 2")
 plt.show()
 
 # %% [markdown]
@@ -544,6 +631,8 @@ for panel, (name, shape) in zip(axes.ravel(), shapes.items()):
     panel.plot(z, value, color=BLUE, label="value")
     panel.plot(z, slope, color=ORANGE, linewidth=1, label="slope")
     panel.set(title=name)
+for panel in axes[1]:
+    panel.set(xlabel="z")
 axes[0, 0].legend(frameon=False)
 plt.show()
 
@@ -626,7 +715,8 @@ for panel, stride in zip(axes, (1, 2, 3)):
         panel.barh(-number, 3, left=first, height=0.7, color=BLUE, alpha=0.8)
     panel.axvspan(first + 3, 7, color=ORANGE, alpha=0.4, linewidth=0)  # what no window sees
     panel.grid(axis="x", alpha=0.4)
-    panel.set(title=f"stride {stride}", xticks=range(8), yticks=[], xlim=(0, 7))
+    panel.set(title=f"stride {stride}", xlabel="pixel", xticks=range(8), yticks=[], xlim=(0, 7))
+axes[0].set(ylabel="place of the filter")
 plt.show()
 
 image = jnp.ones((1, 7, 7, 1))
@@ -673,10 +763,11 @@ lenet = cnn.models.lenet5(classes=10)
 print(cnn.inspect.summary(lenet, jnp.zeros((1, 32, 32, 1))))
 
 # %% [markdown]
-# It has far fewer parameters than our MLP, and nearly all of them sit in its dense layers. The last column shows how
+# It has far fewer parameters than our MLP, and nearly all of them sit in its dense layers. The column "field" shows how
 # the receptive field grows: a value of the first layer sees 5x5 pixels, one after the second convolution sees 14x14,
-# the dense layers see everything. It is trained by the same line as before with a preprocessing of the pixels: zero
-# mean, unit variance, and a size of 32x32 (a digit of MNIST gets a border).
+# the dense layers see everything. Flattening changes no field: each of the 400 numbers still sees the 16x16 pixels of
+# its place in the last map. It is trained by the same line as before with a preprocessing of the pixels: zero mean,
+# unit variance, and a size of 32x32 (a digit of MNIST gets a border).
 
 # %%
 to_lenet = cnn.data.Preprocess.of(learn.images, (32, 32))
@@ -712,6 +803,113 @@ cnn.inspect.plots.activation_maps(seen["act1"][0], "first layer, 6 maps of 28x28
 
 # %%
 cnn.inspect.plots.activation_maps(seen["act2"][0], "second layer, 16 maps of 10x10")
+
+# %% [markdown]
+# **What does each layer see?** The lecture shows it for VGG-16, with the method of Zeiler and Fergus (2013): edges and
+# colours in `conv1_1`, textures and parts in `conv3_2`, parts of objects in `conv5_3`, and after them a linear
+# classifier. The method searches the training images for the patches that excite a channel most, each cut to the
+# channel's receptive field. Below each patch is what the channel's value says about its pixels, passed back through the
+# layers.
+
+# %%
+look, found = (lenet, lenet_result.params, lenet_result.model_state), {}
+for layer, channels, size in (("conv1", (0, 1), 5), ("conv2", (0, 1), 14)):
+    top = cnn.inspect.strongest(*look, learn.images, layer=layer, count=9, preprocess=to_lenet)
+    for channel in channels:
+        patches = cnn.inspect.patches(*look, learn.images, top, channel, preprocess=to_lenet)
+        assert patches.pixels.shape[:3] == (9, size, size)
+        found[f"{layer}, {channel}"] = patches
+cnn.inspect.pictures.top_patches(found, "the patches that excite a channel most: 5x5 and 14x14 pixels")
+
+# %% [markdown]
+# One can also **make** an image that excites a unit: begin with noise and climb along the gradient by the *pixels*.
+# From layer to layer the pictures grow with the receptive field. Those of the ten outputs excite them more than a
+# typical digit of the class does, and have something of the digit in them, but nobody would write it so.
+
+# %%
+made, rows = {}, (("conv1", 6), ("conv2", 10), ("head", 10))
+shape = to_lenet(learn.images[:1]).shape[1:]
+for layer, count in rows:
+    units = np.arange(count, dtype=np.int32)
+    made[layer], excited = cnn.inspect.maximize(*look, (count, *shape), unit=units, layer=layer)
+
+figure, axes = plt.subplots(3, 10, figsize=(11, 3.6))
+for line, (layer, count) in zip(axes, rows):
+    for k, panel in enumerate(line):
+        if k < count:
+            picture = made[layer][k].mean(-1)
+            panel.imshow(picture, cmap="gray", vmin=-abs(picture).max(), vmax=abs(picture).max())
+            panel.set_title(f"{layer} {k}", fontsize=8)
+        panel.axis("off")
+plt.show()
+
+answers = lenet.apply(*look[1:], made["head"])[0]
+scores = np.asarray(lenet_result.outputs(learn.images))
+typical = np.array([np.median(scores[learn.labels == k, k]) for k in range(10)])
+extent = {layer: float((abs(x) > 0.25 * abs(x).max((1, 2, 3), keepdims=True)).mean()) for layer, x in made.items()}
+print("share of the pixels above a quarter of the largest:", {k: f"{100 * v:.0f} %" for k, v in extent.items()})
+assert answers.argmax(1).tolist() == list(range(10))
+assert (excited[-1] > typical).all()
+assert extent["conv1"] < extent["conv2"] < extent["head"]
+
+# %% [markdown]
+# **Why this answer?** Two ways to ask which pixels speak for it. **Grad-CAM** adds up the maps of the last convolution,
+# each weighted by its mean gradient. **Occlusion** slides a square over the image and notes where the probability of
+# the answer falls. If the maps are right, an answer should suffer more when its own hottest fifth is covered than when
+# the hottest fifth of another image's map is:
+
+# %%
+some = to_lenet(test.images[:200])
+paper = float(some.min())
+hottest = {
+    "Grad-CAM": cnn.inspect.grad_cam(*look, some),
+    "occlusion": cnn.inspect.occlusion(*look, some, size=8, stride=2, grey=paper).drop(),
+}
+
+
+def certainty(images):
+    return cnn.softmax(lenet.apply(*look[1:], images)[0])
+
+
+answer = certainty(some).argmax(1)[:, None]
+for name, maps in hottest.items():
+    order = np.asarray(maps).reshape(len(some), -1).argsort(1, kind="stable").argsort(1)
+    covered = (order >= 0.8 * order.shape[1]).reshape(*some.shape[:3], 1)
+    lost = []
+    for mask in (covered, np.roll(covered, 1, axis=0)):
+        left_over = jnp.take_along_axis(certainty(jnp.where(mask, paper, some)), answer, 1)
+        lost.append(float((jnp.take_along_axis(certainty(some), answer, 1) - left_over).mean()))
+    print(f"{name:9} probability lost: {lost[0]:.2f} by its own mask, {lost[1]:.2f} by another image's")
+assert lost[0] > lost[1] + 0.2  # by occlusion
+
+few = [int(np.flatnonzero(test.labels[:200] == k)[0]) for k in (3, 5, 8)]
+few_maps = {name: np.asarray(maps)[few] for name, maps in hottest.items()}
+cnn.inspect.pictures.explained(test.images[few], few_maps, [test.classes[test.labels[k]] for k in few])
+
+# %% [markdown]
+# Occlusion passes the test, **Grad-CAM fails it** on this network: its hottest places lie beside the strokes as often
+# as on them. It was made for networks whose maps are positive and are averaged at the end. Here $\tanh$ makes them
+# negative as often, and the dense layers weigh every place in another way, which the mean gradient of a map cannot say.
+# On a network that suits it, both pass (`python -m experiments.seeing_inside`). A heat map alone proves nothing.
+#
+# **Low, middle and high features, then a linear classifier:** so the lecture's diagram ends. Do the layers make the
+# classes easier to separate? The simplest linear classifier takes the class whose mean is nearest. Given the pixels,
+# and the outputs of each stage:
+
+# %%
+inside = [cnn.inspect.activations(*look, to_lenet(data.images[:1000])) for data in (learn, test)]
+separable = {}
+for name in ("pixels", "pool1", "pool2", "act3", "act4"):
+    known, unseen = (
+        np.asarray(to_lenet(data.images[:1000]) if name == "pixels" else seen[name]).reshape(min(len(data), 1000), -1)
+        for data, seen in zip((learn, test), inside)
+    )
+    means = np.stack([known[learn.labels[:1000] == k].mean(0) for k in range(10)])
+    nearest = ((unseen[:, None] - means) ** 2).sum(-1).argmin(1)
+    separable[name] = float((nearest == test.labels[:1000]).mean())
+print("nearest mean, test accuracy:", {name: f"{100 * share:.1f} %" for name, share in separable.items()})
+assert separable["pixels"] < separable["act3"]
+assert separable["pixels"] < separable["act4"]
 
 # %% [markdown]
 # **Where does it fail?** Rows are the true digits, columns the answers.
@@ -762,6 +960,9 @@ print(f"{'always no':20}  {0:>10}  {'':>11}  {'':>15}  {100 * (test.labels != 5)
 #
 # A hidden layer, then convolution: each step more than halves the number of errors, and the second step also needs
 # fewer parameters.
+#
+# Networks after LeNet-5 have **smaller filters and more layers**, and most of them neither dense layers nor, later,
+# pooling. The [case studies](04_case_studies.ipynb) count this trend in section 9.
 #
 # ## What the slides say otherwise
 #

@@ -16,6 +16,7 @@
 
 # %%
 # %matplotlib inline
+# %config InlineBackend.figure_format = "retina"
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -36,7 +37,7 @@ from jaxcnn.train import max_norm
 DATA = "digits"  # or "mnist", "cifar10"
 
 BLUE, ORANGE, GREEN = "#3b6fb6", "#d9822b", "#3f8f5b"
-plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True})
+plt.rcParams.update({"figure.dpi": 75, "figure.constrained_layout.use": True})
 
 
 def shape(*sizes):
@@ -132,7 +133,7 @@ assert (cnn.relu(x) == jnp.maximum(0, x)).all()
 figure, axes = plt.subplots(figsize=(4.6, 2.6))
 for activation, color in ((cnn.sigmoid, BLUE), (cnn.tanh, GREEN), (cnn.relu, ORANGE)):
     axes.plot(x, activation(x), color=color, label=activation.__name__)
-axes.set(ylim=(-1.2, 2.5), xlabel="x")
+axes.set(ylim=(-1.2, 2.5), xlabel="x", ylabel="activation")
 axes.legend(frameon=False)
 plt.show()
 
@@ -166,7 +167,7 @@ numbers(axes[0], picture, "x")
 numbers(axes[1], kernel, "filter")
 numbers(axes[2], y.reshape(3, 3), "y")
 axes[3].imshow(W, cmap="Blues")
-axes[3].set(title="W: 9 outputs, 25 inputs, 9 weights", xticks=[], yticks=[])
+axes[3].set(title="W: 9 outputs, 25 inputs, 9 weights", xlabel="input", ylabel="output", xticks=[], yticks=[])
 plt.show()
 
 # %% [markdown]
@@ -409,14 +410,22 @@ assert row(cnn.conv(64, 7, padding=3, bias=False), 32, 32, 64)[1] == 49 * 64**2
 
 # %% [markdown]
 # In LeNet-5, layer by layer. The table says where the field of the first unit begins ("offset") and how far the next
-# one's lies ("stride"), so it says where any unit looks. Drawn on a digit: one unit of each layer, near the middle. The
-# gradient of that unit by the pixels is not zero in exactly this window.
+# one's lies ("stride"), so it says where any unit looks. Flattening changes no field: number $k$ of the 400 still looks
+# where its place in the last map does. Only the dense layer sees everything. Drawn on a digit: one unit of each layer,
+# near the middle. The gradient of that unit by the pixels is not zero in exactly this window.
 
 # %%
 lenet = cnn.models.lenet5()
 table = cnn.inspect.summary(lenet, five)
 params, state = lenet.init(jax.random.key(3), five)
 print(table)
+flattened, of_the_map = (
+    cnn.inspect.receptive_window(lenet, five, layer=name, place=place)
+    for name, place in (("flat", ((1 * 5 + 3) * 16 + 7,)), ("pool2", (1, 3, 7)))
+)
+assert flattened == of_the_map
+assert flattened.size == (16, 16)
+assert cnn.inspect.receptive_window(lenet, five, layer="fc1", place=(7,)).size == (32, 32)
 
 figure, axes = plt.subplots(1, 4, figsize=(10, 2.9))
 for panel, name in zip(axes, ("conv1", "pool1", "conv2", "pool2")):
@@ -575,7 +584,7 @@ sentence = tokenize("the music is silly , not great")
 seen = cnn.inspect.activations(fitted.model, fitted.params, fitted.model_state, words.encode([sentence]))
 figure, axes = plt.subplots(1, 4, figsize=(12, 3.2), width_ratios=(16, 20, 20, 20))
 axes[0].imshow(seen["embed"][0], cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
-axes[0].set(title="7 words, 16 numbers each", xticks=[], yticks=range(7), yticklabels=sentence)
+axes[0].set(title="7 words, 16 numbers each", xlabel="number", xticks=[], yticks=range(7), yticklabels=sentence)
 axes[0].add_patch(plt.Rectangle((-0.45, 2.5), 15.9, 3, fill=False, edgecolor="black", linewidth=2))
 for panel, width in zip(axes[1:], (3, 4, 5)):
     answers = cnn.relu(seen[f"conv{width}"][0, width - 1 : len(sentence)])  # windows that lie inside the sentence
@@ -583,7 +592,7 @@ for panel, width in zip(axes[1:], (3, 4, 5)):
     panel.imshow(answers, cmap="Blues", aspect="auto")
     panel.plot(np.arange(20), answers.argmax(0), "s", markersize=7, markerfacecolor="none", markeredgecolor=ORANGE)
     starts = [" ".join(sentence[t : t + width]) for t in range(len(answers))]
-    panel.set(title=f"20 filters of {width} words", xticks=[], yticks=range(len(answers)))
+    panel.set(title=f"20 filters of {width} words", xlabel="filter", xticks=[], yticks=range(len(answers)))
     panel.set_yticklabels(starts, fontsize=7)
 plt.show()
 

@@ -16,6 +16,7 @@
 
 # %%
 # %matplotlib inline
+# %config InlineBackend.figure_format = "retina"
 import math
 
 import jax
@@ -23,13 +24,14 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
+from sklearn.datasets import load_sample_image
 
 import jaxcnn as cnn
 
 DATA = "digits"  # or "mnist", "cifar10"
 
 BLUE, ORANGE, GREEN = "#3b6fb6", "#d9822b", "#3f8f5b"
-plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True})
+plt.rcParams.update({"figure.dpi": 75, "figure.constrained_layout.use": True})
 
 
 def shape(*sizes):
@@ -254,6 +256,91 @@ assert jnp.allclose(maps[0, ..., d], by_channel + b[d], atol=1e-4)
 print(cnn.inspect.summary(cnn.serial(conv1=cnn.conv(6, 5), act1=cnn.relu, conv2=cnn.conv(10, 5)), volume))
 
 # %% [markdown]
+# **A filter bank.** Convolution extracts features by "applying a filter bank", one map for each filter. The best known
+# bank of designed filters is Leung and Malik's (2001), with 48 filters: 18 for edges and 18 for bars, the first and
+# second derivatives across long Gaussians of three widths in six directions; 8 for spots, Laplacians of a Gaussian;
+# and 4 Gaussians, which blur. As a layer, it is one convolution of 48 filters:
+
+
+# %%
+def leung_malik(size=49):
+    """The bank `(size, size, 1, 48)`; all filters but the four that blur add up to 0, all absolute values to 1."""
+    y, x = np.mgrid[:size, :size] - size // 2
+    edges, bars, scales = [], [], np.sqrt(2) ** np.arange(1, 5)
+    for s in scales[:3]:
+        for angle in np.arange(6) * np.pi / 6:
+            across, along = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+            long = np.exp(-((across / s) ** 2 + (along / (3 * s)) ** 2) / 2)
+            edges.append(across * long)
+            bars.append((1 - (across / s) ** 2) * long)
+    r = x**2 + y**2
+    spots = [(1 - r / (2 * s**2)) * np.exp(-r / (2 * s**2)) for s in (*scales, *3 * scales)]
+    blurs = [np.exp(-r / (2 * s**2)) for s in scales]
+    bank = np.stack(edges + bars + spots + blurs, axis=-1)[:, :, None]
+    bank[..., :44] -= bank[..., :44].mean((0, 1))
+    return bank / np.abs(bank).sum((0, 1))
+
+
+bank = leung_malik()
+photo = load_sample_image("china.jpg")[86:406, 150:470].mean(2).reshape(160, 2, 160, 2).mean((1, 3)) / 255  # grey
+extended = jnp.asarray(np.pad(photo, 24, mode="reflect"), jnp.float32)[None, :, :, None]
+layer = cnn.conv(48, 49, bias=False)
+maps = layer.apply({"kernel": jnp.asarray(bank, jnp.float32)}, {}, extended)[0][0]
+assert maps.shape == (160, 160, 48)
+assert row(layer, 208, 208, 1) == ((160, 160, 48), 49 * 49 * 48)
+assert np.allclose(bank[..., :44].sum((0, 1)), 0)
+assert np.isclose(maps[100, 60, 8], (bank[:, :, 0, 8] * extended[0, 100:149, 60:109, 0]).sum(), atol=1e-4)
+
+# Of the six edge filters of a width, the one of the edge's own direction answers most.
+y, x = np.mgrid[-24:25, -24:25]
+for k, angle in enumerate(np.arange(6) * np.pi / 6):
+    edge = x * np.cos(angle) + y * np.sin(angle) > 0
+    assert np.einsum("ij,ijk->k", edge, bank[:, :, 0, 6:12]).argmax() == k
+
+figure, axes = plt.subplots(4, 12, figsize=(11, 3.8))
+for k, panel in enumerate(axes.ravel()):
+    top = np.abs(bank[..., k]).max()
+    panel.imshow(bank[:, :, 0, k], cmap="RdBu_r", vmin=-top, vmax=top)
+    panel.axis("off")
+plt.show()
+
+figure, axes = plt.subplots(1, 6, figsize=(12, 2.4))
+shown = {"upright edges": 0, "level edges": 3, "upright bars": 18, "spots": 37, "blurred": 46}
+axes[0].imshow(photo, cmap="gray", vmin=0, vmax=1)
+axes[0].set_title("160x160", fontsize=10)
+for panel, (name, k) in zip(axes[1:], shown.items()):
+    top = float(jnp.quantile(jnp.abs(maps[..., k]), 0.99))
+    grey = name == "blurred"
+    panel.imshow(maps[..., k], cmap="gray" if grey else "RdBu_r", vmin=0 if grey else -top, vmax=1 if grey else top)
+    panel.set_title(f"{name} (filter {k})", fontsize=10)
+for panel in axes:
+    panel.axis("off")
+plt.show()
+
+# %% [markdown]
+# "**But filters are learned!**", the slide adds. What comes out is not so different. Without labels, and from this one
+# photograph: which nine filters of 7x7 keep most of what is in its patches? The answer is its
+# **principal components**, the eigenvectors of the patches' covariance. The first is a mean; then come edges in two
+# directions, then bars and corners. (Filters learned from labels: section 9.)
+
+# %%
+patches = np.lib.stride_tricks.sliding_window_view(photo, (7, 7)).reshape(-1, 49)
+variance, vectors = np.linalg.eigh(np.cov(patches.T))
+learned, kept = vectors[:, ::-1][:, :9], variance[::-1][:9].sum() / variance.sum()
+y, x = (grid.ravel() / np.sqrt((grid**2).sum()) for grid in np.mgrid[-3:4, -3:4])  # brighter downwards, rightwards
+print(f"nine filters instead of 49 pixels keep {100 * kept:.0f} % of the patches' variance")
+assert (learned[:, 0] > 0).all() or (learned[:, 0] < 0).all()
+for k in (1, 2):
+    assert np.hypot(learned[:, k] @ x, learned[:, k] @ y) > 0.8  # an edge, in some direction
+assert kept > 0.8
+
+figure, axes = plt.subplots(1, 9, figsize=(9, 1.2))
+for k, panel in enumerate(axes):
+    panel.imshow(learned[:, k].reshape(7, 7), cmap="RdBu_r", vmin=-0.35, vmax=0.35)
+    panel.axis("off")
+plt.show()
+
+# %% [markdown]
 # **1x1 convolution.** On a single channel it only multiplies by a number. On 128 channels each output is a dot product
 # of 128 numbers: a dense layer, applied to every pixel by itself. It is used to reduce the number of maps, for instance
 # before an expensive layer, as in GoogLeNet:
@@ -399,6 +486,8 @@ for panel, (name, (activation, variables, value, slope)) in zip(axes.ravel(), ta
     panel.plot(x, dy, color=ORANGE, linewidth=1.2, label="slope")
     panel.axhline(0, color="0.85", zorder=0)
     panel.set(title=name, ylim=(-2.2, 4.1))
+for panel in axes[1]:
+    panel.set(xlabel="x")
 axes[0, 0].legend(frameon=False)
 plt.show()
 
@@ -696,7 +785,7 @@ for panel in axes[:5]:
     panel.spines[:].set_visible(False)
 axes = axes[5]
 axes.bar(range(10), cnn.softmax(seen["head"][0]), color=BLUE)
-axes.set(xticks=range(10), yticks=[0, 1], ylim=(0, 1))
+axes.set(xticks=range(10), yticks=[0, 1], ylim=(0, 1), xlabel="class", ylabel="probability")
 axes.spines[["top", "right"]].set_visible(False)
 plt.show()
 assert DATA == "cifar10" or seen["head"][0].argmax() == 5  # photographs are harder

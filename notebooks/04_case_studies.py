@@ -19,6 +19,7 @@
 
 # %%
 # %matplotlib inline
+# %config InlineBackend.figure_format = "retina"
 import functools
 import math
 
@@ -34,7 +35,7 @@ from jaxcnn.models.googlenet import TABLE_1, conv_relu, inception
 DATA = "digits"  # or "mnist", "cifar10"
 
 BLUE, ORANGE, GREEN = "#3b6fb6", "#d9822b", "#3f8f5b"
-plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True})
+plt.rcParams.update({"figure.dpi": 75, "figure.constrained_layout.use": True})
 
 
 @functools.cache
@@ -45,17 +46,22 @@ def table(name):
 
 
 @functools.cache
-def weights(name):
-    """The weights of a network, its biases aside, as the slides count them: `{path of the kernel: how many}`."""
+def kernels(name):
+    """The shapes of a network's kernels, `{path: (height, width, inputs, filters) or (inputs, units)}`."""
     entry = cnn.models.MODELS[name]
     image = jax.ShapeDtypeStruct((1, *entry.input), jnp.float32)
     params, _ = jax.eval_shape(entry.make().init, jax.random.key(0), image)
-    kernels = {}
+    shapes = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         *names, last = (part.key for part in path)
         if last == "kernel":
-            kernels["/".join(names)] = math.prod(leaf.shape)
-    return kernels
+            shapes["/".join(names)] = leaf.shape
+    return shapes
+
+
+def weights(name):
+    """The weights of a network, its biases aside, as the slides count them: `{path of the kernel: how many}`."""
+    return {path: math.prod(shape) for path, shape in kernels(name).items()}
 
 
 def volume(shape):
@@ -648,7 +654,7 @@ assert deepest.macs < 0.75 * table("vgg16").macs
 
 # %% [markdown]
 # "At runtime faster than a VGGNet, even though it has 8x more layers": the multiplications agree, 11.5 against 19.6
-# thousand million. Its first layers bring the image to a quarter of its side at once, the bottlenecks compute their 3x3
+# billion. Its first layers bring the image to a quarter of its side at once, the bottlenecks compute their 3x3
 # on a quarter of the maps, and there are no large dense layers. (Training took the authors two to three weeks on eight
 # GPUs, says the slide.)
 #
@@ -691,9 +697,7 @@ for _, name, model, error in published:
     print(f"{name:11} {params:>15,} {macs:>16,}  {error:>6} %")
     right.scatter(macs / 1e9, params / 1e6, s=60 * error, color=BLUE, alpha=0.6, edgecolors="black")
     right.annotate(f"{name}\n{error:g} %", (macs / 1e9, params / 1e6), (20, -4), textcoords="offset points", fontsize=9)
-right.set(
-    xlabel="multiplications for an image, thousand million", ylabel="parameters, million", title="area: top-5 error"
-)
+right.set(xlabel="multiplications for an image, billion", ylabel="parameters, million", title="area: top-5 error")
 right.set(xlim=(-1, 25), ylim=(-12, 175))
 plt.show()
 
@@ -729,6 +733,42 @@ plt.show()
 # %% [markdown]
 # A convolution of $F$ pixels adds $(F - 1)$ times the product of all strides before it. AlexNet and VGG-16 end just
 # below the size of the image, the deeper ones far above it.
+#
+# **Smaller filters, deeper networks, fewer dense layers:** so the first lecture sums up the trend. Counted in the
+# networks of the library, with a few that came later. "Filters" says how many convolutions there are of each size,
+# "field" what a unit of the last maps sees, "dense" the share of the parameters in dense layers, "pools" the number of
+# pooling layers.
+
+# %%
+later = {"lenet5": 1998, "alexnet_2012": 2012, "vgg16": 2014, "googlenet_2014": 2014, "resnet50": 2015,
+         "mobilenet_v2": 2018, "convnext_tiny": 2022}  # fmt: skip
+trend = {}
+print("network          year  field  filters                                    dense  pools    parameters")
+for name, year in later.items():
+    rows = table(name).layers
+    maps = [row for row in rows if len(row.output_shape) == 4 and row.layer.startswith(("conv(", "dense("))]
+    sides = [kernels(name)[row.name][0] if row.layer.startswith("conv(") else 1 for row in maps]  # dense by pixel: 1x1
+    field = max(row.receptive_field for row in rows if row in maps or row.layer.startswith(("max_pool(", "avg_pool(")))
+    total = table(name).params
+    dense = sum(row.params for row in rows if row.layer.startswith("dense(") and row not in maps) / total
+    trend[name] = {"mean": np.mean(sides), "median": np.median(sides), "dense": dense, "field": field}
+    counts = ", ".join(f"{sides.count(f)} of {f}x{f}" for f in sorted(set(sides), reverse=True))
+    pools = sum("pool" in row.layer and "adaptive" not in row.layer for row in rows)
+    print(f"{name:15} {year:>5} {field:>6}  {counts:42} {100 * dense:>3.0f} % {pools:>6} {total:>13,}")
+means = [trend[name]["mean"] for name in ("lenet5", "vgg16", "googlenet_2014", "resnet50", "mobilenet_v2")]
+assert means == sorted(means, reverse=True)
+assert trend["alexnet_2012"]["mean"] == (11 + 5 + 3 + 3 + 3) / 5 == 5
+assert trend["vgg16"]["mean"] == 3
+assert trend["resnet50"]["median"] == 1
+assert trend["alexnet_2012"]["dense"] > 0.9 > 0.15 > trend["googlenet_2014"]["dense"] > trend["resnet50"]["dense"]
+assert trend["resnet50"]["field"] > 2 * trend["alexnet_2012"]["field"]
+assert trend["convnext_tiny"]["mean"] > trend["resnet50"]["mean"]
+
+# %% [markdown]
+# The mean size falls from 5 to 3 and then below 2, where most convolutions are 1x1. In spite of it the fields grow: by
+# depth and stride, not by large filters. One dense layer is left (a third of MobileNetV2, which has little else). The
+# trend has an end, though. ConvNeXt (2022) goes back to filters of 7x7, one for each map (depthwise), so that they cost
+# little.
 #
 # ## 10. Losses
 #
@@ -810,7 +850,7 @@ for loss, name, color in (
 ):
     axes[0].plot(m, loss(m, ones_), color=color, label=name)
 axes[0].step(m, m < 0, color="0.6", label="zero-one: wrong or not")
-axes[0].set(title="a positive example", xlabel="score y")
+axes[0].set(title="a positive example", xlabel="score y", ylabel="loss")
 for loss, name, color in (
     (cnn.losses.l1, "L1", BLUE), (cnn.losses.l2, "L2", ORANGE), (cnn.losses.smooth_l1, "smooth L1", GREEN),
 ):  # fmt: skip
@@ -820,8 +860,8 @@ for loss, name, color in (
     at = jnp.abs(m)
     formula = {"L1": at, "L2": at**2, "smooth L1": jnp.where(at < 1, 0.5 * at**2, at - 0.5)}[name]
     assert jnp.allclose(value, formula, atol=1e-5)
-axes[1].set(title="regression losses", xlabel="difference d", ylim=(0, 4))
-axes[2].set(title="their slopes", xlabel="difference d", ylim=(-3, 3))
+axes[1].set(title="regression losses", xlabel="difference d", ylabel="loss", ylim=(0, 4))
+axes[2].set(title="their slopes", xlabel="difference d", ylabel="slope", ylim=(-3, 3))
 for panel in axes:
     panel.legend(frameon=False, fontsize=8)
     panel.spines[["top", "right"]].set_visible(False)

@@ -1,9 +1,10 @@
 """The receptive field of every value in a traced computation.
 
 For each spatial axis of the input, a value of an intermediate array depends on an interval of pixels. Where the array
-still has that axis, index i covers [jump i + first, jump i + last]; where it has lost it (flattened, averaged), all of
-its values cover one interval. The rules below move these intervals through JAX's operations; an operation without a
-rule counts as looking at everything, so a field is never reported too small. Padding counts as pixels.
+still has that axis, index i covers [jump i + first, jump i + last]; where it was flattened, it is a part of a longer
+axis; where it is gone (averaged, multiplied by a matrix), all values cover one interval. The rules below move these
+intervals through JAX's operations; an operation without a rule counts as looking at everything, so a field is never
+reported too small. Padding counts as pixels.
 
 Source: Araujo, Norris and Sim, Computing receptive fields of convolutional neural networks (Distill, 2019).
 """
@@ -14,6 +15,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 from jax import lax
@@ -26,12 +28,22 @@ from jaxcnn.ops.jaxpr import called
 
 @dataclass(frozen=True)
 class Span:
-    """The interval of one axis of the input that an array depends on: along its own `axis`, or as a whole for None."""
+    """The interval of one axis of the input that an array depends on: along its own `axis`, or as a whole for None.
+
+    Where several axes were flattened into `axis`, this one has `count` places in it, `inner` values apart. A `count` of
+    0 is an axis by itself.
+    """
 
     axis: int | None
     jump: Fraction
     first: Fraction
     last: Fraction
+    inner: int = 1
+    count: int = 0
+
+    def place(self, index: int) -> int:
+        """The place along this axis of the value at an index of `axis`."""
+        return index // self.inner % self.count if self.count else index
 
     @property
     def size(self) -> int:
@@ -53,7 +65,7 @@ class Field:
 
     @property
     def stride(self) -> float | tuple[float, ...]:
-        """The pixels between the fields of two neighbours; 0 where all values have the same field."""
+        """The pixels between the fields of two neighbouring places; 0 where all values have the same field."""
         return alike(_number(span.jump) for span in self.spans)
 
     @property
@@ -114,7 +126,7 @@ def _whole(span: Span, shape: Sequence[int]) -> Span:
     """The interval of an axis that the values of an array depend on together."""
     if span.axis is None:
         return span
-    return Span(None, Fraction(0), span.first, span.last + span.jump * (shape[span.axis] - 1))
+    return Span(None, Fraction(0), span.first, span.last + span.jump * ((span.count or shape[span.axis]) - 1))
 
 
 def _all(field: Field | None, shape: Sequence[int]) -> Field | None:
@@ -128,7 +140,7 @@ def _union(ins: Sequence[Field | None], shapes: Sequence[Sequence[int]]) -> Fiel
     spans = []
     for index in range(len(present[0][0].spans)):
         each = [f.spans[index] for f, _ in present]
-        if len({(s.axis, s.jump) for s in each}) > 1:
+        if len({(s.axis, s.jump, s.inner, s.count) for s in each}) > 1:
             each = [_whole(s, shape) for s, (_, shape) in zip(each, present, strict=True)]
         spans.append(replace(each[0], first=min(s.first for s in each), last=max(s.last for s in each)))
     return Field(tuple(spans))
@@ -146,6 +158,8 @@ def _moved(field: Field, shape: Sequence[int], where: dict[int, int]) -> Field:
 
 def _slide(span: Span, axis: int, stride: int, reach: tuple[int, int], stuffing: int = 1) -> Span:
     """The span of a window: output i covers the indices [stride i + reach[0], stride i + reach[1]] / stuffing."""
+    if span.count:  # part of a flattened axis: followed only where nothing moves
+        return replace(span, axis=axis) if (stride, reach, stuffing) == (1, (0, 0), 1) else _whole(span, ())
     jump, (low, high) = span.jump / stuffing, reach
     return Span(axis, jump * stride, span.first + jump * low, span.last + jump * high)
 
@@ -241,17 +255,25 @@ def _broadcast(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
 
 
 def _reshape(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:
-    # An axis is kept where the output has one of the same length after the same number of elements.
-    def before(shape: Sequence[int], a: int) -> int:
-        return math.prod(shape[:a])
+    # Counted in elements, an axis lies between `sizes[a]` and `sizes[a + 1]`. It is kept, or becomes a part of one that
+    # begins and ends where some axes of the input do.
+    sizes, wanted = ([math.prod(shape[:a]) for a in range(len(shape) + 1)] for shape in (shapes[0], out))
 
-    where = {
-        a: b
-        for a in range(len(shapes[0]))
-        for b in range(len(out))
-        if out[b] == shapes[0][a] > 1 and before(out, b) == before(shapes[0], a)
-    }
-    return _moved(ins[0], shapes[0], where)
+    def moved(span: Span) -> Span:
+        a = span.axis
+        if a is None or shapes[0][a] < 2:
+            return _whole(span, shapes[0])
+        for b, (begin, end) in enumerate(pairwise(wanted)):
+            if begin in sizes and end in sizes and begin <= sizes[a] and sizes[a + 1] <= end:
+                if (begin, end) == (sizes[a], sizes[a + 1]):
+                    return replace(span, axis=b)
+                if b == 0:  # into the batch
+                    break
+                inner, count = end // sizes[a + 1], span.count or shapes[0][a]
+                return replace(span, axis=b, inner=span.inner * inner, count=count)
+        return _whole(span, shapes[0])
+
+    return Field(tuple(moved(span) for span in ins[0].spans))
 
 
 def _squeeze(params: Any, ins: Any, shapes: Any, out: Any) -> Field | None:

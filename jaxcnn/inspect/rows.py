@@ -18,7 +18,7 @@ class Row:
       activation_bytes: the size of its output; of a network, that of the outputs of all layers inside.
       receptive_field: the pixels of the input that one output value depends on, along each side (one number where the
         sides are equal); None where the input has no spatial axes, or none is left to follow.
-      receptive_stride: the pixels between the fields of two neighbouring values; 0 where all have the same field.
+      receptive_stride: the pixels between the fields of two neighbouring places; 0 where all have the same field.
       receptive_offset: the pixel where the first value's field begins: 0 is the image's first, padding is negative.
       flops: floating-point operations of the forward pass, two for each multiply-accumulate.
       backward_flops: those of its part of the gradient by all parameters.

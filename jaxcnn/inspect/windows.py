@@ -109,7 +109,8 @@ def receptive_window(model: Layer, *inputs: Any, layer: str, place: Sequence[int
       model: the network.
       *inputs: images `(N, H, W, C)` or their `jax.ShapeDtypeStruct`; only the shapes are read.
       layer: the layer's name, as `activations` gives it.
-      place: (y, x) or (y, x, channel). A layer without height and width has one window: any place will do.
+      place: (y, x) or (y, x, channel); (unit,) of a flattened layer. Where all units have one window, after a dense
+        layer or a global pool, any place will do.
 
     Returns:
       A `Window`, which reaches over the image's edge where padding is seen.
@@ -119,8 +120,10 @@ def receptive_window(model: Layer, *inputs: Any, layer: str, place: Sequence[int
     """
     geometry = _geometry(model, *inputs)
     at = _at(geometry.calls, layer)
-    _check_place(at, tuple(place)[:2], layer, geometry.shape(at)[:-1])
-    return _window(geometry.field(at), place, layer)
+    shape, field = geometry.shape(at), geometry.field(at)
+    flattened = len(shape) == 1 and field is not None and any(span.axis is not None for span in field.spans)
+    _check_place(at, tuple(place)[:2], layer, shape if flattened else shape[:-1])
+    return _window(field, place, layer)
 
 
 def see_unit(
@@ -303,7 +306,7 @@ def _window(field: Field | None, place: Sequence[int], layer: str) -> Window:
         raise UserError(f"layer {layer!r} does not depend on the image")
     ends = []
     for span in field.spans:
-        i = 0 if span.axis is None else int(place[span.axis - 1])
+        i = 0 if span.axis is None else span.place(int(place[span.axis - 1]))
         # Behind a transposed convolution, an interval may begin between pixels.
         ends.append((math.ceil(span.first + span.jump * i), math.floor(span.last + span.jump * i) + 1))
     (top, bottom), (left, right) = ends

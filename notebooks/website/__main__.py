@@ -36,6 +36,7 @@ TEXTS = {
     "CONTRIBUTING.md": "Contributing", "CHANGELOG.md": "Changes",
 }  # fmt: skip
 _CODE = re.compile(r"(```.*?```|``.*?``|`[^`]*`)", re.DOTALL)
+_MAGIC = re.compile(r"^%(matplotlib|config) .*\n?", re.MULTILINE)  # of Jupyter, for its own settings
 _MOST = 1500  # characters of a section that are searched
 
 
@@ -109,8 +110,8 @@ def notebook(path: Path) -> Page:
     for cell in nbformat.read(path, 4).cells:
         if cell.cell_type == "markdown":
             cells.append(f'<div class="text">{markdown(cell.source)}</div>')
-        elif cell.source.strip() != "%matplotlib inline":
-            cells.append(code(cell.source.replace("%matplotlib inline\n", ""), "python"))
+        elif source := _MAGIC.sub("", cell.source).strip():
+            cells.append(code(source, "python"))
             cells += [_output(output) for output in cell.outputs]
     body = "\n".join(cells)
     found = sections(body)
@@ -120,9 +121,10 @@ def notebook(path: Path) -> Page:
 def _output(output: Any) -> str:
     data = output.get("data", {})
     if "image/png" in data:
-        return (
-            f'<img class="output" alt="the figure that the cell draws" src="data:image/png;base64,{data["image/png"]}">'
-        )
+        width = output.get("metadata", {}).get("image/png", {}).get("width")
+        size = f' width="{width}"' if width else ""
+        source = f"data:image/png;base64,{data['image/png']}"
+        return f'<img class="output" alt="the figure that the cell draws"{size} src="{source}">'
     if "text/html" in data:
         return f'<div class="output wide">{data["text/html"]}</div>'
     text = output.get("text") or data.get("text/plain") or "\n".join(output.get("traceback", []))

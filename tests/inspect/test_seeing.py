@@ -572,12 +572,14 @@ def test_a_layer_of_another_form_has_no_weights():
 def test_receptive_windows_are_where_the_gradient_is_not_zero():
     model = cnn.serial(
         conv1=cnn.conv(2, 3, padding=1), pool=cnn.avg_pool(2), block=cnn.residual(cnn.conv(2, 3, padding=1)),
-        conv2=cnn.conv(2, 3, 2),
+        conv2=cnn.conv(2, 3, 2), flat=cnn.flatten,
     )  # fmt: skip
     x = np.abs(normal(7, 1, 14, 18, 2))
     params, state = made(model, x)
     params = jax.tree.map(lambda a: jnp.abs(a) + 0.1, params)
-    for layer, place in (("conv1", (0, 5, 0)), ("pool", (3, 3, 1)), ("block", (6, 0, 0)), ("conv2", (1, 2, 1))):
+    for layer, place in (
+        ("conv1", (0, 5, 0)), ("pool", (3, 3, 1)), ("block", (6, 0, 0)), ("conv2", (1, 2, 1)), ("flat", (23,)),
+    ):  # fmt: skip
         gradient = saliency(model, params, state, x, layer=layer, unit=place)[0]
         rows, columns = np.nonzero(np.asarray(gradient).any(1))[0], np.nonzero(np.asarray(gradient).any(0))[0]
         window = windows.receptive_window(model, x, layer=layer, place=place).clipped(14, 18)

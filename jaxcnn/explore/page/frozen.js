@@ -55,12 +55,21 @@ function frozenFrom(kept) {
   };
 }
 
+/** The row and column of a unit's field among those of its layer; null where they are not known. */
+function mapPlace(layer, place) {
+  if (layer.shape.length === 3) return place;
+  if (!layer.stride || (!layer.stride[0] && !layer.stride[1])) return [0, 0]; // one field for all units
+  if (!layer.input || layer.input.length !== 3) return null;
+  const [, width, channels] = layer.input; // flattened
+  return [Math.floor(place[0] / (width * channels)), Math.floor(place[0] / channels) % width];
+}
+
 function frozenUnit(kept, message, look, name, place) {
   const layer = state.layers.get(name),
     card = state.cards.get(name),
     record = { layer: name, place, field: null, window: null, inputs: null, kernel: null };
-  if (layer.field) {
-    const at = layer.shape.length === 3 ? place : [0, 0];
+  const at = mapPlace(layer, place);
+  if (layer.field && at) {
     const first = [0, 1].map((a) => Math.ceil(layer.offset[a] + layer.stride[a] * at[a]));
     record.field = [first[0], first[1], first[0] + layer.field[0], first[1] + layer.field[1]];
   }
