@@ -1,5 +1,6 @@
 """What every test shares: the processors it may use, exact arithmetic, double precision, the datasets."""
 
+import gc
 import os
 import shutil
 import signal
@@ -47,6 +48,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.skip(reason="takes long: --slow runs it"))
+
+
+def pytest_collection_finish() -> None:
+    """The garbage collector need not look at modules and tests again and again: a twentieth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="module", autouse=True)
