@@ -309,9 +309,8 @@ assert close(pool_back["jaxcnn"](x, half), pool_back["XLA's own"](x, half))
 #   explicit `pad` first, it is a plain convolution for the faster code. Fixed bilinear upsampling is a product of two
 #   small matrices instead.
 # - `ordered`: a training step may overwrite its parameters, but XLA's order is free: it could update a kernel before
-#   its layer has used it for the gradient of the layer below, and so it made a copy of every kernel when the step began.
-#   A zero that depends on all gradients, and which XLA cannot know to be zero, is added to each: then no update comes
-#   too early.
+#   the gradient of the layer below has used it, and so it made a copy of every kernel when the step began. A zero that
+#   depends on all gradients, and which XLA cannot know to be zero, is added to each: then no update comes too early.
 # - `pages`: XLA takes the memory of a step from the system in one piece and gives it back at the end. The system clears
 #   each page of 4 KiB when it is first written, a fifth of a step. The first convolution asks for pages of 2 MiB.
 # - `products`: a kernel that is large for its image (FCN's fc6 is 7x7x512x4096 on a few pixels) is one matrix product,
