@@ -14,9 +14,12 @@ _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 for _variable in ("NPROC", "OMP_NUM_THREADS"):
     os.environ.setdefault(_variable, str(max(1, (os.cpu_count() or 1) // _workers)))
 os.environ["MPLBACKEND"] = "Agg"
-# A shell's background jobs, and what they start, ignore Ctrl-C, which some tests send.
+# A shell's background jobs, and what they start, ignore Ctrl-C, and those of nohup a closed terminal. Some tests send
+# both.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # What one process of this session has compiled the others need not compile again: a third of the time. Programs that
 # call oneDNN are left out, by jaxcnn.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

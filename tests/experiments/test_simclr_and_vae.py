@@ -33,6 +33,7 @@ def test_the_bound_is_that_of_the_paper() -> None:
     assert float(vae.negative_elbo(outputs, None)[0]) == pytest.approx(expected + nats, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_autoencoders_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     vae.vae("digits", examples=64, latents=(2,), width=2, epochs=1, batch_size=32, picture=tmp_path / "vae.png")
     out = capsys.readouterr().out
@@ -58,6 +59,7 @@ def test_a_partner_is_found_among_the_others() -> None:
     assert (np.ptp(np.asarray(made), axis=-1) == 0).all()
 
 
+@pytest.mark.slow
 def test_simclr_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """With a smaller encoder, which compiles in a second; the page's command runs the real one."""
     small = cnn.serial(conv=cnn.conv(4, 4, 4), bn=cnn.batch_norm(), act=cnn.relu, pool=cnn.global_avg_pool)

@@ -89,6 +89,7 @@ def test_channels_first() -> None:
     np.testing.assert_array_equal(x.transpose(2, 0, 1).ravel() @ channels_first(kernel, 3), x.ravel() @ kernel)
 
 
+@pytest.mark.slow
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(PEERS, "absent", Peer("Absent", "absent", packages=("no_such_library",)))
     report, picture = tmp_path / "speed.json", tmp_path / "speed.png"
@@ -114,6 +115,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
             assert record["ratio"] == pytest.approx(record["ms"] / record["jaxcnn_ms"])
 
 
+@pytest.mark.slow
 def test_ablation(capsys: pytest.CaptureFixture[str]) -> None:
     """A process without one of the forms computes the same."""
     speed.speed(("lenet5",), ("plain",), ("train",), ablation=True, quick=True)

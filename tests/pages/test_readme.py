@@ -101,6 +101,7 @@ def test_python_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         exec(compile(text, "README.md", "exec"), namespace)
 
 
+@pytest.mark.slow
 def test_commands(
     tmp_path: Path, made_up_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

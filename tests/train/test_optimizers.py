@@ -178,7 +178,8 @@ def test_a_run_keeps_the_parameters_to_evaluate(name: str, tmp_path: Path) -> No
             if training.epoch == 3:
                 raise Killed
 
-    make = CASES[name].make
+    # Six steps: with a period of 2 the last one would have made both sets of parameters equal.
+    make = CASES[name].make if name != "lookahead" else lambda: train.lookahead(optax.adam(0.1), 4, 0.5)
     settings = {"validation": images(), "batch_size": 4}
     whole = fitted(make(), **settings)
     with pytest.raises(Killed):
