@@ -42,7 +42,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="also run notebooks, experiments and guides (CI=true does, too)")
+    parser.addoption("--slow", action="store_true", help="also run notebooks, experiments, guides (CI=true does, too)")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
