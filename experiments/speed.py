@@ -160,7 +160,7 @@ def compare(ours: Mapping[str, Any], theirs: Mapping[str, Any], dtype: str, devi
     if "losses" in ours:
         a, b = np.array(ours["losses"]), np.array(theirs["losses"])
         began = abs(b[0] - a[0]) / abs(a[0])
-        # A network may hardly learn in three steps (MobileNetV3's loss moves by 1e-7): then all of it is rounding.
+        # A network may hardly learn in three steps: then all of the change is rounding.
         change = max(np.abs(a - a[0]).max(), 1e-5 * abs(a[0]))
         difference = float(np.abs(b - a).max() / change)
         if not (began <= first and difference <= later):

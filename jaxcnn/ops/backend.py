@@ -1,7 +1,8 @@
 """The choice between two forms of an operation: one that is fast on a CPU, and XLA's operation.
 
 `FORMS` names the forms for a CPU. The environment variable `JAXCNN_PLAIN` lists those to switch off, or is `all`: XLA's
-operations then replace them, with the same results. It is read when a function is traced and compiled.
+operations then replace them, with the same results. It is read when a function is traced and compiled; for `pages`,
+once, when oneDNN is loaded.
 """
 
 from __future__ import annotations
@@ -43,6 +44,15 @@ def suits_cpu(form: str, *arrays: Any) -> bool:
     """
     if jax.default_backend() != "cpu" or _general.value or not all(isinstance(n, int) for a in arrays for n in a.shape):
         return False
+    return switched_on(form)
+
+
+def switched_on(form: str) -> bool:
+    """Whether JAXCNN_PLAIN leaves this form on.
+
+    Raises:
+      UserError: for an unknown form in JAXCNN_PLAIN.
+    """
     off = os.environ.get("JAXCNN_PLAIN", "").replace(" ", "").split(",")
     if unknown_ones := sorted(set(off) - {"", "all", *FORMS}):
         raise unknown("form in JAXCNN_PLAIN", unknown_ones[0], [*FORMS, "all"])

@@ -15,7 +15,7 @@ from typing import Any, NotRequired, Unpack
 
 import jax
 
-from jaxcnn.ops.backend import suits_cpu
+from jaxcnn.ops.backend import suits_cpu, switched_on
 from jaxcnn.ops.cpu.build import LIBRARY, ONEDNN, RUNTIME, fingerprint, supported
 from jaxcnn.ops.geometry import Ints, Window
 
@@ -128,7 +128,7 @@ def _loaded() -> ctypes.CDLL | str:
         *[ctypes.c_int64] * 3, ctypes.POINTER(ctypes.c_int64), ctypes.c_int64, *[ctypes.c_int] * 3, ctypes.c_char_p,
         ctypes.c_char_p, ctypes.c_int64,
     ]  # fmt: skip
-    library.jaxcnn_set_huge_pages(suits_cpu("pages"))
+    library.jaxcnn_set_huge_pages(switched_on("pages"))
     for name in (CONVOLUTION, PRODUCT):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library

@@ -18,7 +18,7 @@ import jaxcnn as cnn
 from jaxcnn import ops
 from jaxcnn.errors import UserError
 from jaxcnn.ops import convolution, product
-from jaxcnn.ops.backend import FORMS, ordered, stored, suits_cpu
+from jaxcnn.ops.backend import FORMS, general_form, ordered, stored, suits_cpu, switched_on
 from tests.ops.cpu.test_cpu import needs_engine
 
 cpu = pytest.mark.skipif(not suits_cpu("stored"), reason="the forms are for a CPU")
@@ -70,6 +70,13 @@ def test_a_form_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # --- stored ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_decided_once_does_not_depend_on_what_is_traced_then() -> None:
+    """oneDNN may be loaded while a summary or an export is made, which use none of the forms."""
+    with general_form():
+        assert switched_on("pages")
+        assert not suits_cpu("pages")
 
 
 def test_stored_is_its_argument_whatever_that_is() -> None:

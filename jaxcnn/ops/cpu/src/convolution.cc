@@ -48,12 +48,6 @@ struct Kernel {
   }
 };
 
-std::size_t bytes(const Ints& shape, Type type) {
-  std::size_t count = type == Type::float32 ? 4 : 2;
-  for (const std::int64_t length : shape) count *= static_cast<std::size_t>(length);
-  return count;
-}
-
 void activate(dnnl::post_ops& after, const std::string& name) {
   using dnnl::algorithm;
   if (name == "relu") return after.append_eltwise(algorithm::eltwise_relu, 0, 0);
@@ -154,6 +148,8 @@ class Ready {
     x_.set_data_handle(arrays.x);
     y_.set_data_handle(arrays.y);
     kernel_.set_data_handle(arrays.kernel);
+    const memory& result = kind_ == Kind::output ? y_ : kind_ == Kind::input ? x_ : kernel_;
+    use_huge_pages(result.get_data_handle(), result.get_desc().get_size());
     if (bias_) bias_.set_data_handle(arrays.bias);
     if (residual_) residual_.set_data_handle(arrays.residual);
     arguments_.at(DNNL_ARG_SCRATCHPAD).set_data_handle(space + kernel_bytes_);
@@ -196,10 +192,6 @@ std::string Convolution::key() const {
 
 void convolve(const Convolution& convolution, const Arrays& arrays) {
   const Turn turn;
-  void* const results[] = {arrays.y, arrays.x, arrays.kernel};  // in the order of Kind
-  const Ints* const shapes[] = {&convolution.y, &convolution.x, &convolution.kernel};
-  const auto kind = static_cast<std::size_t>(convolution.kind);
-  use_huge_pages(results[kind], bytes(*shapes[kind], convolution.type));
   cache<Ready>().of(convolution.key(), convolution).run(arrays);
 }
 

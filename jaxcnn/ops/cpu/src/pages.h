@@ -19,8 +19,8 @@ void use_huge_pages(const void* array, std::size_t bytes);
 // Gives memory that was freed, but kept by the C library, back to the system. Call it before a new primitive is made,
 // only during a turn: it does something if none was made for a second, since then a program runs for the first time.
 //
-// XLA compiles on several threads, each with an arena of memory of its own. What compiling has used stays there, hundreds
-// of megabytes for a large network, beside what the program needs.
+// XLA compiles on several threads, each with an arena of memory of its own. What compiling has used stays there,
+// hundreds of megabytes for a large network, beside what the program needs.
 void give_back_memory();
 
 }  // namespace jaxcnn
