@@ -7,7 +7,9 @@ Every library has the same weights, batch, loss and optimizer (`experiments/peer
 Before timing, its outputs and its losses over three steps must agree with jaxcnn's; otherwise it is left out and the
 command exits with an error. Then it takes turns with jaxcnn, so that other load on the machine affects both; a ratio is
 one of medians over the same turns. Only one process computes at a time. A pause after each turn lets the other
-process's threads go to sleep.
+process's threads go to sleep. The first call of a turn is not counted: many virtual machines give memory that has been
+free for two seconds back to their host, so that the first step after a pause takes up to twice as long as one in a
+training run (MobileNetV2: 1359 ms, then 514 and 520).
 
 The first call includes tracing, compilation and execution. Memory is the peak of the process, libraries included; on a
 GPU (`--device gpu`), it is the peak of the GPU memory of its arrays. On a GPU, batches are larger, and all libraries
@@ -113,7 +115,7 @@ class Worker:
         return self._answer()
 
     def turn(self) -> float:
-        """The median seconds of the calls in a turn, which takes about a quarter of a second."""
+        """The median seconds of the calls in a turn, about a quarter of a second of them, after one that is not counted."""
         calls = min(100, max(1, round(TURN / self.built["call"])))
         seconds = statistics.median(self._ask(str(calls)))
         time.sleep(PAUSE)

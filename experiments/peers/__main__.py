@@ -74,6 +74,7 @@ def main() -> None:
     for line in iter(sys.stdin.readline, ""):
         if not line.strip():
             break
+        run()  # not counted: a virtual machine's host may have taken back memory that was free during the other's turn
         print(json.dumps([timed(run)[0] for _ in range(int(line))]), file=answers, flush=True)
     print(json.dumps({"peak": peak(task.device)}), file=answers, flush=True)
 
