@@ -1,6 +1,6 @@
 """A process of trainings on several devices: `python -m tests.spread REQUESTS`; it prints its answers as JSON.
 
-The devices of a CPU are as many as XLA_FLAGS says, the other processes those of JAX_COORDINATOR_ADDRESS.
+The devices of a CPU are as many as JAX_NUM_CPU_DEVICES says, the other processes those of JAX_COORDINATOR_ADDRESS.
 """
 
 import json

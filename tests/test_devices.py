@@ -23,10 +23,10 @@ STEPS = {"do": "steps", "batch": 32, "steps": 20}
 
 
 def start(requests, devices=1, **environment):
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_cpu_multi_thread_eigen=true"
+    own = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     return subprocess.Popen(
         [sys.executable, "-m", "tests.spread", json.dumps(requests)], cwd=ROOT, text=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **environment},
+        env={**os.environ, **own, **environment},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -93,7 +93,7 @@ def test_eight_devices_learn_what_one_learns(alone):
         assert result["test_loss"] == pytest.approx(one["test_loss"], rel=1e-3)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_examples_that_are_compared_meet_the_same_ones_on_any_devices(processes):
     """Ten examples in batches of 4 and of 5: with their last batch, and where the devices cannot share a batch."""
     requests = [{"do": do, "batch": batch, "form": "jit"} for do in ("across", "views") for batch in (4, 5, 16)]
@@ -103,13 +103,14 @@ def test_examples_that_are_compared_meet_the_same_ones_on_any_devices(processes)
         close(found, alone)
 
 
-@pytest.mark.parametrize(("processes", "forms"), [(2, ("pmap",)), (4, ("jit",))])
+@pytest.mark.parametrize(("processes", "forms"), [(2, ("pmap",)), pytest.param(4, ("jit",), marks=pytest.mark.slow)])
 def test_several_processes_learn_what_one_learns(alone, processes, forms):
     for found in answers(start_together(processes, [{**STEPS, "form": form} for form in forms])):
         for one in found:
             close(one, alone[0])
 
 
+@pytest.mark.slow
 def test_processes_that_are_stopped_go_on_together(tmp_path):
     """A SIGTERM to one of them stops both after the same step, saved; then they end as if it had not been."""
     # Long enough: JAX looks for a SIGTERM once a second, and then agrees on a step to come.
@@ -135,6 +136,7 @@ def untimed(answer):
     return [{k: v for k, v in r.items() if k not in ("seconds", "images_per_second")} for r in (*history, result)]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_devices_and_its_form(tmp_path):
     """With pmap, to the last digit. Another form or, with pmap, another number would give other figures: refused."""
     request = {"do": "fit", "batch": 48, "epochs": 3, "form": "pmap", "count": 2, "augment": True}
@@ -226,8 +228,9 @@ def wait_for_an_epoch(run):
 
 @pytest.mark.parametrize(
     ("gone", "number"),
-    [(0, signal.SIGKILL), (1, signal.SIGKILL), pytest.param(1, signal.SIGSTOP, marks=pytest.mark.slow)],
+    [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGSTOP)],
 )
+@pytest.mark.slow
 def test_when_a_process_is_gone_the_other_says_so(gone, number, tmp_path):
     """In one sentence and within a minute, whether it was the first one, which the others meet at, or another.
 
@@ -243,6 +246,7 @@ def test_when_a_process_is_gone_the_other_says_so(gone, number, tmp_path):
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_alone_does_not_keep_the_others(tmp_path, data_dir):
     (tmp_path / "empty").mkdir()
     mnist = ["--data", "mnist", "--data-dir"]

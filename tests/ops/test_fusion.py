@@ -325,7 +325,7 @@ np.testing.assert_allclose(mapped, plain(x, k, b), atol=1e-5)
 
 def test_on_several_devices() -> None:
     """Under `jit` with a sharded batch, and under `shard_map` with its checks on: needs a process with two devices."""
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
     done = subprocess.run(
         [sys.executable, "-c", PARALLEL], env=environment, capture_output=True, text=True, check=False
     )

@@ -91,6 +91,7 @@ def test_the_readme_has_its_two_commands() -> None:
         assert text.startswith("python3 -m venv ")
 
 
+@pytest.mark.slow
 def test_python_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one namespace, from first to last, as somebody types them."""
     monkeypatch.chdir(tmp_path)

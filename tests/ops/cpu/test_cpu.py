@@ -368,7 +368,7 @@ def run(script: str, *arguments: str, **environment: str) -> str:
 
 def test_on_several_devices() -> None:
     """A batch that `jit` divides, `shard_map` over all and some axes, `pmap`: each device computes its part."""
-    run(PARALLEL, JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    run(PARALLEL, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="2")
 
 
 def test_the_portable_form_is_exported() -> None:
