@@ -1,7 +1,8 @@
 """Compares jaxcnn with other libraries: training step and inference of networks on one device.
 
-Seven networks are written in each library. `--models` also takes later ones, which are compared with PyTorch only, as
-torchvision has them: mobilenet_v2, efficientnet_b0, convnext_tiny, unet, ...
+Seven networks are written in each library; ONNX Runtime and OpenVINO, which only infer, get PyTorch's. `--models` also
+takes later ones, which are compared with PyTorch and these two only, as torchvision has them: mobilenet_v2,
+efficientnet_b0, convnext_tiny, unet, ...
 
 Every library has the same weights, batch, loss and optimizer (`experiments/peers`), all cores, and a separate process.
 Before timing, its outputs and its losses over three steps must agree with jaxcnn's; otherwise it is left out and the
@@ -45,7 +46,7 @@ from jaxcnn.ops.backend import FORMS
 
 Mode = Literal["train", "infer"]
 MODES: dict[Mode, str] = {"train": "training step", "infer": "inference"}
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "equinox", "keras", "torch", "torchvision")
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "equinox", "keras", "torch", "torchvision", "onnxruntime", "openvino")
 
 TURN, PAUSE, TURNS = 0.25, 0.02, 5
 """Seconds of calls in a turn, seconds between turns, and the minimum number of turns."""
@@ -115,7 +116,7 @@ class Worker:
         return self._answer()
 
     def turn(self) -> float:
-        """The median seconds of the calls in a turn, about a quarter of a second of them, after one that is not counted."""
+        """The median seconds of the calls in a turn of about a quarter of a second, after one that is not counted."""
         calls = min(100, max(1, round(TURN / self.built["call"])))
         seconds = statistics.median(self._ask(str(calls)))
         time.sleep(PAUSE)
@@ -203,10 +204,13 @@ def measure(
         subprocess.run([sys.executable, "-m", "experiments.peers", request], check=True,
                        env=_environment(folder, "cpu"))  # fmt: skip
         for mode in modes:
+            having = {name: peer for name, peer in peers.items() if peer.trains or mode == "infer"}
+            if peers and not having:
+                continue
             with _working(OURS, mode, task) as ours:
                 common: dict[str, Any] = {"model": task.model, "batch": task.shape, "mode": mode}
                 alone: list[float] = []
-                for name, peer in peers.items():
+                for name, peer in having.items():
                     record: dict[str, Any] = {**common, "peer": name}
                     try:
                         with _working(peer, mode, task) as theirs:
@@ -219,7 +223,7 @@ def measure(
                     alone += mine
                     median = statistics.median(mine)
                     yield {**record, "jaxcnn_ms": median, "ratio": record["ms"] / median}, True
-                if not peers:
+                if not having:
                     alone, _ = take_turns(ours, None, seconds)
                 if alone:
                     yield {**common, "peer": "jaxcnn", **_summary(ours, alone), "ratio": 1.0}, True

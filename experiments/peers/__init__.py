@@ -196,6 +196,7 @@ class Peer:
       compiler: whether a C++ compiler is required.
       dtype: a fixed dtype of its computation; None for the task's.
       mixes: whether it supports bfloat16 with float32 parameters.
+      trains: whether it also trains.
       environment: additional environment variables of its process.
     """
 
@@ -206,12 +207,13 @@ class Peer:
     compiler: bool = False
     dtype: str | None = None
     mixes: bool = True
+    trains: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def missing(self, dtype: str = "float32") -> str | None:
         """The missing requirement on this machine or for this dtype, or None."""
         if dtype == "bfloat16" and not self.mixes:
-            return "its batch normalization does not work in bfloat16 with float32 statistics"
+            return "it is not compared in bfloat16 with float32 parameters"
         if absent := [name for name in self.packages if importlib.util.find_spec(name) is None]:
             return f"{' and '.join(absent)} not installed (pip install 'jaxcnn[peers]')"
         if self.compiler and not any(map(shutil.which, ("c++", "g++", "clang++"))):
@@ -222,7 +224,7 @@ class Peer:
         """Why it does not have this network on this machine, or None."""
         if model not in ZOO or self.module == OURS.module:
             return None
-        if self.module != f"{_HERE}.pytorch":
+        if self.module not in (f"{_HERE}.pytorch", f"{_HERE}.runtimes"):
             return "only the first seven networks are written for it"
         if model != "unet" and importlib.util.find_spec("torchvision") is None:
             return "its networks are torchvision's, which is not installed (pip install torchvision)"
@@ -244,6 +246,13 @@ PEERS = {
     "torch_compile": Peer(
         "torch.compile", f"{_HERE}.pytorch", {"channels_last": True, "compiled": True}, ("torch",), compiler=True
     ),
+    **{
+        name: Peer(label, f"{_HERE}.runtimes", {"runtime": name}, ("torch", *packages), mixes=False, trains=False)
+        for name, label, packages in (
+            ("onnxruntime", "ONNX Runtime", ("onnx", "onnxruntime")),
+            ("openvino", "OpenVINO", ("openvino",)),
+        )
+    },
 }
 
 

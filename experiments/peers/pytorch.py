@@ -237,7 +237,8 @@ def _filled(task: Task) -> nn.Module:
     return model
 
 
-def _built(task: Task, channels_last: bool) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+def built(task: Task, channels_last: bool) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """The network with the task's weights, its images `(N, C, H, W)`, and its labels."""
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     model = _filled(task)
     images, labels = task.batch()
@@ -270,7 +271,7 @@ def _set(parameter: torch.Tensor, value: np.ndarray) -> None:
 
 
 def trainer(task: Task, channels_last: bool = False, compiled: bool = False) -> Callable[[], Any]:
-    model, images, labels = _built(task, channels_last)
+    model, images, labels = built(task, channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=task.learning_rate, momentum=MOMENTUM, fused=True)
     run = torch.compile(model) if compiled else model
     run.train()
@@ -287,7 +288,7 @@ def trainer(task: Task, channels_last: bool = False, compiled: bool = False) -> 
 
 
 def inference(task: Task, channels_last: bool = False, compiled: bool = False) -> Callable[[], Any]:
-    model, images, _ = _built(task, channels_last)
+    model, images, _ = built(task, channels_last)
     run = torch.compile(model) if compiled else model
     run.eval()
 
