@@ -80,8 +80,9 @@ class Recipe:
     weights: Path | None = None
     """Weights to begin with: a .pth or .safetensors file of torchvision's or timm's names, a Flax checkpoint, or the
     folder of another run, whose best epoch counts."""
-    fresh: str = "head"
-    """With --weights: layers that begin with new weights all the same, with commas between them, or none."""
+    fresh: str = "auto"
+    """With --weights: layers that begin with new weights all the same, with commas between them, or none; auto is head
+    for networks that name the class of an image, none for others."""
     freeze: str | None = None
     """Layers that do not learn, with commas between them: conv1,bn1,layer1."""
     ensemble: int = 0

@@ -9,11 +9,11 @@ from typing import Any
 
 import optax
 
-from jaxcnn import data
+from jaxcnn import data, weights
 from jaxcnn.data.datasets import lookup
 from jaxcnn.errors import UserError
 from jaxcnn.runs.primary import LOSS, Primary
-from jaxcnn.runs.recipe import Recipe
+from jaxcnn.runs.recipe import Recipe, words
 from jaxcnn.runs.trained import TrainedModel
 from jaxcnn.tasks.objective import Objective
 
@@ -37,6 +37,7 @@ class Task:
       unit: what one example is called, in the plural.
       defaults: a recipe with the default data, batch_size and epochs.
       metric: the metric that compares results, and whether it is maximized.
+      transfers: whether a network can begin with the weights of another run.
       chooses: whether `metric` is measured after each epoch and chooses the best epoch; else the loss does.
     """
 
@@ -47,6 +48,7 @@ class Task:
     defaults: Recipe = Recipe()
     metric: Primary = LOSS
     chooses: bool = True
+    transfers: bool = True
 
     @property
     def primary(self) -> Primary:
@@ -61,7 +63,7 @@ class Task:
         Raises:
           UserError: if a setting does not apply to the task.
         """
-        given = {name: getattr(recipe, name) for name in ("stream", "weights", "ensemble", "label_smoothing")}
+        given = {name: getattr(recipe, name) for name in ("stream", "ensemble", "label_smoothing")}
         for name, value in given.items():
             if value:
                 option = name.replace("_", "-")
@@ -69,6 +71,25 @@ class Task:
         if recipe.augment not in ("auto", "none"):
             raise UserError(f"--augment {recipe.augment}: for {self.about}, choose auto or none")
         return self.with_defaults(recipe)
+
+    def check_weights(self, recipe: Recipe) -> None:
+        """Checks that the task's networks can begin with the recipe's weights.
+
+        Raises:
+          UserError: for words, which are numbered by each run's own vocabulary, and for published weights, which need a
+            preprocessing that the task does not have.
+        """
+        if not self.transfers:
+            raise UserError(f"--weights: the words of {recipe.model} are numbered by each run's own vocabulary")
+        if not weights.is_run(str(recipe.weights)):
+            raise UserError(
+                f"--weights {recipe.weights}: {recipe.model} begins with the weights of a run of jaxcnn; published "
+                "ones are for networks that name the class of an image"
+            )
+
+    def fresh(self, recipe: Recipe) -> tuple[str, ...]:
+        """The layers that begin with new weights all the same."""
+        return () if recipe.fresh == "auto" else words(recipe.fresh)
 
     def with_defaults(self, recipe: Recipe) -> Recipe:
         """The recipe with the task's name, and the default data, batch size and epochs if they are missing."""

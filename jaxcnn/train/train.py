@@ -13,14 +13,16 @@ import optax
 
 from jaxcnn import __version__, models, tasks, weights
 from jaxcnn.core import Layer
+from jaxcnn.data.preprocess import inputs_of
 from jaxcnn.devices import OneDevice
 from jaxcnn.errors import UserError
 from jaxcnn.runs import identity
 from jaxcnn.runs.folder import Run
 from jaxcnn.runs.process import Process
-from jaxcnn.runs.recipe import Recipe, words
+from jaxcnn.runs.recipe import Recipe
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.tasks.task import Data, Task
+from jaxcnn.train.checks import batch_of
 from jaxcnn.train.fit import FitResult, fit
 from jaxcnn.train.optimizers import DECAYS, make_optimizer
 from jaxcnn.train.rates import RateSearch, find_learning_rate
@@ -121,22 +123,22 @@ def prepare(recipe: Recipe, process: Process, resume: bool = False) -> Prepared:
     recipe = completed(recipe)
     if recipe.weights is not None and not resume:
         weights.files.check_path(recipe.weights)
+        task.check_weights(recipe)
     devices = process.spread(recipe.parallel)
     threads = {"workers": process.workers} if recipe.stream else {}
     train, val, test = task.splits(recipe, **threads)
     facts = task.facts(recipe, train)
     options = {**task.model_options(recipe, train), **recipe.model_options}
     model = recipe.build(len(train.classes), options)
-    variables = None
-    if recipe.weights is not None and not resume:
-        key = jax.random.key(recipe.seed)
-        # Published weights are for one size of images; those of a run are for what its images, or --size, were.
-        size = facts["preprocess"]["size"] if weights.is_run(recipe.weights) else None
-        taken = None if size is None else (*size, facts["image"][-1])
-        variables = weights.load(model, recipe.weights, input=taken, fresh=words(recipe.fresh), key=key)
     steps_per_epoch = max(1, len(train) // int(recipe.batch_size or 1))
     epochs = recipe.epochs or task.epochs(recipe, steps_per_epoch)
     objective = dataclasses.replace(task.objective(recipe, facts), loss_scale=recipe.precision == "float16")
+    variables = None
+    if recipe.weights is not None and not resume:
+        example, _ = batch_of(objective, train, 1)
+        inputs = jax.eval_shape(lambda example: inputs_of(objective.inputs, example), example)
+        key = jax.random.key(recipe.seed)
+        variables = weights.load(model, recipe.weights, input=inputs, fresh=task.fresh(recipe), key=key)
     config = {
         **recipe.as_config(), "model_options": options, "code_sha256": identity.of_code(recipe.model), "epochs": epochs,
         "version": __version__, "facts": facts,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tiny
+from helpers import close
 from PIL import Image
 
 from jaxcnn import cli, models, tasks
@@ -18,6 +20,7 @@ from jaxcnn.explore import target
 from jaxcnn.explore.answers import message
 from jaxcnn.explore.messages import unpack
 from jaxcnn.explore.network import Network
+from jaxcnn.train import TrainedModel
 
 SMALL = "--epochs 1 --batch-size 2"
 
@@ -109,6 +112,40 @@ def test_a_run_from_training_to_prediction(
     record, sent = unpack(message(Network(explored), Network(explored).see(explored.examples().inputs[0]), []))
     assert record["pictures"] == ["said"]
     assert len(sent) == record["image"] + np.prod(explored.head.size)
+
+
+@pytest.mark.parametrize(
+    "model", ["fcn8s", pytest.param("fast_rcnn", marks=pytest.mark.slow), "flownet_s", "keypoint_net"]
+)
+def test_a_run_begins_from_another(model: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a learning rate near 0 it keeps what it began with."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    if models.MODELS[model].task == "detection":
+        pytest.importorskip("cv2")
+    given = ["train", model, *TASKS[model][0].split(), *SMALL.split(), "--data-dir", str(data), "--run"]
+    cli.main([*given, "first"])
+    more = ["--weights", "first", "--lr", "1e-12", "--schedule", "constant", "--seed", "1"]
+    cli.main([*given, "second", *more])
+    first, second = (TrainedModel.load(name).params for name in ("first", "second"))
+    close(second, first, 1e-6)
+    last = {"fcn8s": "score", "flownet_s": "flow2", "fast_rcnn": "head", "keypoint_net": "maps"}[model]
+    cli.main([*given, "third", *more, "--fresh", last])
+    third = TrainedModel.load("third").params
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), third, first)
+    assert {name for name, by in moved.items() if max(jax.tree.leaves(by)) > 1e-6} == {last}
+
+
+def test_weights_that_a_task_cannot_begin_with(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    published = tmp_path / "vgg16.safetensors"
+    published.write_bytes(b"")
+    for model, says in (("fcn8s", "begins with the weights of a run of jaxcnn"), ("text_cnn", "own vocabulary")):
+        with pytest.raises(SystemExit):
+            cli.main(["train", model, "--data-dir", str(data), "--weights", str(published)])
+        assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

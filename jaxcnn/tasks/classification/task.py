@@ -69,6 +69,12 @@ class Classification(Task):
             )
         return recipe
 
+    def check_weights(self, recipe: Recipe) -> None:
+        """Published weights suit, too: `facts` has their preprocessing."""
+
+    def fresh(self, recipe: Recipe) -> tuple[str, ...]:
+        return ("head",) if recipe.fresh == "auto" else words(recipe.fresh)
+
     def load(self, recipe: Recipe, split: str, workers: int | None = None) -> Data:
         name, size = str(recipe.data), recipe.shape
         if not recipe.stream:

@@ -93,6 +93,7 @@ class Text(Task):
     name = "text"
     about = "the class of a sentence"
     kind = "sentences"
+    transfers = False
     unit = "sentences"
     defaults = Recipe(data="rt-polarity", batch_size=50, epochs=4)
     metric = ACCURACY

@@ -100,6 +100,7 @@ class QuestionAnswering(Task):
     name = "vqa"
     about = "the answer to a question about a picture"
     kind = "questions"
+    transfers = False
     unit = "pictures"
     defaults = Recipe(data="sort-of-clevr", batch_size=8, epochs=30)
     metric = ACCURACY
