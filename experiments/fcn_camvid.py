@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import jax
@@ -23,7 +22,8 @@ def fcn_camvid(
     strides: tuple[int, ...] = (32, 16, 8), unet: bool = False, backbone: str = "resnet18", width: int = 32,
     units: int = 256, filters: tuple[int, ...] = (128, 64, 32, 16, 16),
     epochs: int = 40, batch_size: int = 4, crop: tuple[int, int] = (128, 160), lr: float = 2e-3,
-    weight_decay: float = 0.05, power: float = 0.5, seed: int = 0, picture: Path | None = None, full: bool = False,
+    weight_decay: float = 0.05, power: float = 0.5, dice: float = 0.0, enlarge: bool = False, seed: int = 0,
+    picture: Path | None = None, full: bool = False,
 ) -> None:  # fmt: skip
     """Trains networks with the same backbone for the same number of steps and evaluates them on the test split.
 
@@ -44,6 +44,9 @@ def fcn_camvid(
       lr: AdamW's peak learning rate: warmup over three tenths of the steps, then decay to 0.
       weight_decay: weight decay of the kernels.
       power: exponent of the class weights by median frequency: 1 for the full weights, 0 for none.
+      dice: factor of the Dice loss, which is added to the cross-entropy; 0 for none.
+      enlarge: the networks see each image at twice its size, so that their maps are twice as fine (four times the
+        time).
       seed: of weights, order and augmentation.
       picture: file for some test images with the networks' masks.
       full: ResNet-34 of width 64, whole images, 400 epochs (needs an accelerator).
@@ -54,9 +57,13 @@ def fcn_camvid(
     if examples is not None:
         train, test = train.take(slice(examples)), test.take(slice(examples))
     classes, batch_size = train.classes, min(batch_size, len(train))
-    loss = functools.partial(
-        segmentation.cross_entropy, weights=segmentation.median_frequency(train.labels, len(classes), power)
-    )
+    weights = segmentation.median_frequency(train.labels, len(classes), power)
+
+    @cnn.losses.per_example
+    def loss(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+        found = segmentation.cross_entropy(outputs, labels, weights)
+        return found + dice * segmentation.dice(outputs, labels) if dice else found
+
     augment = cnn.data.compose(
         segmentation.flip, segmentation.scaled_crop(0.6, 1.6, crop), cnn.data.colour(0.3, 0.3, 0.3)
     )
@@ -72,6 +79,8 @@ def fcn_camvid(
     networks = {f"FCN-{stride}s": fcn(stride, len(classes), backbone, width=width, units=units) for stride in strides}
     if unet:
         networks["U-Net"] = resnet_unet(backbone, len(classes), width=width, filters=filters)
+    if enlarge:
+        networks = {f"{name}, enlarged": enlarged(model) for name, model in networks.items()}
     rows = []
     for name, model in networks.items():
         optimizer = cnn.train.make_optimizer("adam", lr, "onecycle", steps, weight_decay)
@@ -101,6 +110,14 @@ def fcn_camvid(
     print(table(["network", "mean IoU", "pixel accuracy", *classes, "seconds"], rows))
     if picture is not None:
         save(segmentation.figure(masks, classes), picture)
+
+
+def enlarged(model: cnn.Layer) -> cnn.Layer:
+    """The network on images of twice their size; each pixel's outputs are the mean of the four that it became."""
+    return cnn.network(
+        lambda net, x: net.shrink(net.model(net.enlarge(x))),
+        enlarge=cnn.upsample(2, "bilinear"), model=model, shrink=cnn.avg_pool(2),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -25,11 +25,11 @@ THEIRS = torchvision_fixture.load()
 
 
 def _quick():
-    """The smaller networks: to 300 arrays, or the smallest of its family."""
+    """The smaller networks: to 200 arrays, or the smallest of its family."""
     arrays = {name: len(theirs["state"]) for name, theirs in THEIRS.items()}
     family = {name: published_weights(MODELS[name].make()).family for name in THEIRS}
     smallest = {min((n for n in THEIRS if family[n] == f), key=arrays.__getitem__) for f in family.values()}
-    return smallest | {name for name, count in arrays.items() if count <= 300}
+    return smallest | {name for name, count in arrays.items() if count <= 200}
 
 
 QUICK = _quick()

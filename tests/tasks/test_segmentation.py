@@ -327,6 +327,44 @@ def test_the_gradient_is_p_minus_y_by_the_number_of_pixels_that_count():
 
 
 @pytest.mark.parametrize(
+    "labels",
+    [LABELS, np.where(np.arange(3)[:, None, None] == 1, -1, LABELS), np.full_like(LABELS, -1), np.zeros_like(LABELS)],
+    ids=["mixed", "an image of void", "all void", "one class"],
+)
+def test_dice_is_the_formula_and_void_does_nothing(labels):
+    def by_hand(o):
+        found = []
+        for scores, y in zip(o, labels, strict=True):
+            scores, y = scores[y >= 0], y[y >= 0]
+            p = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+            each = [
+                1 - (2 * p[y == k, k].sum() + 0.5) / (p[:, k].sum() + (y == k).sum() + 0.5)
+                for k in range(6)
+                if (y == k).any()
+            ]
+            found.append(np.mean(each) if each else 0)
+        return np.array(found)
+
+    def loss(o):
+        return segmentation.dice(o, labels, smooth=0.5)
+
+    o = jnp.asarray(LOGITS, jnp.float32)
+    close(loss(o), by_hand(LOGITS))
+    gradient = np.asarray(jax.jit(jax.grad(lambda o: loss(o).sum()))(o))
+    assert not np.any(gradient[labels == -1])
+    step = 1e-5 * np.random.default_rng(0).normal(size=LOGITS.shape)
+    difference = (by_hand(LOGITS + step) - by_hand(LOGITS - step)).sum() / 2
+    # Of float32 sums beside a central difference of float64 values.
+    assert (gradient * step).sum() == pytest.approx(difference, rel=1e-4, abs=1e-12)
+
+
+def test_dice_of_a_sure_network_is_0():
+    assert segmentation.dice(100 * jax.nn.one_hot(LABELS, 6), LABELS).max() < 1e-6
+    with pytest.raises(UserError, match="do not belong together"):
+        segmentation.dice(jnp.zeros((1, 2, 2, 3)), np.zeros((1, 2), int))
+
+
+@pytest.mark.parametrize(
     ("labels", "weights", "says"),
     [
         (np.full((1, 2, 2), 3), None, "labels from 3 to 3 for 3 classes: expected 0 to 2, or -1"),
