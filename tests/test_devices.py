@@ -161,6 +161,7 @@ def test_a_run_goes_on_with_its_devices_and_its_form(tmp_path):
     assert "was made on 2 devices (cpu) and goes on with 1 (cpu)" in warned
 
 
+@pytest.mark.slow
 def test_processes_that_were_started_differently_refuse(tmp_path):
     """Each would train something else; together they would train none of it."""
     fit = {"do": "fit", "batch": 48, "epochs": 1, "form": "jit", "run": str(tmp_path / "run")}

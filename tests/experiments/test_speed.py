@@ -59,7 +59,10 @@ def peer_module(name: str) -> ModuleType:
     return importlib.import_module(PEERS[name].module)
 
 
-@pytest.mark.parametrize("model", MODELS)
+SMALL = ("lenet5", "resnet20")
+
+
+@pytest.mark.parametrize("model", [m if m in SMALL else pytest.param(m, marks=pytest.mark.slow) for m in MODELS])
 @pytest.mark.parametrize("peer", ON_JAX)
 def test_outputs(peer: str, model: str, task_of: Callable, expected: Callable) -> None:
     module = peer_module(peer)
@@ -126,6 +129,7 @@ def test_ablation(capsys: pytest.CaptureFixture[str]) -> None:
         assert speed.ABLATIONS[f"without_{form}"].environment == {"JAXCNN_PLAIN": form}
 
 
+@pytest.mark.slow
 def test_a_peer_with_other_weights_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,6 +44,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "reference"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROOMS)
 def test_every_public_name_is_on_its_page(name: str, reference: Path) -> None:
     page = (reference / f"{name.replace('.', '/')}.html").read_text()

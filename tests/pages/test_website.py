@@ -62,6 +62,7 @@ def test_a_matrix_is_a_table_and_what_cannot_be_set_is_shown_as_tex():
     assert website.drawn(r"\nothing{a < b}") == r'<code class="tex">\nothing{a &lt; b}</code>'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_nearly_every_formula_of_a_notebook_is_set(path):
     body = website.notebook(path).body
