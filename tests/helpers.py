@@ -36,10 +36,10 @@ def same(actual: Any, expected: Any) -> None:
 def alike(actual: Any, expected: Any) -> None:
     """Asserts that the same computation in two programs gave the same numbers: on a CPU to the last bit.
 
-    An accelerator's compiler contracts products and sums as suits each program, and so does the older code for fused
-    operations that conftest.py chooses: there to some of float32's last bits.
+    An accelerator's compiler contracts products and sums as suits each program, and so does XLA:CPU with the flags that
+    conftest.py sets: there to some of float32's last bits.
     """
-    exact = jax.default_backend() == "cpu" and "use_fusion_emitters=false" not in os.environ.get("XLA_FLAGS", "")
+    exact = jax.default_backend() == "cpu" and os.environ.get("JAXCNN_TEST_FLAGS") == "none"
     same(actual, expected) if exact else close(actual, expected, 1e-6)
 
 

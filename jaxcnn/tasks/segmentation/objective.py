@@ -75,8 +75,8 @@ def dice(outputs: jax.Array, labels: jax.Array, smooth: float = 1.0) -> jax.Arra
 
     loss = mean over classes k of 1 - (2 sum_i p_ik t_ik + s) / (sum_i p_ik + sum_i t_ik + s)
 
-    with p = softmax(outputs), t = 1 for the class of a pixel and 0 for the others, and sums over the pixels i that are not
-    void. A class counts as much as another, however small it is, as in mean IoU. Add it to `cross_entropy`, which
+    with p = softmax(outputs), t = 1 for the class of a pixel and 0 for the others, and sums over the pixels i that are
+    not void. A class counts as much as another, however small it is, as in mean IoU. Add it to `cross_entropy`, which
     learns faster at the start. An image of nothing but void has the loss 0, and the gradient 0.
 
     Args:
