@@ -30,6 +30,14 @@ def rounded(y: jax.Array, dtype: Any) -> jax.Array:
     return y.astype(dtype) if dtype != wide_dtype(dtype) else y
 
 
+def summed_product(x: jax.Array, y: jax.Array) -> jax.Array:
+    """XLA's matrix product of two arrays of the same dtype, summed in at least float32.
+
+    XLA:CPU of jaxlib 0.12 sums some products of bfloat16 in bfloat16, unless the sum is asked for in float32.
+    """
+    return rounded(jnp.matmul(x, y, preferred_element_type=wide_dtype(x.dtype)), x.dtype)
+
+
 def spread(x: jax.Array, like: jax.Array) -> jax.Array:
     """x in the dtype of `like`, and in a shape that broadcasts to it; the gradient is summed in at least float32.
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.ops import cpu
-from jaxcnn.ops.precision import rounded, wide_dtype
+from jaxcnn.ops.precision import summed_product
 
 _ROWS, _LARGE = 32, 1 << 20  # most rows and least numbers of the matrix for which oneDNN is faster
 
@@ -22,5 +22,4 @@ def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     rows = x.size // max(x.shape[-1], 1)
     if cpu.available(x) and dtype == jnp.float32 and kernel.size >= _LARGE and 0 < rows <= _ROWS:
         return cpu.product(x, kernel)
-    # XLA:CPU of jaxlib 0.12 sums some products of bfloat16 in bfloat16, unless the sum is asked for in float32.
-    return rounded(jnp.matmul(x, kernel, preferred_element_type=wide_dtype(dtype)), dtype)
+    return summed_product(x, kernel)

@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
@@ -15,7 +14,7 @@ from jaxcnn.ops.backend import compute, stored, vary_alike
 from jaxcnn.ops.cpu import library
 from jaxcnn.ops.cpu.partition import divided
 from jaxcnn.ops.cpu.primitive import available
-from jaxcnn.ops.precision import rounded, wide_dtype
+from jaxcnn.ops.precision import summed_product
 
 product_p = Primitive("jaxcnn_product")
 
@@ -36,13 +35,8 @@ def _abstract(x: Any, kernel: Any, *, transposed: bool, parts: Any) -> Any:
     return x.update(shape=(x.shape[0], kernel.shape[0 if transposed else 1]), weak_type=False)
 
 
-def _matmul(x: jax.Array, y: jax.Array) -> jax.Array:
-    """XLA's product, summed in float32 as `jaxcnn.ops.matmul` is."""
-    return rounded(jnp.matmul(x, y, preferred_element_type=wide_dtype(x.dtype)), x.dtype)
-
-
 def _plain(x: jax.Array, kernel: jax.Array, *, transposed: bool) -> jax.Array:
-    return _matmul(x, kernel.T if transposed else kernel)
+    return summed_product(x, kernel.T if transposed else kernel)
 
 
 def _onednn(x: jax.Array, kernel: jax.Array, *, transposed: bool) -> jax.Array:
@@ -63,7 +57,7 @@ def _row_gradient(ct: jax.Array, x: Any, kernel: jax.Array, *, transposed: bool,
 
 def _kernel_gradient(ct: jax.Array, x: jax.Array, kernel: Any, *, transposed: bool, parts: Any) -> jax.Array:
     ct = stored(ct)  # XLA's product, which is as fast: the time is that of writing the gradient
-    return _matmul(ct.T, x) if transposed else _matmul(x.T, ct)
+    return summed_product(ct.T, x) if transposed else summed_product(x.T, ct)
 
 
 def _batched(operands: Any, dims: Any, *, transposed: bool, parts: Any) -> tuple[jax.Array, int]:
