@@ -38,6 +38,8 @@ class Task:
       defaults: a recipe with the default data, batch_size and epochs.
       metric: the metric that compares results, and whether it is maximized.
       transfers: whether a network can begin with the weights of another run.
+      anew: the layers of a network with initial weights that begin with new ones all the same, unless a recipe names
+        others.
       chooses: whether `metric` is measured after each epoch and chooses the best epoch; else the loss does.
     """
 
@@ -49,6 +51,7 @@ class Task:
     metric: Primary = LOSS
     chooses: bool = True
     transfers: bool = True
+    anew: tuple[str, ...] = ()
 
     @property
     def primary(self) -> Primary:
@@ -89,7 +92,7 @@ class Task:
 
     def fresh(self, recipe: Recipe) -> tuple[str, ...]:
         """The layers that begin with new weights all the same."""
-        return () if recipe.fresh == "auto" else words(recipe.fresh)
+        return self.anew if recipe.fresh == "auto" else words(recipe.fresh)
 
     def with_defaults(self, recipe: Recipe) -> Recipe:
         """The recipe with the task's name, and the default data, batch size and epochs if they are missing."""

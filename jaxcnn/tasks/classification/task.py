@@ -48,6 +48,7 @@ class Classification(Task):
     about = "the class of an image"
     defaults = Recipe(data="digits", batch_size=128)
     metric = ACCURACY
+    anew = ("head",)
 
     # --- for a training
 
@@ -71,9 +72,6 @@ class Classification(Task):
 
     def check_weights(self, recipe: Recipe) -> None:
         """Published weights suit, too: `facts` has their preprocessing."""
-
-    def fresh(self, recipe: Recipe) -> tuple[str, ...]:
-        return ("head",) if recipe.fresh == "auto" else words(recipe.fresh)
 
     def load(self, recipe: Recipe, split: str, workers: int | None = None) -> Data:
         name, size = str(recipe.data), recipe.shape
