@@ -9,6 +9,7 @@ from jaxcnn.models.figures import figures
 
 QUICK = 4_000_000  # parameters of the networks whose operations are always counted
 THEIRS = torchvision_fixture.load()
+CLASSIFIERS = [name for name in THEIRS if MODELS[name].task == "classification"]
 LARGE = {name for name, known in figures().items() if (known.parameters or 0) > QUICK}
 
 
@@ -16,15 +17,23 @@ def test_every_network_is_in_the_table():
     assert list(figures()) == list(MODELS), "run python tests/models/figures_table.py"
 
 
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_parameters_are_those_that_torchvision_publishes(name):
+    auxiliary = {"inception_v3": 3_326_696}  # published with its auxiliary head, which is an option here
+    assert figures()[name].parameters == THEIRS[name]["parameters"] - auxiliary.get(name, 0)
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "resnet1202" else []) for name in MODELS]
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == "resnet1202" else [])
+        for name in MODELS
+        if name in LARGE and name not in CLASSIFIERS
+    ],
 )
-def test_parameters(name):
-    if name in THEIRS and MODELS[name].task == "classification":
-        auxiliary = {"inception_v3": 3_326_696}  # published with its auxiliary head, which is an option here
-        assert figures()[name].parameters == THEIRS[name]["parameters"] - auxiliary.get(name, 0)
-    elif name in LARGE:  # `test_figures_are_those_of_the_traced_network` has the others
-        assert figures()[name].parameters == figures_table.parameters(name)
+def test_parameters_of_large_networks(name):
+    """`test_figures_are_those_of_the_traced_network` has the small ones, with their operations, everywhere."""
+    assert figures()[name].parameters == figures_table.parameters(name)
 
 
 def _networks():
@@ -37,7 +46,7 @@ def test_figures_are_those_of_the_traced_network(name):
     assert figures()[name].macs == figures_table.operations(name)
 
 
-@pytest.mark.parametrize("name", [name for name in THEIRS if MODELS[name].task == "classification"])
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_what_torchvision_publishes(name):
     """Its accuracy; and where images have the same size, the operations, which it rounds to 10^6."""
     assert figures()[name].top1 == THEIRS[name]["top1"]

@@ -294,12 +294,15 @@ def loss_by_hand(outputs, labels, weights):
     return np.array(result)
 
 
-@pytest.mark.parametrize("weights", [None, WEIGHTS, [0, 1, 1, 1, 1, 1]], ids=["plain", "weighted", "a class of none"])
-@pytest.mark.parametrize(
+every_label_map = pytest.mark.parametrize(
     "labels",
     [LABELS, np.where(np.arange(3)[:, None, None] == 1, -1, LABELS), np.full_like(LABELS, -1), np.zeros_like(LABELS)],
     ids=["mixed", "an image of void", "all void", "one class"],
 )
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS, [0, 1, 1, 1, 1, 1]], ids=["plain", "weighted", "a class of none"])
+@every_label_map
 def test_loss_is_the_formula_and_void_does_nothing(labels, weights):
     expected = loss_by_hand(LOGITS, labels, np.ones(6) if weights is None else weights)
 
@@ -326,11 +329,7 @@ def test_the_gradient_is_p_minus_y_by_the_number_of_pixels_that_count():
     close(jax.jit(jax.grad(lambda o: segmentation.cross_entropy(o, labels).sum()))(o), expected)
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [LABELS, np.where(np.arange(3)[:, None, None] == 1, -1, LABELS), np.full_like(LABELS, -1), np.zeros_like(LABELS)],
-    ids=["mixed", "an image of void", "all void", "one class"],
-)
+@every_label_map
 def test_dice_is_the_formula_and_void_does_nothing(labels):
     def by_hand(o):
         found = []
