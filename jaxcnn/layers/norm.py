@@ -75,21 +75,22 @@ def batch_norm(
         if _channels(x) != mean.shape:
             raise LayerError(f"made for {mean.size} channels, got {x.shape[-1]} in {x.shape}")
         values = ops.wide(x)  # converted once, because the three terms of its gradient nearly cancel
-        if train:
-            axes = tuple(range(x.ndim - 1))
-            batch_mean, batch_var, number = ops.batch_statistics(values, axes, axis_name or batch_axis())
-            if number < 2:
-                raise EvaluationOnly(
-                    f"one value per channel in {x.shape}: in training it equals the batch's mean, and the output is "
-                    "constant; use a larger batch, or layer_norm"
-                )
-            unbiased = batch_var * (number / (number - 1))
-            state = {
-                "mean": (momentum * mean + (1 - momentum) * batch_mean).astype(mean.dtype),
-                "var": (momentum * var + (1 - momentum) * unbiased).astype(var.dtype),
-            }
-            mean, var = batch_mean, batch_var
-        y = ops.batch_normalize(values, mean, var, params.get("scale"), params.get("bias"), eps)
+        if not train:
+            y = ops.batch_normalize(values, mean, var, params.get("scale"), params.get("bias"), eps)
+            return ops.rounded(y, x.dtype), state
+        y, batch_mean, batch_var, number = ops.batch_norm(
+            values, params.get("scale"), params.get("bias"), eps, axis_name or batch_axis()
+        )
+        if number < 2:
+            raise EvaluationOnly(
+                f"one value per channel in {x.shape}: in training it equals the batch's mean, and the output is "
+                "constant; use a larger batch, or layer_norm"
+            )
+        unbiased = batch_var * (number / (number - 1))
+        state = {
+            "mean": (momentum * mean + (1 - momentum) * batch_mean).astype(mean.dtype),
+            "var": (momentum * var + (1 - momentum) * unbiased).astype(var.dtype),
+        }
         return ops.rounded(y, x.dtype), state
 
     return Layer(init, apply)

@@ -26,6 +26,7 @@ _general = jax.make_user_context(False)
 
 FORMS = {
     "onednn": "convolutions, their gradients, and products of a few rows by oneDNN (jaxcnn.ops.cpu)",
+    "sums": "batch statistics, and the sums of their gradients, in one pass each (jaxcnn.ops.cpu)",
     "products": "convolutions of few pixels with a large kernel as one matrix product",
     "stored": "values that XLA would compute again in each use are stored",
     "maximum": "max pooling that writes down which pixel was the largest, for its gradient",
@@ -128,6 +129,8 @@ def compute(primitive: Primitive, plain: Callable[..., Any], cpu: Callable[..., 
     several CPU devices (`jaxcnn.ops.cpu.partition`). It is not passed to `plain` or `cpu`.
     """
 
+    several = primitive.multiple_results
+
     @functools.lru_cache(maxsize=1024)
     def compiled(**params: Any) -> Any:
         def run(*operands: jax.Array) -> jax.Array:
@@ -143,7 +146,7 @@ def compute(primitive: Primitive, plain: Callable[..., Any], cpu: Callable[..., 
     primitive.def_impl(lambda *operands, **params: compiled(**params)(*operands))
 
     def portable(context: Any, *operands: Any, parts: ClosedJaxpr | None = None, **params: Any) -> Any:
-        return mlir.lower_fun(functools.partial(plain, **params), multiple_results=False)(context, *operands)
+        return mlir.lower_fun(functools.partial(plain, **params), several)(context, *operands)
 
     def lower(context: Any, *operands: Any, parts: ClosedJaxpr | None = None, **params: Any) -> Any:
         # An exported program must run on any machine, and JAX refuses calls of custom libraries in it.
@@ -151,7 +154,7 @@ def compute(primitive: Primitive, plain: Callable[..., Any], cpu: Callable[..., 
             return portable(context, *operands, **params)
         # Inside `shard_map` each device runs its own program. Only the program of `jit` has a list of devices.
         if parts is None or getattr(context.module_context.axis_context, "device_assignment", None) is None:
-            return mlir.lower_fun(functools.partial(cpu, **params), multiple_results=False)(context, *operands)
+            return mlir.lower_fun(functools.partial(cpu, **params), several)(context, *operands)
         return mlir.lower_fun(jaxpr_as_fun(parts), multiple_results=True)(context, *operands)
 
     mlir.register_lowering(primitive, portable)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxcnn.ops import cpu
 from jaxcnn.ops.precision import rounded, spread, wide
 
 
@@ -32,6 +33,13 @@ def batch_statistics(
     Returns:
       mean, var (the biased estimate), and M, the number of values in each.
     """
+    if tuple(axes) == tuple(range(x.ndim - 1)) and cpu.sums_channels(x):
+        mean, var = cpu.moments(x)
+        count = x.size // mean.size
+        if axis_name is None:
+            return mean, var, count
+        own, mean = mean, lax.pmean(mean, axis_name)
+        return mean, lax.pmean(var + jnp.square(own - mean), axis_name), count * lax.axis_size(axis_name)
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     values = x.astype(dtype)
     mean = values.mean(axes, keepdims=True)
@@ -45,6 +53,33 @@ def batch_statistics(
         var = lax.pmean(var, axis_name)
     mean = mean.reshape(var.shape)
     return mean, var - jnp.square(mean - centre.reshape(var.shape)), count
+
+
+def batch_norm(
+    x: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    eps: float,
+    axis_name: str | Sequence[str] | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array, int]:
+    """Normalizes a batch by its own statistics: y = (x - mean) / sqrt(var + eps) * scale + bias.
+
+    Args:
+      x: `(..., C)`.
+      scale, bias: `(C,)`; None for 1 and 0.
+      eps, axis_name: as in `batch_normalize` and `batch_statistics`.
+
+    Returns:
+      y in x's shape, and mean, var and M of `batch_statistics` over all axes but the last.
+
+    Source: Ioffe and Szegedy, Batch normalization (2015), algorithm 1.
+    """
+    mean, var, count = batch_statistics(x, tuple(range(x.ndim - 1)), axis_name)
+    if not cpu.sums_channels(x):
+        return batch_normalize(x, mean, var, scale, bias, eps), mean, var, count
+    factor = _factor(var, scale, eps, x.dtype)
+    shift = jnp.zeros_like(mean) if bias is None else bias.astype(x.dtype)
+    return cpu.affine(x, mean, factor, shift), mean, var, count
 
 
 def batch_normalize(

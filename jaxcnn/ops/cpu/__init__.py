@@ -9,6 +9,8 @@ Linux on x86-64, XLA computes the convolutions, with the same results.
 - `primitive`: the convolution and its gradients as a JAX primitive with its rules.
 - `fused`: the convolution with the operations that follow it in inference.
 - `product`: a few rows times a large matrix.
+- `channels`, `pooling`: batch statistics, the sums of their gradient, and max pooling. This package computes them
+  itself, in vectors and on oneDNN's threads (`src/kernels.inc`).
 - `partition`: a batch that `jit` divides among several devices.
 
 **Threads.** oneDNN uses OpenMP's threads. Their number is OMP_NUM_THREADS, else NPROC, else the number of processors
@@ -23,8 +25,10 @@ since oneDNN's own reordering took up to 8 % of a training step (GoogLeNet).
 calls. The last 1024 primitives of oneDNN are kept, one per shape.
 """
 
+from jaxcnn.ops.cpu.channels import affine, moments, sums_channels
 from jaxcnn.ops.cpu.fused import conv_fused, conv_fused_p
 from jaxcnn.ops.cpu.library import about, notice, unavailable
+from jaxcnn.ops.cpu.pooling import max_pool, pools, put
 from jaxcnn.ops.cpu.primitive import (
     available,
     conv,
@@ -38,16 +42,22 @@ from jaxcnn.ops.cpu.product import product, product_p
 
 __all__ = [
     "about",
+    "affine",
     "available",
     "conv",
     "conv_fused",
     "conv_fused_p",
     "conv_transpose",
     "convolution_p",
+    "max_pool",
+    "moments",
     "notice",
+    "pools",
     "product",
     "product_p",
+    "put",
     "shapes",
+    "sums_channels",
     "takes",
     "takes_transposed",
     "unavailable",

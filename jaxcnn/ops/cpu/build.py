@@ -61,7 +61,7 @@ def build() -> Path:
         raise CannotBuild("jaxlib, which has XLA's headers, is not installed")
     source, made = HERE / "src", LIBRARY.with_suffix(f".{os.getpid()}")
     command = [
-        *compiler.split(), "-std=c++17", "-O2", "-DNDEBUG", "-fPIC", "-shared", "-ffunction-sections",
+        *compiler.split(), "-std=c++17", "-O3", "-DNDEBUG", "-fPIC", "-shared", "-ffunction-sections",
         *(f"-isystem{path}" for path in (Path(jaxlib.origin).parent / "include", _file(HEADERS, "dnnl.hpp", 1))),
         f'-DJAXCNN_SOURCES="{fingerprint()}"', *map(str, sorted(source.glob("*.cc"))), str(_file(RUNTIME, ONEDNN)),
         # With a shared libstdc++ it would need one as new as the compiler's.

@@ -20,6 +20,9 @@ from jaxcnn.ops.cpu.build import LIBRARY, ONEDNN, RUNTIME, fingerprint, supporte
 from jaxcnn.ops.geometry import Ints, Window
 
 CONVOLUTION, PRODUCT = "jaxcnn_convolution", "jaxcnn_product"  # the handlers of XLA
+MOMENTS, SUMS = "jaxcnn_moments", "jaxcnn_sums"
+MAX_POOL, MAX_POOL_GRADIENT = "jaxcnn_max_pool", "jaxcnn_max_pool_gradient"
+HANDLERS = (CONVOLUTION, PRODUCT, MOMENTS, SUMS, MAX_POOL, MAX_POOL_GRADIENT)
 KINDS = ("output", "input", "kernel")  # in the order of the C++ enumeration
 TYPES = ("float32", "bfloat16")
 
@@ -129,7 +132,7 @@ def _loaded() -> ctypes.CDLL | str:
         ctypes.c_char_p, ctypes.c_int64,
     ]  # fmt: skip
     library.jaxcnn_set_huge_pages(switched_on("pages"))
-    for name in (CONVOLUTION, PRODUCT):
+    for name in HANDLERS:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 

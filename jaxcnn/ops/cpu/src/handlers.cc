@@ -7,8 +7,10 @@
 #include <string>
 #include <string_view>
 
+#include "channels.h"
 #include "convolution.h"
 #include "pages.h"
+#include "pooling.h"
 #include "product.h"
 #include "threads.h"
 #include "xla/ffi/api/ffi.h"
@@ -116,6 +118,78 @@ ffi::Error multiply(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuff
   return run([&] { jaxcnn::multiply(product, a.untyped_data(), b.untyped_data(), out->untyped_data()); });
 }
 
+using Vector = ffi::BufferR1<ffi::DataType::F32>;
+using Images = ffi::Buffer<ffi::DataType::F32>;
+using Chosen = ffi::Buffer<ffi::DataType::U8>;
+
+// An image (..., channels) as a matrix; empty if it has no numbers.
+std::optional<jaxcnn::Pixels> pixels(const Images& image) {
+  const auto dims = image.dimensions();
+  if (dims.size() == 0 || image.element_count() == 0) return std::nullopt;
+  const std::int64_t channels = dims[dims.size() - 1];
+  return jaxcnn::Pixels{image.typed_data(), static_cast<std::int64_t>(image.element_count()) / channels, channels};
+}
+
+bool has(const Vector& vector, std::int64_t count) {
+  return static_cast<std::int64_t>(vector.element_count()) == count;
+}
+
+// (..., C) -> mean (C,), variance (C,)
+ffi::Error moments(Images x, ffi::Result<Vector> mean, ffi::Result<Vector> variance) {
+  const auto image = pixels(x);
+  if (!image || !has(*mean, image->channels) || !has(*variance, image->channels)) {
+    return ffi::Error::InvalidArgument("jaxcnn: moments of an array that is empty or does not fit");
+  }
+  return run([&] { jaxcnn::moments(*image, mean->typed_data(), variance->typed_data()); });
+}
+
+// y (..., C), x (..., C), centre (C,) -> sums (C,), products (C,)
+ffi::Error sums(Images y, Images x, Vector centre, ffi::Result<Vector> total, ffi::Result<Vector> products) {
+  const auto image = pixels(x);
+  if (!image || y.element_count() != x.element_count() || !has(centre, image->channels) ||
+      !has(*total, image->channels) || !has(*products, image->channels)) {
+    return ffi::Error::InvalidArgument("jaxcnn: sums of arrays that are empty or do not fit");
+  }
+  return run([&] {
+    jaxcnn::sums(y.typed_data(), *image, centre.typed_data(), total->typed_data(), products->typed_data());
+  });
+}
+
+// A pool of images and their pools of 1 to 3 dimensions; empty if they do not fit.
+std::optional<jaxcnn::Pool> pool(Span x, Span y, Span window, Span strides, Span low) {
+  const std::size_t spatial = window.size();
+  if (spatial < 1 || spatial > 3 || strides.size() != spatial || low.size() != spatial || x.size() != spatial + 2 ||
+      y.size() != spatial + 2 || x[0] != y[0] || x[spatial + 1] != y[spatial + 1]) {
+    return std::nullopt;
+  }
+  jaxcnn::Pool found{x[0], x[spatial + 1], {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}};
+  for (std::size_t i = 0; i < spatial; ++i) {
+    const std::size_t place = 3 - spatial + i;
+    found.size[place] = x[i + 1];
+    found.places[place] = y[i + 1];
+    found.window[place] = window[i];
+    found.strides[place] = strides[i];
+    found.low[place] = low[i];
+  }
+  return found;
+}
+
+ffi::Error max_pool(Images x, ffi::Result<Images> y, ffi::Result<Chosen> chosen, Span window, Span strides, Span low) {
+  const auto found = pool(x.dimensions(), y->dimensions(), window, strides, low);
+  if (!found || chosen->element_count() != y->element_count()) {
+    return ffi::Error::InvalidArgument("jaxcnn: max pooling of arrays that do not fit");
+  }
+  return run([&] { jaxcnn::max_pool(*found, x.typed_data(), y->typed_data(), chosen->typed_data()); });
+}
+
+ffi::Error put(Images y, Chosen chosen, ffi::Result<Images> x, Span window, Span strides, Span low) {
+  const auto found = pool(x->dimensions(), y.dimensions(), window, strides, low);
+  if (!found || chosen.element_count() != y.element_count()) {
+    return ffi::Error::InvalidArgument("jaxcnn: max pooling of arrays that do not fit");
+  }
+  return run([&] { jaxcnn::put(*found, y.typed_data(), chosen.typed_data(), x->typed_data()); });
+}
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_convolution, call,
@@ -139,6 +213,35 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_product, multiply,
                                   .Arg<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>()
                                   .Attr<bool>("transposed"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_moments, moments,
+                              ffi::Ffi::Bind().Arg<Images>().Ret<Vector>().Ret<Vector>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_sums, sums,
+                              ffi::Ffi::Bind()
+                                  .Arg<Images>()
+                                  .Arg<Images>()
+                                  .Arg<Vector>()
+                                  .Ret<Vector>()
+                                  .Ret<Vector>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_max_pool, max_pool,
+                              ffi::Ffi::Bind()
+                                  .Arg<Images>()
+                                  .Ret<Images>()
+                                  .Ret<Chosen>()
+                                  .Attr<Span>("window")
+                                  .Attr<Span>("strides")
+                                  .Attr<Span>("low"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_max_pool_gradient, put,
+                              ffi::Ffi::Bind()
+                                  .Arg<Images>()
+                                  .Arg<Chosen>()
+                                  .Ret<Images>()
+                                  .Attr<Span>("window")
+                                  .Attr<Span>("strides")
+                                  .Attr<Span>("low"));
 
 extern "C" {
 

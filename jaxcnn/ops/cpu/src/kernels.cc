@@ -1,0 +1,86 @@
+#include "kernels.h"
+
+#include <immintrin.h>
+
+#include <cstring>
+#include <limits>
+
+namespace jaxcnn {
+namespace {
+
+// Vectors of 16 numbers, which the compiler divides into what the processor has.
+constexpr std::int64_t kLanes = 16;
+constexpr std::int64_t kTogether = 4 * kLanes;  // numbers that are summed in registers
+constexpr float kLowest = -std::numeric_limits<float>::infinity();
+
+using Floats = float __attribute__((vector_size(4 * kLanes)));
+using Integers = std::int32_t __attribute__((vector_size(4 * kLanes)));
+using Bytes = std::uint8_t __attribute__((vector_size(kLanes)));
+
+// Each namespace has `widened`, which compilers do not find by themselves: 16 bytes as 32-bit integers.
+
+namespace basic {
+
+inline Integers widened(const std::uint8_t* from) {
+  Integers out{};
+  for (std::int64_t i = 0; i < kLanes; ++i) out[i] = from[i];
+  return out;
+}
+
+#include "kernels.inc"
+}
+
+// Not `target_clones`: GCC divides vectors for the first kind of processor before it makes the clones.
+#if defined(__clang__)
+#define JAXCNN_BEGIN(features) _Pragma(features)
+#define JAXCNN_END _Pragma("clang attribute pop")
+#define JAXCNN_AVX2 "clang attribute push(__attribute__((target(\"avx2,fma\"))), apply_to = function)"
+#define JAXCNN_AVX512 "clang attribute push(__attribute__((target(\"avx512f,avx512bw,avx512vl\"))), apply_to = function)"
+#else
+#define JAXCNN_BEGIN(features) _Pragma("GCC push_options") _Pragma(features)
+#define JAXCNN_END _Pragma("GCC pop_options")
+#define JAXCNN_AVX2 "GCC target(\"avx2,fma\")"
+#define JAXCNN_AVX512 "GCC target(\"avx512f,avx512bw,avx512vl\")"
+#endif
+
+JAXCNN_BEGIN(JAXCNN_AVX2)
+namespace avx2 {
+
+inline Integers widened(const std::uint8_t* from) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  const __m256i halves[2] = {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
+  Integers out;
+  std::memcpy(&out, halves, sizeof out);
+  return out;
+}
+
+#include "kernels.inc"
+}
+JAXCNN_END
+
+JAXCNN_BEGIN(JAXCNN_AVX512)
+namespace avx512 {
+
+inline Integers widened(const std::uint8_t* from) {
+  return reinterpret_cast<Integers>(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+}
+
+#include "kernels.inc"
+}
+JAXCNN_END
+
+const Kernels& choose() {
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+    return avx512::all;
+  }
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? avx2::all : basic::all;
+}
+
+}  // namespace
+
+const Kernels& kernels() {
+  static const Kernels& best = choose();
+  return best;
+}
+
+}  // namespace jaxcnn

@@ -1,0 +1,225 @@
+"""This package's own passes over an image on a CPU: batch statistics, the sums of their gradient, max pooling.
+
+Statistics and gradients are compared with float64 formulas. Tolerance 1e-5 of the largest value: float32 has 6e-8, and
+a gradient of a batch norm is a difference of terms some ten times as large.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import close, normal, same
+
+import jaxcnn as cnn
+from jaxcnn import ops
+from jaxcnn.ops import cpu, maximum
+from jaxcnn.ops.cpu import channels
+from tests.ops.cpu.test_cpu import needs_engine
+
+pytestmark = needs_engine
+
+# Few and many channels, widths that are no multiple of a vector, fewer pixels than a group, one pixel, one channel.
+SHAPES = [
+    (4, 33, 31, 16), (3, 9, 7, 3), (2, 40, 40, 65), (70000, 1), (5, 5), (1, 40), (2, 6, 5, 4, 24), (8, 7, 7, 2048),
+    (2, 14, 14, 1025), (300, 100), (4, 30, 30, 48), (2, 100, 257),
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _every_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channels, "_LEAST", 0)
+
+
+def image(seed: int, *shape: int, mean: float = 3) -> np.ndarray:
+    """Each channel has a mean and a spread of its own."""
+    rng = np.random.default_rng(seed)
+    spread = rng.uniform(0.1, 3, shape[-1])
+    return (rng.normal(size=shape) * spread + mean * rng.normal(size=shape[-1])).astype(np.float32)
+
+
+def wide(*arrays: Any) -> list[np.ndarray]:
+    return [np.asarray(a, np.float64) for a in arrays]
+
+
+# --- statistics --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_moments_and_sums_are_those_of_float64(shape: tuple[int, ...]) -> None:
+    x, y, centre = image(0, *shape), normal(1, *shape), normal(2, shape[-1])
+    axes = tuple(range(len(shape) - 1))
+    mean, var = jax.jit(channels.moments_p.bind)(x)
+    total, product = jax.jit(channels.sums_p.bind)(y, x, centre)
+    x, y, centre = wide(x, y, centre)
+    close((mean, var), (x.mean(axes), x.var(axes)), 1e-6)
+    # A sum of both signs cancels: it is compared with the sum of the terms' sizes.
+    for found, terms in ((total, y), (product, y * (x - centre))):
+        assert np.all(np.abs(found - terms.sum(axes)) <= 1e-6 * np.abs(terms).sum(axes) + 1e-30)
+
+
+@pytest.mark.parametrize("mean", [1e3, 1e5])
+def test_the_variance_of_numbers_far_from_zero(mean: float) -> None:
+    """E[x^2] - E[x]^2 would lose all digits: the mean is a thousand and a hundred thousand times the spread."""
+    x = (normal(0, 64, 20, 20, 24) + mean).astype(np.float32)
+    found = cpu.moments(jnp.asarray(x))
+    close(found, (wide(x)[0].mean((0, 1, 2)), wide(x)[0].var((0, 1, 2))), 1e-5)
+
+
+def test_pieces_with_different_means() -> None:
+    """Pieces of the image are read apart, and their means differ more than the pixels in each."""
+    x = normal(0, 40, 50, 50, 16) + np.arange(40, dtype=np.float32)[:, None, None, None]
+    mean, var = cpu.moments(jnp.asarray(x))
+    close((mean, var), (wide(x)[0].mean((0, 1, 2)), wide(x)[0].var((0, 1, 2))), 1e-6)
+
+
+def test_numbers_that_are_not_finite() -> None:
+    x = np.zeros((4, 10, 10, 3), np.float32)
+    x[0, 0, 0, 1], x[1, 2, 3, 2] = np.inf, np.nan
+    mean, var = cpu.moments(jnp.asarray(x))
+    np.testing.assert_array_equal(np.isfinite(mean), [True, False, False])
+    np.testing.assert_array_equal(var, [0, np.nan, np.nan])
+
+
+@pytest.mark.parametrize("shape", [(4, 33, 31, 16), (5, 9, 7, 3), (600, 40)], ids=str)
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm_and_its_gradients_are_those_of_float64(shape: tuple[int, ...], affine: bool) -> None:
+    x, weights = image(0, *shape), normal(1, *shape)
+    scale, bias = (normal(2, shape[-1]), normal(3, shape[-1])) if affine else (None, None)
+
+    def ours(x: Any, scale: Any, bias: Any) -> Any:
+        assert cpu.sums_channels(x)
+        y, mean, var, _ = ops.batch_norm(x, scale, bias, 1e-5)
+        return (y * weights).sum() + jnp.sin(mean).sum() + jnp.sqrt(var).sum(), (y, mean, var)
+
+    def formula(x: Any, scale: Any, bias: Any) -> Any:
+        axes = tuple(range(x.ndim - 1))
+        mean, var = x.mean(axes), x.var(axes)
+        y = (x - mean) / jnp.sqrt(var + 1e-5) * (1 if scale is None else scale) + (0 if bias is None else bias)
+        return (y * weights).sum() + jnp.sin(mean).sum() + jnp.sqrt(var).sum(), (y, mean, var)
+
+    def both(f: Any, *args: Any) -> Any:
+        arguments = (0, 1, 2) if affine else (0,)
+        return jax.jit(jax.value_and_grad(f, arguments, has_aux=True))(*args)
+
+    (_, aux), gradients = both(ours, x, scale, bias)
+    with jax.enable_x64(True):
+        (_, expected), exact = both(formula, *jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), (x, scale, bias)))
+        close(aux, expected, 1e-5)
+        close(gradients, exact, 1e-4)  # the scale's is a sum that nearly cancels
+
+
+def test_every_derivative_of_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, dx = jnp.asarray(image(0, 6, 5, 7, 9)), jnp.asarray(normal(1, 6, 5, 7, 9))
+    scale, weights = jnp.asarray(normal(2, 9)), jnp.asarray(normal(3, 6, 5, 7, 9))
+
+    def found() -> Any:
+        jax.clear_caches()
+        norm = lambda x, scale: ops.batch_norm(x, scale, None, 1e-5)[0]  # noqa: E731
+        curved = lambda x, scale: jnp.sum(weights * norm(x, scale) ** 3)  # noqa: E731
+        gradient = jax.grad(curved, (0, 1))
+        return (
+            jax.jvp(norm, (x, scale), (dx, scale)),
+            jax.jit(lambda *at: jax.jvp(gradient, at, (dx, scale)))(x, scale),
+            jax.grad(lambda *at: sum(jnp.sum(g**2) for g in gradient(*at)), (0, 1))(x, scale),
+            jax.vmap(jax.grad(curved), (0, None))(jnp.stack([x, 2 * x]), scale),
+            jax.grad(jax.checkpoint(curved))(x, scale),
+        )
+
+    ours = found()
+    assert "jaxcnn_sums" in str(jax.make_jaxpr(jax.grad(lambda x: ops.batch_norm(x, None, None, 1e-5)[0].sum()))(x))
+    monkeypatch.setenv("JAXCNN_PLAIN", "sums")
+    close(ours, found(), 3e-5)
+
+
+def test_statistics_that_devices_share() -> None:
+    """`axis_name`: the mean and variance over all parts, from those of each."""
+    x = jnp.asarray(image(0, 4, 6, 10, 8))
+    parts = jax.vmap(lambda x: ops.batch_statistics(x, (0, 1), "parts")[:2], axis_name="parts")(x)
+    whole = ops.batch_statistics(x, (0, 1, 2))[:2]
+    close(jax.tree.map(lambda a: a[3], parts), whole, 1e-6)
+
+
+# --- max pooling -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_max_pooling_is_what_xla_computes(seed: int) -> None:
+    """Values to the last bit, with ties and NaN; gradients to the rounding of a sum of a few numbers."""
+    rng = np.random.default_rng(seed)
+    ndim = seed % 3 + 1
+    draw = lambda low, high: tuple(int(v) for v in rng.integers(low, high, ndim))  # noqa: E731
+    window, strides = draw(1, 4), draw(1, 4)
+    edges = tuple((int(rng.integers(0, f + 1)), int(rng.integers(0, f + 1))) for f in window)
+    sizes = tuple(f + w for f, w in zip(window, draw(0, 9), strict=True))
+    x = np.round(rng.normal(size=(2, *sizes, int(rng.integers(16, 50))))).astype(np.float32)
+    x[0].flat[0], x[1].flat[-1], x[1].flat[3] = np.nan, np.inf, -np.inf
+    windows = {"window": window, "strides": strides, "edges": edges}
+    assert cpu.pools(x)
+    y, chosen = jax.jit(lambda x: maximum.largest_p.bind(x, **windows))(x)
+    expected = maximum._largest(x, window, strides, edges)
+    same([y, chosen], expected)
+    ct = jnp.asarray(rng.normal(size=y.shape), jnp.float32)
+    put = jax.jit(lambda ct, chosen: maximum.put_p.bind(ct, chosen, size=sizes, **windows))(ct, chosen)
+    close(put, maximum._put(ct, chosen, size=sizes, **windows), 1e-6)
+
+
+def test_the_same_bits_with_any_number_of_threads() -> None:
+    """The parts of a sum depend on the image's shape, not on the threads."""
+    code = (
+        "import numpy as np, jax, hashlib; from jaxcnn.ops.cpu import channels; from jaxcnn import ops\n"
+        "x = jax.numpy.asarray(np.random.default_rng(0).normal(size=(8, 40, 41, 24)), np.float32)\n"
+        "out = [*channels.moments_p.bind(x), *channels.sums_p.bind(x, 2 * x, x[0, 0, 0]), ops.max_pool(x, 3, 2)]\n"
+        "print(hashlib.sha256(b''.join(np.asarray(a).tobytes() for a in out)).hexdigest())\n"
+    )
+    results = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": n}, check=True, capture_output=True
+        ).stdout
+        for n in ("1", "2", "3")
+    }
+    assert len(results) == 1
+
+
+def test_which_images_are_left_to_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = jnp.ones((2, 20, 20, 32))
+    assert cpu.sums_channels(x)
+    assert cpu.pools(x)
+    half = x.astype(jnp.bfloat16)
+    assert not cpu.sums_channels(half)
+    assert not cpu.pools(half)
+    assert not cpu.pools(x[..., :6]), "the code for a few channels is slow"
+    assert not cpu.sums_channels(x[:0])
+    assert not cpu.pools(x[:0])
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    assert not cpu.sums_channels(x)
+    assert not cpu.pools(x)
+    monkeypatch.undo()
+    assert not cpu.sums_channels(x[:1, :2]), "smaller than 16,384 numbers"
+
+
+def test_a_network_trains_alike_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = cnn.serial(
+        cnn.conv(16, 3), cnn.batch_norm(), cnn.relu, cnn.max_pool(3, 2, padding=1), cnn.conv(32, 3), cnn.batch_norm(),
+        cnn.relu, cnn.max_pool(2), cnn.global_avg_pool, cnn.dense(3),
+    )  # fmt: skip
+    x, labels = jnp.asarray(normal(0, 8, 20, 20, 3)), jnp.arange(8) % 3
+    params, state = model.init(jax.random.key(0), x)
+
+    def loss(params: Any) -> Any:
+        logits, new = model.apply(params, state, x, train=True)
+        return cnn.losses.softmax_cross_entropy(logits, labels).mean(), new
+
+    def found() -> Any:
+        jax.clear_caches()
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+    ours = found()
+    monkeypatch.setenv("JAXCNN_PLAIN", "sums,maximum")
+    close(ours, found(), 1e-4)
