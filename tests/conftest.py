@@ -1,9 +1,11 @@
 """What every test shares: the processors it may use, exact arithmetic, double precision, the datasets."""
 
+import ctypes
 import gc
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -70,6 +72,27 @@ def _forgotten() -> Iterator[None]:
     """What a file's tests have compiled is freed behind it: all of it together would be several gigabytes."""
     yield
     jax.clear_caches()
+
+
+_much = 1200 << 20  # bytes
+
+
+@pytest.fixture(autouse=True)
+def _lean() -> Iterator[None]:
+    """A process that holds much memory forgets its compiled programs; the cache on disk still has them."""
+    global _much
+    yield
+    if sys.platform != "linux" or _resident() < _much:
+        return
+    jax.clear_caches()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    _much = max(_much, _resident() + (400 << 20))
+
+
+def _resident() -> int:
+    """The memory of this process, in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture

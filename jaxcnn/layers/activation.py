@@ -1,7 +1,7 @@
 """Activations. Those without settings are plain functions of arrays; the others are functions that return a layer.
 
-`sigmoid tanh softmax` are JAX's own. The derivative of ReLU at 0 is 0; so is that of `relu6`, `hard_sigmoid` and
-`hard_swish` at both ends of their ramp, where JAX's functions of these names have half the slope.
+The derivative of ReLU at 0 is 0; so is that of `relu6`, `hard_sigmoid` and `hard_swish` at both ends of their ramp,
+where JAX's functions of these names have half the slope.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def relu(x: jax.Array) -> jax.Array:
 
 def sigmoid(x: jax.Array) -> jax.Array:
     """g(x) = 1 / (1 + exp(-x)), with g' = g (1 - g)."""
-    return jax.nn.sigmoid(x)
+    return ops.sigmoid(x)
 
 
 def tanh(x: jax.Array) -> jax.Array:
     """tanh(x) = (exp(x) - exp(-x)) / (exp(x) + exp(-x))."""
-    return jnp.tanh(x)
+    return ops.tanh(x)
 
 
 def softmax(x: jax.Array) -> jax.Array:

@@ -46,7 +46,7 @@ computing while oneDNN does (-3 to 3 %).
 """
 
 from jaxcnn.ops import boxes
-from jaxcnn.ops.activation import gelu, gelu_tanh, hard_sigmoid, hard_swish, relu, relu6, silu
+from jaxcnn.ops.activation import gelu, gelu_tanh, hard_sigmoid, hard_swish, relu, relu6, sigmoid, silu, tanh
 from jaxcnn.ops.bilinear import bilinear, resize, upsample
 from jaxcnn.ops.convolution import conv, conv_transpose, convolve
 from jaxcnn.ops.correlation import correlation
@@ -89,9 +89,11 @@ __all__ = [
     "roi_align",
     "roi_max_pool",
     "rounded",
+    "sigmoid",
     "silu",
     "spread",
     "sum_pool",
+    "tanh",
     "upsample",
     "wide",
 ]

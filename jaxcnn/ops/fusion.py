@@ -24,6 +24,7 @@ from jaxcnn.ops.backend import stored_p
 from jaxcnn.ops.cpu.fused import ACTIVATIONS
 from jaxcnn.ops.precision import spread
 
+_LAX = {"tanh": "tanh", "logistic": "sigmoid"}  # activations that are primitives of JAX
 _WRAPPED = ("relu6", "silu", "hard_swish")  # activations of `jax.nn` that are one step of a program, a call
 _FOLD = 3  # numbers of the output that there must be for each of the kernel, for the kernel to be multiplied
 
@@ -39,8 +40,8 @@ def fuse(function: Callable[P, T]) -> Callable[P, T]:
 
     relu((conv(x, kernel) + b) f + s + r) = relu(conv(x, kernel f) + (b f + s) + r)
 
-    The activation is one of this package's `relu`, `relu6`, `silu`, `hard_swish`, `gelu` and `gelu_tanh`, or one of
-    `jax.nn.relu`, `relu6`, `silu` and `hard_swish`.
+    The activation is one of this package's `relu`, `relu6`, `silu`, `hard_swish`, `gelu`, `gelu_tanh`, `tanh` and
+    `sigmoid`, or one of `jax.nn`'s `relu`, `relu6`, `silu`, `hard_swish`, `tanh` and `sigmoid`.
 
     The product kernel f is computed in each call. Where the kernel is large for its image, that costs more than it
     saves, and the chain is left as it is.
@@ -171,6 +172,8 @@ def _activation(eqn: JaxprEqn) -> str:
     """The name of the activation that a step computes, a key of `ACTIVATIONS`; empty where it is none."""
     if is_relu(eqn):
         return "relu"
+    if eqn.primitive.name in _LAX:
+        return _LAX[eqn.primitive.name]
     called = str(eqn.params.get("name", "")) if eqn.primitive.name == "jit" else ""
     own = called.removeprefix(NAMED)
     return own if own != called and own in ACTIVATIONS else _as_jax_has_it(eqn)

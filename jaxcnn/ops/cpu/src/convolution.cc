@@ -56,6 +56,8 @@ void activate(dnnl::post_ops& after, const std::string& name) {
   if (name == "hard_swish") return after.append_eltwise(algorithm::eltwise_hardswish, 1.0f / 6, 0.5f);
   if (name == "gelu") return after.append_eltwise(algorithm::eltwise_gelu_erf, 0, 0);
   if (name == "gelu_tanh") return after.append_eltwise(algorithm::eltwise_gelu_tanh, 0, 0);
+  if (name == "tanh") return after.append_eltwise(algorithm::eltwise_tanh, 0, 0);
+  if (name == "sigmoid") return after.append_eltwise(algorithm::eltwise_logistic, 0, 0);
   throw dnnl::error(dnnl_invalid_arguments, "no activation of this name");
 }
 
