@@ -33,28 +33,36 @@ _NO_WINDOW, _NO_TAP = 255, 254  # instead of a tap's number: outside of the imag
 _compiled = functools.partial(jax.jit, static_argnums=(1, 2, 3), inline=True)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+@_compiled
 def maximum(x: jax.Array, window: Ints, strides: Ints, edges: Edges) -> jax.Array:
     """The maximum of each window: `(N, *spatial, C) -> (N, *out, C)`, floating point.
 
     The gradient goes to the first pixel, in row-major order, that has the maximum; to the last NaN, if there is one.
     """
-    return _maximum(x, window, strides, edges)[0]
+    return functools.reduce(lax.max, taps(x, window, strides, edges, fill=-jnp.inf))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
-def _maximum(x: jax.Array, window: Ints, strides: Ints, edges: Edges) -> tuple[jax.Array, jax.Array]:
+def _noted(x: jax.Array, window: Ints, strides: Ints, edges: Edges) -> tuple[jax.Array, jax.Array]:
     """The maximum of each window, and the number of its tap, uint8."""
     y, chosen = largest_p.bind(x, window=window, strides=strides, edges=edges)
     return y, chosen
 
 
-@_maximum.defjvp
-def _maximum_jvp(window: Ints, strides: Ints, edges: Edges, primals: Any, tangents: Any) -> tuple[Any, Any]:
+@_noted.defjvp
+def _noted_jvp(window: Ints, strides: Ints, edges: Edges, primals: Any, tangents: Any) -> tuple[Any, Any]:
     (x,), (dx,) = primals, tangents
-    y, chosen = _maximum(x, window, strides, edges)
+    y, chosen = _noted(x, window, strides, edges)
     dx, chosen = vary_alike(dx, chosen)
     dy = take_p.bind(dx, chosen, size=x.shape[1:-1], window=window, strides=strides, edges=edges)
     return (y, chosen), (dy, np.zeros(chosen.shape, jax.dtypes.float0))
+
+
+@maximum.defjvp
+def _maximum_jvp(window: Ints, strides: Ints, edges: Edges, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    (y, _), (dy, _) = _noted_jvp(window, strides, edges, primals, tangents)
+    return y, dy
 
 
 @_compiled
@@ -123,14 +131,14 @@ def _row_major(window: Ints) -> np.ndarray:
 
 
 def _fast_largest(x: jax.Array, **windows: Any) -> list[jax.Array]:
-    if not cpu.pools(x):
+    if not cpu.pools(x, windows["window"], windows["strides"]):
         return _plain_largest(x, **windows)
     y, _ = _largest_abstract(x, **windows)
     return cpu.max_pool(x, y.shape[1:-1], **windows)
 
 
 def _fast_put(y: jax.Array, chosen: jax.Array, **params: Any) -> jax.Array:
-    return (cpu.put if cpu.pools(y) else _put)(y, chosen, **params)
+    return (cpu.put if cpu.pools(y, params["window"], params["strides"]) else _put)(y, chosen, **params)
 
 
 def _plain_largest(x: jax.Array, *, window: Ints, strides: Ints, edges: Edges) -> list[jax.Array]:

@@ -150,7 +150,7 @@ def test_statistics_that_devices_share() -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_max_pooling_is_what_xla_computes(seed: int) -> None:
+def test_max_pooling_is_what_xla_computes(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values to the last bit, with ties and NaN; gradients to the rounding of a sum of a few numbers."""
     rng = np.random.default_rng(seed)
     ndim = seed % 3 + 1
@@ -161,7 +161,7 @@ def test_max_pooling_is_what_xla_computes(seed: int) -> None:
     x = np.round(rng.normal(size=(2, *sizes, int(rng.integers(16, 50))))).astype(np.float32)
     x[0].flat[0], x[1].flat[-1], x[1].flat[3] = np.nan, np.inf, -np.inf
     windows = {"window": window, "strides": strides, "edges": edges}
-    assert cpu.pools(x)
+    monkeypatch.setattr(cpu, "pools", lambda *_: True)
     y, chosen = jax.jit(lambda x: maximum.largest_p.bind(x, **windows))(x)
     expected = maximum._largest(x, window, strides, edges)
     same([y, chosen], expected)
@@ -173,9 +173,11 @@ def test_max_pooling_is_what_xla_computes(seed: int) -> None:
 def test_the_same_bits_with_any_number_of_threads() -> None:
     """The parts of a sum depend on the image's shape, not on the threads."""
     code = (
-        "import numpy as np, jax, hashlib; from jaxcnn.ops.cpu import channels; from jaxcnn import ops\n"
-        "x = jax.numpy.asarray(np.random.default_rng(0).normal(size=(8, 40, 41, 24)), np.float32)\n"
-        "out = [*channels.moments_p.bind(x), *channels.sums_p.bind(x, 2 * x, x[0, 0, 0]), ops.max_pool(x, 3, 2)]\n"
+        "import numpy as np, jax, hashlib; from jaxcnn.ops.cpu import channels; from jaxcnn.ops import maximum\n"
+        "x = jax.numpy.asarray(np.random.default_rng(0).normal(size=(8, 30, 31, 40)), np.float32)\n"
+        "pool = dict(window=(3, 3), strides=(2, 2), edges=((0, 0), (0, 0)))\n"
+        "y, chosen = maximum.largest_p.bind(x, **pool); back = maximum.put_p.bind(y, chosen, size=(30, 31), **pool)\n"
+        "out = [*channels.moments_p.bind(x), *channels.sums_p.bind(x, 2 * x, x[0, 0, 0]), y, chosen, back]\n"
         "print(hashlib.sha256(b''.join(np.asarray(a).tobytes() for a in out)).hexdigest())\n"
     )
     results = {
@@ -188,25 +190,23 @@ def test_the_same_bits_with_any_number_of_threads() -> None:
 
 
 def test_which_images_are_left_to_xla(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = jnp.ones((2, 20, 20, 32))
+    x, three, one = jnp.ones((2, 20, 20, 32)), (3, 3), (1, 1)
     assert cpu.sums_channels(x)
-    assert cpu.pools(x)
-    half = x.astype(jnp.bfloat16)
-    assert not cpu.sums_channels(half)
-    assert not cpu.pools(half)
-    assert not cpu.pools(x[..., :6]), "the code for a few channels is slow"
-    assert not cpu.sums_channels(x[:0])
-    assert not cpu.pools(x[:0])
+    assert cpu.pools(x, three, one)
+    assert not cpu.pools(x, three, three), "windows that do not overlap"
+    assert not cpu.pools(x[..., :24], three, one), "few channels"
+    others = [x.astype(jnp.bfloat16), x[:0]]
+    assert not any(cpu.sums_channels(a) or cpu.pools(a, three, one) for a in others)
     monkeypatch.setattr(jax, "device_count", lambda: 2)
     assert not cpu.sums_channels(x)
-    assert not cpu.pools(x)
+    assert not cpu.pools(x, three, one)
     monkeypatch.undo()
     assert not cpu.sums_channels(x[:1, :2]), "smaller than 16,384 numbers"
 
 
 def test_a_network_trains_alike_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
     model = cnn.serial(
-        cnn.conv(16, 3), cnn.batch_norm(), cnn.relu, cnn.max_pool(3, 2, padding=1), cnn.conv(32, 3), cnn.batch_norm(),
+        cnn.conv(32, 3), cnn.batch_norm(), cnn.relu, cnn.max_pool(3, 2, padding=1), cnn.conv(32, 3), cnn.batch_norm(),
         cnn.relu, cnn.max_pool(2), cnn.global_avg_pool, cnn.dense(3),
     )  # fmt: skip
     x, labels = jnp.asarray(normal(0, 8, 20, 20, 3)), jnp.arange(8) % 3
