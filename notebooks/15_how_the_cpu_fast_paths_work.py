@@ -293,14 +293,14 @@ def xla_max_pool(x):
 
 
 pooled = functools.partial(cnn.ops.max_pool, size=3, stride=2, padding=1)
-deep, ct = (jnp.concatenate([a, -a], -1) for a in (x, half))  # 32 channels
+deep, deep_half = (jnp.concatenate([a, -a], -1) for a in (x, half))  # 32 channels
 pool_back = {}
 for name, pool in (("jaxcnn", pooled), ("XLA's own", xla_max_pool)):
-    pool_back[name] = program(lambda x, ct, pool=pool: jax.vjp(pool, x)[1](ct)[0], deep, ct)
+    pool_back[name] = program(lambda x, ct, pool=pool: jax.vjp(pool, x)[1](ct)[0], deep, deep_half)
     listed = operations(pool_back[name])
     print(f"{name:10} { {op: n for op, n in listed.items() if op in ('scatter', 'reduce-window') or 'pool' in op} }")
 assert "scatter" not in operations(pool_back["jaxcnn"])
-assert close(pool_back["jaxcnn"](deep, ct), pool_back["XLA's own"](deep, ct))
+assert close(pool_back["jaxcnn"](deep, deep_half), pool_back["XLA's own"](deep, deep_half))
 
 # %% [markdown]
 # ## 7. The rest
