@@ -74,7 +74,7 @@ def _forgotten() -> Iterator[None]:
     jax.clear_caches()
 
 
-_much = 1200 << 20  # bytes
+_much = 1 << 30  # bytes
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,7 @@ def _lean() -> Iterator[None]:
     jax.clear_caches()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    _much = max(_much, _resident() + (400 << 20))
+    _much = max(_much, _resident() + (256 << 20))
 
 
 def _resident() -> int:
