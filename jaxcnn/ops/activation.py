@@ -7,6 +7,7 @@ slices of a pool one number at a time: tanh and a mean of 2x2 on 128 images of 2
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,33 +39,29 @@ def _one_step(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array
     return jax.jit(function)
 
 
-@jax.custom_jvp
-def _tanh(x: jax.Array) -> jax.Array:
-    # Stored: XLA would compute it inside the strided slices of a pool that follows, number by number.
-    return stored(jnp.tanh(x))
+def _stored(function: Callable[[jax.Array], jax.Array], tangent: Callable[..., jax.Array]) -> Any:
+    """The function with a stored result y; its derivative is `tangent(y, dx)`."""
+
+    @jax.custom_jvp
+    def run(x: jax.Array) -> jax.Array:
+        return stored(function(x))
+
+    @run.defjvp
+    def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        y = run(*primals)
+        return y, tangent(y, *tangents)
+
+    return run
 
 
-@_tanh.defjvp
-def _tanh_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    y, (dx,) = _tanh(*primals), tangents
-    return y, (dx + dx * y) * (1 - y)
+_tanh = _stored(jnp.tanh, lambda y, dx: (dx + dx * y) * (1 - y))
+_sigmoid = _stored(jax.nn.sigmoid, lambda y, dx: dx * y * (1 - y))
 
 
 @_one_step
 def tanh(x: jax.Array) -> jax.Array:
     """(exp(x) - exp(-x)) / (exp(x) + exp(-x)); its derivative is 1 - tanh(x)^2."""
     return _tanh(x)
-
-
-@jax.custom_jvp
-def _sigmoid(x: jax.Array) -> jax.Array:
-    return stored(jax.nn.sigmoid(x))
-
-
-@_sigmoid.defjvp
-def _sigmoid_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    y, (dx,) = _sigmoid(*primals), tangents
-    return y, dx * y * (1 - y)
 
 
 @_one_step

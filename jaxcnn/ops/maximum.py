@@ -67,10 +67,7 @@ def _maximum_jvp(window: Ints, strides: Ints, edges: Edges, primals: Any, tangen
 
 @_compiled
 def _largest(x: jax.Array, window: Ints, strides: Ints, edges: Edges) -> list[jax.Array]:
-    return [
-        functools.reduce(lax.max, taps(x, window, strides, edges, fill=-jnp.inf)),
-        _chosen(x, window, strides, edges),
-    ]
+    return [maximum(x, window, strides, edges), _chosen(x, window, strides, edges)]
 
 
 def _chosen(x: jax.Array, window: Ints, strides: Ints, edges: Edges) -> jax.Array:
@@ -132,7 +129,7 @@ def _row_major(window: Ints) -> np.ndarray:
 
 def _fast_largest(x: jax.Array, **windows: Any) -> list[jax.Array]:
     if not cpu.pools(x, windows["window"], windows["strides"]):
-        return _plain_largest(x, **windows)
+        return _largest(x, **windows)
     y, _ = _largest_abstract(x, **windows)
     return cpu.max_pool(x, y.shape[1:-1], **windows)
 
@@ -141,12 +138,8 @@ def _fast_put(y: jax.Array, chosen: jax.Array, **params: Any) -> jax.Array:
     return (cpu.put if cpu.pools(y, params["window"], params["strides"]) else _put)(y, chosen, **params)
 
 
-def _plain_largest(x: jax.Array, *, window: Ints, strides: Ints, edges: Edges) -> list[jax.Array]:
-    return _largest(x, window, strides, edges)
-
-
 def _largest_abstract(x: Any, **windows: Any) -> list[Any]:
-    y, chosen = jax.eval_shape(functools.partial(_plain_largest, **windows), jax.ShapeDtypeStruct(x.shape, x.dtype))
+    y, chosen = jax.eval_shape(functools.partial(_largest, **windows), jax.ShapeDtypeStruct(x.shape, x.dtype))
     return [x.update(shape=y.shape, weak_type=False), x.update(shape=y.shape, dtype=chosen.dtype, weak_type=False)]
 
 
@@ -179,7 +172,7 @@ largest_p = Primitive("jaxcnn_pool_largest")
 largest_p.multiple_results = True
 largest_p.def_abstract_eval(_largest_abstract)
 batching.primitive_batchers[largest_p] = functools.partial(_batched, largest_p)
-compute(largest_p, _plain_largest, cpu=_fast_largest)
+compute(largest_p, _largest, cpu=_fast_largest)
 take_p, put_p = Primitive("jaxcnn_pool_take"), Primitive("jaxcnn_pool_put")
 _define(take_p, put_p, _take_abstract)
 _define(put_p, take_p, _put_abstract)

@@ -96,7 +96,7 @@ def test_an_export_is_the_network_for_any_number_of_images(name: str) -> None:
     assert served.platforms == ("cpu", "cuda", "tpu")
     # JAX's check of N is the one custom call, and JAX's own rules are all that differs between platforms.
     assert set(re.findall(r"custom_call @?(\S+?)\(", served.mlir_module())) <= {"shape_assertion"}
-    assert "custom_call @jaxcnn" not in served.mlir_module()
+    assert "@jaxcnn" not in served.mlir_module()
     call = jax.jit(served.call)
     for n, y in expected.items():
         close(call(pictures(n, *image)), y)
@@ -124,7 +124,7 @@ def test_the_zoo_can_be_exported(name: str) -> None:
     served = export.program(model, params, state, (40, 50, image[2]), preprocess=preprocess)
     (output,) = served.out_avals
     assert (str(output.shape), output.dtype) == ("(n, 10)", jnp.float32)
-    assert "custom_call @jaxcnn" not in served.mlir_module()
+    assert set(re.findall(r"custom_call @?(\S+?)\(", served.mlir_module())) <= {"shape_assertion"}
 
 
 @pytest.mark.parametrize("resize", [(), (20, "bicubic")])

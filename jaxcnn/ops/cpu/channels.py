@@ -17,7 +17,7 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxcnn.ops.backend import compute, suits_cpu
 from jaxcnn.ops.cpu import library
-from jaxcnn.ops.cpu.primitive import available
+from jaxcnn.ops.cpu.primitive import alone, available
 
 _LEAST = 1 << 14  # numbers; for smaller images, XLA fuses the sums with other work
 
@@ -27,13 +27,7 @@ moments_p.multiple_results = sums_p.multiple_results = True
 
 def sums_channels(x: jax.Array) -> bool:
     """Whether `moments` and `affine` are used for this image. A batch that several devices share is left to XLA."""
-    return (
-        suits_cpu("sums", x)
-        and x.dtype == jnp.float32
-        and x.size >= max(_LEAST, 1)
-        and jax.device_count() == 1
-        and available(x)
-    )
+    return x.size >= _LEAST and suits_cpu("sums", x) and alone(x)
 
 
 @jax.custom_jvp

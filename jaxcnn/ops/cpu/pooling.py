@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.ops.cpu import library
-from jaxcnn.ops.cpu.primitive import available
+from jaxcnn.ops.cpu.primitive import alone
 from jaxcnn.ops.geometry import Edges, Ints
 
 _LEAST = 32  # channels: for each pixel there is some work besides theirs
@@ -22,15 +22,8 @@ _LEAST = 32  # channels: for each pixel there is some work besides theirs
 
 def pools(x: jax.Array, window: Ints, strides: Ints) -> bool:
     """Whether `max_pool` and `put` are used for this image. A batch that several devices share is left to XLA."""
-    return (
-        x.dtype == jnp.float32
-        and x.ndim in (3, 4, 5)
-        and x.size > 0
-        and x.shape[-1] >= _LEAST
-        and any(s < f for f, s in zip(window, strides, strict=True))
-        and jax.device_count() == 1
-        and available(x)
-    )
+    overlap = any(s < f for f, s in zip(window, strides, strict=True))
+    return overlap and x.ndim in (3, 4, 5) and x.shape[-1] >= _LEAST and alone(x)
 
 
 def max_pool(x: jax.Array, places: Ints, **windows: Any) -> list[jax.Array]:
