@@ -20,7 +20,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
-from jaxcnn.ops.backend import compute, suits_cpu, vary_alike
+from jaxcnn.ops.backend import compute, suits_cpu, switched_on, vary_alike
 from jaxcnn.ops.cpu import library
 from jaxcnn.ops.cpu.partition import divided
 from jaxcnn.ops.geometry import Edges, Ints, Window
@@ -179,9 +179,8 @@ def runs(a: Any, b: Any, bias: bool = False, residual: bool = False, activation:
         return False
     settings = {name: value for name, value in params.items() if name not in ("kind", "sizes")}
     arrays = shapes(a.shape, b.shape, **params)
-    code = library.implementation(
-        params["kind"], a.dtype.name, **arrays, **settings, bias=bias, residual=residual, activation=activation
-    )
+    added = {"bias": bias, "residual": residual, "activation": activation, "winograd": switched_on("winograd")}
+    code = library.implementation(params["kind"], a.dtype.name, **arrays, **settings, **added)
     return bool(code) and not code.startswith("ref")
 
 
@@ -208,6 +207,7 @@ def call(
         swapped=params["swapped"],
         bias=bias,
         residual=residual,
+        winograd=switched_on("winograd"),
         activation=activation,
     )
 

@@ -4,6 +4,7 @@
 
 #include "layout.h"
 #include "pages.h"
+#include "winograd.h"
 
 namespace jaxcnn {
 namespace {
@@ -194,11 +195,13 @@ std::string Convolution::key() const {
 
 void convolve(const Convolution& convolution, const Arrays& arrays) {
   const Turn turn;
+  if (convolution.winograd && suits_winograd(convolution)) return winograd(convolution, arrays);
   cache<Ready>().of(convolution.key(), convolution).run(arrays);
 }
 
 std::string implementation(const Convolution& convolution) {
   const Turn turn;
+  if (convolution.winograd && suits_winograd(convolution)) return "winograd";
   try {
     return plan(convolution, false).desc.impl_info_str();
   } catch (const dnnl::error&) {

@@ -17,9 +17,12 @@ using Floats = float __attribute__((vector_size(4 * kLanes)));
 using Integers = std::int32_t __attribute__((vector_size(4 * kLanes)));
 using Bytes = std::uint8_t __attribute__((vector_size(kLanes)));
 
-// Each namespace has `widened`, which compilers do not find by themselves: 16 bytes as 32-bit integers.
+// Each namespace has the number of the processor's vector registers, the numbers in one, and `widened`, which compilers
+// do not find by themselves: 16 bytes as 32-bit integers.
 
 namespace basic {
+
+constexpr int kRegisters = 16, kRegister = 4;
 
 inline Integers widened(const std::uint8_t* from) {
   Integers out{};
@@ -46,6 +49,8 @@ inline Integers widened(const std::uint8_t* from) {
 JAXCNN_BEGIN(JAXCNN_AVX2)
 namespace avx2 {
 
+constexpr int kRegisters = 16, kRegister = 8;
+
 inline Integers widened(const std::uint8_t* from) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
   const __m256i halves[2] = {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
@@ -60,6 +65,8 @@ JAXCNN_END
 
 JAXCNN_BEGIN(JAXCNN_AVX512)
 namespace avx512 {
+
+constexpr int kRegisters = 32, kRegister = 16;
 
 inline Integers widened(const std::uint8_t* from) {
   return reinterpret_cast<Integers>(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));

@@ -12,6 +12,37 @@ struct Source {
   std::int32_t tap;
 };
 
+// The steps of Winograd's convolution; see winograd.h. The 16 numbers of a tile, its places, lie `step` apart. Channels
+// and widths are multiples of 16.
+struct WinogradKernels {
+  // out = B^T d B, the rows from `first` to `last` of it. `pixels` are the 16 of d.
+  void (*tile)(const float* const* pixels, std::int64_t channels, int first, int last, float* out, std::int64_t step);
+
+  // A^T places A + bias + residual, then ReLU, written to the 4 pixels. Bias and residual may be null.
+  void (*results)(const float* places, std::int64_t step, std::int64_t channels, const float* bias,
+                  const float* const* residual, bool relu, float* const* pixels);
+
+  // out = A y A^T, the rows from `first` to `last` of it. `pixels` are the 4 of y.
+  void (*spread)(const float* const* pixels, std::int64_t channels, int first, int last, float* out, std::int64_t step);
+
+  // out = G g G^T for `rows` times 16 numbers. The rows of the 9 taps are `stride` apart, those of `out` `row`.
+  void (*kernel_places)(const float* const* taps, std::int64_t stride, std::int64_t rows, float* out, std::int64_t row,
+                        std::int64_t step);
+
+  // taps = G^T (sum of the parts of places) G for `width` numbers. The parts lie `part` apart.
+  void (*kernel_taps)(const float* places, std::int64_t step, std::int64_t parts, std::int64_t part,
+                      std::int64_t width, float* const* taps);
+
+  // out = a b: (rows, inner) (inner, width), with rows of a and out that are `a_row` and `out_row` apart, and at most 64
+  // columns. The number of rows is rounded up to a multiple of 24: there must be room for them.
+  void (*product)(const float* a, std::int64_t a_row, std::int64_t rows, const float* b, std::int64_t width,
+                  std::int64_t inner, float* out, std::int64_t out_row);
+
+  // out (rows, width) += a^T b: (count, rows), (count, width).
+  void (*outer)(const float* a, std::int64_t a_row, std::int64_t rows, const float* b, std::int64_t b_row,
+                std::int64_t width, std::int64_t count, float* out);
+};
+
 // Matrices are (rows, width). The functions of sums add to `out`, which has `width` numbers.
 struct Kernels {
   // out[c] += sum over r of x[r, c]
@@ -36,6 +67,8 @@ struct Kernels {
   // x[c] = sum of y[source + c] over the sources whose tap is chosen[source + c]
   void (*gather)(const float* y, const std::uint8_t* chosen, const Source* sources, std::size_t count,
                  std::int64_t channels, float* x);
+
+  WinogradKernels winograd;
 };
 
 // Those for this processor.

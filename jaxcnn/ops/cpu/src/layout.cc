@@ -21,7 +21,8 @@ void copy(const float* from, float* to, std::int64_t count) {
   for (; i < count; ++i) to[i] = from[i];
 }
 
-// to[j * to_step + i] = from[i * from_step + j] for i < rows and j < columns.
+}  // namespace
+
 void transpose(const float* from, std::int64_t from_step, float* to, std::int64_t to_step, std::int64_t rows,
                std::int64_t columns) {
   std::int64_t i = 0;
@@ -43,8 +44,6 @@ void transpose(const float* from, std::int64_t from_step, float* to, std::int64_
     for (std::int64_t j = 0; j < columns; ++j) to[j * to_step + i] = from[i * from_step + j];
   }
 }
-
-}  // namespace
 
 std::optional<Layout> Layout::of(const dnnl::memory::desc& blocks) {
   if (blocks.get_format_kind() != dnnl::memory::format_kind::blocked ||

@@ -8,6 +8,10 @@
 
 namespace jaxcnn {
 
+// to[j * to_step + i] = from[i * from_step + j] for i < rows and j < columns.
+void transpose(const float* from, std::int64_t from_step, float* to, std::int64_t to_step, std::int64_t rows,
+               std::int64_t columns);
+
 // Copies a float32 kernel (*size, C, K) into blocks, or from blocks into a kernel. oneDNN's own reordering takes two to
 // five times as long, since it does not use that K numbers lie side by side. Use it only during a turn.
 //

@@ -1,0 +1,312 @@
+#include "winograd.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "kernels.h"
+#include "layout.h"
+#include "pages.h"
+#include "threads.h"
+
+namespace jaxcnn {
+namespace {
+
+constexpr std::int64_t kLanes = 16;   // channels come in multiples of this
+constexpr std::int64_t kPlaces = 16;  // numbers of a tile
+constexpr std::int64_t kRows = 24;    // tiles come in multiples of this: of the rows that a product takes at a time
+constexpr std::int64_t kWide = 64;    // columns of a product
+constexpr std::int64_t kCache = std::int64_t{640} << 10;  // bytes of the tiles at hand, which stay in a core's cache
+constexpr std::int64_t kBlock = 96;   // the most of these tiles
+constexpr std::int64_t kLeast = 72;   // the least of them between two readings of a kernel gradient's sums
+constexpr std::int64_t kSums = std::int64_t{1} << 14;  // a gradient with more numbers is divided by places, too
+
+constexpr std::int64_t kMost = std::int64_t{1} << 26;  // the most numbers of all threads' sums
+
+std::int64_t up(std::int64_t number, std::int64_t multiple) { return (number + multiple - 1) / multiple * multiple; }
+
+// Images (N, height, width, channels). A tile begins 2 pixels behind the one before it, the first one (top, left) before
+// the image.
+struct Images {
+  const float* data;
+  std::int64_t count, height, width, channels, top, left;
+
+  // The pixels of a tile, and `outside` for those outside the image.
+  template <int kSize>
+  void pixels(std::int64_t n, std::int64_t i, std::int64_t j, const float* outside, const float** out) const {
+    for (int u = 0; u < kSize; ++u) {
+      const std::int64_t y = 2 * i + u - top;
+      const float* const line = data + (n * height + y) * width * channels;
+      for (int v = 0; v < kSize; ++v) {
+        const std::int64_t x = 2 * j + v - left;
+        const bool inside = y >= 0 && y < height && x >= 0 && x < width;
+        out[kSize * u + v] = inside ? line + x * channels : outside;
+      }
+    }
+  }
+};
+
+// The tiles of a batch, in order.
+struct Tiles {
+  std::int64_t high, wide, count;
+
+  Tiles(std::int64_t images, std::int64_t height, std::int64_t width)
+      : high((height + 1) / 2), wide((width + 1) / 2), count(images * high * wide) {}
+
+  // Calls function(number from 0, image, row, column) for some tiles.
+  template <typename Function>
+  void each(std::int64_t first, std::int64_t last, Function function) const {
+    std::int64_t n = first / (high * wide), i = first / wide % high, j = first % wide;
+    for (std::int64_t t = first; t < last; ++t) {
+      function(t - first, n, i, j);
+      if (++j < wide) continue;
+      j = 0;
+      if (++i < high) continue;
+      i = 0;
+      ++n;
+    }
+  }
+};
+
+// How many tiles of `channels` numbers for each place are at hand at a time.
+std::int64_t block(std::int64_t channels, std::int64_t least) {
+  const std::int64_t fit = kCache / (kPlaces * channels * static_cast<std::int64_t>(sizeof(float))) / kRows * kRows;
+  return std::clamp(fit, least, kBlock);
+}
+
+// For each place of a tile a matrix (rows, width). Rows of a power of two would share few sets of the cache.
+struct Matrices {
+  std::int64_t row, step, size;  // from row to row, from place to place, and in all
+
+  Matrices(std::int64_t rows, std::int64_t width)
+      : row(width % 64 == 0 ? width + kLanes : width), step(rows * row + kLanes), size(kPlaces * step) {}
+};
+
+// A kernel (3, 3, rows, columns): from `rows` channels to `columns`.
+struct Kernel {
+  const float* data;
+  std::int64_t rows, columns;
+  bool transposed;  // it is stored as (3, 3, columns, rows)
+  bool turned;      // it is turned by half a circle
+
+  // The columns that a product takes at a time, from this one on.
+  std::int64_t width(std::int64_t column) const { return std::min(kWide, columns - column); }
+
+  // G g G^T for 16 rows and `width(column)` columns of (kPlaces, rows, width).
+  void places(std::int64_t row, std::int64_t column, float* out) const {
+    float copy[9 * kLanes * kLanes];
+    const std::int64_t wide = width(column);
+    for (std::int64_t c = 0; c < wide; c += kLanes) {
+      const float* taps[9];
+      for (std::int64_t k = 0; k < 9; ++k) {
+        const float* const tap = data + (turned ? 8 - k : k) * rows * columns;
+        taps[k] = tap + row * columns + column + c;
+        if (!transposed) continue;
+        float* const square = copy + k * kLanes * kLanes;
+        transpose(tap + (column + c) * rows + row, rows, square, kLanes, kLanes, kLanes);
+        taps[k] = square;
+      }
+      kernels().winograd.kernel_places(taps, transposed ? kLanes : columns, kLanes, out + row * wide + c, wide,
+                                       rows * wide);
+    }
+  }
+};
+
+// What is done to a sum of products; bias and residual may be null.
+struct Added {
+  const float* bias = nullptr;
+  const float* residual = nullptr;
+  bool relu = false;
+};
+
+// result[...] = sum over 3x3 pixels and channels of from[...] kernel[...], and what is added. `to` describes the result.
+void correlate(const Images& from, const Kernel& kernel, const Images& to, const Added& added, float* result) {
+  const Tiles tiles(to.count, to.height, to.width);
+  const std::int64_t in = from.channels, out = to.channels;
+  // Each thread has some of the tiles, and all use G g G^T. If there are fewer tiles than channels, this would be larger
+  // than the images: then each thread has some of the channels of all tiles, and their part of it for one product.
+  const std::int64_t threads = thread_count(), wides = (out + kWide - 1) / kWide, width = std::min(kWide, out);
+  const std::int64_t splits = tiles.count < out ? std::min(threads, wides) : 1;
+  const std::int64_t shares = threads / splits, each = up((tiles.count + shares - 1) / shares, kRows);
+  const std::int64_t parts = (tiles.count + each - 1) / each, tasks = parts * splits;
+  const bool shared = splits == 1;
+  const std::int64_t some = std::min(each, shared ? block(in + width, kRows) : kBlock);
+  const Matrices a(some, in), sums(some, width);
+  const std::int64_t taps = kPlaces * in * (shared ? out : width), edge = std::max(in, width);
+  const std::int64_t own = a.size + sums.size + width + (shared ? 0 : taps);
+  auto* const zeros =
+      static_cast<float*>(scratch((edge + tasks * own + (shared ? taps : 0)) * sizeof(float)));
+  float* const common = zeros + edge + tasks * own;
+  std::memset(zeros, 0, edge * sizeof(float));
+  if (shared) {
+    auto place = [&](std::int64_t i) {
+      const std::int64_t column = i % wides * kWide;
+      kernel.places(i / wides * kLanes, column, common + kPlaces * in * column);
+    };
+    parallel(wides * in / kLanes, false, place);
+  }
+
+  auto work = [&](std::int64_t task) {
+    float* const matrices = zeros + edge + task * own;
+    float* const products = matrices + a.size;
+    float* const nowhere = products + sums.size;  // for results outside the image
+    float* const panel = nowhere + width;
+    const std::int64_t part = task / splits, split = task % splits, end = std::min(tiles.count, (part + 1) * each);
+    for (std::int64_t first = part * each; first < end; first += some) {
+      const std::int64_t last = std::min(end, first + some);
+      tiles.each(first, last, [&](std::int64_t t, std::int64_t n, std::int64_t i, std::int64_t j) {
+        const float* pixels[16];
+        from.pixels<4>(n, i, j, zeros, pixels);
+        kernels().winograd.tile(pixels, in, 0, 4, matrices + t * a.row, a.step);
+      });
+      for (std::int64_t w = wides * split / splits; w < wides * (split + 1) / splits; ++w) {
+        const std::int64_t column = w * kWide, columns = kernel.width(column);
+        float* const places = shared ? common + kPlaces * in * column : panel;
+        if (!shared) {
+          for (std::int64_t row = 0; row < in; row += kLanes) kernel.places(row, column, panel);
+        }
+        for (std::int64_t p = 0; p < kPlaces; ++p) {
+          kernels().winograd.product(matrices + p * a.step, a.row, last - first, places + p * in * columns, columns, in,
+                                     products + p * sums.step, sums.row);
+        }
+        tiles.each(first, last, [&](std::int64_t t, std::int64_t n, std::int64_t i, std::int64_t j) {
+          const float *pixels[4], *residual[4];
+          float* results[4];
+          to.pixels<2>(n, i, j, nullptr, pixels);
+          for (int k = 0; k < 4; ++k) {
+            const bool inside = pixels[k] != nullptr;
+            const std::int64_t place = inside ? pixels[k] - to.data + column : 0;
+            results[k] = inside ? result + place : nowhere;
+            residual[k] = inside ? added.residual + place : zeros;
+          }
+          kernels().winograd.results(products + t * sums.row, sums.step, columns,
+                                     added.bias != nullptr ? added.bias + column : nullptr,
+                                     added.residual != nullptr ? residual : nullptr, added.relu, results);
+        });
+      }
+    }
+  };
+  parallel(tasks, false, work);
+}
+
+// kernel[u, v, ...] = sum of x[...] y[...]; rows and columns of the kernel are the channels of x and y, or swapped.
+// If `bias` is not null, bias[k] = sum of y[..., k].
+void gradient(const Images& x, const Images& y, bool swapped, float* kernel, float* bias) {
+  const Tiles tiles(y.count, y.height, y.width);
+  const std::int64_t rows = swapped ? y.channels : x.channels, columns = swapped ? x.channels : y.channels;
+  const std::int64_t size = rows * columns;
+  // A thread computes some places of some tiles. With many channels, it computes few places, to hold fewer sums.
+  const std::int64_t threads = thread_count();
+  const std::int64_t splits = size < kSums ? 1 : threads % 4 == 0 ? 4 : threads % 2 == 0 ? 2 : 1;
+  const std::int64_t fit = std::max(std::int64_t{1}, kMost / (kPlaces * size));
+  const std::int64_t parts = std::min({(tiles.count + kRows - 1) / kRows, threads / splits, fit});
+  const std::int64_t each = (tiles.count + parts - 1) / parts, held = kPlaces / splits;
+  const std::int64_t some = std::min(up(each, kRows), block((x.channels + y.channels) / splits, kLeast));
+  const Matrices a(some, x.channels), b(some, y.channels);
+  const std::int64_t edge = up(std::max(x.channels, y.channels), kLanes), own = (a.size + b.size) / splits;
+  auto* const sums =
+      static_cast<float*>(scratch((kPlaces * size * parts + edge + parts * splits * own) * sizeof(float)));
+  float* const zeros = sums + kPlaces * size * parts;
+  std::memset(zeros, 0, edge * sizeof(float));
+  std::vector<double> bias_sums(bias != nullptr ? parts * y.channels : 0);
+
+  auto work = [&](std::int64_t task) {
+    const std::int64_t part = task / splits, split = task % splits;
+    const int top = static_cast<int>(4 / splits * split), under = static_cast<int>(4 / splits * (split + 1));
+    float* const own_sums = sums + part * kPlaces * size + split * held * size;
+    float* const first_matrices = zeros + edge + task * own;
+    float* const second_matrices = first_matrices + a.size / splits;
+    const bool adds = bias != nullptr && top <= 1 && 1 < under;
+    std::vector<float> bias_part(adds ? y.channels : 0);
+    std::memset(own_sums, 0, held * size * sizeof(float));
+    const std::int64_t end = std::min(tiles.count, (part + 1) * each);
+    for (std::int64_t first = part * each; first < end; first += some) {
+      const std::int64_t last = std::min(end, first + some);
+      tiles.each(first, last, [&](std::int64_t t, std::int64_t n, std::int64_t i, std::int64_t j) {
+        const float* pixels[16];
+        x.pixels<4>(n, i, j, zeros, pixels);
+        kernels().winograd.tile(pixels, x.channels, top, under, first_matrices + t * a.row, a.step);
+        y.pixels<2>(n, i, j, zeros, pixels);
+        kernels().winograd.spread(pixels, y.channels, top, under, second_matrices + t * b.row, b.step);
+      });
+      for (std::int64_t p = 0; p < held; ++p) {
+        const float *left = first_matrices + p * a.step, *right = second_matrices + p * b.step;
+        std::int64_t left_row = a.row, right_row = b.row;
+        if (swapped) {
+          std::swap(left, right);
+          std::swap(left_row, right_row);
+        }
+        kernels().winograd.outer(left, left_row, rows, right, right_row, columns, last - first, own_sums + p * size);
+      }
+      if (!adds) continue;
+      // Place (1, 1) of a tile of y is the sum of its pixels.
+      std::fill(bias_part.begin(), bias_part.end(), 0.0f);
+      const float* const pixel_sums = second_matrices + (4 * (1 - top) + 1) * b.step;
+      for (std::int64_t t = 0; t < last - first; ++t) {
+        kernels().add(pixel_sums + t * b.row, 1, y.channels, bias_part.data());
+      }
+      for (std::int64_t c = 0; c < y.channels; ++c) bias_sums[part * y.channels + c] += bias_part[c];
+    }
+  };
+  parallel(parts * splits, false, work);
+  if (bias != nullptr) {
+    for (std::int64_t c = 0; c < y.channels; ++c) {
+      double sum = 0;
+      for (std::int64_t part = 0; part < parts; ++part) sum += bias_sums[part * y.channels + c];
+      bias[c] = static_cast<float>(sum);
+    }
+  }
+
+  auto finish = [&](std::int64_t r) {
+    float* taps[9];
+    for (int k = 0; k < 9; ++k) taps[k] = kernel + (k * rows + r) * columns;
+    kernels().winograd.kernel_taps(sums + r * columns, size, parts, kPlaces * size, columns, taps);
+  };
+  parallel(rows, false, finish);
+}
+
+// Images (N, height, width, channels) of this shape.
+Images images(const Ints& shape, void* data, std::int64_t top = 0, std::int64_t left = 0) {
+  return {static_cast<const float*>(data), shape[0], shape[1], shape[2], shape[3], top, left};
+}
+
+bool all(const Ints& numbers, std::int64_t least, std::int64_t most) {
+  return std::all_of(numbers.begin(), numbers.end(), [&](std::int64_t n) { return n >= least && n <= most; });
+}
+
+}  // namespace
+
+bool suits_winograd(const Convolution& c) {
+  if (c.type != Type::float32 || c.x.size() != 4 || c.kernel[0] != 3 || c.kernel[1] != 3 || c.groups != 1) return false;
+  if (!all(c.strides, 1, 1) || !all(c.dilation, 1, 1) || !all(c.low, 0, 2) || !all(c.high, 0, 2)) return false;
+  if (c.x[3] % kLanes != 0 || c.y[3] % kLanes != 0 || !(c.activation.empty() || c.activation == "relu")) return false;
+  // Measured beside oneDNN. With few channels, few tiles, or tiles that are half outside, it has more to do besides.
+  const Ints& made = c.kind == Kind::input ? c.x : c.y;
+  const Tiles tiles(made[0], made[1], made[2]);
+  const bool gradient = c.kind == Kind::kernel;
+  return c.x[3] * c.y[3] >= (gradient ? 1024 : 512) && tiles.count >= (c.kind == Kind::output ? 16 : 32) &&
+         3 * 16 * tiles.count <= 2 * 9 * made[0] * made[1] * made[2];
+}
+
+void winograd(const Convolution& c, const Arrays& arrays) {
+  const Ints& made = c.kind == Kind::output ? c.y : c.kind == Kind::input ? c.x : c.kernel;
+  void* const result = c.kind == Kind::output ? arrays.y : c.kind == Kind::input ? arrays.x : arrays.kernel;
+  std::size_t bytes = sizeof(float);
+  for (const std::int64_t n : made) bytes *= n;
+  use_huge_pages(result, bytes);
+  auto* const kernel = static_cast<float*>(arrays.kernel);
+  const Images x = images(c.x, arrays.x, c.low[0], c.low[1]), y = images(c.y, arrays.y);
+  if (c.kind == Kind::output) {
+    const Added added{static_cast<const float*>(arrays.bias), static_cast<const float*>(arrays.residual),
+                      !c.activation.empty()};
+    correlate(x, {kernel, c.x[3], c.y[3], c.swapped, false}, y, added, static_cast<float*>(arrays.y));
+  } else if (c.kind == Kind::input) {
+    const Images padded = images(c.y, arrays.y, 2 - c.low[0], 2 - c.low[1]);
+    correlate(padded, {kernel, c.y[3], c.x[3], !c.swapped, true}, images(c.x, arrays.x), {},
+              static_cast<float*>(arrays.x));
+  } else {
+    gradient(x, y, c.swapped, kernel, static_cast<float*>(arrays.bias));
+  }
+}
+
+}  // namespace jaxcnn

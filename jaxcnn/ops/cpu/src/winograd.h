@@ -1,0 +1,24 @@
+// Convolutions of 3x3 with stride 1 by Winograd's minimal filtering F(2x2, 3x3).
+//
+// A tile of 2x2 results comes from a tile d of 4x4 pixels:  y = A^T [sum over c of (G g G^T) (B^T d B)] A, where the
+// product in brackets is taken number by number: 16 products instead of 36 for each pair of channels. With the tiles of
+// an image as rows, it is one product of matrices for each of the 16 places in a tile. The input gradient is such a
+// convolution, too, and the kernel gradient is g' = G^T [sum over tiles of (B^T d B) (A y' A^T)] G.
+//
+// The constants are 0, 1 and 1/2, so it is nearly as exact as the sum of products itself: the largest error was one to
+// two times as large in the tests. F(4x4, 3x3) would need half the products, but its constants lose a digit or more.
+//
+// Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2016), section 4.1.
+#pragma once
+
+#include "convolution.h"
+
+namespace jaxcnn {
+
+// Whether `winograd` computes this convolution, and faster than oneDNN does.
+bool suits_winograd(const Convolution& convolution);
+
+// Computes the convolution. Use it only during a turn.
+void winograd(const Convolution& convolution, const Arrays& arrays);
+
+}  // namespace jaxcnn

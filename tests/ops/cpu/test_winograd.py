@@ -1,0 +1,226 @@
+"""Winograd's algorithm for 3x3 convolutions on a CPU, beside float64 and beside oneDNN.
+
+Tolerance 3e-6 of the root mean square of the exact result for the root mean square of the error: of 200 random cases,
+the worst had 7e-7, oneDNN's sums of products 8e-7. A wrong tap or a wrong pixel at an edge gives 1e-2 or more.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import close, normal, same
+
+import jaxcnn as cnn
+from jaxcnn import ops
+from jaxcnn.ops.cpu import library, primitive
+from tests.ops.cpu.test_cpu import needs_engine
+
+pytestmark = needs_engine
+
+KINDS = ("output", "input", "kernel")
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+
+def settings(kind: str, sizes: tuple[int, int], pads: Pads, swapped: bool = False) -> dict[str, Any]:
+    return {"kind": kind, "sizes": (3, 3) if kind == "kernel" else sizes if kind == "input" else (), "strides": (1, 1),
+            "pads": pads, "dilation": (1, 1), "groups": 1, "swapped": swapped}  # fmt: skip
+
+
+def case(
+    kind: str, batch: int, sizes: tuple[int, int], channels: int, filters: int, pads: Pads, swapped: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """The two operands."""
+    height, width = (n + sum(edge) - 2 for n, edge in zip(sizes, pads, strict=True))
+    x, y = normal(0, batch, *sizes, channels), normal(1, batch, height, width, filters)
+    kernel = normal(2, 3, 3, *((filters, channels) if swapped else (channels, filters)))
+    return {"output": (x, kernel), "input": (y, kernel), "kernel": (x, y)}[kind]
+
+
+def code(a: np.ndarray, b: np.ndarray, params: dict[str, Any]) -> str:
+    shapes = primitive.shapes(a.shape, b.shape, **params)
+    window = {name: params[name] for name in ("strides", "pads", "dilation", "groups")}
+    return library.implementation(params["kind"], "float32", **shapes, **window, winograd=True)  # type: ignore[arg-type]
+
+
+def run(a: np.ndarray, b: np.ndarray, params: dict[str, Any]) -> np.ndarray:
+    return np.asarray(jax.jit(lambda a, b: primitive._bind(a, b, **params))(a, b))
+
+
+def exact(a: np.ndarray, b: np.ndarray, params: dict[str, Any]) -> np.ndarray:
+    """The sums of products in float64, tap by tap."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    kind, (up, down), (left, right) = params["kind"], *params["pads"]
+    x_shape = (len(a), *params["sizes"], 0) if kind == "input" else a.shape
+    height, width = x_shape[1] + up + down - 2, x_shape[2] + left + right - 2
+    kernel = b.swapaxes(2, 3) if params["swapped"] else b
+    if kind == "input":
+        x = np.zeros((len(a), x_shape[1] + up + down, x_shape[2] + left + right, kernel.shape[2]))
+        for u, v in np.ndindex(3, 3):
+            x[:, u : u + height, v : v + width] += a @ kernel[u, v].T
+        return x[:, up : up + x_shape[1], left : left + x_shape[2]]
+    x = np.pad(a, ((0, 0), (up, down), (left, right), (0, 0)))
+    taps = {(u, v): x[:, u : u + height, v : v + width] for u, v in np.ndindex(3, 3)}
+    if kind == "output":
+        return sum(tap @ kernel[place] for place, tap in taps.items())
+    sums = [np.tensordot(tap, b, ((0, 1, 2), (0, 1, 2))) for tap in taps.values()]
+    result = np.reshape(sums, (3, 3, *sums[0].shape))
+    return result.swapaxes(2, 3) if params["swapped"] else result
+
+
+def error(actual: np.ndarray, expected: np.ndarray) -> float:
+    assert actual.shape == expected.shape
+    return float(np.sqrt(np.square(actual - expected).mean() / np.square(expected).mean()))
+
+
+# Images of odd sizes, of one row of tiles, with more tiles than are computed at a time, with fewer tiles than channels;
+# all paddings; channels for each width of a product (16, 32, 48, 64 and more).
+CASES: list[tuple[int, tuple[int, int], int, int, Pads]] = [
+    (2, (14, 14), 32, 64, ((1, 1), (1, 1))),
+    (3, (9, 17), 32, 48, ((0, 2), (1, 0))),
+    (1, (40, 4), 64, 80, ((2, 2), (2, 1))),
+    (8, (13, 11), 48, 32, ((0, 0), (0, 0))),
+    (1, (12, 12), 176, 144, ((1, 1), (1, 1))),
+    (16, (7, 5), 128, 160, ((1, 1), (2, 2))),
+    (40, (8, 8), 16, 64, ((1, 0), (0, 1))),
+    (2, (33, 30), 64, 16, ((2, 0), (1, 1))),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("arguments", CASES, ids=str)
+def test_winograd_is_the_convolution(arguments: Any, kind: str) -> None:
+    batch, sizes, channels, filters, pads = arguments
+    for swapped in (False, True):
+        params = settings(kind, sizes, pads, swapped)
+        operands = case(kind, *arguments, swapped)
+        assert code(*operands, params) == "winograd"
+        result = run(*operands, params)
+        assert error(result, exact(*operands, params)) < 3e-6
+        same(run(*operands, params), result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_random_convolutions(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(20):
+        batch, *sizes = (int(n) for n in rng.integers((1, 3, 3), (6, 24, 24)))
+        channels, filters = (16 * int(n) for n in rng.integers(1, 15, 2))
+        pads: Any = tuple(tuple(int(n) for n in edge) for edge in rng.integers(0, 3, (2, 2)))
+        swapped = bool(rng.integers(2))
+        for kind in KINDS:
+            params = settings(kind, (sizes[0], sizes[1]), pads, swapped)
+            operands = case(kind, batch, (sizes[0], sizes[1]), channels, filters, pads, swapped)
+            assert error(run(*operands, params), exact(*operands, params)) < 3e-6
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        ("output", (1, (64, 64), 3, 64, ((1, 1), (1, 1)))),  # channels that are no multiple of 16
+        ("output", (8, (32, 32), 16, 16, ((1, 1), (1, 1)))),  # few channels
+        ("output", (1, (6, 6), 64, 64, ((1, 1), (1, 1)))),  # few tiles
+        ("output", (90, (1, 9), 64, 64, ((1, 1), (1, 1)))),  # tiles that are half outside
+        ("kernel", (1, (7, 7), 512, 512, ((1, 1), (1, 1)))),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_where_onednn_is_faster_it_is_used(kind: str, arguments: Any) -> None:
+    params = settings(kind, arguments[1], arguments[4])
+    operands = case(kind, *arguments)
+    assert code(*operands, params) not in ("winograd", "")
+    assert error(run(*operands, params), exact(*operands, params)) < 3e-6
+
+
+@pytest.mark.parametrize("other", [{"strides": (2, 2)}, {"dilation": (2, 2)}, {"groups": 2}], ids=str)
+def test_other_windows_are_left_to_onednn(other: dict[str, Any]) -> None:
+    params = settings("output", (16, 16), ((1, 1), (1, 1))) | other
+    x, kernel = case("output", 4, (16, 16), 64, 64, ((1, 1), (1, 1)))
+    assert code(x, kernel[:, :, : 64 // params["groups"]], params) not in ("winograd", "")
+
+
+def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = settings("output", (16, 16), ((1, 1), (1, 1)))
+    operands = case("output", 4, (16, 16), 64, 64, ((1, 1), (1, 1)))
+    ours = run(*operands, params)
+    monkeypatch.setenv("JAXCNN_PLAIN", "winograd")
+    onednn = run(*operands, params)
+    assert (ours != onednn).any(), "the sums are in another order"
+    close(ours, onednn)
+
+
+@pytest.mark.parametrize("filters", [32, 80])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("activation", [None, ops.relu, ops.silu])
+def test_bias_residual_sum_and_activation_in_inference(filters: int, residual: bool, activation: Any) -> None:
+    """ReLU is computed in the same pass; for SiLU, oneDNN computes all of it."""
+    x, kernel = (jnp.asarray(a) for a in case("output", 2, (13, 9), 32, filters, ((1, 1), (1, 1))))
+    bias, added = jnp.asarray(normal(3, filters)), jnp.asarray(normal(4, 2, 13, 9, filters))
+
+    def network(x: jax.Array) -> jax.Array:
+        y = ops.conv(x, kernel, padding=1) + bias
+        y = y + added if residual else y
+        return y if activation is None else activation(y)
+
+    fused = ops.fuse(network)
+    assert "conv_fused" in str(jax.make_jaxpr(fused)(x))
+    params = settings("output", (13, 9), ((1, 1), (1, 1)))
+    expected = exact(np.asarray(x), np.asarray(kernel), params) + np.asarray(bias) + np.asarray(added) * residual
+    if activation is ops.relu:
+        expected = np.maximum(expected, 0)
+    if activation is ops.silu:
+        expected = expected / (1 + np.exp(-expected))
+    assert error(np.asarray(jax.jit(fused)(x)), expected) < 3e-6
+
+
+def test_the_gradient_of_a_bias() -> None:
+    x, kernel, bias = normal(0, 3, 15, 14, 32), normal(1, 3, 3, 32, 48), normal(2, 48)
+    weights = normal(3, 3, 15, 14, 48)
+    found = jax.jit(jax.grad(lambda b: (weights * (ops.conv(x, kernel, padding=1) + b)).sum()))(bias)
+    close(found, weights.astype(np.float64).sum((0, 1, 2)).astype(np.float32))
+
+
+def test_second_derivatives_in_a_network() -> None:
+    """The gradient of a squared gradient, beside the one without Winograd, in float32: 1e-4, as in test_forms.py."""
+    model = cnn.serial(cnn.conv(32, 3, padding=1), cnn.relu, cnn.conv(32, 3, padding=1), cnn.global_avg_pool)
+    x = jnp.asarray(normal(0, 4, 12, 12, 32))
+    params, state = model.init(jax.random.key(0), x)
+
+    def slope(params: Any) -> jax.Array:
+        inner = jax.grad(lambda p: jnp.square(model.apply(p, state, x)[0]).sum())(params)
+        return sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(inner))
+
+    ours = jax.jit(jax.grad(slope))(params)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXCNN_PLAIN", "winograd")
+        close(ours, jax.jit(jax.grad(lambda p: slope(p)))(params), 1e-4)
+
+
+_THREADS = """
+import sys
+import jax, numpy as np
+from jaxcnn import ops
+x, g = (np.random.default_rng(0).normal(size=s).astype(np.float32) for s in ((5, 15, 13, 160), (3, 3, 160, 144)))
+y, back = jax.vjp(lambda x, g: ops.conv(x, g, padding=1), x, g)
+np.savez(sys.argv[1], y, *back(y))
+"""
+
+
+def test_any_number_of_threads(tmp_path: Any) -> None:
+    """Images are the same to the last bit. A kernel gradient is a sum over the threads, in another order: 1e-5."""
+    found = []
+    for threads in (1, 2, 3, 4, 7):
+        file = tmp_path / f"{threads}.npz"
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        subprocess.run([sys.executable, "-c", _THREADS, str(file)], check=True, env=environment)
+        found.append(list(np.load(file).values()))
+    for others in found[1:]:
+        same(others[:2], found[0][:2])
+        close(others[2], found[0][2])
