@@ -36,8 +36,8 @@ def everything() -> cnn.Layer:
                                    cnn.conv_transpose(4, 2, 2)), cnn.avg_pool(3, 1, padding=1), join=cnn.core.concat,
     )  # fmt: skip
     return cnn.serial(
-        cnn.conv(32, 5, 2, padding=2), cnn.relu, block(32), block(32), branches, cnn.max_pool(2), cnn.conv(6, 3), cnn.relu,
-        cnn.global_avg_pool, cnn.dense(3),
+        cnn.conv(32, 5, 2, padding=2), cnn.relu, block(32), block(32), branches, cnn.max_pool(2), cnn.conv(6, 3),
+        cnn.relu, cnn.global_avg_pool, cnn.dense(3),
     )  # fmt: skip
 
 

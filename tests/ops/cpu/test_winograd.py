@@ -96,7 +96,7 @@ CASES: list[tuple[int, tuple[int, int], int, int, Pads]] = [
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("arguments", CASES, ids=str)
 def test_winograd_is_the_convolution(arguments: Any, kind: str) -> None:
-    batch, sizes, channels, filters, pads = arguments
+    _, sizes, _, _, pads = arguments
     for swapped in (False, True):
         params = settings(kind, sizes, pads, swapped)
         operands = case(kind, *arguments, swapped)
