@@ -436,9 +436,10 @@ def test_a_network_trains_alike_with_it_off(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @needs_engine
-def test_a_refused_description_is_an_error() -> None:
+@pytest.mark.parametrize("winograd", [False, True])
+def test_a_refused_description_is_an_error(winograd: bool) -> None:
     """Of a call made by hand: the process goes on."""
-    x, kernel = array(0, 2, 8, 8, 4), array(1, 3, 3, 4, 8)
+    x, kernel = array(0, 2, 8, 8, 32), array(1, 3, 3, 32, 64)
     numbers = {name: np.array(value) for name, value in (("strides", (1, 1)), ("dilation", (1, 1)))}
     attributes = {
         "kind": np.int64(0),
@@ -446,6 +447,7 @@ def test_a_refused_description_is_an_error() -> None:
         "swapped": False,
         "bias": False,
         "residual": False,
+        "winograd": winograd,
         **numbers,
     }
     pads = {"low": np.zeros(2, np.int64), "high": np.zeros(2, np.int64)}
@@ -455,14 +457,16 @@ def test_a_refused_description_is_an_error() -> None:
         settings = attributes | pads | {"activation": ""} | changed
         return jax.jit(lambda *a: jax.ffi.ffi_call(library.CONVOLUTION, result)(*a, **settings))(*operands)
 
-    right = (2, 6, 6, 8)
+    right = (2, 6, 6, 64)
     assert call(right, x, kernel).shape == right
     for expected, arguments, changed in (
-        ("refused", ((2, 7, 6, 8), x, kernel), {}),
+        ("refused", ((2, 7, 6, 64), x, kernel), {}),
+        ("refused", ((1, 6, 6, 64), x, kernel), {}),
+        ("refused", (right, x, kernel[:, :, :16]), {}),
         ("refused", (right, x, kernel), {"activation": "sine"}),
         ("refused", (right, x, kernel), {"strides": np.array([0, 1])}),
         ("refused", (right, x, kernel), {"low": np.zeros(1, np.int64)}),
-        ("refused", ((2, 6, 8), x[:, 0], kernel), {}),
+        ("refused", ((2, 6, 64), x[:, 0], kernel), {}),
         ("too few or too many", (right, x, kernel), {"bias": True}),
         ("unknown kind", (right, x, kernel), {"kind": np.int64(7)}),
         ("other types", (right, x.astype(jnp.float16), kernel.astype(jnp.float16)), {}),

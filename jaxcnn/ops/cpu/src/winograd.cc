@@ -277,9 +277,18 @@ bool all(const Ints& numbers, std::int64_t least, std::int64_t most) {
 }  // namespace
 
 bool suits_winograd(const Convolution& c) {
-  if (c.type != Type::float32 || c.x.size() != 4 || c.kernel[0] != 3 || c.kernel[1] != 3 || c.groups != 1) return false;
-  if (!all(c.strides, 1, 1) || !all(c.dilation, 1, 1) || !all(c.low, 0, 2) || !all(c.high, 0, 2)) return false;
-  if (c.x[3] % kLanes != 0 || c.y[3] % kLanes != 0 || !(c.activation.empty() || c.activation == "relu")) return false;
+  if (c.type != Type::float32 || c.x.size() != 4 || c.y.size() != 4 || c.kernel.size() != 4) return false;
+  for (const Ints* edges : {&c.low, &c.high}) {
+    if (edges->size() != 2 || !all(*edges, 0, 2)) return false;
+  }
+  if (c.groups != 1 || !all(c.strides, 1, 1) || !all(c.dilation, 1, 1)) return false;
+  if (!(c.activation.empty() || c.activation == "relu")) return false;
+  // Of a description that does not fit, oneDNN says so.
+  if (c.kernel != Ints{3, 3, c.x[3], c.y[3]} || c.x[0] != c.y[0]) return false;
+  for (int i = 0; i < 2; ++i) {
+    if (c.y[i + 1] != c.x[i + 1] + c.low[i] + c.high[i] - 2) return false;
+  }
+  if (c.x[3] % kLanes != 0 || c.y[3] % kLanes != 0) return false;
   // Measured beside oneDNN. With few channels, few tiles, or tiles that are half outside, it has more to do besides.
   const Ints& made = c.kind == Kind::input ? c.x : c.y;
   const Tiles tiles(made[0], made[1], made[2]);
