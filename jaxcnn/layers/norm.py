@@ -74,12 +74,10 @@ def batch_norm(
         mean, var = state["mean"], state["var"]
         if _channels(x) != mean.shape:
             raise LayerError(f"made for {mean.size} channels, got {x.shape[-1]} in {x.shape}")
-        values = ops.wide(x)  # converted once, because the three terms of its gradient nearly cancel
         if not train:
-            y = ops.batch_normalize(values, mean, var, params.get("scale"), params.get("bias"), eps)
-            return ops.rounded(y, x.dtype), state
+            return ops.batch_normalize(x, mean, var, params.get("scale"), params.get("bias"), eps), state
         y, batch_mean, batch_var, number = ops.batch_norm(
-            values, params.get("scale"), params.get("bias"), eps, axis_name or batch_axis()
+            x, params.get("scale"), params.get("bias"), eps, axis_name or batch_axis()
         )
         if number < 2:
             raise EvaluationOnly(
@@ -91,7 +89,7 @@ def batch_norm(
             "mean": (momentum * mean + (1 - momentum) * batch_mean).astype(mean.dtype),
             "var": (momentum * var + (1 - momentum) * unbiased).astype(var.dtype),
         }
-        return ops.rounded(y, x.dtype), state
+        return y, state
 
     return Layer(init, apply)
 

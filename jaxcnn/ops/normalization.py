@@ -33,15 +33,20 @@ def batch_statistics(
     Returns:
       mean, var (the biased estimate), and M, the number of values in each.
     """
+    return _statistics(wide(x), x, axes, axis_name)
+
+
+def _statistics(
+    values: jax.Array, x: jax.Array, axes: Sequence[int], axis_name: str | Sequence[str] | None
+) -> tuple[jax.Array, jax.Array, int]:
+    """`batch_statistics` of x, of which `values` is `wide(x)`; the gradient is that of `values`."""
     if tuple(axes) == tuple(range(x.ndim - 1)) and cpu.sums_channels(x):
-        mean, var = cpu.moments(x)
+        mean, var = cpu.moments(values, x)
         count = x.size // mean.size
         if axis_name is None:
             return mean, var, count
         own, mean = mean, lax.pmean(mean, axis_name)
         return mean, lax.pmean(var + jnp.square(own - mean), axis_name), count * lax.axis_size(axis_name)
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    values = x.astype(dtype)
     mean = values.mean(axes, keepdims=True)
     count = x.size // mean.size
     if axis_name is not None:
@@ -70,16 +75,17 @@ def batch_norm(
       eps, axis_name: as in `batch_normalize` and `batch_statistics`.
 
     Returns:
-      y in x's shape, and mean, var and M of `batch_statistics` over all axes but the last.
+      y in x's shape and dtype, and mean, var and M of `batch_statistics` over all axes but the last.
 
     Source: Ioffe and Szegedy, Batch normalization (2015), algorithm 1.
     """
-    mean, var, count = batch_statistics(x, tuple(range(x.ndim - 1)), axis_name)
+    values = wide(x)  # converted once, because the three terms of its gradient nearly cancel
+    mean, var, count = _statistics(values, x, tuple(range(x.ndim - 1)), axis_name)
     if not cpu.sums_channels(x):
-        return batch_normalize(x, mean, var, scale, bias, eps), mean, var, count
-    factor = _factor(var, scale, eps, x.dtype)
-    shift = jnp.zeros_like(mean) if bias is None else bias.astype(x.dtype)
-    return cpu.affine(x, mean, factor, shift), mean, var, count
+        return rounded(batch_normalize(values, mean, var, scale, bias, eps), x.dtype), mean, var, count
+    factor = _factor(var, scale, eps, values.dtype)
+    shift = jnp.zeros_like(mean) if bias is None else bias.astype(values.dtype)
+    return cpu.affine(values, x, mean, factor, shift), mean, var, count
 
 
 def batch_normalize(

@@ -23,7 +23,7 @@ _LEAST = 32  # channels: for each pixel there is some work besides theirs
 def pools(x: jax.Array, window: Ints, strides: Ints) -> bool:
     """Whether `max_pool` and `put` are used for this image. A batch that several devices share is left to XLA."""
     overlap = any(s < f for f, s in zip(window, strides, strict=True))
-    return overlap and x.ndim in (3, 4, 5) and x.shape[-1] >= _LEAST and alone(x)
+    return overlap and x.ndim in (3, 4, 5) and x.shape[-1] >= _LEAST and alone(x, "float32")
 
 
 def max_pool(x: jax.Array, places: Ints, **windows: Any) -> list[jax.Array]:

@@ -37,9 +37,9 @@ def available(*arrays: Any) -> bool:
     return suits_cpu("onednn", *arrays) and library.unavailable() is None
 
 
-def alone(x: Any) -> bool:
-    """Whether this package's own passes take this image: float32, not empty, on the one device, beside oneDNN."""
-    return x.dtype == jnp.float32 and x.size > 0 and jax.device_count() == 1 and available(x)
+def alone(x: Any, *types: str) -> bool:
+    """Whether this package's own passes take this image: of one of these types, not empty, on the one device."""
+    return x.dtype.name in types and x.size > 0 and jax.device_count() == 1 and available(x)
 
 
 def conv(x: jax.Array, kernel: jax.Array, strides: Ints, pads: Edges, dilation: Ints, groups: int = 1) -> jax.Array:

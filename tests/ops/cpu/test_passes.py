@@ -51,9 +51,11 @@ def wide(*arrays: Any) -> list[np.ndarray]:
 # --- statistics --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_moments_and_sums_are_those_of_float64(shape: tuple[int, ...]) -> None:
-    x, y, centre = image(0, *shape), normal(1, *shape), normal(2, shape[-1])
+def test_moments_and_sums_are_those_of_float64(shape: tuple[int, ...], dtype: Any) -> None:
+    """Numbers in bfloat16 are exact in float32, so the tolerance is the same."""
+    x, y, centre = jnp.asarray(image(0, *shape), dtype), jnp.asarray(normal(1, *shape), dtype), normal(2, shape[-1])
     axes = tuple(range(len(shape) - 1))
     mean, var = jax.jit(channels.moments_p.bind)(x)
     total, product = jax.jit(channels.sums_p.bind)(y, x, centre)
@@ -68,21 +70,21 @@ def test_moments_and_sums_are_those_of_float64(shape: tuple[int, ...]) -> None:
 def test_the_variance_of_numbers_far_from_zero(mean: float) -> None:
     """E[x^2] - E[x]^2 would lose all digits: the mean is a thousand and a hundred thousand times the spread."""
     x = (normal(0, 64, 20, 20, 24) + mean).astype(np.float32)
-    found = cpu.moments(jnp.asarray(x))
-    close(found, (wide(x)[0].mean((0, 1, 2)), wide(x)[0].var((0, 1, 2))), 1e-5)
+    found = channels.moments_p.bind(jnp.asarray(x))
+    close(tuple(found), (wide(x)[0].mean((0, 1, 2)), wide(x)[0].var((0, 1, 2))), 1e-5)
 
 
 def test_pieces_with_different_means() -> None:
     """Pieces of the image are read apart, and their means differ more than the pixels in each."""
     x = normal(0, 40, 50, 50, 16) + np.arange(40, dtype=np.float32)[:, None, None, None]
-    mean, var = cpu.moments(jnp.asarray(x))
+    mean, var = channels.moments_p.bind(jnp.asarray(x))
     close((mean, var), (wide(x)[0].mean((0, 1, 2)), wide(x)[0].var((0, 1, 2))), 1e-6)
 
 
 def test_numbers_that_are_not_finite() -> None:
     x = np.zeros((4, 10, 10, 3), np.float32)
     x[0, 0, 0, 1], x[1, 2, 3, 2] = np.inf, np.nan
-    mean, var = cpu.moments(jnp.asarray(x))
+    mean, var = channels.moments_p.bind(jnp.asarray(x))
     np.testing.assert_array_equal(np.isfinite(mean), [True, False, False])
     np.testing.assert_array_equal(var, [0, np.nan, np.nan])
 
@@ -136,6 +138,36 @@ def test_every_derivative_of_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None
     assert "jaxcnn_sums" in str(jax.make_jaxpr(jax.grad(lambda x: ops.batch_norm(x, None, None, 1e-5)[0].sum()))(x))
     monkeypatch.setenv("JAXCNN_PLAIN", "sums")
     close(ours, found(), 3e-5)
+
+
+@pytest.mark.parametrize("shape", [(4, 33, 31, 16), (5, 9, 7, 3)], ids=str)
+def test_batch_norm_of_bfloat16_is_float32s_but_for_rounding(shape: tuple[int, ...]) -> None:
+    """Its result, and the gradient for x, are rounded once: 2^-8 of each number. Those of vectors are sums in float32
+    of numbers that were rounded."""
+    x, weights = (jnp.asarray(a, jnp.bfloat16) for a in (image(0, *shape), normal(1, *shape)))
+    scale, bias = normal(2, shape[-1]), normal(3, shape[-1])
+
+    def loss(x: Any, scale: Any, bias: Any) -> Any:
+        y, mean, var, _ = ops.batch_norm(x, scale, bias, 1e-5)
+        assert y.dtype == x.dtype
+        assert mean.dtype == var.dtype == jnp.float32
+        return (y.astype(jnp.float32) * weights.astype(jnp.float32)).sum() + jnp.sin(mean).sum(), (y, mean, var)
+
+    assert cpu.sums_channels(x)
+    run = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)
+    (_, (y, mean, var)), (dx, *vectors) = jax.jit(run)(x, scale, bias)
+    (_, (exact, *moments)), (slope, *others) = run(x.astype(jnp.float32), scale, bias)
+    assert dx.dtype == x.dtype
+    for found, expected in ((y, exact), (dx, slope)):
+        error = jnp.abs(found.astype(jnp.float32) - expected)
+        assert (error <= 2.0**-8 * jnp.abs(expected) + 1e-5 * jnp.abs(expected).max()).all()
+    close(((mean, var), vectors), (tuple(moments), others), 1e-5)
+    _, tangent = jax.jvp(lambda x: ops.batch_norm(x, scale, bias, 1e-5)[0], (x,), (weights,))
+    _, expected = jax.jvp(
+        lambda x: ops.batch_norm(x, scale, bias, 1e-5)[0],
+        (x.astype(jnp.float32),), (weights.astype(jnp.float32),),
+    )  # fmt: skip
+    close(tangent.astype(jnp.float32), expected, 2.0**-7)  # a sum of two rounded numbers
 
 
 def test_statistics_that_devices_share() -> None:
@@ -195,8 +227,9 @@ def test_which_images_are_left_to_xla(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cpu.pools(x, three, one)
     assert not cpu.pools(x, three, three), "windows that do not overlap"
     assert not cpu.pools(x[..., :24], three, one), "few channels"
-    others = [x.astype(jnp.bfloat16), x[:0]]
-    assert not any(cpu.sums_channels(a) or cpu.pools(a, three, one) for a in others)
+    assert cpu.sums_channels(x.astype(jnp.bfloat16))
+    assert not cpu.pools(x.astype(jnp.bfloat16), three, one)
+    assert not any(cpu.sums_channels(a) or cpu.pools(a, three, one) for a in (x.astype(jnp.float16), x[:0]))
     monkeypatch.setattr(jax, "device_count", lambda: 2)
     assert not cpu.sums_channels(x)
     assert not cpu.pools(x, three, one)

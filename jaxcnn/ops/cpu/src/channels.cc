@@ -20,9 +20,9 @@ constexpr std::int64_t kTasks = 32;                     // the most tasks, so th
 struct Division {
   std::int64_t pixels, channels, group, width, piece, tasks;
 
-  explicit Division(const Pixels& x)
-      : pixels(x.count),
-        channels(x.channels),
+  Division(std::int64_t count, std::int64_t of)
+      : pixels(count),
+        channels(of),
         group((kRow + channels - 1) / channels),
         width(group * channels),
         piece((std::max(kLeast, kPiece / channels) + group - 1) / group * group),
@@ -69,14 +69,15 @@ void join(const Moments& part, Moments& all) {
   all.count += part.count;
 }
 
-Moments moments_of(const float* x, const Division& d, std::int64_t task) {
+template <typename T>
+Moments moments_of(const T* x, const Division& d, std::int64_t task) {
   Moments all(d.channels), part(d.channels);
   std::vector<float> sum(d.width), squares(d.width), centre(d.width);
   d.pieces(task, [&](std::int64_t first, std::int64_t count) {
     std::fill(sum.begin(), sum.end(), 0.0f);
     std::fill(squares.begin(), squares.end(), 0.0f);
     d.rows(first, count, [&](std::int64_t p, std::int64_t rows, std::int64_t width) {
-      kernels().add(x + p * d.channels, rows, width, sum.data());
+      kernels().sums<T>().add(x + p * d.channels, rows, width, sum.data());
     });
     part.count = static_cast<double>(count);
     d.fold(sum, part.sum);
@@ -84,7 +85,7 @@ Moments moments_of(const float* x, const Division& d, std::int64_t task) {
     for (std::int64_t i = d.channels; i < d.width; ++i) centre[i] = centre[i - d.channels];
     std::fill(sum.begin(), sum.end(), 0.0f);
     d.rows(first, count, [&](std::int64_t p, std::int64_t rows, std::int64_t width) {
-      kernels().add_squares(x + p * d.channels, rows, width, centre.data(), sum.data(), squares.data());
+      kernels().sums<T>().add_squares(x + p * d.channels, rows, width, centre.data(), sum.data(), squares.data());
     });
     // The centre is the mean but for rounding, and the sum of the differences says what was lost.
     d.fold(sum, part.sum);
@@ -98,7 +99,8 @@ Moments moments_of(const float* x, const Division& d, std::int64_t task) {
   return all;
 }
 
-std::vector<double> sums_of(const float* y, const float* x, const float* centre, const Division& d, std::int64_t task) {
+template <typename T>
+std::vector<double> sums_of(const T* y, const T* x, const float* centre, const Division& d, std::int64_t task) {
   std::vector<double> all(2 * d.channels);
   std::vector<double> part(d.channels);
   std::vector<float> sum(d.width), products(d.width), centres(d.width);
@@ -108,7 +110,7 @@ std::vector<double> sums_of(const float* y, const float* x, const float* centre,
     std::fill(products.begin(), products.end(), 0.0f);
     d.rows(first, count, [&](std::int64_t p, std::int64_t rows, std::int64_t width) {
       const std::int64_t at = p * d.channels;
-      kernels().add_products(y + at, x + at, rows, width, centres.data(), sum.data(), products.data());
+      kernels().sums<T>().add_products(y + at, x + at, rows, width, centres.data(), sum.data(), products.data());
     });
     d.fold(sum, part);
     for (std::int64_t c = 0; c < d.channels; ++c) all[c] += part[c];
@@ -120,8 +122,9 @@ std::vector<double> sums_of(const float* y, const float* x, const float* centre,
 
 }  // namespace
 
-void moments(const Pixels& x, float* mean, float* variance) {
-  const Division d(x);
+template <typename T>
+void moments(const Pixels<T>& x, float* mean, float* variance) {
+  const Division d(x.count, x.channels);
   std::vector<Moments> found(d.tasks, Moments(d.channels));
   auto task = [&](std::int64_t i) {
     found[i] = moments_of(x.data, d, i);
@@ -138,8 +141,9 @@ void moments(const Pixels& x, float* mean, float* variance) {
   }
 }
 
-void sums(const float* y, const Pixels& x, const float* centre, float* sums, float* products) {
-  const Division d(x);
+template <typename T>
+void sums(const T* y, const Pixels<T>& x, const float* centre, float* sums, float* products) {
+  const Division d(x.count, x.channels);
   std::vector<std::vector<double>> found(d.tasks);
   auto task = [&](std::int64_t i) {
     found[i] = sums_of(y, x.data, centre, d, i);
@@ -158,5 +162,10 @@ void sums(const float* y, const Pixels& x, const float* centre, float* sums, flo
     products[c] = static_cast<float>(product);
   }
 }
+
+template void moments(const Pixels<float>&, float*, float*);
+template void moments(const Pixels<Half>&, float*, float*);
+template void sums(const float*, const Pixels<float>&, const float*, float*, float*);
+template void sums(const Half*, const Pixels<Half>&, const float*, float*, float*);
 
 }  // namespace jaxcnn

@@ -3,11 +3,14 @@
 
 #include <cstdint>
 
+#include "kernels.h"
+
 namespace jaxcnn {
 
-// An image as a matrix (pixels, channels).
+// An image as a matrix (pixels, channels) of T, float or Half.
+template <typename T>
 struct Pixels {
-  const float* data = nullptr;
+  const T* data = nullptr;
   std::int64_t count = 0, channels = 0;
 };
 
@@ -16,9 +19,11 @@ struct Pixels {
 // The image is read once from memory, in pieces that stay in the cache: a piece's mean first, then the squares of the
 // differences from it. Pieces are combined in double precision. Source: Chan, Golub and LeVeque, Algorithms for
 // computing the sample variance (1983).
-void moments(const Pixels& x, float* mean, float* variance);
+template <typename T>
+void moments(const Pixels<T>& x, float* mean, float* variance);
 
 // sums[c] = sum over p of y[p, c],  products[c] = sum over p of y[p, c] (x[p, c] - centre[c]).
-void sums(const float* y, const Pixels& x, const float* centre, float* sums, float* products);
+template <typename T>
+void sums(const T* y, const Pixels<T>& x, const float* centre, float* sums, float* products);
 
 }  // namespace jaxcnn

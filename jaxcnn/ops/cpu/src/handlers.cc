@@ -123,11 +123,13 @@ using Images = ffi::Buffer<ffi::DataType::F32>;
 using Chosen = ffi::Buffer<ffi::DataType::U8>;
 
 // An image (..., channels) as a matrix; empty if it has no numbers.
-std::optional<jaxcnn::Pixels> pixels(const Images& image) {
+template <typename T>
+std::optional<jaxcnn::Pixels<T>> pixels(const ffi::AnyBuffer& image) {
   const auto dims = image.dimensions();
   if (dims.size() == 0 || image.element_count() == 0) return std::nullopt;
   const std::int64_t channels = dims[dims.size() - 1];
-  return jaxcnn::Pixels{image.typed_data(), static_cast<std::int64_t>(image.element_count()) / channels, channels};
+  return jaxcnn::Pixels<T>{static_cast<const T*>(image.untyped_data()),
+                           static_cast<std::int64_t>(image.element_count()) / channels, channels};
 }
 
 bool has(const Vector& vector, std::int64_t count) {
@@ -135,24 +137,41 @@ bool has(const Vector& vector, std::int64_t count) {
 }
 
 // (..., C) -> mean (C,), variance (C,)
-ffi::Error moments(Images x, ffi::Result<Vector> mean, ffi::Result<Vector> variance) {
-  const auto image = pixels(x);
-  if (!image || !has(*mean, image->channels) || !has(*variance, image->channels)) {
+template <typename T>
+ffi::Error moments_of(const ffi::AnyBuffer& x, Vector& mean, Vector& variance) {
+  const auto image = pixels<T>(x);
+  if (!image || !has(mean, image->channels) || !has(variance, image->channels)) {
     return ffi::Error::InvalidArgument("jaxcnn: moments of an array that is empty or does not fit");
   }
-  return run([&] { jaxcnn::moments(*image, mean->typed_data(), variance->typed_data()); });
+  return run([&] { jaxcnn::moments(*image, mean.typed_data(), variance.typed_data()); });
+}
+
+ffi::Error moments(ffi::AnyBuffer x, ffi::Result<Vector> mean, ffi::Result<Vector> variance) {
+  const std::optional<Type> type = type_of(x, x, x);
+  if (!type) return ffi::Error::InvalidArgument("jaxcnn: moments of an array of another type");
+  return *type == Type::float32 ? moments_of<float>(x, *mean, *variance) : moments_of<jaxcnn::Half>(x, *mean, *variance);
 }
 
 // y (..., C), x (..., C), centre (C,) -> sums (C,), products (C,)
-ffi::Error sums(Images y, Images x, Vector centre, ffi::Result<Vector> total, ffi::Result<Vector> products) {
-  const auto image = pixels(x);
+template <typename T>
+ffi::Error sums_of(const ffi::AnyBuffer& y, const ffi::AnyBuffer& x, Vector& centre, Vector& total, Vector& products) {
+  const auto image = pixels<T>(x);
   if (!image || y.element_count() != x.element_count() || !has(centre, image->channels) ||
-      !has(*total, image->channels) || !has(*products, image->channels)) {
+      !has(total, image->channels) || !has(products, image->channels)) {
     return ffi::Error::InvalidArgument("jaxcnn: sums of arrays that are empty or do not fit");
   }
   return run([&] {
-    jaxcnn::sums(y.typed_data(), *image, centre.typed_data(), total->typed_data(), products->typed_data());
+    jaxcnn::sums(static_cast<const T*>(y.untyped_data()), *image, centre.typed_data(), total.typed_data(),
+                 products.typed_data());
   });
+}
+
+ffi::Error sums(ffi::AnyBuffer y, ffi::AnyBuffer x, Vector centre, ffi::Result<Vector> total,
+                ffi::Result<Vector> products) {
+  const std::optional<Type> type = type_of(x, y, x);
+  if (!type) return ffi::Error::InvalidArgument("jaxcnn: sums of arrays of two types, or of another one");
+  return *type == Type::float32 ? sums_of<float>(y, x, centre, *total, *products)
+                                : sums_of<jaxcnn::Half>(y, x, centre, *total, *products);
 }
 
 // A pool of images and their pools of 1 to 3 dimensions; empty if they do not fit.
@@ -216,12 +235,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_product, multiply,
                                   .Attr<bool>("transposed"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_moments, moments,
-                              ffi::Ffi::Bind().Arg<Images>().Ret<Vector>().Ret<Vector>());
+                              ffi::Ffi::Bind().Arg<ffi::AnyBuffer>().Ret<Vector>().Ret<Vector>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_sums, sums,
                               ffi::Ffi::Bind()
-                                  .Arg<Images>()
-                                  .Arg<Images>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
                                   .Arg<Vector>()
                                   .Ret<Vector>()
                                   .Ret<Vector>());

@@ -18,13 +18,14 @@ using Integers = std::int32_t __attribute__((vector_size(4 * kLanes)));
 using Bytes = std::uint8_t __attribute__((vector_size(kLanes)));
 
 // Each namespace has the number of the processor's vector registers, the numbers in one, and `widened`, which compilers
-// do not find by themselves: 16 bytes as 32-bit integers.
+// do not find by themselves: 16 integers of 8 or 16 bits as 32-bit integers.
 
 namespace basic {
 
 constexpr int kRegisters = 16, kRegister = 4;
 
-inline Integers widened(const std::uint8_t* from) {
+template <typename T>
+inline Integers widened(const T* from) {
   Integers out{};
   for (std::int64_t i = 0; i < kLanes; ++i) out[i] = from[i];
   return out;
@@ -59,6 +60,15 @@ inline Integers widened(const std::uint8_t* from) {
   return out;
 }
 
+inline Integers widened(const std::uint16_t* from) {
+  const auto* const some = reinterpret_cast<const __m128i*>(from);
+  const __m256i halves[2] = {_mm256_cvtepu16_epi32(_mm_loadu_si128(some)),
+                             _mm256_cvtepu16_epi32(_mm_loadu_si128(some + 1))};
+  Integers out;
+  std::memcpy(&out, halves, sizeof out);
+  return out;
+}
+
 #include "kernels.inc"
 }
 JAXCNN_END
@@ -70,6 +80,10 @@ constexpr int kRegisters = 32, kRegister = 16;
 
 inline Integers widened(const std::uint8_t* from) {
   return reinterpret_cast<Integers>(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+}
+
+inline Integers widened(const std::uint16_t* from) {
+  return reinterpret_cast<Integers>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
 }
 
 #include "kernels.inc"

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace jaxcnn {
 
@@ -43,18 +44,29 @@ struct WinogradKernels {
                 std::int64_t width, std::int64_t count, float* out);
 };
 
-// Matrices are (rows, width). The functions of sums add to `out`, which has `width` numbers.
-struct Kernels {
+// A number in bfloat16: the upper half of a float32.
+struct Half {
+  std::uint16_t bits;
+};
+
+// Sums over a matrix (rows, width) in T, which are added to `out`, `squares` and `products` of `width` numbers.
+template <typename T>
+struct SumKernels {
   // out[c] += sum over r of x[r, c]
-  void (*add)(const float* x, std::int64_t rows, std::int64_t width, float* out);
+  void (*add)(const T* x, std::int64_t rows, std::int64_t width, float* out);
 
   // out[c] += sum over r of d[r, c],  squares[c] += sum over r of d[r, c]^2,  d[r, c] = x[r, c] - centre[c]
-  void (*add_squares)(const float* x, std::int64_t rows, std::int64_t width, const float* centre, float* out,
+  void (*add_squares)(const T* x, std::int64_t rows, std::int64_t width, const float* centre, float* out,
                       float* squares);
 
   // out[c] += sum over r of y[r, c],  products[c] += sum over r of y[r, c] (x[r, c] - centre[c])
-  void (*add_products)(const float* y, const float* x, std::int64_t rows, std::int64_t width, const float* centre,
-                       float* out, float* products);
+  void (*add_products)(const T* y, const T* x, std::int64_t rows, std::int64_t width, const float* centre, float* out,
+                       float* products);
+};
+
+struct Kernels {
+  SumKernels<float> full;
+  SumKernels<Half> half;
 
   // out_squares[c] += squares[c] + weight (sum[c] other_share - out_sum[c] share)^2,  out_sum[c] += sum[c]
   void (*join)(const double* sum, const double* squares, double other_share, double share, double weight,
@@ -69,6 +81,13 @@ struct Kernels {
                  std::int64_t channels, float* x);
 
   WinogradKernels winograd;
+
+  // Those of sums of T.
+  template <typename T>
+  const SumKernels<T>& sums() const {
+    if constexpr (std::is_same_v<T, Half>) return half;
+    else return full;
+  }
 };
 
 // Those for this processor.

@@ -243,7 +243,7 @@ void gradient(const Images& x, const Images& y, bool swapped, float* kernel, flo
       std::fill(bias_part.begin(), bias_part.end(), 0.0f);
       const float* const pixel_sums = second_matrices + (4 * (1 - top) + 1) * b.step;
       for (std::int64_t t = 0; t < last - first; ++t) {
-        kernels().add(pixel_sums + t * b.row, 1, y.channels, bias_part.data());
+        kernels().full.add(pixel_sums + t * b.row, 1, y.channels, bias_part.data());
       }
       for (std::int64_t c = 0; c < y.channels; ++c) bias_sums[part * y.channels + c] += bias_part[c];
     }
