@@ -37,8 +37,8 @@ the results.
 
 The package changes no setting of XLA. One setting can help, but the user must set it:
 `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, huge pages for what `pages` does not reach, the first arrays of a step.
-(`mallopt` can keep the memory within the process: a step of ResNet-20 takes 3 % less, and its peak memory is 1.7 times as
-large.)
+(`mallopt` can keep the memory within the process: a step of ResNet-20 takes 3 % less, but its peak memory is 1.7 times
+as large.)
 
 Changes that did not help: computing the variance as E[x^2] - E[x]^2, with a fallback where digits are lost (saves a
 pass, 1 %); folding the pixels of the first layer's image into channels (no faster); keeping XLA's other thread from
