@@ -15,7 +15,7 @@ fuses an elementwise operation into every operation that uses its result, and so
   called through XLA's public foreign function interface (`jaxcnn.ops.cpu`, which says what it needs).
 - `winograd`: a 3x3 convolution of stride 1 and both its gradients, in float32, need 16 products for 4 results instead
   of 36 by Winograd's algorithm, which this package computes itself (`ops/cpu/src/winograd.h`): 1.1 to 1.8 times as fast
-  as oneDNN, and as exact.
+  as oneDNN, and as exact. (A pixel that is infinite or NaN makes NaN of all results in its tiles of 2x2.)
 - `stored`: a value that several operations use is computed once. XLA has no barrier on a CPU (it removes
   `optimization_barrier` before fusion), but it does not repeat an operation on two whole images. A ReLU therefore ends
   with a select between x and NaN by x == x.

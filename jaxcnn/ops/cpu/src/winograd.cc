@@ -134,8 +134,7 @@ void correlate(const Images& from, const Kernel& kernel, const Images& to, const
   const Matrices a(some, in), sums(some, width);
   const std::int64_t taps = kPlaces * in * (shared ? out : width), edge = std::max(in, width);
   const std::int64_t own = a.size + sums.size + width + (shared ? 0 : taps);
-  auto* const zeros =
-      static_cast<float*>(scratch((edge + tasks * own + (shared ? taps : 0)) * sizeof(float)));
+  auto* const zeros = static_cast<float*>(scratch((edge + tasks * own + (shared ? taps : 0)) * sizeof(float)));
   float* const common = zeros + edge + tasks * own;
   std::memset(zeros, 0, edge * sizeof(float));
   if (shared) {
@@ -177,7 +176,7 @@ void correlate(const Images& from, const Kernel& kernel, const Images& to, const
             const bool inside = pixels[k] != nullptr;
             const std::int64_t place = inside ? pixels[k] - to.data + column : 0;
             results[k] = inside ? result + place : nowhere;
-            residual[k] = inside ? added.residual + place : zeros;
+            residual[k] = inside && added.residual != nullptr ? added.residual + place : zeros;
           }
           kernels().winograd.results(products + t * sums.row, sums.step, columns,
                                      added.bias != nullptr ? added.bias + column : nullptr,
