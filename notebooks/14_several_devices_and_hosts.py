@@ -19,6 +19,7 @@
 
 # %%
 # %matplotlib inline
+# %config InlineBackend.figure_format = "retina"
 import functools
 import json
 import os
@@ -41,7 +42,7 @@ jax.config.update("jax_platforms", "cpu")  # also where there is a GPU
 jax.config.update("jax_num_cpu_devices", 4)
 
 BLUE, ORANGE, GREEN = "#3b6fb6", "#d9822b", "#3f8f5b"
-plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True})
+plt.rcParams.update({"figure.dpi": 75, "figure.constrained_layout.use": True})
 
 digits = cnn.data.load("digits", "train")
 digits = cnn.data.Dataset(digits.images[:, ::4, ::4], digits.labels, digits.classes, "digits")  # 8x8 pixels

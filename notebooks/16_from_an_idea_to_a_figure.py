@@ -17,6 +17,7 @@
 
 # %%
 # %matplotlib inline
+# %config InlineBackend.figure_format = "retina"
 import dataclasses
 import os
 import tempfile
@@ -32,7 +33,7 @@ import jaxcnn as cnn
 DATA = "digits"  # or "mnist"
 
 BLUE, ORANGE, GREEN = "#3b6fb6", "#d9822b", "#3f8f5b"
-plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True})
+plt.rcParams.update({"figure.dpi": 75, "figure.constrained_layout.use": True})
 
 folder, home = tempfile.TemporaryDirectory(), Path.cwd()
 os.chdir(folder.name)  # the runs lie there
