@@ -11,6 +11,7 @@ import subprocess
 import sys
 from typing import Any
 
+import convolutions
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,22 +57,13 @@ def run(a: np.ndarray, b: np.ndarray, params: dict[str, Any]) -> np.ndarray:
 def exact(a: np.ndarray, b: np.ndarray, params: dict[str, Any]) -> np.ndarray:
     """The sums of products in float64, tap by tap."""
     a, b = a.astype(np.float64), b.astype(np.float64)
-    kind, (up, down), (left, right) = params["kind"], *params["pads"]
-    x_shape = (len(a), *params["sizes"], 0) if kind == "input" else a.shape
-    height, width = x_shape[1] + up + down - 2, x_shape[2] + left + right - 2
-    kernel = b.swapaxes(2, 3) if params["swapped"] else b
-    if kind == "input":
-        x = np.zeros((len(a), x_shape[1] + up + down, x_shape[2] + left + right, kernel.shape[2]))
-        for u, v in np.ndindex(3, 3):
-            x[:, u : u + height, v : v + width] += a @ kernel[u, v].T
-        return x[:, up : up + x_shape[1], left : left + x_shape[2]]
-    x = np.pad(a, ((0, 0), (up, down), (left, right), (0, 0)))
-    taps = {(u, v): x[:, u : u + height, v : v + width] for u, v in np.ndindex(3, 3)}
-    if kind == "output":
-        return sum(tap @ kernel[place] for place, tap in taps.items())
-    sums = [np.tensordot(tap, b, ((0, 1, 2), (0, 1, 2))) for tap in taps.values()]
-    result = np.reshape(sums, (3, 3, *sums[0].shape))
-    return result.swapaxes(2, 3) if params["swapped"] else result
+    turned = (lambda kernel: kernel.swapaxes(2, 3)) if params["swapped"] else (lambda kernel: kernel)
+    shapes = primitive.shapes(a.shape, b.shape, **params)
+    if params["kind"] == "output":
+        return convolutions.convolution(a, turned(b), params)
+    if params["kind"] == "input":
+        return convolutions.input_gradient(shapes["x"], turned(b), a, params)
+    return turned(convolutions.kernel_gradient(a, shapes["kernel"], b, params))
 
 
 def error(actual: np.ndarray, expected: np.ndarray) -> float:

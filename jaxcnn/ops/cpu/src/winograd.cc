@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <vector>
 
 #include "kernels.h"
 #include "layout.h"
@@ -189,8 +188,7 @@ void correlate(const Images& from, const Kernel& kernel, const Images& to, const
 }
 
 // kernel[u, v, ...] = sum of x[...] y[...]; rows and columns of the kernel are the channels of x and y, or swapped.
-// If `bias` is not null, bias[k] = sum of y[..., k].
-void gradient(const Images& x, const Images& y, bool swapped, float* kernel, float* bias) {
+void gradient(const Images& x, const Images& y, bool swapped, float* kernel) {
   const Tiles tiles(y.count, y.height, y.width);
   const std::int64_t rows = swapped ? y.channels : x.channels, columns = swapped ? x.channels : y.channels;
   const std::int64_t size = rows * columns;
@@ -207,7 +205,6 @@ void gradient(const Images& x, const Images& y, bool swapped, float* kernel, flo
       static_cast<float*>(scratch((kPlaces * size * parts + edge + parts * splits * own) * sizeof(float)));
   float* const zeros = sums + kPlaces * size * parts;
   std::memset(zeros, 0, edge * sizeof(float));
-  std::vector<double> bias_sums(bias != nullptr ? parts * y.channels : 0);
 
   auto work = [&](std::int64_t task) {
     const std::int64_t part = task / splits, split = task % splits;
@@ -215,8 +212,6 @@ void gradient(const Images& x, const Images& y, bool swapped, float* kernel, flo
     float* const own_sums = sums + part * kPlaces * size + split * held * size;
     float* const first_matrices = zeros + edge + task * own;
     float* const second_matrices = first_matrices + a.size / splits;
-    const bool adds = bias != nullptr && top <= 1 && 1 < under;
-    std::vector<float> bias_part(adds ? y.channels : 0);
     std::memset(own_sums, 0, held * size * sizeof(float));
     const std::int64_t end = std::min(tiles.count, (part + 1) * each);
     for (std::int64_t first = part * each; first < end; first += some) {
@@ -237,24 +232,9 @@ void gradient(const Images& x, const Images& y, bool swapped, float* kernel, flo
         }
         kernels().winograd.outer(left, left_row, rows, right, right_row, columns, last - first, own_sums + p * size);
       }
-      if (!adds) continue;
-      // Place (1, 1) of a tile of y is the sum of its pixels.
-      std::fill(bias_part.begin(), bias_part.end(), 0.0f);
-      const float* const pixel_sums = second_matrices + (4 * (1 - top) + 1) * b.step;
-      for (std::int64_t t = 0; t < last - first; ++t) {
-        kernels().full.add(pixel_sums + t * b.row, 1, y.channels, bias_part.data());
-      }
-      for (std::int64_t c = 0; c < y.channels; ++c) bias_sums[part * y.channels + c] += bias_part[c];
     }
   };
   parallel(parts * splits, false, work);
-  if (bias != nullptr) {
-    for (std::int64_t c = 0; c < y.channels; ++c) {
-      double sum = 0;
-      for (std::int64_t part = 0; part < parts; ++part) sum += bias_sums[part * y.channels + c];
-      bias[c] = static_cast<float>(sum);
-    }
-  }
 
   auto finish = [&](std::int64_t r) {
     float* taps[9];
@@ -282,6 +262,7 @@ bool suits_winograd(const Convolution& c) {
   }
   if (c.groups != 1 || !all(c.strides, 1, 1) || !all(c.dilation, 1, 1)) return false;
   if (!(c.activation.empty() || c.activation == "relu")) return false;
+  if (c.kind == Kind::kernel && c.bias) return false;  // JAX sums a bias's gradient itself
   // Of a description that does not fit, oneDNN says so.
   if (c.kernel != Ints{3, 3, c.x[3], c.y[3]} || c.x[0] != c.y[0]) return false;
   for (int i = 0; i < 2; ++i) {
@@ -313,7 +294,7 @@ void winograd(const Convolution& c, const Arrays& arrays) {
     correlate(padded, {kernel, c.y[3], c.x[3], !c.swapped, true}, images(c.x, arrays.x), {},
               static_cast<float*>(arrays.x));
   } else {
-    gradient(x, y, c.swapped, kernel, static_cast<float*>(arrays.bias));
+    gradient(x, y, c.swapped, kernel);
   }
 }
 
