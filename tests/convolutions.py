@@ -1,4 +1,4 @@
-"""Random convolutions of every kind, and their values in float64, tap by tap: an oracle with no code of ours."""
+"""Convolutions of every kind, and their values in float64, tap by tap: an oracle with no code of ours."""
 
 from __future__ import annotations
 
@@ -98,3 +98,22 @@ def kernel_gradient(x: Any, kernel: tuple[int, ...], ct: Any, settings: Settings
         a, b = _by_group(x[inside], groups), _by_group(ct[goes], groups)
         weights[tap] = np.einsum("pgc,pgk->cgk", a.reshape(-1, *a.shape[-2:]), b.reshape(-1, *b.shape[-2:]))
     return out
+
+
+def exact(a: Any, b: Any, settings: Settings) -> np.ndarray:
+    """The result of a `jaxcnn.ops.cpu.primitive` for its two operands, in float64."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    groups, sizes = settings["groups"], settings["sizes"]
+    turned = (lambda kernel: kernel.swapaxes(-1, -2)) if settings["swapped"] else (lambda kernel: kernel)
+    if settings["kind"] == "output":
+        return convolution(a, turned(b), settings)
+    if settings["kind"] == "input":
+        kernel = turned(b)
+        return input_gradient((len(a), *sizes, kernel.shape[-2] * groups), kernel, a, settings)
+    return turned(kernel_gradient(a, (*sizes, a.shape[-1] // groups, b.shape[-1]), b, settings))
+
+
+def error(actual: np.ndarray, expected: np.ndarray) -> float:
+    """The root mean square of the difference, to that of the expected array."""
+    assert actual.shape == expected.shape
+    return float(np.sqrt(np.square(actual - expected).mean() / np.square(expected).mean()))

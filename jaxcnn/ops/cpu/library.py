@@ -67,12 +67,14 @@ class Settings(Window):
       bias: whether a bias is added.
       residual: whether an array of the result's shape is added.
       activation: the name of the activation; empty for none.
+      direct: whether this package's code for few channels may be used.
       winograd: whether Winograd's algorithm may be used.
     """
 
     bias: NotRequired[bool]
     residual: NotRequired[bool]
     activation: NotRequired[str]
+    direct: NotRequired[bool]
     winograd: NotRequired[bool]
 
 
@@ -80,7 +82,7 @@ class Settings(Window):
 def implementation(
     kind: str, dtype: str, x: Ints, kernel: Ints, y: Ints, *, swapped: bool = False, **settings: Unpack[Settings]
 ) -> str:
-    """The name of the code for a convolution on this processor: oneDNN's, or "winograd"; empty if there is none.
+    """The name of the code for a convolution on this processor: oneDNN's, "direct", "winograd", or empty for none.
 
     Args:
       kind: which of the three arrays is computed from the others, one of `KINDS`.
@@ -95,8 +97,8 @@ def implementation(
     name = ctypes.create_string_buffer(128)
     _library().jaxcnn_implementation(
         KINDS.index(kind), TYPES.index(dtype), len(strides), (ctypes.c_int64 * len(numbers))(*numbers), groups, swapped,
-        settings.get("bias", False), settings.get("residual", False), settings.get("winograd", False),
-        settings.get("activation", "").encode(), name, len(name),
+        settings.get("bias", False), settings.get("residual", False), settings.get("direct", False),
+        settings.get("winograd", False), settings.get("activation", "").encode(), name, len(name),
     )  # fmt: skip
     return name.value.decode()
 
@@ -130,7 +132,7 @@ def _loaded() -> ctypes.CDLL | str:
         return "its library was built from another version of jaxcnn: install jaxcnn again"
     library.jaxcnn_implementation.restype = None
     library.jaxcnn_implementation.argtypes = [
-        *[ctypes.c_int64] * 3, ctypes.POINTER(ctypes.c_int64), ctypes.c_int64, *[ctypes.c_int] * 4, ctypes.c_char_p,
+        *[ctypes.c_int64] * 3, ctypes.POINTER(ctypes.c_int64), ctypes.c_int64, *[ctypes.c_int] * 5, ctypes.c_char_p,
         ctypes.c_char_p, ctypes.c_int64,
     ]  # fmt: skip
     library.jaxcnn_set_huge_pages(switched_on("pages"))

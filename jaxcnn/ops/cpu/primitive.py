@@ -179,9 +179,14 @@ def runs(a: Any, b: Any, bias: bool = False, residual: bool = False, activation:
         return False
     settings = {name: value for name, value in params.items() if name not in ("kind", "sizes")}
     arrays = shapes(a.shape, b.shape, **params)
-    added = {"bias": bias, "residual": residual, "activation": activation, "winograd": switched_on("winograd")}
+    added = {"bias": bias, "residual": residual, "activation": activation, **_own()}
     code = library.implementation(params["kind"], a.dtype.name, **arrays, **settings, **added)
     return bool(code) and not code.startswith("ref")
+
+
+def _own() -> dict[str, bool]:
+    """Which of this package's own codes may be used instead of oneDNN's."""
+    return {form: switched_on(form) for form in ("direct", "winograd")}
 
 
 def call(
@@ -207,7 +212,7 @@ def call(
         swapped=params["swapped"],
         bias=bias,
         residual=residual,
-        winograd=switched_on("winograd"),
+        **_own(),
         activation=activation,
     )
 

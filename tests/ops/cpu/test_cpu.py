@@ -436,8 +436,8 @@ def test_a_network_trains_alike_with_it_off(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @needs_engine
-@pytest.mark.parametrize("winograd", [False, True])
-def test_a_refused_description_is_an_error(winograd: bool) -> None:
+@pytest.mark.parametrize("own", [False, True])
+def test_a_refused_description_is_an_error(own: bool) -> None:
     """Of a call made by hand: the process goes on."""
     x, kernel = array(0, 2, 8, 8, 32), array(1, 3, 3, 32, 64)
     numbers = {name: np.array(value) for name, value in (("strides", (1, 1)), ("dilation", (1, 1)))}
@@ -447,7 +447,8 @@ def test_a_refused_description_is_an_error(winograd: bool) -> None:
         "swapped": False,
         "bias": False,
         "residual": False,
-        "winograd": winograd,
+        "direct": own,
+        "winograd": own,
         **numbers,
     }
     pads = {"low": np.zeros(2, np.int64), "high": np.zeros(2, np.int64)}

@@ -11,11 +11,11 @@ import subprocess
 import sys
 from typing import Any
 
-import convolutions
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from convolutions import error, exact
 from helpers import close, normal, same
 
 import jaxcnn as cnn
@@ -52,23 +52,6 @@ def code(a: np.ndarray, b: np.ndarray, params: dict[str, Any]) -> str:
 
 def run(a: np.ndarray, b: np.ndarray, params: dict[str, Any]) -> np.ndarray:
     return np.asarray(jax.jit(lambda a, b: primitive._bind(a, b, **params))(a, b))
-
-
-def exact(a: np.ndarray, b: np.ndarray, params: dict[str, Any]) -> np.ndarray:
-    """The sums of products in float64, tap by tap."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    turned = (lambda kernel: kernel.swapaxes(2, 3)) if params["swapped"] else (lambda kernel: kernel)
-    shapes = primitive.shapes(a.shape, b.shape, **params)
-    if params["kind"] == "output":
-        return convolutions.convolution(a, turned(b), params)
-    if params["kind"] == "input":
-        return convolutions.input_gradient(shapes["x"], turned(b), a, params)
-    return turned(convolutions.kernel_gradient(a, shapes["kernel"], b, params))
-
-
-def error(actual: np.ndarray, expected: np.ndarray) -> float:
-    assert actual.shape == expected.shape
-    return float(np.sqrt(np.square(actual - expected).mean() / np.square(expected).mean()))
 
 
 # Images of odd sizes, of one row of tiles, with more tiles than are computed at a time, with fewer tiles than channels;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "direct.h"
 #include "layout.h"
 #include "pages.h"
 #include "winograd.h"
@@ -183,6 +184,18 @@ class Ready {
   std::size_t kernel_bytes_ = 0, bytes_ = 0;
 };
 
+// In place of a primitive, for code that needs none: at the first call, too, the cache gives memory back.
+struct Known {
+  explicit Known(const Convolution&) {}
+};
+
+// This package's own code for a convolution, or null.
+auto own_code(const Convolution& c) -> void (*)(const Convolution&, const Arrays&) {
+  if (c.direct && suits_direct(c)) return direct;
+  if (c.winograd && suits_winograd(c)) return winograd;
+  return nullptr;
+}
+
 }  // namespace
 
 std::string Convolution::key() const {
@@ -195,13 +208,17 @@ std::string Convolution::key() const {
 
 void convolve(const Convolution& convolution, const Arrays& arrays) {
   const Turn turn;
-  if (convolution.winograd && suits_winograd(convolution)) return winograd(convolution, arrays);
+  const auto own = own_code(convolution);
+  if (own != nullptr) {
+    cache<Known>().of(convolution.key(), convolution);
+    return own(convolution, arrays);
+  }
   cache<Ready>().of(convolution.key(), convolution).run(arrays);
 }
 
 std::string implementation(const Convolution& convolution) {
   const Turn turn;
-  if (convolution.winograd && suits_winograd(convolution)) return "winograd";
+  if (const auto own = own_code(convolution); own != nullptr) return own == direct ? "direct" : "winograd";
   try {
     return plan(convolution, false).desc.impl_info_str();
   } catch (const dnnl::error&) {

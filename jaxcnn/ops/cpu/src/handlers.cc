@@ -67,10 +67,10 @@ ffi::Error run(Function function) {
 
 // Operands and results: y(x, kernel, bias?, residual?); x(y, kernel); (kernel, bias?)(x, y).
 ffi::Error call(ffi::RemainingArgs operands, ffi::RemainingRets results, std::int64_t kind, Span strides, Span low,
-                Span high, Span dilation, std::int64_t groups, bool swapped, bool bias, bool residual, bool winograd,
-                std::string_view activation) {
+                Span high, Span dilation, std::int64_t groups, bool swapped, bool bias, bool residual, bool direct,
+                bool winograd, std::string_view activation) {
   Convolution c{static_cast<Kind>(kind), Type::float32, {}, {}, {}, ints(strides), ints(low), ints(high),
-                ints(dilation), groups, swapped, bias, residual, winograd, std::string(activation)};
+                ints(dilation), groups, swapped, bias, residual, direct, winograd, std::string(activation)};
   Arrays arrays;
   const bool to_y = c.kind == Kind::output, to_kernel = c.kind == Kind::kernel;
   if (operands.size() != (to_y ? 2u + bias + residual : 2u) || results.size() != (to_kernel ? 1u + bias : 1u)) {
@@ -224,6 +224,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_convolution, call,
                                   .Attr<bool>("swapped")
                                   .Attr<bool>("bias")
                                   .Attr<bool>("residual")
+                                  .Attr<bool>("direct")
                                   .Attr<bool>("winograd")
                                   .Attr<std::string_view>("activation"));
 
@@ -277,7 +278,8 @@ int jaxcnn_threads() { return jaxcnn::thread_count(); }
 // its dimensions in order.
 void jaxcnn_implementation(
     std::int64_t kind, std::int64_t type, std::int64_t spatial, const std::int64_t* numbers, std::int64_t groups,
-    int swapped, int bias, int residual, int winograd, const char* activation, char* name, std::int64_t length) {
+    int swapped, int bias, int residual, int direct, int winograd, const char* activation, char* name,
+    std::int64_t length) {
   const auto next = [&numbers](std::int64_t count) {
     Ints some(numbers, numbers + count);
     numbers += count;
@@ -297,6 +299,7 @@ void jaxcnn_implementation(
   c.swapped = swapped != 0;
   c.bias = bias != 0;
   c.residual = residual != 0;
+  c.direct = direct != 0;
   c.winograd = winograd != 0;
   c.activation = activation;
   std::string found;

@@ -2,8 +2,11 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
+#include <type_traits>
+#include <utility>
 
 namespace jaxcnn {
 namespace {
@@ -16,6 +19,8 @@ constexpr float kLowest = -std::numeric_limits<float>::infinity();
 using Floats = float __attribute__((vector_size(4 * kLanes)));
 using Integers = std::int32_t __attribute__((vector_size(4 * kLanes)));
 using Bytes = std::uint8_t __attribute__((vector_size(kLanes)));
+
+#define JAXCNN_UNROLL _Pragma("GCC unroll 32")
 
 // Each namespace has the number of the processor's vector registers, the numbers in one, and `widened`, which compilers
 // do not find by themselves: 16 integers of 8 or 16 bits as 32-bit integers.

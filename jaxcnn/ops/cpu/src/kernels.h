@@ -44,6 +44,34 @@ struct WinogradKernels {
                 std::int64_t width, std::int64_t count, float* out);
 };
 
+// A window of an image: `rows` rows of `inner` numbers side by side. The rows are `row` numbers apart, and the next window
+// begins `step` numbers behind this one.
+struct Window {
+  std::int64_t rows, inner, row, step;
+};
+
+// The sums of products of direct.h. The kernel (rows, inner, width) has `width` numbers for each number of a window: 8,
+// or 16, 32, 48 or 64.
+struct DirectKernels {
+  // out[j, :] = bias + sum over u, k of x[j, u, k] kernel[u, k, :], for `count` windows j. It writes `width` numbers at
+  // `out + j out_step`, in order, and so may overwrite what is behind the last one.
+  void (*row)(const Window& window, std::int64_t width, std::int64_t count, const float* x, const float* kernel,
+              const float* bias, float* out, std::int64_t out_step);
+
+  // out[u, k, :] += sum over j of x[j, u, k] y[j, :], for `lines` lines of `count` windows, which are `x_line` apart. It
+  // reads `width` numbers at each y.
+  void (*taps)(const Window& window, std::int64_t width, std::int64_t lines, std::int64_t count, const float* x,
+               std::int64_t x_line, const float* y, std::int64_t y_step, float* out);
+
+  // x[j, u, k] += sum over r of y[j, r] kernel[u, r, k], for `count` windows j and the first `used` of `width` numbers k.
+  // Windows that are `apart` windows apart do not overlap. It reads and writes `width` numbers at each x[j, u].
+  void (*spread)(const Window& window, std::int64_t width, std::int64_t used, std::int64_t count, std::int64_t apart,
+                 const float* y, std::int64_t results, const float* kernel, float* x);
+
+  // to = tanh(max(0, from)), or one of both, or neither.
+  void (*finish)(const float* from, std::int64_t count, bool relu, bool tanh, float* to);
+};
+
 // A number in bfloat16: the upper half of a float32.
 struct Half {
   std::uint16_t bits;
@@ -81,6 +109,7 @@ struct Kernels {
                  std::int64_t channels, float* x);
 
   WinogradKernels winograd;
+  DirectKernels direct;
 
   // Those of sums of T.
   template <typename T>
