@@ -107,7 +107,9 @@ class Layer:
             object.__setattr__(self, name, value)
 
     def replace(self, **changes: Any) -> Layer:
-        """The same layer with other attributes."""
+        """The same layer with other attributes. With another function and no new `call`, its `call` is None."""
+        if {"init", "apply", "forward"} & set(changes):
+            changes = {"call": None, **changes}
         fields = {name: getattr(self, name) for name in Layer.__slots__ if not name.startswith("_")}
         return Layer(**{**fields, **changes})
 

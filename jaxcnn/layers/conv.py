@@ -25,6 +25,7 @@ def conv(
     groups: int = 1,
     bias: bool = True,
     floor: bool = False,
+    dtype: Any = None,
     kernel_init: Initializer = initializers.lecun_normal(),
     bias_init: Initializer = initializers.zeros,
 ) -> Layer:
@@ -45,12 +46,14 @@ def conv(
         group of channels. As many groups as channels make a depthwise convolution.
       bias: whether to add a bias.
       floor: whether the last windows may leave pixels unseen at the edge. If False, this is an error.
+      dtype: the dtype of the arithmetic and of the output; by default the wider of the image's and the kernel's. The
+        parameters are float32 in any case. `mixed_precision` sets it for all layers of a network.
       kernel_init, bias_init: as in `jax.nn.initializers`.
 
     Variables: params `kernel` `(*size, C / groups, K)`, `bias` `(K,)`: F F C K / groups + K numbers.
 
     Returns:
-      A Layer `(N, *spatial, C) -> (N, *out, K)`, out = (W - F + 2P) / S + 1, in the wider of the two dtypes.
+      A Layer `(N, *spatial, C) -> (N, *out, K)`, out = (W - F + 2P) / S + 1, in `dtype`.
 
     Raises:
       LayerError: when the filter is larger than the padded input; when the filter does not fit, i.e. more pixels of the
@@ -82,7 +85,7 @@ def conv(
         if x.shape[-1] != kernel.shape[-2] * groups:
             raise LayerError(f"made for {kernel.shape[-2] * groups} channels, got {x.shape[-1]} in {x.shape}")
         _fits(x.shape[1:-1], kernel.shape[:ndim], stride, padding, dilation, floor)
-        y = ops.conv(x, kernel, stride, padding, dilation, groups)
+        y = ops.conv(x, kernel, stride, padding, dilation, groups, dtype)
         return y + ops.spread(params["bias"], y) if bias else y
 
     return stateless(init, apply)

@@ -11,6 +11,7 @@ call; its gradients take 214 instead of 500 ms.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,7 @@ def conv(
     padding: Padding = 0,
     dilation: Size = 1,
     groups: int = 1,
+    dtype: Any = None,
 ) -> jax.Array:
     """Convolution as in neural networks (cross-correlation).
 
@@ -44,9 +46,11 @@ def conv(
       stride, dilation: S and D, an integer or one per dimension.
       padding: see `jaxcnn.ops.geometry.pads`.
       groups: the number of groups of channels; each group has K / groups filters.
+      dtype: the dtype of the arithmetic and of the result; by default the wider of the two. In a half precision, a
+        float32 kernel is rounded, and its gradient is in float32.
 
     Returns:
-      `(N, *out, K)` with out = floor((W + 2P - D (F - 1) - 1) / S) + 1, in the wider of the two dtypes.
+      `(N, *out, K)` with out = floor((W + 2P - D (F - 1) - 1) / S) + 1, in `dtype`.
 
     Raises:
       ValueError: from XLA's shape rules, and for a malformed stride, padding or dilation. The layer `jaxcnn.conv` has
@@ -61,12 +65,14 @@ def conv(
         per_dim(dilation, ndim, "dilation"),
     )
     edges = pads(padding, x.shape[1:-1], window, strides, dilations)
-    dtype = jnp.result_type(x, kernel)
-    x, kernel = x.astype(dtype), kernel.astype(dtype)
-    if groups == 1 and suits_cpu("products", x) and _is_mostly_kernel(x, kernel, strides, edges, dilations):
-        return _product(x, kernel, strides, edges, dilations)
-    if cpu.available(x) and cpu.takes(x, kernel, strides, edges, dilations, groups):
+    dtype = jnp.result_type(x, kernel) if dtype is None else jnp.dtype(dtype)
+    x = x.astype(dtype)
+    few = groups == 1 and suits_cpu("products", x) and _is_mostly_kernel(x, kernel, strides, edges, dilations)
+    if not few and cpu.available(x) and cpu.takes(x, kernel, strides, edges, dilations, groups):
         return cpu.conv(x, kernel, strides, edges, dilations, groups)
+    kernel = kernel.astype(dtype)
+    if few:
+        return _product(x, kernel, strides, edges, dilations)
     return lax.conv_general_dilated(
         x,
         kernel,

@@ -264,6 +264,7 @@ def _has_conv(eqn: JaxprEqn) -> bool:
 
 def _compute(chain: _Chain, read: Callable[[Any], Any]) -> jax.Array:
     x, kernel = map(read, chain.conv.invars)
+    kernel = kernel.astype(x.dtype)
     features = kernel.shape[-1:]
     factor, shift = jnp.ones(features, x.dtype), jnp.zeros(features, x.dtype)
     for name, vector in chain.affine:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import close, normal, same
+from helpers import alike, close, normal, same
 
 import jaxcnn as cnn
 from jaxcnn.core import as_layer, leaves, map_leaves
@@ -180,6 +180,36 @@ def test_normalizations_keep_float32_variables():
     assert dict(seen) == {
         "conv": jnp.bfloat16, "bn": jnp.float32, "ln": jnp.float32, "gn": jnp.float32
     }  # fmt: skip
+
+
+def test_a_layer_whose_function_was_replaced_keeps_the_new_one():
+    """Also in half precision, and it is no longer equal to the layer that its first call makes."""
+    layer = cnn.conv(4, 3)
+    doubled = layer.replace(apply=lambda params, state, x, train=False, key=None: (2 * x, state))
+    assert doubled != layer
+    assert (doubled.kind, doubled.call) == ("conv", None)
+    half = cnn.mixed_precision(cnn.serial(conv=doubled))
+    variables = half.init(KEY, X)
+    same(half.apply(*variables, X)[0], 2 * X.astype(jnp.bfloat16).astype(jnp.float32))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_convolution_rounds_its_own_kernel(dtype: str, frozen: bool):
+    """The outputs are those of a rounded kernel, to the last bit; the gradient is float32 (3e-2: bfloat16 has 8 bits)."""
+    model = cnn.serial(conv=cnn.conv(4, 3, padding=1), next=cnn.conv(2, 3), head=cnn.global_avg_pool)
+    model = cnn.freeze(model, "conv") if frozen else model
+    half = cnn.mixed_precision(model, dtype)
+    params, state = half.init(KEY, X)
+
+    def loss(params, of, state=state):
+        return jnp.square(of.apply(params, state, X)[0]).sum()
+
+    rounded = jax.tree.map(lambda v: v.astype(dtype).astype(jnp.float32), (params, state))
+    alike(half.apply(params, state, X)[0], half.apply(*rounded, X)[0])
+    found, expected = jax.grad(loss)(params, half), jax.grad(loss)(params, model)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(jnp.float32)}
+    close(found, expected, 3e-2)
 
 
 def test_layers_that_are_kept_in_float32():

@@ -79,11 +79,11 @@ def _images(params: dict[str, Any]) -> list[bool]:
 def _settings(params: dict[str, Any]) -> dict[str, Any]:
     """The parameters of the convolution alone, as in `jaxcnn.ops.cpu.primitive`."""
     names = ("strides", "pads", "dilation", "groups")
-    return {"kind": "output", "sizes": (), "swapped": False, **{name: params[name] for name in names}}
+    return {"kind": "output", "sizes": (), "swapped": False, "wide": False, **{name: params[name] for name in names}}
 
 
 def _abstract(x: Any, kernel: Any, *operands: Any, **params: Any) -> Any:
-    return x.update(shape=result(x.shape, kernel.shape, **_settings(params)), weak_type=False)
+    return x.update(shape=result(x, kernel, **_settings(params)).shape, weak_type=False)
 
 
 def plain(

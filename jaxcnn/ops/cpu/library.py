@@ -67,6 +67,7 @@ class Settings(Window):
       bias: whether a bias is added.
       residual: whether an array of the result's shape is added.
       activation: the name of the activation; empty for none.
+      wide: whether the kernel is in float32 and the images in bfloat16.
       direct: whether this package's code for few channels may be used.
       winograd: whether Winograd's algorithm may be used.
     """
@@ -74,6 +75,7 @@ class Settings(Window):
     bias: NotRequired[bool]
     residual: NotRequired[bool]
     activation: NotRequired[str]
+    wide: NotRequired[bool]
     direct: NotRequired[bool]
     winograd: NotRequired[bool]
 
@@ -97,8 +99,8 @@ def implementation(
     name = ctypes.create_string_buffer(128)
     _library().jaxcnn_implementation(
         KINDS.index(kind), TYPES.index(dtype), len(strides), (ctypes.c_int64 * len(numbers))(*numbers), groups, swapped,
-        settings.get("bias", False), settings.get("residual", False), settings.get("direct", False),
-        settings.get("winograd", False), settings.get("activation", "").encode(), name, len(name),
+        *(settings.get(name, False) for name in ("bias", "residual", "wide", "direct", "winograd")),
+        settings.get("activation", "").encode(), name, len(name),
     )  # fmt: skip
     return name.value.decode()
 
@@ -132,7 +134,7 @@ def _loaded() -> ctypes.CDLL | str:
         return "its library was built from another version of jaxcnn: install jaxcnn again"
     library.jaxcnn_implementation.restype = None
     library.jaxcnn_implementation.argtypes = [
-        *[ctypes.c_int64] * 3, ctypes.POINTER(ctypes.c_int64), ctypes.c_int64, *[ctypes.c_int] * 5, ctypes.c_char_p,
+        *[ctypes.c_int64] * 3, ctypes.POINTER(ctypes.c_int64), ctypes.c_int64, *[ctypes.c_int] * 6, ctypes.c_char_p,
         ctypes.c_char_p, ctypes.c_int64,
     ]  # fmt: skip
     library.jaxcnn_set_huge_pages(switched_on("pages"))

@@ -4,6 +4,9 @@ A convolution relates three arrays: image x, kernel and result y. Each kind of t
 the other two: `output` y(x, kernel), `input` x(y, kernel), `kernel` kernel(x, y). Each kind is linear in both operands,
 and its derivatives are the other two kinds, so there are gradients of any order. `input` is the transposed convolution.
 
+In bfloat16 the kernel may be `wide`, in float32: oneDNN's layout of a kernel is another one anyway, and it is rounded
+while it is copied there. Its gradient is a sum in float32, which is not rounded.
+
 The code is chosen when a program is lowered: oneDNN's on a CPU, if it has code for these shapes; XLA's (`plain`) on all
 other platforms and in an exported program.
 """
@@ -45,21 +48,24 @@ def alone(x: Any, *types: str) -> bool:
 def conv(x: jax.Array, kernel: jax.Array, strides: Ints, pads: Edges, dilation: Ints, groups: int = 1) -> jax.Array:
     """Convolution `(N, *spatial, C), (*size, C / groups, K) -> (N, *out, K)`, as `jaxcnn.ops.conv`."""
     x, pads = padded(x, kernel.shape, strides, pads, dilation)
-    return _bind(x, kernel, kind="output", sizes=(), strides=strides, pads=pads, dilation=dilation, groups=groups)
+    wide = x.dtype != kernel.dtype
+    window: Window = {"strides": strides, "pads": pads, "dilation": dilation, "groups": groups}
+    return _bind(x, kernel, wide=wide, kind="output", sizes=(), **window)
 
 
 def conv_transpose(
     y: jax.Array, kernel: jax.Array, sizes: Ints, strides: Ints, padding: Ints, dilation: Ints
 ) -> jax.Array:
     """Transposed convolution `(N, *out, K), (*size, K, C) -> (N, *sizes, C)`, as `jaxcnn.ops.conv_transpose`."""
-    window = {"strides": strides, "pads": tuple((p, p) for p in padding), "dilation": dilation}
-    return _bind(y, kernel, kind="input", sizes=sizes, groups=1, swapped=True, **window)
+    pads = tuple((p, p) for p in padding)
+    window: Window = {"strides": strides, "pads": pads, "dilation": dilation, "groups": 1}
+    return _bind(y, kernel, swapped=True, kind="input", sizes=sizes, **window)
 
 
 def takes(x: Any, kernel: Any, strides: Ints, pads: Edges, dilation: Ints, groups: int = 1) -> bool:
-    """Whether `conv` takes these operands: same dtype, not empty, fitting shapes. XLA raises the errors for others."""
+    """Whether `conv` takes operands of these dtypes and shapes, which are not empty. XLA raises the errors for others."""
     return (
-        x.dtype == kernel.dtype
+        (x.dtype == kernel.dtype or (x.dtype, kernel.dtype) == (jnp.bfloat16, jnp.float32))
         and x.dtype.name in library.TYPES
         and x.ndim == kernel.ndim in (3, 4, 5)
         and x.shape[-1] == kernel.shape[-2] * groups
@@ -105,8 +111,8 @@ def padded(x: jax.Array, kernel: Ints, strides: Ints, pads: Edges, dilation: Int
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*edge, 0) for edge in now), (0, 0, 0)]), left
 
 
-def _bind(a: jax.Array, b: jax.Array, *, swapped: bool = False, **params: Any) -> jax.Array:
-    params["swapped"] = swapped
+def _bind(a: jax.Array, b: jax.Array, *, swapped: bool = False, wide: bool = False, **params: Any) -> jax.Array:
+    params |= {"swapped": swapped, "wide": wide}
     gradient = params["kind"] == "kernel"  # a sum over the batch, which both operands have
     parts = divided(_with(**params), (a, b), (True, gradient), summed=gradient)
     return convolution_p.bind(*vary_alike(a, b), parts=parts, **params)
@@ -123,7 +129,9 @@ def _out(x: Ints, kernel: Ints, strides: Ints, pads: Edges, dilation: Ints) -> I
     return (x[0], *spatial, kernel[-1])
 
 
-def shapes(a: Ints, b: Ints, *, kind: str, sizes: Ints, swapped: bool, **window: Unpack[Window]) -> dict[str, Ints]:
+def shapes(
+    a: Ints, b: Ints, *, kind: str, sizes: Ints, swapped: bool, wide: bool = False, **window: Unpack[Window]
+) -> dict[str, Ints]:
     """The shapes of x, kernel and y for the shapes of two operands; the kernel's is the one that is not swapped."""
     groups = window["groups"]
     if kind == "kernel":
@@ -134,14 +142,18 @@ def shapes(a: Ints, b: Ints, *, kind: str, sizes: Ints, swapped: bool, **window:
     return {"x": a, "kernel": kernel, "y": _out(a, kernel, window["strides"], window["pads"], window["dilation"])}
 
 
-def result(a: Ints, b: Ints, **params: Any) -> Ints:
-    """The shape of the result."""
-    found = shapes(a, b, **params)[{"output": "y", "input": "x", "kernel": "kernel"}[params["kind"]]]
-    return (*found[:-2], found[-1], found[-2]) if params["kind"] == "kernel" and params["swapped"] else found
+def result(a: Any, b: Any, **params: Any) -> jax.ShapeDtypeStruct:
+    """The shape and the dtype of the result."""
+    found = shapes(a.shape, b.shape, **params)[{"output": "y", "input": "x", "kernel": "kernel"}[params["kind"]]]
+    if params["kind"] != "kernel":
+        return jax.ShapeDtypeStruct(found, a.dtype)
+    shape = (*found[:-2], found[-1], found[-2]) if params["swapped"] else found
+    return jax.ShapeDtypeStruct(shape, jnp.float32 if params["wide"] else a.dtype)
 
 
 def _abstract(a: Any, b: Any, *, parts: Any, **params: Any) -> Any:
-    return a.update(shape=result(a.shape, b.shape, **params), weak_type=False)
+    out = result(a, b, **params)
+    return a.update(shape=out.shape, dtype=out.dtype, weak_type=False)
 
 
 # --- computing ---------------------------------------------------------------------------------------------------
@@ -149,7 +161,9 @@ def _abstract(a: Any, b: Any, *, parts: Any, **params: Any) -> Any:
 
 def plain(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
     """The result by XLA's convolution."""
-    kind, swapped = params["kind"], params["swapped"]
+    kind, swapped, wide = params["kind"], params["swapped"], params.get("wide", False)
+    if wide and kind != "kernel":
+        b = b.astype(a.dtype)
     names = shapes(a.shape, b.shape, **params)
 
     def forward(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -168,8 +182,9 @@ def plain(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
     if kind == "input":
         (out,) = jax.linear_transpose(lambda x: forward(x, b), jax.ShapeDtypeStruct(names["x"], a.dtype))(a)
     else:
-        kernel = jax.ShapeDtypeStruct(result(a.shape, b.shape, **params), a.dtype)
+        kernel = jax.ShapeDtypeStruct(result(a, b, **params).shape, a.dtype)
         (out,) = jax.linear_transpose(lambda kernel: forward(a, kernel), kernel)(b)
+        out = out.astype(jnp.float32) if wide else out
     return out
 
 
@@ -201,8 +216,7 @@ def call(
     """The result by oneDNN; further operands are the bias and the residual."""
     low, high = zip(*params["pads"], strict=True)
     numbers = {"strides": params["strides"], "low": low, "high": high, "dilation": params["dilation"]}
-    out = jax.ShapeDtypeStruct(result(a.shape, b.shape, **params), a.dtype)
-    return jax.ffi.ffi_call(library.CONVOLUTION, out)(
+    return jax.ffi.ffi_call(library.CONVOLUTION, result(a, b, **params))(
         a,
         b,
         *operands,

@@ -45,8 +45,9 @@ struct Kernel {
       steps.insert(steps.begin() + first, step);
       step *= c.kernel[i];
     }
-    lies = memory::desc(dims, data_type(c.type), steps);
-    any = memory::desc(dims, data_type(c.type), Tag::any);
+    const Type type = c.wide ? Type::float32 : c.type;
+    lies = memory::desc(dims, data_type(type), steps);
+    any = memory::desc(dims, data_type(c.kind == Kind::kernel ? type : c.type), Tag::any);
   }
 };
 
@@ -78,6 +79,7 @@ Plan plan(const Convolution& c, bool make) {
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   const auto direct = dnnl::algorithm::convolution_direct;
   const memory::desc x = image(c.x, c.type), y = image(c.y, c.type), kernel = Kernel(c).any;
+  const memory::desc forward_kernel = memory::desc(kernel.get_dims(), data_type(c.type), Tag::any);
   const memory::desc bias = c.bias ? memory::desc({c.y.back()}, data_type(c.type), Tag::a) : memory::desc();
 
   if (c.kind == Kind::output) {
@@ -90,7 +92,7 @@ Plan plan(const Convolution& c, bool make) {
     return {desc, make ? dnnl::primitive(desc) : dnnl::primitive(), desc.weights_desc()};
   }
   // The gradients need the descriptor of the forward pass as a hint; its primitive is not made.
-  const Forward::primitive_desc hint(engine(), dnnl::prop_kind::forward_training, direct, x, kernel, bias, y,
+  const Forward::primitive_desc hint(engine(), dnnl::prop_kind::forward_training, direct, x, forward_kernel, bias, y,
                                      c.strides, dilation, c.low, c.high);
   if (c.kind == Kind::input) {
     const BackwardData::primitive_desc desc(engine(), direct, x, kernel, y, c.strides, dilation, c.low, c.high, hint,
@@ -116,7 +118,7 @@ class Ready {
     bytes_ = kernel_bytes_ + pad.get_size();
     if (reordered) {
       wanted_ = memory(made.kernel, engine(), nullptr);
-      if (c.groups == 1 && !c.swapped) layout_ = Layout::of(made.kernel);
+      if (c.groups == 1 && !c.swapped && (c.wide || c.type == Type::float32)) layout_ = Layout::of(made.kernel);
     }
     if (reordered && !layout_) {
       dnnl::primitive_attr attributes;
@@ -169,8 +171,8 @@ class Ready {
   // Into the layout of the primitive; of a gradient, out of it.
   void reorder(void* kernel, void* blocks) {
     if (!layout_) return reorder_.execute(stream(), reordering_);
-    const auto from = static_cast<float*>(kernel), to = static_cast<float*>(blocks);
-    kind_ == Kind::kernel ? layout_->from_blocks(from, to) : layout_->to_blocks(from, to);
+    const auto floats = static_cast<float*>(kernel);
+    kind_ == Kind::kernel ? layout_->from_blocks(floats, blocks) : layout_->to_blocks(floats, blocks);
   }
 
   static std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
@@ -183,6 +185,22 @@ class Ready {
   std::unordered_map<int, memory> arguments_, reordering_;
   std::size_t kernel_bytes_ = 0, bytes_ = 0;
 };
+
+// Whether every tap of the kernel lies on a pixel of the image in some window. If not, oneDNN's kernel gradients in
+// bfloat16 are wrong: they begin with what was in the memory before.
+bool every_tap_is_used(const Convolution& c) {
+  for (std::size_t d = 0; d < c.strides.size(); ++d) {
+    for (std::int64_t u = 0; u < c.kernel[d]; ++u) {
+      bool used = false;
+      for (std::int64_t i = 0; i < c.y[d + 1] && !used; ++i) {
+        const std::int64_t pixel = i * c.strides[d] + u * c.dilation[d] - c.low[d];
+        used = pixel >= 0 && pixel < c.x[d + 1];
+      }
+      if (!used) return false;
+    }
+  }
+  return true;
+}
 
 // In place of a primitive, for code that needs none: at the first call, too, the cache gives memory back.
 struct Known {
@@ -202,7 +220,7 @@ std::string Convolution::key() const {
   Key key;
   for (const Ints* numbers : {&x, &kernel, &y, &strides, &low, &high, &dilation}) key.add(*numbers);
   key.add(static_cast<std::int64_t>(kind) * 2 + static_cast<std::int64_t>(type));
-  key.add(groups * 8 + swapped * 4 + bias * 2 + residual);
+  key.add(groups * 16 + wide * 8 + swapped * 4 + bias * 2 + residual);
   return key.with(activation);
 }
 
@@ -219,6 +237,8 @@ void convolve(const Convolution& convolution, const Arrays& arrays) {
 std::string implementation(const Convolution& convolution) {
   const Turn turn;
   if (const auto own = own_code(convolution); own != nullptr) return own == direct ? "direct" : "winograd";
+  const bool half_gradient = convolution.type == Type::bfloat16 && convolution.kind == Kind::kernel;
+  if (half_gradient && !every_tap_is_used(convolution)) return "";
   try {
     return plan(convolution, false).desc.impl_info_str();
   } catch (const dnnl::error&) {

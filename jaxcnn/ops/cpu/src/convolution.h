@@ -26,6 +26,7 @@ struct Convolution {
   bool swapped = false;   // the kernel is stored as (*size, K, C); with one group only
   bool bias = false;      // a vector (K,) is added to y; for Kind::kernel, its gradient is computed, too
   bool residual = false;  // an array of y's shape is added to y
+  bool wide = false;      // the kernel is in float32, and the images in bfloat16
   bool direct = false;    // this package's code for few channels may be used
   bool winograd = false;  // Winograd's algorithm may be used
   std::string activation; // the name of a function of jax.nn that is applied to the sum; empty for none

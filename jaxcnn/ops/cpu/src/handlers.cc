@@ -70,7 +70,7 @@ ffi::Error call(ffi::RemainingArgs operands, ffi::RemainingRets results, std::in
                 Span high, Span dilation, std::int64_t groups, bool swapped, bool bias, bool residual, bool direct,
                 bool winograd, std::string_view activation) {
   Convolution c{static_cast<Kind>(kind), Type::float32, {}, {}, {}, ints(strides), ints(low), ints(high),
-                ints(dilation), groups, swapped, bias, residual, direct, winograd, std::string(activation)};
+                ints(dilation), groups, swapped, bias, residual, false, direct, winograd, std::string(activation)};
   Arrays arrays;
   const bool to_y = c.kind == Kind::output, to_kernel = c.kind == Kind::kernel;
   if (operands.size() != (to_y ? 2u + bias + residual : 2u) || results.size() != (to_kernel ? 1u + bias : 1u)) {
@@ -79,9 +79,14 @@ ffi::Error call(ffi::RemainingArgs operands, ffi::RemainingRets results, std::in
   const auto first = at(operands, 0), second = at(operands, 1);
   const auto result = at(results, 0);
   if (!first || !second || !result) return ffi::Error::InvalidArgument("jaxcnn: an operand that is no array");
-  const std::optional<Type> type = type_of(*first, *second, *result);
-  if (!type) return ffi::Error::InvalidArgument("jaxcnn: a convolution of other types than float32 and bfloat16");
+  // The images are of one type; the kernel is of this type, or in float32.
+  const ffi::AnyBuffer &image = to_kernel ? *second : *result, &kernel = to_kernel ? *result : *second;
+  const std::optional<Type> type = type_of(*first, image, image), kernel_type = type_of(kernel, kernel, kernel);
+  if (!type || !kernel_type || (*kernel_type != *type && *kernel_type != Type::float32)) {
+    return ffi::Error::InvalidArgument("jaxcnn: a convolution of other types than float32 and bfloat16");
+  }
   c.type = *type;
+  c.wide = *kernel_type != *type;
   switch (c.kind) {
     case Kind::output:
       take(*first, c.x, arrays.x);
@@ -278,7 +283,7 @@ int jaxcnn_threads() { return jaxcnn::thread_count(); }
 // its dimensions in order.
 void jaxcnn_implementation(
     std::int64_t kind, std::int64_t type, std::int64_t spatial, const std::int64_t* numbers, std::int64_t groups,
-    int swapped, int bias, int residual, int direct, int winograd, const char* activation, char* name,
+    int swapped, int bias, int residual, int wide, int direct, int winograd, const char* activation, char* name,
     std::int64_t length) {
   const auto next = [&numbers](std::int64_t count) {
     Ints some(numbers, numbers + count);
@@ -299,6 +304,7 @@ void jaxcnn_implementation(
   c.swapped = swapped != 0;
   c.bias = bias != 0;
   c.residual = residual != 0;
+  c.wide = wide != 0;
   c.direct = direct != 0;
   c.winograd = winograd != 0;
   c.activation = activation;

@@ -18,6 +18,8 @@ constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
 using Floats = float __attribute__((vector_size(4 * kLanes)));
 using Integers = std::int32_t __attribute__((vector_size(4 * kLanes)));
+using Words = std::uint32_t __attribute__((vector_size(4 * kLanes)));
+using Shorts = std::uint16_t __attribute__((vector_size(2 * kLanes)));
 using Bytes = std::uint8_t __attribute__((vector_size(kLanes)));
 
 #define JAXCNN_UNROLL _Pragma("GCC unroll 32")

@@ -72,6 +72,15 @@ struct DirectKernels {
   void (*finish)(const float* from, std::int64_t count, bool relu, bool tanh, float* to);
 };
 
+// Rounding to bfloat16, to the nearest, and of two to the even one.
+struct RoundKernels {
+  // out[i] = a[i] and b[i] side by side, as a number of 32 bits; 0 instead of b[i] if b is null
+  void (*pairs)(const float* a, const float* b, std::int64_t count, float* out);
+
+  // `count` numbers side by side; `out` has room for them, and the rest of it is left as it is
+  void (*row)(const float* from, std::int64_t count, float* out);
+};
+
 // A number in bfloat16: the upper half of a float32.
 struct Half {
   std::uint16_t bits;
@@ -110,6 +119,7 @@ struct Kernels {
 
   WinogradKernels winograd;
   DirectKernels direct;
+  RoundKernels round;
 
   // Those of sums of T.
   template <typename T>

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "kernels.h"
 #include "threads.h"
 
 namespace jaxcnn {
@@ -46,8 +47,9 @@ void transpose(const float* from, std::int64_t from_step, float* to, std::int64_
 }
 
 std::optional<Layout> Layout::of(const dnnl::memory::desc& blocks) {
-  if (blocks.get_format_kind() != dnnl::memory::format_kind::blocked ||
-      blocks.get_data_type() != dnnl::memory::data_type::f32 || blocks.get_submemory_offset() != 0) {
+  const bool half = blocks.get_data_type() == dnnl::memory::data_type::bf16;
+  if (blocks.get_format_kind() != dnnl::memory::format_kind::blocked || blocks.get_submemory_offset() != 0 ||
+      (!half && blocks.get_data_type() != dnnl::memory::data_type::f32)) {
     return std::nullopt;
   }
   const dnnl::memory::dims dims = blocks.get_dims(), steps = blocks.get_strides(), sizes = blocks.get_inner_blks(),
@@ -55,7 +57,12 @@ std::optional<Layout> Layout::of(const dnnl::memory::desc& blocks) {
   Layout made;
   made.filters_ = dims[0];
   made.channels_ = dims[1];
-  if (axes == dnnl::memory::dims{0}) {
+  made.half_ = half;
+  if (half && axes.size() == 2 && sizes[1] == 2 && axes[0] + axes[1] == 1) {
+    made.kind_ = axes[0] == 0 ? Kind::filters : Kind::channels;
+  } else if (half) {
+    return std::nullopt;
+  } else if (axes == dnnl::memory::dims{0}) {
     made.kind_ = Kind::filters;
   } else if (axes == dnnl::memory::dims{1}) {
     made.kind_ = Kind::channels;
@@ -65,16 +72,18 @@ std::optional<Layout> Layout::of(const dnnl::memory::desc& blocks) {
     return std::nullopt;
   }
   made.block_ = sizes[0];
+  if (made.block_ > 64) return std::nullopt;
   const bool both = made.kind_ == Kind::both, by_channels = made.kind_ == Kind::channels;
   // The step that each dimension should have, from the last in memory to the first. Of a length of 1 it is arbitrary.
   const auto is = [&](std::size_t axis, std::int64_t length, std::int64_t step) {
     return length == 1 || steps[axis] == step;
   };
-  std::int64_t step = both ? made.block_ * made.block_ : made.block_;
+  std::int64_t step = both ? made.block_ * made.block_ : half ? made.block_ * 2 : made.block_;
   if (!both) {
     const std::size_t inner = by_channels ? 0 : 1;
-    if (!is(inner, dims[inner], step)) return std::nullopt;
-    step *= dims[inner];
+    const std::int64_t length = half ? blocks_of(dims[inner], 2) : dims[inner];
+    if (!is(inner, length, step)) return std::nullopt;
+    step *= length;
   }
   for (std::size_t axis = dims.size() - 1; axis >= 2; --axis) {
     if (!is(axis, dims[axis], step)) return std::nullopt;
@@ -90,13 +99,15 @@ std::optional<Layout> Layout::of(const dnnl::memory::desc& blocks) {
   return made;
 }
 
-void Layout::to_blocks(float* kernel, float* blocks) const {
-  return kind_ == Kind::channels ? transposed(kernel, blocks) : rows<true>(kernel, blocks);
+void Layout::to_blocks(const float* kernel, void* blocks) const {
+  auto* const to = static_cast<float*>(blocks);
+  if (half_) return kind_ == Kind::channels ? transposed_pairs(kernel, to) : pairs_of_rows(kernel, to);
+  return kind_ == Kind::channels ? transposed(kernel, to) : rows<true>(const_cast<float*>(kernel), to);
 }
 
-void Layout::from_blocks(float* kernel, float* blocks) const {
-  if (kind_ == Kind::channels) throw dnnl::error(dnnl_unimplemented, "no kernel gradient has blocks of channels");
-  rows<false>(kernel, blocks);
+void Layout::from_blocks(float* kernel, const void* blocks) const {
+  if (half_ || kind_ == Kind::channels) throw dnnl::error(dnnl_unimplemented, "no kernel gradient has these blocks");
+  rows<false>(kernel, static_cast<float*>(const_cast<void*>(blocks)));
 }
 
 template <bool kIn>
@@ -135,6 +146,45 @@ void Layout::transposed(const float* kernel, float* blocks) const {
     transpose(kernel + (place * channels_ + first) * filters_, filters_, block, n, there, filters_);
     if (there == n) return;
     for (std::int64_t f = 0; f < filters_; ++f) std::fill(block + f * n + there, block + (f + 1) * n, 0.0f);
+  };
+  parallel(blocks_of(channels_, n) * places_, places_ * channels_ * filters_ < kAlone, some);
+}
+
+void Layout::pairs_of_rows(const float* kernel, float* blocks) const {
+  const std::int64_t n = block_, filter_blocks = blocks_of(filters_, n), pairs = blocks_of(channels_, 2);
+  auto some = [&](std::int64_t piece) {
+    const std::int64_t place = piece / pairs, c = piece % pairs * 2;
+    const float* const row = kernel + (place * channels_ + c) * filters_;
+    const float* const next = c + 1 < channels_ ? row + filters_ : nullptr;
+    for (std::int64_t f = 0; f < filter_blocks; ++f) {
+      float* const block = blocks + ((f * places_ + place) * pairs + piece % pairs) * n;
+      const std::int64_t count = std::min(n, filters_ - f * n);
+      kernels().round.pairs(row + f * n, next != nullptr ? next + f * n : nullptr, count, block);
+      std::fill(block + count, block + n, 0.0f);
+    }
+  };
+  parallel(places_ * pairs, places_ * channels_ * filters_ < kAlone, some);
+}
+
+void Layout::transposed_pairs(const float* kernel, float* blocks) const {
+  constexpr std::int64_t kChunk = 32, kMost = 64;  // pairs and channels that are transposed at a time
+  const std::int64_t n = block_, pairs = blocks_of(filters_, 2);
+  auto some = [&](std::int64_t piece) {
+    float rounded[kMost * kChunk];
+    const std::int64_t place = piece % places_, first = piece / places_ * n;
+    const std::int64_t there = std::min(n, channels_ - first);
+    float* const block = blocks + piece * pairs * n;
+    for (std::int64_t p = 0; p < pairs; p += kChunk) {
+      const std::int64_t count = std::min(kChunk, pairs - p), numbers = std::min(2 * count, filters_ - 2 * p);
+      for (std::int64_t c = 0; c < there; ++c) {
+        float* const to = rounded + c * kChunk;
+        to[count - 1] = 0;  // of an odd number of filters, the second of the last pair
+        kernels().round.row(kernel + (place * channels_ + first + c) * filters_ + 2 * p, numbers, to);
+      }
+      transpose(rounded, kChunk, block + p * n, n, there, count);
+    }
+    if (there == n) return;
+    for (std::int64_t p = 0; p < pairs; ++p) std::fill(block + p * n + there, block + (p + 1) * n, 0.0f);
   };
   parallel(blocks_of(channels_, n) * places_, places_ * channels_ * filters_ < kAlone, some);
 }

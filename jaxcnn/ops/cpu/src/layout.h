@@ -19,13 +19,16 @@ void transpose(const float* from, std::int64_t from_step, float* to, std::int64_
 //   filters:  (K / n, *size, C, n of K), the forward pass's
 //   channels: (C / n, *size, K, n of C), the input gradient's
 //   both:     (K / n, C / n, *size, n of C, n of K), the kernel gradient's
+// In bfloat16, to which the numbers are rounded, two of them are side by side:
+//   filters:  (K / n, *size, C / 2, n of K, 2 of C)
+//   channels: (C / n, *size, K / 2, n of C, 2 of K)
 class Layout {
  public:
-  // The layout with this descriptor, whose dimensions are (K, C, *size); empty if it is none of the three.
+  // The layout with this descriptor, whose dimensions are (K, C, *size); empty if it is none of these.
   static std::optional<Layout> of(const dnnl::memory::desc& blocks);
 
-  void to_blocks(float* kernel, float* blocks) const;
-  void from_blocks(float* kernel, float* blocks) const;
+  void to_blocks(const float* kernel, void* blocks) const;
+  void from_blocks(float* kernel, const void* blocks) const;
 
  private:
   enum class Kind { filters, channels, both };
@@ -35,7 +38,12 @@ class Layout {
   void rows(float* kernel, float* blocks) const;
   void transposed(const float* kernel, float* blocks) const;
 
+  // Into blocks of pairs in bfloat16, which are copied as numbers of 32 bits.
+  void pairs_of_rows(const float* kernel, float* blocks) const;
+  void transposed_pairs(const float* kernel, float* blocks) const;
+
   Kind kind_ = Kind::filters;
+  bool half_ = false;
   std::int64_t places_ = 1, channels_ = 0, filters_ = 0, block_ = 0;  // places: the product of the size
 };
 
