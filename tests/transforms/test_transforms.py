@@ -196,7 +196,7 @@ def test_a_layer_whose_function_was_replaced_keeps_the_new_one():
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_convolution_rounds_its_own_kernel(dtype: str, frozen: bool):
-    """The outputs are those of a rounded kernel, to the last bit; the gradient is float32 (3e-2: bfloat16 has 8 bits)."""
+    """The outputs are those of a rounded kernel, to the last bit; the gradient is float32 (3e-2: 8 bits)."""
     model = cnn.serial(conv=cnn.conv(4, 3, padding=1), next=cnn.conv(2, 3), head=cnn.global_avg_pool)
     model = cnn.freeze(model, "conv") if frozen else model
     half = cnn.mixed_precision(model, dtype)

@@ -22,6 +22,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
+from jax.sharding import PartitionSpec
 
 from jaxcnn.ops.backend import compute, suits_cpu, switched_on, vary_alike
 from jaxcnn.ops.cpu import library
@@ -63,7 +64,7 @@ def conv_transpose(
 
 
 def takes(x: Any, kernel: Any, strides: Ints, pads: Edges, dilation: Ints, groups: int = 1) -> bool:
-    """Whether `conv` takes operands of these dtypes and shapes, which are not empty. XLA raises the errors for others."""
+    """Whether `conv` takes operands of these dtypes and shapes, not empty. XLA raises the errors for others."""
     return (
         (x.dtype == kernel.dtype or (x.dtype, kernel.dtype) == (jnp.bfloat16, jnp.float32))
         and x.dtype.name in library.TYPES
@@ -153,7 +154,10 @@ def result(a: Any, b: Any, **params: Any) -> jax.ShapeDtypeStruct:
 
 def _abstract(a: Any, b: Any, *, parts: Any, **params: Any) -> Any:
     out = result(a, b, **params)
-    return a.update(shape=out.shape, dtype=out.dtype, weak_type=False)
+    # On a mesh with explicit axes, the batch alone is divided, and a kernel's gradient is a sum over it.
+    axes = a.sharding.spec[:1] if params["kind"] != "kernel" else ()
+    spec = PartitionSpec(*axes, *[None] * (len(out.shape) - len(axes)))
+    return a.update(shape=out.shape, dtype=out.dtype, weak_type=False, sharding=a.sharding.update(spec=spec))
 
 
 # --- computing ---------------------------------------------------------------------------------------------------
