@@ -382,6 +382,14 @@ if cpu.available():
     assert not [line for line in calls if "f32[4,8,8,3]" in line], "a device computes the whole batch"
     assert program.count(" all-reduce(") == 1, "the kernel gradients are added up, once"
 
+explicit = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,))
+for dtype in (x.dtype, jnp.bfloat16):  # with a kernel that stays in float32
+    given = lambda k, x: (cnn.ops.conv(x, k, dtype=dtype).astype(jnp.float32) ** 2).mean()
+    spread = jax.device_put(x.astype(dtype), NamedSharding(explicit, P("d")))
+    placed = jax.device_put(k, NamedSharding(explicit, P()))
+    found, alone = jax.jit(jax.grad(given))(placed, spread), jax.grad(given)(k, x.astype(dtype))
+    np.testing.assert_allclose(found, alone, atol=1e-5)
+
 plain = lambda x, k, b: jax.nn.relu(cnn.ops.conv(x, k) * b + b)
 fused = cnn.ops.fuse(plain)
 np.testing.assert_allclose(jax.jit(fused)(divided, k, b), plain(x, k, b), atol=1e-5)
@@ -408,7 +416,7 @@ def run(script: str, *arguments: str, **environment: str) -> str:
 
 
 def test_on_several_devices() -> None:
-    """A batch that `jit` divides, `shard_map` over all and some axes, `pmap`: each device computes its part."""
+    """A batch that `jit` divides, on either kind of mesh, `shard_map` over all and some axes, `pmap`: each device computes its part."""
     run(PARALLEL, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="2")
 
 
