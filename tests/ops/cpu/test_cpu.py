@@ -416,7 +416,7 @@ def run(script: str, *arguments: str, **environment: str) -> str:
 
 
 def test_on_several_devices() -> None:
-    """A batch that `jit` divides, on either kind of mesh, `shard_map` over all and some axes, `pmap`: each device computes its part."""
+    """Each device computes its part: a batch that `jit` divides, `shard_map` over all and some axes, `pmap`."""
     run(PARALLEL, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="2")
 
 
