@@ -37,6 +37,7 @@ from jaxcnn.ops.jaxpr import Step, bind, inner, runs
 
 _NAMES = "convert_element_type copy copy_p imag name real reduce_precision stop_gradient"
 _MOVES = frozenset(_NAMES.split()) | {stored_p.name}
+_PRODUCTS = ("dot_general", "conv_general_dilated", *(p.name for p in (cpu.product_p, cpu.outer_p, cpu.convolution_p)))
 _VALUE_BY_VALUE = POINTWISE - _MOVES
 _NAMES = """
     argmax argmin cumlogsumexp cummax cummin cumprod cumsum reduce reduce_max reduce_min reduce_prod reduce_sum
@@ -80,6 +81,8 @@ def _macs(eqn: Any) -> int:
         return math.prod(eqn.outvars[0].aval.shape) * math.prod(shape[d] for d in contracted)
     if name == cpu.product_p.name:
         return math.prod(eqn.outvars[0].aval.shape) * eqn.invars[0].aval.shape[-1]
+    if name == cpu.outer_p.name:
+        return math.prod(eqn.outvars[0].aval.shape) * eqn.invars[0].aval.shape[0]
     if name == cpu.convolution_p.name:
         arrays = cpu.shapes(
             *(v.aval.shape for v in eqn.invars), **{k: v for k, v in eqn.params.items() if k != "parts"}
@@ -102,7 +105,7 @@ def _macs(eqn: Any) -> int:
 
 def _flops(eqn: Any) -> int:
     name = eqn.primitive.name
-    if name in ("dot_general", cpu.product_p.name, "conv_general_dilated", cpu.convolution_p.name):
+    if name in _PRODUCTS:
         return 2 * _macs(eqn)
     if not any(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in (*eqn.invars, *eqn.outvars)):
         return 0

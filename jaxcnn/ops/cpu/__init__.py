@@ -8,7 +8,7 @@ Linux on x86-64, XLA computes the convolutions, with the same results.
 - `library`: finds and loads both libraries, and asks oneDNN which code it has for a convolution.
 - `primitive`: the convolution and its gradients as a JAX primitive with its rules.
 - `fused`: the convolution with the operations that follow it in inference.
-- `product`: a few rows times a large matrix.
+- `product`: a few rows times a large matrix, and the matrix's gradient.
 - `channels`, `pooling`: batch statistics, the sums of their gradient, and max pooling. This package computes them
   itself, in vectors and on oneDNN's threads (`src/kernels.inc`).
 - `src/direct.h`: convolutions of few channels, which this package computes itself where it is faster.
@@ -40,7 +40,7 @@ from jaxcnn.ops.cpu.primitive import (
     takes,
     takes_transposed,
 )
-from jaxcnn.ops.cpu.product import product, product_p
+from jaxcnn.ops.cpu.product import outer_p, product, product_p
 
 __all__ = [
     "about",
@@ -56,6 +56,7 @@ __all__ = [
     "notice",
     "pools",
     "product",
+    "outer_p",
     "product_p",
     "put",
     "shapes",

@@ -19,10 +19,10 @@ from jaxcnn.ops.backend import suits_cpu, switched_on
 from jaxcnn.ops.cpu.build import LIBRARY, ONEDNN, RUNTIME, fingerprint, supported
 from jaxcnn.ops.geometry import Ints, Window
 
-CONVOLUTION, PRODUCT = "jaxcnn_convolution", "jaxcnn_product"  # the handlers of XLA
+CONVOLUTION, PRODUCT, OUTER = "jaxcnn_convolution", "jaxcnn_product", "jaxcnn_outer"  # the handlers of XLA
 MOMENTS, SUMS = "jaxcnn_moments", "jaxcnn_sums"
 MAX_POOL, MAX_POOL_GRADIENT = "jaxcnn_max_pool", "jaxcnn_max_pool_gradient"
-HANDLERS = (CONVOLUTION, PRODUCT, MOMENTS, SUMS, MAX_POOL, MAX_POOL_GRADIENT)
+HANDLERS = (CONVOLUTION, PRODUCT, OUTER, MOMENTS, SUMS, MAX_POOL, MAX_POOL_GRADIENT)
 KINDS = ("output", "input", "kernel")  # in the order of the C++ enumeration
 TYPES = ("float32", "bfloat16")
 

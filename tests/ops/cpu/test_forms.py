@@ -19,6 +19,7 @@ from jaxcnn import ops
 from jaxcnn.errors import UserError
 from jaxcnn.ops import convolution, product
 from jaxcnn.ops.backend import FORMS, general_form, ordered, stored, suits_cpu, switched_on
+from jaxcnn.ops.cpu.product import outer
 from tests.ops.cpu.test_cpu import needs_engine
 
 cpu = pytest.mark.skipif(not suits_cpu("stored"), reason="the forms are for a CPU")
@@ -170,6 +171,21 @@ def test_products_of_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(product, "_LARGE", 1)
     close(found(), plain)
     assert "@jaxcnn_product" in jax.jit(ops.matmul).lower(x, k).as_text()
+    assert "@jaxcnn_outer" in jax.jit(jax.grad(lambda k: ops.matmul(x, k).sum())).lower(k).as_text()
+
+
+SHAPES = [(1, 1, 1), (16, 130, 64), (7, 65, 48), (5, 13, 50), (32, 300, 1), (3, 12, 2000)]
+
+
+@needs_engine
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_few_outer_products(shape: tuple[int, int, int]) -> None:
+    """Rows and columns that no register divides, and rows that several threads compute."""
+    count, rows, columns = shape
+    x, y = normal(0, count, rows), normal(1, count, columns)
+    found = jax.jit(outer)(x, y)
+    close(found, x.T.astype(np.float64) @ y.astype(np.float64))
+    same(jax.jit(outer)(x, y), found)
 
 
 # --- the maximum -------------------------------------------------------------------------------------------------

@@ -123,6 +123,17 @@ ffi::Error multiply(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuff
   return run([&] { jaxcnn::multiply(product, a.untyped_data(), b.untyped_data(), out->untyped_data()); });
 }
 
+using Matrix = ffi::BufferR2<ffi::DataType::F32>;
+
+// (count, rows), (count, columns) -> (rows, columns)
+ffi::Error outer(Matrix x, Matrix y, ffi::Result<Matrix> out) {
+  const std::int64_t count = x.dimensions()[0], rows = x.dimensions()[1], columns = y.dimensions()[1];
+  if (y.dimensions()[0] != count || out->dimensions()[0] != rows || out->dimensions()[1] != columns) {
+    return ffi::Error::InvalidArgument("jaxcnn: outer products of matrices that do not fit");
+  }
+  return run([&] { jaxcnn::outer(x.typed_data(), y.typed_data(), count, rows, columns, out->typed_data()); });
+}
+
 using Vector = ffi::BufferR1<ffi::DataType::F32>;
 using Images = ffi::Buffer<ffi::DataType::F32>;
 using Chosen = ffi::Buffer<ffi::DataType::U8>;
@@ -239,6 +250,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_product, multiply,
                                   .Arg<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>()
                                   .Attr<bool>("transposed"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_outer, outer, ffi::Ffi::Bind().Arg<Matrix>().Arg<Matrix>().Ret<Matrix>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_moments, moments,
                               ffi::Ffi::Bind().Arg<ffi::AnyBuffer>().Ret<Vector>().Ret<Vector>());

@@ -24,8 +24,9 @@ using Bytes = std::uint8_t __attribute__((vector_size(kLanes)));
 
 #define JAXCNN_UNROLL _Pragma("GCC unroll 32")
 
-// Each namespace has the number of the processor's vector registers, the numbers in one, and `widened`, which compilers
-// do not find by themselves: 16 integers of 8 or 16 bits as 32-bit integers.
+// Each namespace has the number of the processor's vector registers, the numbers in one, and what compilers do not find
+// by themselves: `widened`, 16 integers of 8 or 16 bits as 32-bit integers, and `write_past`, which writes a register
+// past the cache.
 
 namespace basic {
 
@@ -37,6 +38,8 @@ inline Integers widened(const T* from) {
   for (std::int64_t i = 0; i < kLanes; ++i) out[i] = from[i];
   return out;
 }
+
+inline void write_past(__m128 v, float* to) { _mm_stream_ps(to, v); }
 
 #include "kernels.inc"
 }
@@ -76,6 +79,8 @@ inline Integers widened(const std::uint16_t* from) {
   return out;
 }
 
+inline void write_past(__m256 v, float* to) { _mm256_stream_ps(to, v); }
+
 #include "kernels.inc"
 }
 JAXCNN_END
@@ -92,6 +97,8 @@ inline Integers widened(const std::uint8_t* from) {
 inline Integers widened(const std::uint16_t* from) {
   return reinterpret_cast<Integers>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
 }
+
+inline void write_past(__m512 v, float* to) { _mm512_stream_ps(to, v); }
 
 #include "kernels.inc"
 }

@@ -117,6 +117,11 @@ struct Kernels {
   void (*gather)(const float* y, const std::uint8_t* chosen, const Source* sources, std::size_t count,
                  std::int64_t channels, float* x);
 
+  // out (rows, columns) = a^T b: (count, rows), (count, columns), with rows of a that are `a_row` apart. Numbers are written
+  // past the cache if they are aligned.
+  void (*outer_products)(const float* a, std::int64_t a_row, const float* b, std::int64_t columns, std::int64_t count,
+                         std::int64_t rows, float* out);
+
   WinogradKernels winograd;
   DirectKernels direct;
   RoundKernels round;

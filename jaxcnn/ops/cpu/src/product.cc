@@ -1,5 +1,10 @@
 #include "product.h"
 
+#include <algorithm>
+
+#include "kernels.h"
+#include "pages.h"
+
 namespace jaxcnn {
 namespace {
 
@@ -50,6 +55,17 @@ void multiply(const Product& product, void* a, void* b, void* out) {
                               .add(static_cast<std::int64_t>(product.type) * 2 + product.transposed)
                               .with("");
   cache<Ready>().of(key, product).run(a, b, out);
+}
+
+void outer(const float* x, const float* y, std::int64_t count, std::int64_t rows, std::int64_t columns, float* out) {
+  constexpr std::int64_t kPiece = 64;  // rows that a thread computes at a time
+  const Turn turn;
+  use_huge_pages(out, rows * columns * sizeof(float));
+  auto piece = [&](std::int64_t i) {
+    const std::int64_t first = i * kPiece;
+    kernels().outer_products(x + first, rows, y, columns, count, std::min(kPiece, rows - first), out + first * columns);
+  };
+  parallel((rows + kPiece - 1) / kPiece, rows * columns < kPiece * kPiece, piece);
 }
 
 }  // namespace jaxcnn

@@ -1,4 +1,4 @@
-// The product of two matrices by oneDNN.
+// The product of two matrices by oneDNN, and the gradient of the second one.
 #pragma once
 
 #include <cstdint>
@@ -15,5 +15,8 @@ struct Product {
 
 // out = a b: (rows, inner), (inner, columns) -> (rows, columns). Throws as `convolve`.
 void multiply(const Product& product, void* a, void* b, void* out);
+
+// out = x^T y: (count, rows), (count, columns) -> (rows, columns), for a small count.
+void outer(const float* x, const float* y, std::int64_t count, std::int64_t rows, std::int64_t columns, float* out);
 
 }  // namespace jaxcnn
