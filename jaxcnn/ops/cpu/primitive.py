@@ -149,7 +149,7 @@ def result(a: Any, b: Any, **params: Any) -> jax.ShapeDtypeStruct:
     if params["kind"] != "kernel":
         return jax.ShapeDtypeStruct(found, a.dtype)
     shape = (*found[:-2], found[-1], found[-2]) if params["swapped"] else found
-    return jax.ShapeDtypeStruct(shape, jnp.float32 if params["wide"] else a.dtype)
+    return jax.ShapeDtypeStruct(shape, jnp.float32 if params.get("wide") else a.dtype)
 
 
 def _abstract(a: Any, b: Any, *, parts: Any, **params: Any) -> Any:

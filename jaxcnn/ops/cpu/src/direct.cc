@@ -10,9 +10,11 @@
 namespace jaxcnn {
 namespace {
 
-constexpr std::int64_t kRoom = 64;             // numbers that are written, or read, behind an array
-constexpr std::int64_t kAlone = 1 << 16;       // fewer products are left to one thread
-constexpr std::int64_t kMost = 256;            // channels
+constexpr std::int64_t kRoom = 64;         // numbers that are written, or read, behind an array
+constexpr std::int64_t kAlone = 1 << 16;   // fewer products are left to one thread
+constexpr std::int64_t kMost = 256;        // channels
+constexpr std::int64_t kCopied = 1 << 17;  // numbers that are copied with the zeros around them: they stay in the cache
+constexpr std::int64_t kRows = 8;          // but at least so many rows
 
 std::int64_t up(std::int64_t number, std::int64_t multiple) { return (number + multiple - 1) / multiple * multiple; }
 
@@ -46,12 +48,14 @@ struct Images {
   }
 };
 
-// The work of the threads: bands of rows of images.
+// The work of the threads: bands of rows of y.
 struct Bands {
   std::int64_t images, height, each;  // rows of a band
 
-  Bands(std::int64_t count, std::int64_t rows, std::int64_t threads)
-      : images(count), height(rows), each(count >= threads ? rows : (rows + threads - 1) / threads) {}
+  Bands(const Images& x, const Images& y, std::int64_t stride, std::int64_t threads)
+      : images(y.count), height(y.height), each(images >= threads ? height : (height + threads - 1) / threads) {
+    if (!x.bare()) each = std::min(each, std::max(kRows, kCopied / (x.line() * stride)));
+  }
 
   std::int64_t of_image() const { return (height + each - 1) / each; }
   std::int64_t count() const { return images * of_image(); }
@@ -108,7 +112,7 @@ void correlate(const Images& x, const Kernel& kernel, std::int64_t stride, std::
   const std::int64_t line = y.width * results, taps = kernel.taps() * kernel.channels * width;
   const bool alone = y.count * y.height * line * window.rows * window.inner < kAlone;
   const std::int64_t threads = alone ? 1 : thread_count();
-  const Bands bands(y.count, y.height, threads);
+  const Bands bands(x, y, stride, threads);
   // A row of results is written in place if nothing behind it is overwritten, and nothing is left to do with it.
   const bool straight = results % width == 0 && !added.relu && !added.tanh;
   const std::int64_t copied = x.bare() ? 0 : up(((bands.each - 1) * stride + kernel.rows) * x.line(), 16);
@@ -148,7 +152,7 @@ void gradient(const Images& x, const Images& y, std::int64_t stride, std::int64_
   const std::int64_t line = y.width * results, taps = kernel.rows * window.inner * width;
   const bool alone = y.count * y.height * line * window.rows * window.inner < kAlone;
   const std::int64_t threads = alone ? 1 : thread_count();
-  const Bands bands(y.count, y.height, threads);
+  const Bands bands(x, y, stride, threads);
   const std::int64_t copied = x.bare() ? 0 : up(((bands.each - 1) * stride + kernel.rows) * x.line(), 16);
   const std::int64_t own = copied + taps;
   auto* const all = static_cast<float*>(scratch((threads * own + up(line, 16) + kRoom) * sizeof(float)));
