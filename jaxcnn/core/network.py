@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core.cache import Leaf
+from jaxcnn.core.cache import Leaf, forget
 from jaxcnn.core.layer import Call, EvaluationOnly, Layer, LayerError, PyTree, Variables, as_layer
 from jaxcnn.core.watch import watch, watcher
 
@@ -248,6 +248,7 @@ def network(forward: Callable[..., PyTree], /, **sublayers: Layer | Callable[...
                 for tree, values in ((params, made_params), (state, made_state)):
                     if values:
                         _insert(tree, path, values)
+        forget()
         return params, state
 
     def apply(

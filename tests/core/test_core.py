@@ -13,7 +13,7 @@ from helpers import alike, close, normal, same, shapes, size
 from jax.nn import initializers
 
 import jaxcnn as cnn
-from jaxcnn.core import EvaluationOnly, as_layer, fold_in, watch
+from jaxcnn.core import EvaluationOnly, as_layer, cache, fold_in, watch
 
 KEY = jax.random.key(0)
 IMAGES = normal(0, 2, 8, 8, 3)
@@ -770,3 +770,13 @@ def test_a_layer_that_cannot_be_trained_on_an_input_is_initialized_in_evaluation
     assert shapes(params) == {"block/out/kernel": (4, 3), "block/out/bias": (3,)}
     with pytest.raises(EvaluationOnly, match=r"^block/double: one example$"):
         model.apply(params, state, jnp.ones((1, 4)), train=True)
+
+
+def test_many_compiled_inits_are_freed_and_few_are_kept():
+    """The next `init` of the network gives the same variables, whether its functions were kept or not."""
+    for layers, kept in ((20, True), (40, False)):
+        cache._compiled.clear()
+        model = cnn.serial(*(cnn.dense(3 + i) for i in range(layers)))
+        variables = model.init(KEY, IMAGES[:, 0, 0])
+        assert bool(cache._compiled) == kept
+        same(model.init(KEY, IMAGES[:, 0, 0]), variables)
