@@ -143,13 +143,13 @@ def shapes(
     return {"x": a, "kernel": kernel, "y": _out(a, kernel, window["strides"], window["pads"], window["dilation"])}
 
 
-def result(a: Any, b: Any, **params: Any) -> jax.ShapeDtypeStruct:
+def result(a: Any, b: Any, *, wide: bool = False, **params: Any) -> jax.ShapeDtypeStruct:
     """The shape and the dtype of the result."""
     found = shapes(a.shape, b.shape, **params)[{"output": "y", "input": "x", "kernel": "kernel"}[params["kind"]]]
     if params["kind"] != "kernel":
         return jax.ShapeDtypeStruct(found, a.dtype)
     shape = (*found[:-2], found[-1], found[-2]) if params["swapped"] else found
-    return jax.ShapeDtypeStruct(shape, jnp.float32 if params.get("wide") else a.dtype)
+    return jax.ShapeDtypeStruct(shape, jnp.float32 if wide else a.dtype)
 
 
 def _abstract(a: Any, b: Any, *, parts: Any, **params: Any) -> Any:

@@ -202,13 +202,24 @@ bool every_tap_is_used(const Convolution& c) {
   return true;
 }
 
+using OwnCode = void (*)(const Convolution&, const Arrays&);
+
 // In place of a primitive, for code that needs none: at the first call, too, the cache gives memory back.
 struct Known {
-  explicit Known(const Convolution&) {}
+  explicit Known(const Convolution& c) {
+    for (const std::int64_t n : c.kind == Kind::output ? c.y : c.kind == Kind::input ? c.x : c.kernel) bytes *= n;
+  }
+
+  void run(OwnCode code, const Convolution& c, const Arrays& arrays) const {
+    use_huge_pages(c.kind == Kind::output ? arrays.y : c.kind == Kind::input ? arrays.x : arrays.kernel, bytes);
+    code(c, arrays);
+  }
+
+  std::size_t bytes = sizeof(float);  // of the result
 };
 
 // This package's own code for a convolution, or null.
-auto own_code(const Convolution& c) -> void (*)(const Convolution&, const Arrays&) {
+OwnCode own_code(const Convolution& c) {
   if (c.direct && suits_direct(c)) return direct;
   if (c.winograd && suits_winograd(c)) return winograd;
   return nullptr;
@@ -228,8 +239,8 @@ void convolve(const Convolution& convolution, const Arrays& arrays) {
   const Turn turn;
   const auto own = own_code(convolution);
   if (own != nullptr) {
-    cache<Known>().of(convolution.key(), convolution);
-    return own(convolution, arrays);
+    cache<Known>().of(convolution.key(), convolution).run(own, convolution, arrays);
+    return;
   }
   cache<Ready>().of(convolution.key(), convolution).run(arrays);
 }

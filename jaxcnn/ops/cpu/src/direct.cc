@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "kernels.h"
-#include "pages.h"
 #include "threads.h"
 
 namespace jaxcnn {
@@ -15,8 +14,6 @@ constexpr std::int64_t kAlone = 1 << 16;   // fewer products are left to one thr
 constexpr std::int64_t kMost = 256;        // channels
 constexpr std::int64_t kCopied = 1 << 17;  // numbers that are copied with the zeros around them: they stay in the cache
 constexpr std::int64_t kRows = 8;          // but at least so many rows
-
-std::int64_t up(std::int64_t number, std::int64_t multiple) { return (number + multiple - 1) / multiple * multiple; }
 
 // The numbers that a product takes at a time, for K results, 64 at most.
 std::int64_t width_of(std::int64_t results) { return results <= 8 ? 8 : up(results, 16); }
@@ -46,22 +43,6 @@ struct Images {
       std::fill(to + before + own, to + full, 0.0f);
     }
   }
-};
-
-// The work of the threads: bands of rows of y.
-struct Bands {
-  std::int64_t images, height, each;  // rows of a band
-
-  Bands(const Images& x, const Images& y, std::int64_t stride, std::int64_t threads)
-      : images(y.count), height(y.height), each(images >= threads ? height : (height + threads - 1) / threads) {
-    if (!x.bare()) each = std::min(each, std::max(kRows, kCopied / (x.line() * stride)));
-  }
-
-  std::int64_t of_image() const { return (height + each - 1) / each; }
-  std::int64_t count() const { return images * of_image(); }
-  std::int64_t image(std::int64_t band) const { return band / of_image(); }
-  std::int64_t first(std::int64_t band) const { return band % of_image() * each; }
-  std::int64_t last(std::int64_t band) const { return std::min(height, first(band) + each); }
 };
 
 // A kernel (F, G, C, K), or swapped (F, G, K, C).
@@ -99,6 +80,35 @@ struct Kernel {
   }
 };
 
+// The work of the threads on a convolution of x with y's results: bands of rows of y.
+struct Work {
+  const Images &x, &y;
+  Window window;
+  std::int64_t stride, line;  // the distance in x of two rows of y, in rows and in numbers
+  bool alone;
+  std::int64_t threads, each, copied;  // rows of a band, and the most numbers of x that are copied for one
+
+  Work(const Images& x, const Images& y, const Kernel& kernel, std::int64_t stride, std::int64_t step)
+      : x(x), y(y), window{kernel.rows, kernel.columns * x.channels, x.line(), step * x.channels}, stride(stride),
+        line(stride * x.line()), alone(y.count * y.image() * window.rows * window.inner < kAlone),
+        threads(alone ? 1 : thread_count()), each(y.count >= threads ? y.height : (y.height + threads - 1) / threads) {
+    if (!x.bare()) each = std::min(each, std::max(kRows, kCopied / line));
+    copied = x.bare() ? 0 : up(((each - 1) * stride + window.rows) * x.line(), 16);
+  }
+
+  // Calls function(image, first row, last row, x at the first row) for each band of a thread; `copy` has room for
+  // `copied` numbers.
+  template <typename Function>
+  void bands(std::int64_t thread, float* copy, Function function) const {
+    const std::int64_t of_image = (y.height + each - 1) / each, count = y.count * of_image;
+    for (std::int64_t b = count * thread / threads; b < count * (thread + 1) / threads; ++b) {
+      const std::int64_t n = b / of_image, first = b % of_image * each, last = std::min(y.height, first + each);
+      if (copied > 0) x.rows(n, first * stride, (last - first - 1) * stride + window.rows, copy);
+      function(n, first, last, copied > 0 ? copy : x.data + n * x.image() + first * line);
+    }
+  }
+};
+
 struct Added {
   const float* bias = nullptr;
   bool relu = false, tanh = false;
@@ -108,84 +118,64 @@ struct Added {
 void correlate(const Images& x, const Kernel& kernel, std::int64_t stride, std::int64_t step, const Added& added,
                const Images& y) {
   const std::int64_t results = y.channels, width = width_of(results);
-  const Window window{kernel.rows, kernel.columns * x.channels, x.line(), step * x.channels};
+  const Work work(x, y, kernel, stride, step);
   const std::int64_t line = y.width * results, taps = kernel.taps() * kernel.channels * width;
-  const bool alone = y.count * y.height * line * window.rows * window.inner < kAlone;
-  const std::int64_t threads = alone ? 1 : thread_count();
-  const Bands bands(x, y, stride, threads);
   // A row of results is written in place if nothing behind it is overwritten, and nothing is left to do with it.
   const bool straight = results % width == 0 && !added.relu && !added.tanh;
-  const std::int64_t copied = x.bare() ? 0 : up(((bands.each - 1) * stride + kernel.rows) * x.line(), 16);
-  const std::int64_t own = copied + up(line + kRoom, 16);
-  auto* const packed = static_cast<float*>(scratch((taps + width + threads * own) * sizeof(float)));
+  const std::int64_t own = work.copied + up(line + kRoom, 16);
+  auto* const packed = static_cast<float*>(scratch((taps + width + work.threads * own) * sizeof(float)));
   float* const bias = packed + taps;
   kernel.pack(width, packed);
   if (added.bias != nullptr) {
     std::memcpy(bias, added.bias, results * sizeof(float));
     std::fill(bias + results, bias + width, 0.0f);
   }
-  auto work = [&](std::int64_t thread) {
+  auto part = [&](std::int64_t thread) {
     float* const copy = bias + width + thread * own;
-    float* const made = copy + copied;
-    for (std::int64_t b = bands.count() * thread / threads; b < bands.count() * (thread + 1) / threads; ++b) {
-      const std::int64_t n = bands.image(b), first = bands.first(b), last = bands.last(b);
-      const float* from = x.data + n * x.image() + first * stride * x.line();
-      if (copied > 0) {
-        x.rows(n, first * stride, (last - first - 1) * stride + kernel.rows, copy);
-        from = copy;
-      }
-      for (std::int64_t i = first; i < last; ++i, from += stride * x.line()) {
+    float* const made = copy + work.copied;
+    work.bands(thread, copy, [&](std::int64_t n, std::int64_t first, std::int64_t last, const float* from) {
+      for (std::int64_t i = first; i < last; ++i, from += work.line) {
         float* const to = y.data + (n * y.height + i) * line;
-        kernels().direct.row(window, width, y.width, from, packed, added.bias != nullptr ? bias : nullptr,
+        kernels().direct.row(work.window, width, y.width, from, packed, added.bias != nullptr ? bias : nullptr,
                              straight ? to : made, results);
         if (!straight) kernels().direct.finish(made, line, added.relu, added.tanh, to);
       }
-    }
+    });
   };
-  parallel(threads, alone, work);
+  parallel(work.threads, work.alone, part);
 }
 
 // kernel[u, v] = sum over n, i, j of x[n, S i + u, S' j + v, :] y[n, i, j, :].
 void gradient(const Images& x, const Images& y, std::int64_t stride, std::int64_t step, const Kernel& kernel) {
   const std::int64_t results = y.channels, width = width_of(results);
-  const Window window{kernel.rows, kernel.columns * x.channels, x.line(), step * x.channels};
-  const std::int64_t line = y.width * results, taps = kernel.rows * window.inner * width;
-  const bool alone = y.count * y.height * line * window.rows * window.inner < kAlone;
-  const std::int64_t threads = alone ? 1 : thread_count();
-  const Bands bands(x, y, stride, threads);
-  const std::int64_t copied = x.bare() ? 0 : up(((bands.each - 1) * stride + kernel.rows) * x.line(), 16);
-  const std::int64_t own = copied + taps;
-  auto* const all = static_cast<float*>(scratch((threads * own + up(line, 16) + kRoom) * sizeof(float)));
+  const Work work(x, y, kernel, stride, step);
+  const std::int64_t line = y.width * results, taps = kernel.taps() * kernel.channels * width;
+  const std::int64_t own = work.copied + taps;
+  auto* const all = static_cast<float*>(scratch((work.threads * own + up(line, 16) + kRoom) * sizeof(float)));
   // The last row: what is read behind its numbers must be there.
-  float* const last_row = all + threads * own;
+  float* const last_row = all + work.threads * own;
   std::memcpy(last_row, y.data + y.count * y.image() - line, line * sizeof(float));
   std::fill(last_row + line, last_row + line + kRoom, 0.0f);
-  auto work = [&](std::int64_t thread) {
+  auto part = [&](std::int64_t thread) {
     float* const sums = all + thread * own;
     float* const copy = sums + taps;
     std::memset(sums, 0, taps * sizeof(float));
-    for (std::int64_t b = bands.count() * thread / threads; b < bands.count() * (thread + 1) / threads; ++b) {
-      const std::int64_t n = bands.image(b), first = bands.first(b), last = bands.last(b);
-      const float* from = x.data + n * x.image() + first * stride * x.line();
-      if (copied > 0) {
-        x.rows(n, first * stride, (last - first - 1) * stride + kernel.rows, copy);
-        from = copy;
-      }
+    work.bands(thread, copy, [&](std::int64_t n, std::int64_t first, std::int64_t last, const float* from) {
       const bool end = n + 1 == y.count && last == y.height && results % width != 0;
       const float* const given = y.data + (n * y.height + first) * line;
       const std::int64_t lines = last - first - end;
-      kernels().direct.taps(window, width, lines, y.width, from, stride * x.line(), given, results, sums);
-      if (!end) continue;
-      kernels().direct.taps(window, width, 1, y.width, from + lines * stride * x.line(), 0, last_row, results, sums);
-    }
+      kernels().direct.taps(work.window, width, lines, y.width, from, work.line, given, results, sums);
+      if (!end) return;
+      kernels().direct.taps(work.window, width, 1, y.width, from + lines * work.line, 0, last_row, results, sums);
+    });
   };
-  parallel(threads, alone, work);
+  parallel(work.threads, work.alone, part);
   for (std::int64_t t = 0; t < kernel.taps(); ++t) {
     for (std::int64_t c = 0; c < kernel.channels; ++c) {
       for (std::int64_t k = 0; k < results; ++k) {
         const float* const sum = all + (t * kernel.channels + c) * width + k;
         float total = 0;
-        for (std::int64_t thread = 0; thread < threads; ++thread) total += sum[thread * own];
+        for (std::int64_t thread = 0; thread < work.threads; ++thread) total += sum[thread * own];
         *kernel.at(t, c, k) = total;
       }
     }
@@ -269,11 +259,6 @@ bool suits_direct(const Convolution& c) {
 }
 
 void direct(const Convolution& c, const Arrays& arrays) {
-  const Ints& made = c.kind == Kind::output ? c.y : c.kind == Kind::input ? c.x : c.kernel;
-  void* const result = c.kind == Kind::output ? arrays.y : c.kind == Kind::input ? arrays.x : arrays.kernel;
-  std::size_t bytes = sizeof(float);
-  for (const std::int64_t n : made) bytes *= n;
-  use_huge_pages(result, bytes);
   Images x = images(c.x, arrays.x);
   const Images y = images(c.y, arrays.y);
   x.top = c.low[0], x.bottom = c.high[0], x.left = c.low[1], x.right = c.high[1];

@@ -44,12 +44,17 @@ std::optional<ffi::AnyBuffer> at(const ffi::RemainingRets& results, std::size_t 
   return found.has_value() ? std::optional(**found) : std::nullopt;
 }
 
-// The type of all three; empty if they differ, or if the type is not supported.
-std::optional<Type> type_of(const ffi::AnyBuffer& a, const ffi::AnyBuffer& b, const ffi::AnyBuffer& c) {
-  if (a.element_type() != b.element_type() || a.element_type() != c.element_type()) return std::nullopt;
+// Its type; empty if it is not supported.
+std::optional<Type> type_of(const ffi::AnyBuffer& a) {
   if (a.element_type() == ffi::DataType::F32) return Type::float32;
   if (a.element_type() == ffi::DataType::BF16) return Type::bfloat16;
   return std::nullopt;
+}
+
+// The type of all; empty if they differ.
+template <typename... Others>
+std::optional<Type> type_of(const ffi::AnyBuffer& a, const Others&... others) {
+  return ((a.element_type() == others.element_type()) && ...) ? type_of(a) : std::nullopt;
 }
 
 // Turns an exception into an error of the XLA program.
@@ -81,7 +86,7 @@ ffi::Error call(ffi::RemainingArgs operands, ffi::RemainingRets results, std::in
   if (!first || !second || !result) return ffi::Error::InvalidArgument("jaxcnn: an operand that is no array");
   // The images are of one type; the kernel is of this type, or in float32.
   const ffi::AnyBuffer &image = to_kernel ? *second : *result, &kernel = to_kernel ? *result : *second;
-  const std::optional<Type> type = type_of(*first, image, image), kernel_type = type_of(kernel, kernel, kernel);
+  const std::optional<Type> type = type_of(*first, image), kernel_type = type_of(kernel);
   if (!type || !kernel_type || (*kernel_type != *type && *kernel_type != Type::float32)) {
     return ffi::Error::InvalidArgument("jaxcnn: a convolution of other types than float32 and bfloat16");
   }
@@ -163,7 +168,7 @@ ffi::Error moments_of(const ffi::AnyBuffer& x, Vector& mean, Vector& variance) {
 }
 
 ffi::Error moments(ffi::AnyBuffer x, ffi::Result<Vector> mean, ffi::Result<Vector> variance) {
-  const std::optional<Type> type = type_of(x, x, x);
+  const std::optional<Type> type = type_of(x);
   if (!type) return ffi::Error::InvalidArgument("jaxcnn: moments of an array of another type");
   return *type == Type::float32 ? moments_of<float>(x, *mean, *variance) : moments_of<jaxcnn::Half>(x, *mean, *variance);
 }
@@ -184,7 +189,7 @@ ffi::Error sums_of(const ffi::AnyBuffer& y, const ffi::AnyBuffer& x, Vector& cen
 
 ffi::Error sums(ffi::AnyBuffer y, ffi::AnyBuffer x, Vector centre, ffi::Result<Vector> total,
                 ffi::Result<Vector> products) {
-  const std::optional<Type> type = type_of(x, y, x);
+  const std::optional<Type> type = type_of(x, y);
   if (!type) return ffi::Error::InvalidArgument("jaxcnn: sums of arrays of two types, or of another one");
   return *type == Type::float32 ? sums_of<float>(y, x, centre, *total, *products)
                                 : sums_of<jaxcnn::Half>(y, x, centre, *total, *products);

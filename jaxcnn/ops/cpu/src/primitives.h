@@ -24,6 +24,11 @@ dnnl::engine& engine();
 dnnl::stream& stream();
 dnnl::memory::data_type data_type(Type type);
 
+// The number rounded up to a multiple.
+inline std::int64_t up(std::int64_t number, std::int64_t multiple) {
+  return (number + multiple - 1) / multiple * multiple;
+}
+
 // An array whose data pointer is set later.
 inline dnnl::memory unset(const dnnl::memory::desc& desc) { return dnnl::memory(desc, engine(), nullptr); }
 

@@ -5,7 +5,6 @@
 
 #include "kernels.h"
 #include "layout.h"
-#include "pages.h"
 #include "threads.h"
 
 namespace jaxcnn {
@@ -21,8 +20,6 @@ constexpr std::int64_t kLeast = 72;   // the least of them between two readings 
 constexpr std::int64_t kSums = std::int64_t{1} << 14;  // a gradient with more numbers is divided by places, too
 
 constexpr std::int64_t kMost = std::int64_t{1} << 26;  // the most numbers of all threads' sums
-
-std::int64_t up(std::int64_t number, std::int64_t multiple) { return (number + multiple - 1) / multiple * multiple; }
 
 // Images (N, height, width, channels). A tile begins 2 pixels behind the one before it, the first one (top, left) before
 // the image.
@@ -278,11 +275,6 @@ bool suits_winograd(const Convolution& c) {
 }
 
 void winograd(const Convolution& c, const Arrays& arrays) {
-  const Ints& made = c.kind == Kind::output ? c.y : c.kind == Kind::input ? c.x : c.kernel;
-  void* const result = c.kind == Kind::output ? arrays.y : c.kind == Kind::input ? arrays.x : arrays.kernel;
-  std::size_t bytes = sizeof(float);
-  for (const std::int64_t n : made) bytes *= n;
-  use_huge_pages(result, bytes);
   auto* const kernel = static_cast<float*>(arrays.kernel);
   const Images x = images(c.x, arrays.x, c.low[0], c.low[1]), y = images(c.y, arrays.y);
   if (c.kind == Kind::output) {
