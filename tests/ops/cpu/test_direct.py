@@ -6,9 +6,7 @@ the worst had 8e-7. A wrong tap or a wrong pixel at an edge gives 1e-2 or more.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,12 +18,11 @@ from helpers import close, normal, same
 
 import jaxcnn as cnn
 from jaxcnn import ops
-from jaxcnn.ops.cpu import library, primitive
+from jaxcnn.ops.cpu import library
+from tests.ops.cpu.own import KINDS, any_number_of_threads, code, is_the_convolution, run
 from tests.ops.cpu.test_cpu import needs_engine
 
 pytestmark = needs_engine
-
-KINDS = ("output", "input", "kernel")
 
 
 def case(
@@ -40,16 +37,6 @@ def case(
     kernel = normal(2, *window, *((filters, channels) if swapped else (channels, filters)))
     a, b = {"output": (x, kernel), "input": (y, kernel), "kernel": (x, y)}[kind]
     return a, b, params
-
-
-def code(a: np.ndarray, b: np.ndarray, params: dict[str, Any]) -> str:
-    shapes = primitive.shapes(a.shape, b.shape, **params)
-    settings = {name: params[name] for name in ("strides", "pads", "dilation", "groups", "swapped")}
-    return library.implementation(params["kind"], a.dtype.name, **shapes, **settings, direct=True)  # type: ignore[arg-type]
-
-
-def run(a: np.ndarray, b: np.ndarray, params: dict[str, Any]) -> np.ndarray:
-    return np.asarray(jax.jit(lambda a, b: primitive._bind(a, b, **params))(a, b))
 
 
 # LeNet-5's two layers; strides; each padding; windows of one row, of one column, of one pixel; results of one pixel;
@@ -90,10 +77,7 @@ CASES: dict[str, list[Any]] = {
 def test_it_is_the_convolution(kind: str, arguments: Any) -> None:
     for swapped in (False, True):
         *operands, params = case(kind, *arguments, swapped=swapped)
-        assert code(*operands, params) == "direct"
-        result = run(*operands, params)
-        assert error(result, exact(*operands, params)) < 3e-6
-        same(run(*operands, params), result)
+        is_the_convolution(*operands, params, "direct")
 
 
 @pytest.mark.slow
@@ -113,7 +97,7 @@ def test_random_convolutions(seed: int) -> None:
             continue
         swapped = bool(rng.integers(2))
         *operands, params = case(kind, batch, (height, width), channels, filters, window, strides, pads, swapped)
-        if code(*operands, params) == "direct":
+        if code(*operands, params, direct=True) == "direct":
             found += 1
             assert error(run(*operands, params), exact(*operands, params)) < 3e-6
 
@@ -136,7 +120,7 @@ def test_where_onednn_is_faster_it_is_used(kind: str, arguments: Any) -> None:
     *operands, params = case(kind, *arguments)
     if kind == "input" and arguments[0] == 1 and library.threads() == 1:
         pytest.skip("there is one thread")
-    assert code(*operands, params) not in ("direct", "")
+    assert code(*operands, params, direct=True) not in ("direct", "")
     assert error(run(*operands, params), exact(*operands, params)) < 3e-6
 
 
@@ -144,12 +128,12 @@ def test_where_onednn_is_faster_it_is_used(kind: str, arguments: Any) -> None:
 def test_other_windows_are_left_to_onednn(other: dict[str, Any]) -> None:
     x, kernel, params = case("output", 4, (16, 16), 4, 8, (3, 3))
     params |= other
-    assert code(x, kernel[:, :, : 4 // params["groups"]], params) not in ("direct", "")
+    assert code(x, kernel[:, :, : 4 // params["groups"]], params, direct=True) not in ("direct", "")
 
 
 def test_bfloat16_is_left_to_onednn() -> None:
     x, kernel, params = case("output", 4, (16, 16), 1, 6, (5, 5))
-    assert code(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), params) not in ("direct", "")
+    assert code(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), params, direct=True) not in ("direct", "")
 
 
 def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +185,7 @@ def test_an_infinite_number_stays_in_its_windows() -> None:
     """Of numbers that are left over in a register, none is added to a neighbour."""
     y, kernel, params = case("input", 8, (14, 14), 6, 16, (5, 5))
     y[3, 4, 5, 6] = np.inf
-    assert code(y, kernel, params) == "direct"
+    assert code(y, kernel, params, direct=True) == "direct"
     reached = np.zeros((8, 14, 14), bool)
     reached[3, 4:9, 5:10] = True
     same(~np.isfinite(run(y, kernel, params)).all(-1), reached)
@@ -233,14 +217,5 @@ np.savez(sys.argv[1], y, *back(y))
 """
 
 
-def test_any_number_of_threads(tmp_path: Any) -> None:
-    """Images are the same to the last bit. A kernel gradient is a sum over the threads, in another order: 1e-5."""
-    found = []
-    for threads in (1, 2, 3, 7):
-        file = tmp_path / f"{threads}.npz"
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        subprocess.run([sys.executable, "-c", _THREADS, str(file)], check=True, env=environment)
-        found.append(list(np.load(file).values()))
-    for others in found[1:]:
-        same(others[:2], found[0][:2])
-        close(others[2:], found[0][2:])
+def test_any_number_of_threads(tmp_path: Path) -> None:
+    any_number_of_threads(_THREADS, tmp_path, (1, 2, 3, 7), images=2)

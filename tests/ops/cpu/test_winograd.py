@@ -6,9 +6,7 @@ the worst had 7e-7, oneDNN's sums of products 8e-7. A wrong tap or a wrong pixel
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,16 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from convolutions import error, exact
-from helpers import close, normal, same
+from helpers import close, normal
 
 import jaxcnn as cnn
 from jaxcnn import ops
-from jaxcnn.ops.cpu import library, primitive
+from tests.ops.cpu.own import KINDS, any_number_of_threads, code, is_the_convolution, run
 from tests.ops.cpu.test_cpu import needs_engine
 
 pytestmark = needs_engine
 
-KINDS = ("output", "input", "kernel")
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -42,16 +39,6 @@ def case(
     x, y = normal(0, batch, *sizes, channels), normal(1, batch, height, width, filters)
     kernel = normal(2, 3, 3, *((filters, channels) if swapped else (channels, filters)))
     return {"output": (x, kernel), "input": (y, kernel), "kernel": (x, y)}[kind]
-
-
-def code(a: np.ndarray, b: np.ndarray, params: dict[str, Any]) -> str:
-    shapes = primitive.shapes(a.shape, b.shape, **params)
-    window = {name: params[name] for name in ("strides", "pads", "dilation", "groups")}
-    return library.implementation(params["kind"], "float32", **shapes, **window, winograd=True)  # type: ignore[arg-type]
-
-
-def run(a: np.ndarray, b: np.ndarray, params: dict[str, Any]) -> np.ndarray:
-    return np.asarray(jax.jit(lambda a, b: primitive._bind(a, b, **params))(a, b))
 
 
 # Images of odd sizes, of one row of tiles, with more tiles than are computed at a time, with fewer tiles than channels;
@@ -75,10 +62,7 @@ def test_winograd_is_the_convolution(arguments: Any, kind: str) -> None:
     for swapped in (False, True):
         params = settings(kind, sizes, pads, swapped)
         operands = case(kind, *arguments, swapped)
-        assert code(*operands, params) == "winograd"
-        result = run(*operands, params)
-        assert error(result, exact(*operands, params)) < 3e-6
-        same(run(*operands, params), result)
+        is_the_convolution(*operands, params, "winograd")
 
 
 @pytest.mark.slow
@@ -110,7 +94,7 @@ def test_random_convolutions(seed: int) -> None:
 def test_where_onednn_is_faster_it_is_used(kind: str, arguments: Any) -> None:
     params = settings(kind, arguments[1], arguments[4])
     operands = case(kind, *arguments)
-    assert code(*operands, params) not in ("winograd", "")
+    assert code(*operands, params, winograd=True) not in ("winograd", "")
     assert error(run(*operands, params), exact(*operands, params)) < 3e-6
 
 
@@ -118,7 +102,7 @@ def test_where_onednn_is_faster_it_is_used(kind: str, arguments: Any) -> None:
 def test_other_windows_are_left_to_onednn(other: dict[str, Any]) -> None:
     params = settings("output", (16, 16), ((1, 1), (1, 1))) | other
     x, kernel = case("output", 4, (16, 16), 64, 64, ((1, 1), (1, 1)))
-    assert code(x, kernel[:, :, : 64 // params["groups"]], params) not in ("winograd", "")
+    assert code(x, kernel[:, :, : 64 // params["groups"]], params, winograd=True) not in ("winograd", "")
 
 
 def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,14 +172,5 @@ np.savez(sys.argv[1], y, *back(y))
 """
 
 
-def test_any_number_of_threads(tmp_path: Any) -> None:
-    """Images are the same to the last bit. A kernel gradient is a sum over the threads, in another order: 1e-5."""
-    found = []
-    for threads in (1, 2, 3, 4, 7):
-        file = tmp_path / f"{threads}.npz"
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        subprocess.run([sys.executable, "-c", _THREADS, str(file)], check=True, env=environment)
-        found.append(list(np.load(file).values()))
-    for others in found[1:]:
-        same(others[:2], found[0][:2])
-        close(others[2], found[0][2])
+def test_any_number_of_threads(tmp_path: Path) -> None:
+    any_number_of_threads(_THREADS, tmp_path, (1, 2, 3, 4, 7), images=2)
