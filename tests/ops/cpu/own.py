@@ -38,7 +38,7 @@ def is_the_convolution(a: np.ndarray, b: np.ndarray, params: dict[str, Any], own
 
 
 def any_number_of_threads(script: str, folder: Path, threads: tuple[int, ...], images: int) -> None:
-    """A script saves arrays: the first `images` are equal to the last bit, the others, sums in another order, to 1e-5."""
+    """A script saves arrays: the first `images` are equal to the last bit, the others, other sums, to 1e-5."""
     found = []
     for count in threads:
         file = folder / f"{count}.npz"
