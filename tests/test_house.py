@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1] / "jaxcnn"
 FLOORS = [
     ["format"],
     ["errors"],
-    ["files", "atomic", "signals", "declared"],
+    ["files", "atomic", "signals", "declared", "processors"],
     ["core", "ops"],
     ["devices", "layers", "losses"],
     ["metrics"],

@@ -83,17 +83,6 @@ def network(task: Task) -> cnn.Layer:
     return MODELS[task.model](task)
 
 
-def half(model: cnn.Layer) -> cnn.Layer:
-    """Computes the model in bfloat16, with parameters and outputs in float32."""
-
-    def apply(params: Any, state: Any, x: jax.Array, **pass_: Any) -> tuple[jax.Array, Any]:
-        params, x = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (params, x))
-        outputs, state = model.apply(params, state, x, **pass_)
-        return outputs.astype(jnp.float32), state
-
-    return cnn.Layer(model.init, apply)
-
-
 def _built(task: Task) -> tuple[cnn.Layer, tuple[Any, Any], jax.Array, jax.Array]:
     images, labels = map(jnp.array, task.batch())
     model = network(task)
@@ -110,7 +99,7 @@ def _built(task: Task) -> tuple[cnn.Layer, tuple[Any, Any], jax.Array, jax.Array
     (params,) = made
     for own, saved in zip(_layers(params), task.layers(), strict=True):
         own.update({name: jnp.array(value) for name, value in saved.items()})
-    return half(model) if task.half else model, (params, state), images, labels
+    return cnn.mixed_precision(model) if task.half else model, (params, state), images, labels
 
 
 def trainer(task: Task) -> Callable[[], Any]:

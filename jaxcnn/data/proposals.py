@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxcnn.data.dataset import Examples
 from jaxcnn.errors import DataError, UserError
+from jaxcnn.processors import cores
 
 _VERSION = 1  # changes with the results of selective_search for the same settings: part of the name of a cache file
 
@@ -81,7 +82,7 @@ def selective_search(
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
         raise UserError(f"selective search takes uint8 images (N, H, W, 3), got {images.dtype} {images.shape}")
     folder = None if cache is None else Path(cache).expanduser()
-    with ThreadPoolExecutor(workers or _cores()) as pool:
+    with ThreadPoolExecutor(workers or cores()) as pool:
         found = list(pool.map(functools.partial(_regions, most=most, settings=settings, folder=folder), images))
     return np.stack(found) if found else np.zeros((0, most, 4), np.float32)
 
@@ -189,10 +190,6 @@ def _distinct(boxes: np.ndarray, same_iou: float, most: int) -> np.ndarray:
         stays[0] = False
         left = left[stays]
     return np.stack(kept) if kept else boxes[:0]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _key(image: np.ndarray, most: int, settings: SearchSettings) -> str:

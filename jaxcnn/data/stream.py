@@ -28,7 +28,6 @@ import collections
 import dataclasses
 import math
 import multiprocessing.util
-import os
 import sys
 import warnings
 import weakref
@@ -45,6 +44,7 @@ from jaxcnn.data.images import Box, read_part
 from jaxcnn.data.load import find
 from jaxcnn.data.sources import Files, Records
 from jaxcnn.errors import DataError, UserError
+from jaxcnn.processors import cores
 
 _MOST_TRIES = 100  # as many damaged examples in a row are no accident
 _FROM_THREAD, _FROM_PROCESS = 4, 16  # the most images in one message
@@ -102,14 +102,9 @@ def stream(
             f"stream(workers={workers}, processes={processes}): expected 1 or more threads and 0 or more processes"
         )
     source = find(name, split, data_dir)
-    workers = workers or max(1, _cores() // max(1, processes))
+    workers = workers or max(1, cores() // max(1, processes))
     channels = source.channels(damaged == "skip")
     return Stream(source, (int(size[0]), int(size[1])), channels, crop, workers, processes, damaged)
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, eq=False)
