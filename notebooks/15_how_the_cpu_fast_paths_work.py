@@ -301,9 +301,10 @@ if cpu.available():
 # %% [markdown]
 # It is no less exact, since each result is a sum of fewer terms. (Larger tiles need fewer products still, but their
 # constants are fractions such as 1/24, and cost a digit.) The C++ code of this package (`ops/cpu/src/winograd.cc`)
-# works on some tens of tiles at a time, which stay in the processor's cache. It is used for 3x3 convolutions of stride
-# 1 in float32 that have enough channels and tiles; the form is called `winograd`. A factor of 2.25 in products gives
-# 1.4 to 1.8 in time for 64 channels and more.
+# works on some tens of tiles at a time, which stay in the processor's cache. It is used for 3x3 and 5x5 convolutions of
+# stride 1 in float32 that have enough channels and tiles; the form is called `winograd`. A factor of 2.25 in products
+# gives 1.4 to 1.8 in time for 64 channels and more. A kernel of 5x5 is the sum of four of 3x3 that begin three taps
+# apart and are partly outside it: 49 products for four results instead of 100.
 #
 # ## 6. Few channels
 #

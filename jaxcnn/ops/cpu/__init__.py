@@ -12,7 +12,7 @@ Linux on x86-64, XLA computes the convolutions, with the same results.
 - `channels`, `pooling`: batch statistics, the sums of their gradient, and max pooling. This package computes them
   itself, in vectors and on oneDNN's threads (`src/kernels.inc`).
 - `src/direct.h`: convolutions of few channels, which this package computes itself where it is faster.
-- `src/winograd.h`: 3x3 convolutions of stride 1, likewise.
+- `src/winograd.h`: 3x3 and 5x5 convolutions of stride 1, likewise.
 - `partition`: a batch that `jit` divides among several devices.
 
 **Threads.** oneDNN uses OpenMP's threads. Their number is OMP_NUM_THREADS, else NPROC, else the number of processors

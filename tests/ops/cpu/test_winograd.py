@@ -1,7 +1,7 @@
-"""Winograd's algorithm for 3x3 convolutions on a CPU, beside float64 and beside oneDNN.
+"""Winograd's algorithm for 3x3 and 5x5 convolutions on a CPU, beside float64 and beside oneDNN.
 
 Tolerance 3e-6 of the root mean square of the exact result for the root mean square of the error: of 200 random cases,
-the worst had 7e-7, oneDNN's sums of products 8e-7. A wrong tap or a wrong pixel at an edge gives 1e-2 or more.
+the worst had 8e-7, oneDNN's sums of products 8e-7. A wrong tap or a wrong pixel at an edge gives 1e-2 or more.
 """
 
 from __future__ import annotations
@@ -26,18 +26,20 @@ pytestmark = needs_engine
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
-def settings(kind: str, sizes: tuple[int, int], pads: Pads, swapped: bool = False) -> dict[str, Any]:
-    return {"kind": kind, "sizes": (3, 3) if kind == "kernel" else sizes if kind == "input" else (), "strides": (1, 1),
+def settings(kind: str, sizes: tuple[int, int], pads: Pads, swapped: bool = False, size: int = 3) -> dict[str, Any]:
+    given = {"output": (), "input": sizes, "kernel": (size, size)}[kind]
+    return {"kind": kind, "sizes": given, "strides": (1, 1),
             "pads": pads, "dilation": (1, 1), "groups": 1, "swapped": swapped}  # fmt: skip
 
 
 def case(
-    kind: str, batch: int, sizes: tuple[int, int], channels: int, filters: int, pads: Pads, swapped: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
+    kind: str, batch: int, sizes: tuple[int, int], channels: int, filters: int, pads: Pads, swapped: bool = False,
+    size: int = 3,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """The two operands."""
-    height, width = (n + sum(edge) - 2 for n, edge in zip(sizes, pads, strict=True))
+    height, width = (n + sum(edge) - size + 1 for n, edge in zip(sizes, pads, strict=True))
     x, y = normal(0, batch, *sizes, channels), normal(1, batch, height, width, filters)
-    kernel = normal(2, 3, 3, *((filters, channels) if swapped else (channels, filters)))
+    kernel = normal(2, size, size, *((filters, channels) if swapped else (channels, filters)))
     return {"output": (x, kernel), "input": (y, kernel), "kernel": (x, y)}[kind]
 
 
@@ -65,18 +67,38 @@ def test_winograd_is_the_convolution(arguments: Any, kind: str) -> None:
         is_the_convolution(*operands, params, "winograd")
 
 
+# As above; in the last two, an image's tiles are fewer than its results' channels, which the threads then divide.
+CASES_5X5: list[tuple[int, tuple[int, int], int, int, Pads]] = [
+    (8, (14, 14), 32, 96, ((2, 2), (2, 2))),
+    (3, (33, 20), 64, 48, ((0, 4), (1, 3))),
+    (2, (27, 29), 64, 80, ((4, 0), (2, 4))),
+    (12, (13, 17), 48, 128, ((0, 0), (0, 0))),
+    (8, (14, 14), 16, 400, ((2, 2), (2, 2))),
+    (8, (14, 14), 400, 16, ((2, 2), (2, 2))),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("arguments", CASES_5X5, ids=str)
+def test_a_5x5_kernel_is_four_of_3x3(arguments: Any, kind: str) -> None:
+    _, sizes, _, _, pads = arguments
+    for swapped in (False, True):
+        is_the_convolution(*case(kind, *arguments, swapped, 5), settings(kind, sizes, pads, swapped, 5), "winograd")
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("seed", range(10))
-def test_random_convolutions(seed: int) -> None:
+def test_random_convolutions(seed: int, size: int) -> None:
     rng = np.random.default_rng(seed)
     for _ in range(20):
-        batch, *sizes = (int(n) for n in rng.integers((1, 3, 3), (6, 24, 24)))
+        batch, *sizes = (int(n) for n in rng.integers((1, size, size), (9, 27, 27)))
         channels, filters = (16 * int(n) for n in rng.integers(1, 15, 2))
-        pads: Any = tuple(tuple(int(n) for n in edge) for edge in rng.integers(0, 3, (2, 2)))
+        pads: Any = tuple(tuple(int(n) for n in edge) for edge in rng.integers(0, size, (2, 2)))
         swapped = bool(rng.integers(2))
         for kind in KINDS:
-            params = settings(kind, (sizes[0], sizes[1]), pads, swapped)
-            operands = case(kind, batch, (sizes[0], sizes[1]), channels, filters, pads, swapped)
+            params = settings(kind, (sizes[0], sizes[1]), pads, swapped, size)
+            operands = case(kind, batch, (sizes[0], sizes[1]), channels, filters, pads, swapped, size)
             assert error(run(*operands, params), exact(*operands, params)) < 3e-6
 
 
@@ -88,11 +110,14 @@ def test_random_convolutions(seed: int) -> None:
         ("output", (1, (6, 6), 64, 64, ((1, 1), (1, 1)))),  # few tiles
         ("output", (90, (1, 9), 64, 64, ((1, 1), (1, 1)))),  # tiles that are half outside
         ("kernel", (1, (7, 7), 512, 512, ((1, 1), (1, 1)))),
+        ("output", (8, (7, 7), 48, 128, ((2, 2), (2, 2)), False, 5)),
+        ("input", (8, (28, 28), 16, 32, ((2, 2), (2, 2)), False, 5)),
+        ("output", (8, (28, 28), 32, 32, ((2, 2), (2, 2)), False, 4)),
     ],
     ids=str,
 )  # fmt: skip
 def test_where_onednn_is_faster_it_is_used(kind: str, arguments: Any) -> None:
-    params = settings(kind, arguments[1], arguments[4])
+    params = settings(kind, arguments[1], *arguments[4:])
     operands = case(kind, *arguments)
     assert code(*operands, params, winograd=True) not in ("winograd", "")
     assert error(run(*operands, params), exact(*operands, params)) < 3e-6
@@ -166,11 +191,15 @@ _THREADS = """
 import sys
 import jax, numpy as np
 from jaxcnn import ops
-x, g = (np.random.default_rng(0).normal(size=s).astype(np.float32) for s in ((5, 15, 13, 160), (3, 3, 160, 144)))
-y, back = jax.vjp(lambda x, g: ops.conv(x, g, padding=1), x, g)
+size, images, kernel = SIZES
+x, g = (np.random.default_rng(0).normal(size=s).astype(np.float32) for s in (images, kernel))
+y, back = jax.vjp(lambda x, g: ops.conv(x, g, padding=size // 2), x, g)
 np.savez(sys.argv[1], y, *back(y))
 """
 
 
-def test_any_number_of_threads(tmp_path: Path) -> None:
-    any_number_of_threads(_THREADS, tmp_path, (1, 2, 3, 4, 7), images=2)
+@pytest.mark.parametrize(
+    "sizes", [(3, (5, 15, 13, 160), (3, 3, 160, 144)), (5, (9, 15, 13, 48), (5, 5, 48, 80))], ids=["3x3", "5x5"]
+)
+def test_any_number_of_threads(sizes: Any, tmp_path: Path) -> None:
+    any_number_of_threads(_THREADS.replace("SIZES", str(sizes)), tmp_path, (1, 2, 3, 4, 7), images=2)

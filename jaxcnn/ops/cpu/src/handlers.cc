@@ -170,7 +170,8 @@ ffi::Error moments_of(const ffi::AnyBuffer& x, Vector& mean, Vector& variance) {
 ffi::Error moments(ffi::AnyBuffer x, ffi::Result<Vector> mean, ffi::Result<Vector> variance) {
   const std::optional<Type> type = type_of(x);
   if (!type) return ffi::Error::InvalidArgument("jaxcnn: moments of an array of another type");
-  return *type == Type::float32 ? moments_of<float>(x, *mean, *variance) : moments_of<jaxcnn::Half>(x, *mean, *variance);
+  if (*type == Type::float32) return moments_of<float>(x, *mean, *variance);
+  return moments_of<jaxcnn::Half>(x, *mean, *variance);
 }
 
 // y (..., C), x (..., C), centre (C,) -> sums (C,), products (C,)

@@ -30,22 +30,27 @@ struct WinogradKernels {
   void (*kernel_places)(const float* const* taps, std::int64_t stride, std::int64_t rows, float* out, std::int64_t row,
                         std::int64_t step);
 
-  // taps = G^T (sum of the parts of places) G for `width` numbers. The parts lie `part` apart.
+  // taps = G^T (sum of the parts of places) G for `width` numbers. The parts lie `part` apart. Taps that are null are
+  // left out.
   void (*kernel_taps)(const float* places, std::int64_t step, std::int64_t parts, std::int64_t part,
                       std::int64_t width, float* const* taps);
 
-  // out = a b: (rows, inner) (inner, width), with rows of a and out that are `a_row` and `out_row` apart, and at most 64
-  // columns. The number of rows is rounded up to a multiple of 24: there must be room for them.
+  // out = a b: (rows, inner) (inner, width), with rows of a and out that are `a_row` and `out_row` apart, and at most
+  // 64 columns. The number of rows is rounded up to a multiple of 24: there must be room for them.
   void (*product)(const float* a, std::int64_t a_row, std::int64_t rows, const float* b, std::int64_t width,
                   std::int64_t inner, float* out, std::int64_t out_row);
 
-  // out (rows, width) += a^T b: (count, rows), (count, width).
+  // The same, added to `out`.
+  void (*add_product)(const float* a, std::int64_t a_row, std::int64_t rows, const float* b, std::int64_t width,
+                      std::int64_t inner, float* out, std::int64_t out_row);
+
+  // out (rows, width) += a^T b: (count, rows), (count, width), with rows of out that are `out_row` apart.
   void (*outer)(const float* a, std::int64_t a_row, std::int64_t rows, const float* b, std::int64_t b_row,
-                std::int64_t width, std::int64_t count, float* out);
+                std::int64_t width, std::int64_t count, float* out, std::int64_t out_row);
 };
 
-// A window of an image: `rows` rows of `inner` numbers side by side. The rows are `row` numbers apart, and the next window
-// begins `step` numbers behind this one.
+// A window of an image: `rows` rows of `inner` numbers side by side. The rows are `row` numbers apart, and the next
+// window begins `step` numbers behind this one.
 struct Window {
   std::int64_t rows, inner, row, step;
 };
@@ -58,13 +63,13 @@ struct DirectKernels {
   void (*row)(const Window& window, std::int64_t width, std::int64_t count, const float* x, const float* kernel,
               const float* bias, float* out, std::int64_t out_step);
 
-  // out[u, k, :] += sum over j of x[j, u, k] y[j, :], for `lines` lines of `count` windows, which are `x_line` apart. It
-  // reads `width` numbers at each y.
+  // out[u, k, :] += sum over j of x[j, u, k] y[j, :], for `lines` lines of `count` windows, which are `x_line` apart.
+  // It reads `width` numbers at each y.
   void (*taps)(const Window& window, std::int64_t width, std::int64_t lines, std::int64_t count, const float* x,
                std::int64_t x_line, const float* y, std::int64_t y_step, float* out);
 
-  // x[j, u, k] += sum over r of y[j, r] kernel[u, r, k], for `count` windows j and the first `used` of `width` numbers k.
-  // Windows that are `apart` windows apart do not overlap. It reads and writes `width` numbers at each x[j, u].
+  // x[j, u, k] += sum over r of y[j, r] kernel[u, r, k], for `count` windows j and the first `used` of `width` numbers
+  // k. Windows that are `apart` windows apart do not overlap. It reads and writes `width` numbers at each x[j, u].
   void (*spread)(const Window& window, std::int64_t width, std::int64_t used, std::int64_t count, std::int64_t apart,
                  const float* y, std::int64_t results, const float* kernel, float* x);
 
@@ -117,8 +122,8 @@ struct Kernels {
   void (*gather)(const float* y, const std::uint8_t* chosen, const Source* sources, std::size_t count,
                  std::int64_t channels, float* x);
 
-  // out (rows, columns) = a^T b: (count, rows), (count, columns), with rows of a that are `a_row` apart. Numbers are written
-  // past the cache if they are aligned.
+  // out (rows, columns) = a^T b: (count, rows), (count, columns), with rows of a that are `a_row` apart. Numbers are
+  // written past the cache if they are aligned.
   void (*outer_products)(const float* a, std::int64_t a_row, const float* b, std::int64_t columns, std::int64_t count,
                          std::int64_t rows, float* out);
 

@@ -21,11 +21,44 @@ constexpr std::int64_t kSums = std::int64_t{1} << 14;  // a gradient with more n
 
 constexpr std::int64_t kMost = std::int64_t{1} << 26;  // the most numbers of all threads' sums
 
-// Images (N, height, width, channels). A tile begins 2 pixels behind the one before it, the first one (top, left) before
-// the image.
+// The pieces of 3x3 taps of a kernel of `size` x `size` taps: one, or four of a 5x5 kernel, whose taps outside it are
+// 0. Those of an image's channels lie side by side in a row: all channels of a piece, then all of the next.
+struct Pieces {
+  std::int64_t size;
+
+  std::int64_t side() const { return size > 3 ? 2 : 1; }
+  std::int64_t count() const { return side() * side(); }
+
+  // The first tap of a piece.
+  std::int64_t row(std::int64_t piece) const { return piece / side() * 3; }
+  std::int64_t column(std::int64_t piece) const { return piece % side() * 3; }
+
+  // Up to which piece they have a part in a place.
+  std::int64_t used(std::int64_t place) const {
+    std::int64_t piece = count();
+    while (!in(piece - 1, place)) --piece;
+    return piece;
+  }
+
+  // Whether a piece has a part in a place. Without a third row of taps, it has none in the last row of places.
+  bool in(std::int64_t piece, std::int64_t place) const {
+    return (row(piece) + 3 <= size || place < 12) && (column(piece) + 3 <= size || place % 4 < 3);
+  }
+};
+
+// Images (N, height, width, channels). A tile begins 2 pixels behind the one before it, the first one (top, left)
+// before the image.
 struct Images {
   const float* data;
   std::int64_t count, height, width, channels, top, left;
+
+  // With tiles for this piece of the kernel.
+  Images of(const Pieces& pieces, std::int64_t piece) const {
+    Images moved = *this;
+    moved.top -= pieces.row(piece);
+    moved.left -= pieces.column(piece);
+    return moved;
+  }
 
   // The pixels of a tile, and `outside` for those outside the image.
   template <int kSize>
@@ -78,32 +111,46 @@ struct Matrices {
       : row(width % 64 == 0 ? width + kLanes : width), step(rows * row + kLanes), size(kPlaces * step) {}
 };
 
-// A kernel (3, 3, rows, columns): from `rows` channels to `columns`.
+// A kernel (size, size, rows, columns): from `rows` channels to `columns`.
 struct Kernel {
   const float* data;
   std::int64_t rows, columns;
-  bool transposed;  // it is stored as (3, 3, columns, rows)
+  bool transposed;  // it is stored as (size, size, columns, rows)
   bool turned;      // it is turned by half a circle
+  Pieces pieces;
 
   // The columns that a product takes at a time, from this one on.
   std::int64_t width(std::int64_t column) const { return std::min(kWide, columns - column); }
 
-  // G g G^T for 16 rows and `width(column)` columns of (kPlaces, rows, width).
-  void places(std::int64_t row, std::int64_t column, float* out) const {
+  // G g G^T of a piece for 16 rows and `width(column)` columns; `out` is at this row of (kPlaces, total, width).
+  void places(std::int64_t piece, std::int64_t row, std::int64_t column, float* out) const {
     float copy[9 * kLanes * kLanes];
-    const std::int64_t wide = width(column);
+    const std::int64_t wide = width(column), total = pieces.count() * rows, last = pieces.size - 1;
+    const std::int64_t top = pieces.row(piece), left = pieces.column(piece);
+    const bool copied = transposed || pieces.count() > 1;
     for (std::int64_t c = 0; c < wide; c += kLanes) {
       const float* taps[9];
       for (std::int64_t k = 0; k < 9; ++k) {
-        const float* const tap = data + (turned ? 8 - k : k) * rows * columns;
-        taps[k] = tap + row * columns + column + c;
-        if (!transposed) continue;
+        const std::int64_t u = top + k / 3, v = left + k % 3;
         float* const square = copy + k * kLanes * kLanes;
-        transpose(tap + (column + c) * rows + row, rows, square, kLanes, kLanes, kLanes);
-        taps[k] = square;
+        if (copied) taps[k] = square;
+        if (u > last || v > last) {
+          std::memset(square, 0, kLanes * kLanes * sizeof(float));
+          continue;
+        }
+        const float* const tap =
+            data + (turned ? (last - u) * pieces.size + last - v : u * pieces.size + v) * rows * columns;
+        if (transposed) {
+          transpose(tap + (column + c) * rows + row, rows, square, kLanes, kLanes, kLanes);
+        } else if (copied) {
+          for (std::int64_t r = 0; r < kLanes; ++r) {
+            std::copy_n(tap + (row + r) * columns + column + c, kLanes, square + r * kLanes);
+          }
+        } else {
+          taps[k] = tap + row * columns + column + c;
+        }
       }
-      kernels().winograd.kernel_places(taps, transposed ? kLanes : columns, kLanes, out + row * wide + c, wide,
-                                       rows * wide);
+      kernels().winograd.kernel_places(taps, copied ? kLanes : columns, kLanes, out + c, wide, total * wide);
     }
   }
 };
@@ -115,28 +162,37 @@ struct Added {
   bool relu = false;
 };
 
-// result[...] = sum over 3x3 pixels and channels of from[...] kernel[...], and what is added. `to` describes the result.
+// result[...] = sum over the kernel's pixels and channels of from[...] kernel[...], and what is added. `to` describes
+// the result.
 void correlate(const Images& from, const Kernel& kernel, const Images& to, const Added& added, float* result) {
   const Tiles tiles(to.count, to.height, to.width);
-  const std::int64_t in = from.channels, out = to.channels;
-  // Each thread has some of the tiles, and all use G g G^T. If there are fewer tiles than channels, this would be larger
-  // than the images: then each thread has some of the channels of all tiles, and their part of it for one product.
+  const Pieces& pieces = kernel.pieces;
+  const std::int64_t in = pieces.count() * from.channels, out = to.channels;
+  // Each thread has some of the tiles, and all use G g G^T. If there are fewer tiles than channels, this would be
+  // larger than the images: then each thread has some of the channels of all tiles, and their part of it for one
+  // product.
   const std::int64_t threads = thread_count(), wides = (out + kWide - 1) / kWide, width = std::min(kWide, out);
   const std::int64_t splits = tiles.count < out ? std::min(threads, wides) : 1;
   const std::int64_t shares = threads / splits, each = up((tiles.count + shares - 1) / shares, kRows);
   const std::int64_t parts = (tiles.count + each - 1) / each, tasks = parts * splits;
   const bool shared = splits == 1;
-  const std::int64_t some = std::min(each, shared ? block(in + width, kRows) : kBlock);
-  const Matrices a(some, in), sums(some, width);
+  // The sums of several pieces are held for all columns, so that the tiles of only one piece are at hand.
+  const std::int64_t held = pieces.count() > 1 ? (wides + splits - 1) / splits : 1;
+  const std::int64_t some = std::min(each, shared ? block(from.channels + held * width, kRows) : kBlock);
+  const Matrices a(some, from.channels), sums(some, width);
   const std::int64_t taps = kPlaces * in * (shared ? out : width), edge = std::max(in, width);
-  const std::int64_t own = a.size + sums.size + width + (shared ? 0 : taps);
+  const std::int64_t own = a.size + held * sums.size + width + (shared ? 0 : taps);
   auto* const zeros = static_cast<float*>(scratch((edge + tasks * own + (shared ? taps : 0)) * sizeof(float)));
   float* const common = zeros + edge + tasks * own;
   std::memset(zeros, 0, edge * sizeof(float));
+  // 16 rows, which are of one piece, of the panel for these columns
+  auto fill = [&](std::int64_t row, std::int64_t column, float* panel) {
+    kernel.places(row / from.channels, row % from.channels, column, panel + row * kernel.width(column));
+  };
   if (shared) {
     auto place = [&](std::int64_t i) {
       const std::int64_t column = i % wides * kWide;
-      kernel.places(i / wides * kLanes, column, common + kPlaces * in * column);
+      fill(i / wides * kLanes, column, common + kPlaces * in * column);
     };
     parallel(wides * in / kLanes, false, place);
   }
@@ -144,40 +200,52 @@ void correlate(const Images& from, const Kernel& kernel, const Images& to, const
   auto work = [&](std::int64_t task) {
     float* const matrices = zeros + edge + task * own;
     float* const products = matrices + a.size;
-    float* const nowhere = products + sums.size;  // for results outside the image
+    float* const nowhere = products + held * sums.size;  // for results outside the image
     float* const panel = nowhere + width;
     const std::int64_t part = task / splits, split = task % splits, end = std::min(tiles.count, (part + 1) * each);
+    const std::int64_t first_wide = wides * split / splits, last_wide = wides * (split + 1) / splits;
+    // The results of some tiles and columns, from the sums of products
+    auto finish = [&](std::int64_t first, std::int64_t last, std::int64_t column, const float* sum) {
+      const float* const bias = added.bias != nullptr ? added.bias + column : nullptr;
+      tiles.each(first, last, [&](std::int64_t t, std::int64_t n, std::int64_t i, std::int64_t j) {
+        const float *pixels[4], *residual[4];
+        float* results[4];
+        to.pixels<2>(n, i, j, nullptr, pixels);
+        for (int k = 0; k < 4; ++k) {
+          const bool inside = pixels[k] != nullptr;
+          const std::int64_t place = inside ? pixels[k] - to.data + column : 0;
+          results[k] = inside ? result + place : nowhere;
+          residual[k] = inside && added.residual != nullptr ? added.residual + place : zeros;
+        }
+        kernels().winograd.results(sum + t * sums.row, sums.step, kernel.width(column), bias,
+                                   added.residual != nullptr ? residual : nullptr, added.relu, results);
+      });
+    };
     for (std::int64_t first = part * each; first < end; first += some) {
       const std::int64_t last = std::min(end, first + some);
-      tiles.each(first, last, [&](std::int64_t t, std::int64_t n, std::int64_t i, std::int64_t j) {
-        const float* pixels[16];
-        from.pixels<4>(n, i, j, zeros, pixels);
-        kernels().winograd.tile(pixels, in, 0, 4, matrices + t * a.row, a.step);
-      });
-      for (std::int64_t w = wides * split / splits; w < wides * (split + 1) / splits; ++w) {
-        const std::int64_t column = w * kWide, columns = kernel.width(column);
-        float* const places = shared ? common + kPlaces * in * column : panel;
-        if (!shared) {
-          for (std::int64_t row = 0; row < in; row += kLanes) kernel.places(row, column, panel);
-        }
-        for (std::int64_t p = 0; p < kPlaces; ++p) {
-          kernels().winograd.product(matrices + p * a.step, a.row, last - first, places + p * in * columns, columns, in,
-                                     products + p * sums.step, sums.row);
-        }
+      for (std::int64_t piece = 0; piece < pieces.count(); ++piece) {
+        const Images moved = from.of(pieces, piece);
         tiles.each(first, last, [&](std::int64_t t, std::int64_t n, std::int64_t i, std::int64_t j) {
-          const float *pixels[4], *residual[4];
-          float* results[4];
-          to.pixels<2>(n, i, j, nullptr, pixels);
-          for (int k = 0; k < 4; ++k) {
-            const bool inside = pixels[k] != nullptr;
-            const std::int64_t place = inside ? pixels[k] - to.data + column : 0;
-            results[k] = inside ? result + place : nowhere;
-            residual[k] = inside && added.residual != nullptr ? added.residual + place : zeros;
-          }
-          kernels().winograd.results(products + t * sums.row, sums.step, columns,
-                                     added.bias != nullptr ? added.bias + column : nullptr,
-                                     added.residual != nullptr ? residual : nullptr, added.relu, results);
+          const float* pixels[16];
+          moved.pixels<4>(n, i, j, zeros, pixels);
+          kernels().winograd.tile(pixels, from.channels, 0, 4, matrices + t * a.row, a.step);
         });
+        for (std::int64_t w = 0; w < last_wide - first_wide; ++w) {
+          const std::int64_t column = (first_wide + w) * kWide, columns = kernel.width(column);
+          const std::int64_t row = piece * from.channels;
+          float* const places = shared ? common + kPlaces * in * column : panel;
+          float* const sum = products + (held > 1 ? w * sums.size : 0);
+          if (!shared) {
+            for (std::int64_t r = 0; r < from.channels; r += kLanes) fill(row + r, column, panel);
+          }
+          for (std::int64_t p = 0; p < kPlaces; ++p) {
+            if (!pieces.in(piece, p)) continue;
+            const auto product = piece == 0 ? kernels().winograd.product : kernels().winograd.add_product;
+            product(matrices + p * a.step, a.row, last - first, places + (p * in + row) * columns, columns,
+                    from.channels, sum + p * sums.step, sums.row);
+          }
+          if (piece + 1 == pieces.count()) finish(first, last, column, sum);
+        }
       }
     }
   };
@@ -185,18 +253,18 @@ void correlate(const Images& from, const Kernel& kernel, const Images& to, const
 }
 
 // kernel[u, v, ...] = sum of x[...] y[...]; rows and columns of the kernel are the channels of x and y, or swapped.
-void gradient(const Images& x, const Images& y, bool swapped, float* kernel) {
+void gradient(const Images& x, const Images& y, const Pieces& pieces, bool swapped, float* kernel) {
   const Tiles tiles(y.count, y.height, y.width);
-  const std::int64_t rows = swapped ? y.channels : x.channels, columns = swapped ? x.channels : y.channels;
-  const std::int64_t size = rows * columns;
+  const std::int64_t in = pieces.count() * x.channels;
+  const std::int64_t rows = swapped ? y.channels : in, columns = swapped ? in : y.channels, size = rows * columns;
   // A thread computes some places of some tiles. With many channels, it computes few places, to hold fewer sums.
   const std::int64_t threads = thread_count();
   const std::int64_t splits = size < kSums ? 1 : threads % 4 == 0 ? 4 : threads % 2 == 0 ? 2 : 1;
   const std::int64_t fit = std::max(std::int64_t{1}, kMost / (kPlaces * size));
   const std::int64_t parts = std::min({(tiles.count + kRows - 1) / kRows, threads / splits, fit});
   const std::int64_t each = (tiles.count + parts - 1) / parts, held = kPlaces / splits;
-  const std::int64_t some = std::min(up(each, kRows), block((x.channels + y.channels) / splits, kLeast));
-  const Matrices a(some, x.channels), b(some, y.channels);
+  const std::int64_t some = std::min(up(each, kRows), block((in + y.channels) / splits, kLeast));
+  const Matrices a(some, in), b(some, y.channels);
   const std::int64_t edge = up(std::max(x.channels, y.channels), kLanes), own = (a.size + b.size) / splits;
   auto* const sums =
       static_cast<float*>(scratch((kPlaces * size * parts + edge + parts * splits * own) * sizeof(float)));
@@ -215,30 +283,42 @@ void gradient(const Images& x, const Images& y, bool swapped, float* kernel) {
       const std::int64_t last = std::min(end, first + some);
       tiles.each(first, last, [&](std::int64_t t, std::int64_t n, std::int64_t i, std::int64_t j) {
         const float* pixels[16];
-        x.pixels<4>(n, i, j, zeros, pixels);
-        kernels().winograd.tile(pixels, x.channels, top, under, first_matrices + t * a.row, a.step);
+        for (std::int64_t piece = 0; piece < pieces.count(); ++piece) {
+          x.of(pieces, piece).pixels<4>(n, i, j, zeros, pixels);
+          float* const row = first_matrices + t * a.row + piece * x.channels;
+          kernels().winograd.tile(pixels, x.channels, top, under, row, a.step);
+        }
         y.pixels<2>(n, i, j, zeros, pixels);
         kernels().winograd.spread(pixels, y.channels, top, under, second_matrices + t * b.row, b.step);
       });
       for (std::int64_t p = 0; p < held; ++p) {
         const float *left = first_matrices + p * a.step, *right = second_matrices + p * b.step;
-        std::int64_t left_row = a.row, right_row = b.row;
+        float* const sum = own_sums + p * size;
+        const std::int64_t used = pieces.used(split * held + p) * x.channels;
         if (swapped) {
-          std::swap(left, right);
-          std::swap(left_row, right_row);
+          kernels().winograd.outer(right, b.row, rows, left, a.row, used, last - first, sum, columns);
+        } else {
+          kernels().winograd.outer(left, a.row, used, right, b.row, columns, last - first, sum, columns);
         }
-        kernels().winograd.outer(left, left_row, rows, right, right_row, columns, last - first, own_sums + p * size);
       }
     }
   };
   parallel(parts * splits, false, work);
 
-  auto finish = [&](std::int64_t r) {
+  // A row of a piece
+  const std::int64_t own_rows = swapped ? rows : x.channels, width = swapped ? x.channels : columns;
+  auto finish = [&](std::int64_t i) {
+    const std::int64_t piece = i / own_rows, r = i % own_rows;
     float* taps[9];
-    for (int k = 0; k < 9; ++k) taps[k] = kernel + (k * rows + r) * columns;
-    kernels().winograd.kernel_taps(sums + r * columns, size, parts, kPlaces * size, columns, taps);
+    for (std::int64_t k = 0; k < 9; ++k) {
+      const std::int64_t u = pieces.row(piece) + k / 3, v = pieces.column(piece) + k % 3;
+      const bool inside = std::max(u, v) < pieces.size;
+      taps[k] = inside ? kernel + ((u * pieces.size + v) * own_rows + r) * width : nullptr;
+    }
+    const float* const from = sums + (swapped ? r * columns + piece * width : i * columns);
+    kernels().winograd.kernel_taps(from, size, parts, kPlaces * size, width, taps);
   };
-  parallel(rows, false, finish);
+  parallel(pieces.count() * own_rows, false, finish);
 }
 
 // Images (N, height, width, channels) of this shape.
@@ -254,39 +334,45 @@ bool all(const Ints& numbers, std::int64_t least, std::int64_t most) {
 
 bool suits_winograd(const Convolution& c) {
   if (c.type != Type::float32 || c.x.size() != 4 || c.y.size() != 4 || c.kernel.size() != 4) return false;
+  const std::int64_t size = c.kernel[0];
+  if (size != 3 && size != 5) return false;
   for (const Ints* edges : {&c.low, &c.high}) {
-    if (edges->size() != 2 || !all(*edges, 0, 2)) return false;
+    if (edges->size() != 2 || !all(*edges, 0, size - 1)) return false;
   }
   if (c.groups != 1 || !all(c.strides, 1, 1) || !all(c.dilation, 1, 1)) return false;
   if (!(c.activation.empty() || c.activation == "relu")) return false;
   if (c.kind == Kind::kernel && c.bias) return false;  // JAX sums a bias's gradient itself
   // Of a description that does not fit, oneDNN says so.
-  if (c.kernel != Ints{3, 3, c.x[3], c.y[3]} || c.x[0] != c.y[0]) return false;
+  if (c.kernel != Ints{size, size, c.x[3], c.y[3]} || c.x[0] != c.y[0]) return false;
   for (int i = 0; i < 2; ++i) {
-    if (c.y[i + 1] != c.x[i + 1] + c.low[i] + c.high[i] - 2) return false;
+    if (c.y[i + 1] != c.x[i + 1] + c.low[i] + c.high[i] - (size - 1)) return false;
   }
   if (c.x[3] % kLanes != 0 || c.y[3] % kLanes != 0) return false;
   // Measured beside oneDNN. With few channels, few tiles, or tiles that are half outside, it has more to do besides.
   const Ints& made = c.kind == Kind::input ? c.x : c.y;
   const Tiles tiles(made[0], made[1], made[2]);
+  if (3 * 16 * tiles.count > 2 * 9 * made[0] * made[1] * made[2]) return false;
   const bool gradient = c.kind == Kind::kernel;
-  return c.x[3] * c.y[3] >= (gradient ? 1024 : 512) && tiles.count >= (c.kind == Kind::output ? 16 : 32) &&
-         3 * 16 * tiles.count <= 2 * 9 * made[0] * made[1] * made[2];
+  const std::int64_t pairs = c.x[3] * c.y[3];
+  if (size == 5) return tiles.count >= 384 && tiles.count * pairs >= std::int64_t{1} << 20;
+  return pairs >= (gradient ? 1024 : 512) && tiles.count >= (c.kind == Kind::output ? 16 : 32);
 }
 
 void winograd(const Convolution& c, const Arrays& arrays) {
   auto* const kernel = static_cast<float*>(arrays.kernel);
+  const Pieces pieces{c.kernel[0]};
+  const std::int64_t edge = pieces.size - 1;
   const Images x = images(c.x, arrays.x, c.low[0], c.low[1]), y = images(c.y, arrays.y);
   if (c.kind == Kind::output) {
     const Added added{static_cast<const float*>(arrays.bias), static_cast<const float*>(arrays.residual),
                       !c.activation.empty()};
-    correlate(x, {kernel, c.x[3], c.y[3], c.swapped, false}, y, added, static_cast<float*>(arrays.y));
+    correlate(x, {kernel, c.x[3], c.y[3], c.swapped, false, pieces}, y, added, static_cast<float*>(arrays.y));
   } else if (c.kind == Kind::input) {
-    const Images padded = images(c.y, arrays.y, 2 - c.low[0], 2 - c.low[1]);
-    correlate(padded, {kernel, c.y[3], c.x[3], !c.swapped, true}, images(c.x, arrays.x), {},
+    const Images padded = images(c.y, arrays.y, edge - c.low[0], edge - c.low[1]);
+    correlate(padded, {kernel, c.y[3], c.x[3], !c.swapped, true, pieces}, images(c.x, arrays.x), {},
               static_cast<float*>(arrays.x));
   } else {
-    gradient(x, y, c.swapped, kernel);
+    gradient(x, y, pieces, c.swapped, kernel);
   }
 }
 
