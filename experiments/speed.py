@@ -10,7 +10,8 @@ command exits with an error. Then it takes turns with jaxcnn, so that other load
 one of medians over the same turns. Only one process computes at a time. A pause after each turn lets the other
 process's threads go to sleep. The first call of a turn is not counted: many virtual machines give memory that has been
 free for two seconds back to their host, so that the first step after a pause takes up to twice as long as one in a
-training run (MobileNetV2: 1359 ms, then 514 and 520).
+training run (MobileNetV2: 1359 ms, then 514 and 520). Sometimes the second one does, too, so at least three calls are
+counted, and a turn's time is their median.
 
 The first call includes tracing, compilation and execution. Memory is the peak of the process, libraries included; on a
 GPU (`--device gpu`), it is the peak of the GPU memory of its arrays. On a GPU, batches are larger, and all libraries
@@ -48,8 +49,8 @@ Mode = Literal["train", "infer"]
 MODES: dict[Mode, str] = {"train": "training step", "infer": "inference"}
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "equinox", "keras", "torch", "torchvision", "onnxruntime", "openvino")
 
-TURN, PAUSE, TURNS = 0.25, 0.02, 5
-"""Seconds of calls in a turn, seconds between turns, and the minimum number of turns."""
+TURN, CALLS, PAUSE, TURNS = 0.25, 3, 0.02, 4
+"""Seconds of calls in a turn, the least number of them, seconds between turns, and the least number of turns."""
 
 # Tolerances for a peer's outputs, relative to the largest, its first loss, relative to itself, and its later losses,
 # relative to their change over three steps. Float32 rounding gives 1e-6 to 1e-5 for outputs; an epsilon of 1e-5 in
@@ -116,8 +117,8 @@ class Worker:
         return self._answer()
 
     def turn(self) -> float:
-        """The median seconds of the calls in a turn of about a quarter of a second, after one that is not counted."""
-        calls = min(100, max(1, round(TURN / self.built["call"])))
+        """The median seconds of a turn's calls, at least three or a quarter of a second, after one that is not counted."""
+        calls = min(100, max(CALLS, round(TURN / self.built["call"])))
         seconds = statistics.median(self._ask(str(calls)))
         time.sleep(PAUSE)
         return seconds
@@ -183,7 +184,7 @@ def _list(values: np.ndarray) -> str:
 
 
 def take_turns(ours: Worker, theirs: Worker | None, seconds: float) -> tuple[list[float], list[float]]:
-    """Milliseconds of a call in each turn, for a number of seconds and at least five turns."""
+    """Milliseconds of a call in each turn, for a number of seconds and at least four turns."""
     mine: list[float] = []
     other: list[float] = []
     end = time.perf_counter() + seconds
@@ -343,7 +344,7 @@ def speed(
         jaxcnn in float32.
       device: the CPU, or JAX's first GPU.
       batch_size: number of images; depends on the network and the device when not given.
-      seconds: timing per peer, network and mode, in seconds; at least five turns are taken.
+      seconds: timing per peer, network and mode, in seconds; at least four turns are taken.
       quick: small batches and images and the minimum number of turns, to test the command.
       ablation: compare with jaxcnn without each of its CPU forms, in place of other libraries.
       json_file: file for all results, written after each measurement.
