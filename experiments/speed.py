@@ -117,7 +117,7 @@ class Worker:
         return self._answer()
 
     def turn(self) -> float:
-        """The median seconds of a turn's calls, at least three or a quarter of a second, after one that is not counted."""
+        """The median seconds of at least three calls and a quarter of a second, after one call that is not counted."""
         calls = min(100, max(CALLS, round(TURN / self.built["call"])))
         seconds = statistics.median(self._ask(str(calls)))
         time.sleep(PAUSE)

@@ -21,7 +21,7 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 _TYPES: dict[Any, str] = {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}
 _NAMES = {
     "data": "NAME", "recipe": "NAME", "task": "NAME", "optimizer": "NAME", "schedule": "NAME", "layer": "NAME",
-    "sort": "NAME",
+    "sort": "NAME", "models": "NAME", "peers": "NAME", "libraries": "NAME",
     "options": "NAME=VALUE,...", "augment": "NAME,...", "fresh": "LAYER,...", "freeze": "LAYER,...",
     "size": "HEIGHT,WIDTH", "input": "HEIGHT,WIDTH,CHANNELS", "coordinator": "HOST:PORT",
     "fold": "NUMBER/COUNT", "over": "NAME=VALUE,...",
@@ -122,21 +122,31 @@ def _told(name: str, hint: Any, default: Any) -> Any:
     bare, extras = hint, list[Any]()
     if typing.get_origin(hint) is Annotated:
         bare, *extras = typing.get_args(hint)
-    options = [each for each in typing.get_args(bare) if each is not type(None)] or [bare]
     optional = type(None) in typing.get_args(bare)
+    options = [each for each in typing.get_args(bare) if each is not type(None)] if optional else [bare]
+    only = options[0] if len(options) == 1 else bare
     takes, shown = None, "" if default is None else None
     if any("Positional" in str(extra) for extra in extras):  # tyro shows the field's name
         if typing.get_origin(bare) is tuple:
             given = isinstance(default, tuple)
             takes, shown = f"[{name.upper()} ...]" if given else f"{name.upper()} ...", None if given else "(required)"
-    elif len(options) == 1 and (optional or bare in _TYPES):
-        takes = _NAMES.get(name) if options[0] is str else None
-        takes = takes or _TYPES.get(options[0])
-    elif typing.get_origin(bare) is tuple and (kind := _TYPES.get(typing.get_args(bare)[0])):
-        counts = typing.get_args(bare)
-        takes = f"{kind} ..." if ... in counts else " ".join([kind] * len(counts))
+    elif only in _TYPES:
+        takes = (_NAMES.get(name) if only is str else None) or _TYPES[only]
+    elif typing.get_origin(only) is tuple:
+        kinds = [_kind(each) for each in typing.get_args(only) if each is not ...]
         if any("Append" in str(extra) for extra in extras):  # a value each time that the option is given
-            takes = _NAMES.get(name, kind)
+            takes = _NAMES.get(name, kinds[0])
+        elif ... in typing.get_args(only):
+            takes = f"{_NAMES.get(name, kinds[0])} ..."
+        else:
+            takes = _NAMES.get(name, "").replace(",", " ") or " ".join(kinds)
     if takes is None and shown is None:
         return hint
     return Annotated[hint, tyro.conf.arg(metavar=takes, help_behavior_hint=shown)]
+
+
+def _kind(hint: Any) -> str:
+    """What the help shows for one value of a tuple."""
+    if typing.get_origin(hint) is typing.Literal:
+        return "{" + ",".join(map(str, typing.get_args(hint))) + "}"
+    return _TYPES.get(hint, "VALUE")

@@ -20,6 +20,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.ops import convolution, product
 from jaxcnn.ops.backend import FORMS, general_form, ordered, stored, suits_cpu, switched_on
 from jaxcnn.ops.cpu.product import outer
+from jaxcnn.ops.precision import summed_product
 from tests.ops.cpu.test_cpu import needs_engine
 
 cpu = pytest.mark.skipif(not suits_cpu("stored"), reason="the forms are for a CPU")
@@ -178,6 +179,25 @@ SHAPES = [(1, 1, 1), (16, 130, 64), (7, 65, 48), (5, 13, 50), (32, 300, 1), (3, 
 
 
 @needs_engine
+@pytest.mark.parametrize("shape", [(5, 120, 7), (2, 24, 15, 9), (4, 6, 5, 8, 3)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@needs_engine
+def test_all_pixels_times_a_matrix_are_a_convolution(shape: tuple[int, ...], dtype: str) -> None:
+    """And its gradients; beside XLA's product: 1e-5 in float32, for sums in another order, one rounding in bfloat16."""
+    x, k, ct = (
+        jnp.asarray(normal(seed, *s), dtype) for seed, s in enumerate((shape, (shape[-1], 6), (*shape[:-1], 6)))
+    )
+
+    def both(product: Any) -> Any:
+        y, back = jax.vjp(product, x, k)
+        return y, *back(ct)
+
+    assert "@jaxcnn_convolution" in jax.jit(ops.matmul).lower(x, k).as_text()
+    found, expected = jax.jit(lambda: both(ops.matmul))(), both(lambda x, k: summed_product(x, k))
+    close(found, expected, 1e-5 if dtype == "float32" else 1e-2)
+    assert "@jaxcnn_convolution" not in jax.jit(ops.matmul).lower(x[:1, :4], k).as_text(), "few pixels"
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_few_outer_products(shape: tuple[int, int, int]) -> None:
     """Rows and columns that no register divides, and rows that several threads compute."""
