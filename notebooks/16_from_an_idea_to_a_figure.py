@@ -45,7 +45,7 @@ os.chdir(folder.name)  # the runs lie there
 
 # %%
 train, test = (cnn.data.load(DATA, split) for split in ("train", "test"))
-train = train.take(slice(2000))
+train = train.take(slice(1000))
 rng = np.random.default_rng(0)
 wrong = rng.random(len(train)) < 0.4
 classes = len(train.classes)
