@@ -1,8 +1,9 @@
 """Compiles this package's C++ library. `hatch_build.py` calls it when jaxcnn is installed; it is also a program.
 
 It needs a C++ compiler and the headers of two packages: `jaxlib` for XLA's foreign function interface, and
-`onednn-devel-cpu-gomp` for oneDNN. The library depends on no version of Python or jaxlib. This file imports nothing
-from jaxcnn, so it runs before jaxcnn is installed.
+`onednn-devel-cpu-gomp` for oneDNN. The library depends on no version of Python, and runs with the jaxlib of its headers
+and newer ones: an older one refuses it. So the headers are those of the oldest jaxlib that jaxcnn takes, whichever one is
+installed beside it (pyproject.toml). This file imports nothing from jaxcnn, so it runs before jaxcnn is installed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 LIBRARY = HERE / "libjaxcnn_cpu.so"
 ONEDNN, HEADERS, RUNTIME = "libdnnl.so.3", "onednn-devel-cpu-gomp", "onednn-cpu-gomp"
+JAXLIB = "0.10"  # whose headers are used
 COMPILERS = ("g++", "c++", "clang++")
 
 
@@ -35,7 +37,7 @@ def supported() -> bool:
 
 def fingerprint() -> str:
     """A hash of the C++ sources. It is compiled into the library, and a library of other sources is not called."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(JAXLIB.encode())
     for path in sorted((HERE / "src").iterdir()):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
@@ -59,6 +61,8 @@ def build() -> Path:
     jaxlib = importlib.util.find_spec("jaxlib")
     if jaxlib is None or jaxlib.origin is None:
         raise CannotBuild("jaxlib, which has XLA's headers, is not installed")
+    if not (found := importlib.metadata.version("jaxlib")).startswith(f"{JAXLIB}."):
+        raise CannotBuild(f"the headers of jaxlib {JAXLIB} are needed, and jaxlib {found} is installed")
     source, made = HERE / "src", LIBRARY.with_suffix(f".{os.getpid()}")
     command = [
         *compiler.split(), "-std=c++17", "-O3", "-DNDEBUG", "-fPIC", "-shared", "-ffunction-sections",

@@ -138,8 +138,11 @@ def _loaded() -> ctypes.CDLL | str:
         ctypes.c_char_p, ctypes.c_int64,
     ]  # fmt: skip
     library.jaxcnn_set_huge_pages(switched_on("pages"))
-    for name in HANDLERS:
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+    try:
+        for name in HANDLERS:
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+    except jax.errors.JaxRuntimeError as error:
+        return f"jaxlib {importlib.metadata.version('jaxlib')} does not take its library ({str(error).splitlines()[0]})"
     return library
 
 

@@ -590,6 +590,24 @@ def test_a_library_of_other_sources_is_not_called(monkeypatch: pytest.MonkeyPatc
     assert "install jaxcnn again" in library._loaded.__wrapped__()
 
 
+@needs_engine
+def test_a_library_that_jaxlib_refuses_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise jax.errors.JaxRuntimeError("the handler's API version (0.5) is incompatible\nand more")
+
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", refused)
+    assert library._loaded.__wrapped__().endswith("its library (the handler's API version (0.5) is incompatible)")
+
+
+def test_headers_that_older_jaxlibs_refuse_are_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(build, "LIBRARY", tmp_path / "libjaxcnn_cpu.so")
+    monkeypatch.setattr(build, "supported", lambda: True)
+    monkeypatch.setenv("CXX", "a-compiler")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.12.0")
+    with pytest.raises(build.CannotBuild, match=r"jaxlib 0\.10 are needed, and jaxlib 0\.12\.0 is installed"):
+        build.build()
+
+
 def test_nothing_is_built_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(build, "LIBRARY", tmp_path / "libjaxcnn_cpu.so")
     monkeypatch.setattr(build, "supported", lambda: True)
