@@ -1,9 +1,10 @@
 """Compiles this package's C++ library. `hatch_build.py` calls it when jaxcnn is installed; it is also a program.
 
 It needs a C++ compiler and the headers of two packages: `jaxlib` for XLA's foreign function interface, and
-`onednn-devel-cpu-gomp` for oneDNN. The library depends on no version of Python, and runs with the jaxlib of its headers
-and newer ones: an older one refuses it. So the headers are those of the oldest jaxlib that jaxcnn takes, whichever one is
-installed beside it (pyproject.toml). This file imports nothing from jaxcnn, so it runs before jaxcnn is installed.
+`onednn-devel-cpu-gomp` for oneDNN. The library depends on no version of Python, and runs with the jaxlib of its
+headers and newer ones; an older one refuses it. So the headers are those of the oldest jaxlib that jaxcnn takes,
+whichever one is installed beside it (pyproject.toml). This file imports nothing from jaxcnn, so it runs before jaxcnn
+is installed.
 """
 
 from __future__ import annotations
