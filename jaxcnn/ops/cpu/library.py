@@ -142,7 +142,8 @@ def _loaded() -> ctypes.CDLL | str:
         for name in HANDLERS:
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     except jax.errors.JaxRuntimeError as error:
-        return f"jaxlib {importlib.metadata.version('jaxlib')} does not take its library ({str(error).splitlines()[0]})"
+        found = importlib.metadata.version("jaxlib")
+        return f"jaxlib {found} refuses its library: install jaxcnn again ({str(error).splitlines()[0]})"
     return library
 
 

@@ -596,7 +596,9 @@ def test_a_library_that_jaxlib_refuses_is_not_called(monkeypatch: pytest.MonkeyP
         raise jax.errors.JaxRuntimeError("the handler's API version (0.5) is incompatible\nand more")
 
     monkeypatch.setattr(jax.ffi, "register_ffi_target", refused)
-    assert library._loaded.__wrapped__().endswith("its library (the handler's API version (0.5) is incompatible)")
+    assert library._loaded.__wrapped__().endswith(
+        "refuses its library: install jaxcnn again (the handler's API version (0.5) is incompatible)"
+    )
 
 
 def test_headers_that_older_jaxlibs_refuse_are_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
