@@ -111,7 +111,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     for record in found["results"]:
         assert record["first_call_s"] > 0
         assert record["peak_mib"] > 50
-        assert record["turns"] == 5
+        assert record["turns"] == speed.TURNS
         assert record["quartiles"][0] <= record["ms"] <= record["quartiles"][1]
         if record["peer"] == "flax_linen":
             assert record["difference"] < 1e-4
