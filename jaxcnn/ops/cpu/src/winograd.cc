@@ -33,7 +33,7 @@ struct Pieces {
   std::int64_t row(std::int64_t piece) const { return piece / side() * 3; }
   std::int64_t column(std::int64_t piece) const { return piece % side() * 3; }
 
-  // Up to which piece they have a part in a place.
+  // How many of the pieces, the first ones, include all that have a part in a place.
   std::int64_t used(std::int64_t place) const {
     std::int64_t piece = count();
     while (!in(piece - 1, place)) --piece;
