@@ -13,7 +13,8 @@
 
 namespace jaxcnn {
 
-// Whether `direct` computes this convolution, and faster than oneDNN does.
+// Whether `direct` computes this convolution, which is 2-D, in float32, of one group and not dilated, and faster than
+// oneDNN does.
 bool suits_direct(const Convolution& convolution);
 
 // Computes the convolution. Use it only during a turn.

@@ -19,7 +19,8 @@
 
 namespace jaxcnn {
 
-// Whether `winograd` computes this convolution, and faster than oneDNN does.
+// Whether `winograd` computes this convolution, which is 2-D, in float32, of one group and not dilated, and faster than
+// oneDNN does.
 bool suits_winograd(const Convolution& convolution);
 
 // Computes the convolution. Use it only during a turn.
