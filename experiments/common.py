@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ import jaxcnn as cnn
 from jaxcnn.cli.parse import BadOption, parse
 from jaxcnn.errors import UserError
 from jaxcnn.format import printable
+from jaxcnn.processors import cores
 
 
 def images(
@@ -95,8 +95,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def machine() -> str:
     """The hardware and the versions that the results were measured with."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {cores} cores, Python {platform.python_version()}"
+    return f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {cores()} cores, Python {platform.python_version()}"
 
 
 def main(experiment: Callable[..., None]) -> None:

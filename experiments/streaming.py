@@ -32,6 +32,7 @@ from experiments.peers.__main__ import peak
 from jaxcnn.data.load import find
 from jaxcnn.data.sources import Files
 from jaxcnn.errors import UserError
+from jaxcnn.processors import cores
 
 
 def streaming(
@@ -56,8 +57,7 @@ def streaming(
         raise UserError(f"--data {data}: expected a folder of image files")
     if len(files) < batch_size:
         raise UserError(f"--batch-size {batch_size}: {data} has {len(files)} images")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    loader = Loaders(files, data, split, (size, size), batch_size, workers or cores)
+    loader = Loaders(files, data, split, (size, size), batch_size, workers or cores())
     if memory is not None:
         use_of_memory(loader, epochs, memory)
         return
