@@ -27,10 +27,11 @@ def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     rows = x.size // max(x.shape[-1], 1)
     if dtype == jnp.float32 and kernel.size >= _LARGE and 0 < rows <= _ROWS:
         return cpu.product(x, kernel)
-    window = _one_pixel(x.ndim - 2)
-    pixel = kernel.reshape(*window[0], *kernel.shape)
-    if rows >= _PIXELS and cpu.takes(x, pixel, *window):
-        return cpu.conv(x, pixel, *window)
+    if rows >= _PIXELS:
+        window = _one_pixel(x.ndim - 2)
+        pixel = kernel.reshape(*window[0], *kernel.shape)
+        if cpu.takes(x, pixel, *window):
+            return cpu.conv(x, pixel, *window)
     return summed_product(x, kernel)
 
 

@@ -55,18 +55,6 @@ CASES: list[tuple[int, tuple[int, int], int, int, Pads]] = [
     (40, (8, 8), 16, 64, ((1, 0), (0, 1))),
     (2, (33, 30), 64, 16, ((2, 0), (1, 1))),
 ]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("arguments", CASES, ids=str)
-def test_winograd_is_the_convolution(arguments: Any, kind: str) -> None:
-    _, sizes, _, _, pads = arguments
-    for swapped in (False, True):
-        params = settings(kind, sizes, pads, swapped)
-        operands = case(kind, *arguments, swapped)
-        is_the_convolution(*operands, params, "winograd")
-
-
 # As above; in the last two, an image's tiles are fewer than its results' channels, which the threads then divide.
 CASES_5X5: list[tuple[int, tuple[int, int], int, int, Pads]] = [
     (8, (14, 14), 32, 96, ((2, 2), (2, 2))),
@@ -79,11 +67,14 @@ CASES_5X5: list[tuple[int, tuple[int, int], int, int, Pads]] = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("arguments", CASES_5X5, ids=str)
-def test_a_5x5_kernel_is_four_of_3x3(arguments: Any, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("size", "arguments"), [*((3, case) for case in CASES), *((5, case) for case in CASES_5X5)], ids=str
+)
+def test_winograd_is_the_convolution(size: int, arguments: Any, kind: str) -> None:
     _, sizes, _, _, pads = arguments
     for swapped in (False, True):
-        is_the_convolution(*case(kind, *arguments, swapped, 5), settings(kind, sizes, pads, swapped, 5), "winograd")
+        params = settings(kind, sizes, pads, swapped, size)
+        is_the_convolution(*case(kind, *arguments, swapped, size), params, "winograd")
 
 
 @pytest.mark.slow
