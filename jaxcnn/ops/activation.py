@@ -6,11 +6,14 @@ slices of a pool one number at a time: tanh and a mean of 2x2 on 128 images of 2
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxcnn.ops.backend import stored
 from jaxcnn.ops.precision import rounded, wide
@@ -54,8 +57,42 @@ def _stored(function: Callable[[jax.Array], jax.Array], tangent: Callable[..., j
     return run
 
 
+def _recomputed(function: Callable[[jax.Array], jax.Array], derivative: Callable[[jax.Array], jax.Array]) -> Any:
+    """The function f with f'(x) = `derivative(x)`, of which XLA keeps x and f(x) for the backward pass, and no more.
+
+    XLA stores what the two functions share, so they must not share an exponential or the like.
+    """
+
+    @jax.custom_jvp
+    def run(x: jax.Array) -> jax.Array:
+        return function(x)
+
+    @run.defjvp
+    def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        (x,), (dx,) = primals, tangents
+        return run(x), dx * derivative(x)
+
+    return run
+
+
+def _silu_derivative(x: jax.Array) -> jax.Array:
+    t = jnp.tanh(x / 2)  # sigmoid(x) = (1 + t) / 2
+    return (1 + t) / 2 * (1 + x * (1 - t) / 2)
+
+
+def _gelu_derivative(x: jax.Array) -> jax.Array:
+    density = jnp.exp(-x * x / 2) * (2 * math.pi) ** -0.5
+    return (1 + lax.erf(x * 0.5**0.5)) / 2 + x * density
+
+
+_relu6 = _stored(lambda x: jnp.clip(x, 0, 6), lambda y, dx: jnp.where((y > 0) & (y < 6), dx, 0))
 _tanh = _stored(jnp.tanh, lambda y, dx: (dx + dx * y) * (1 - y))
 _sigmoid = _stored(jax.nn.sigmoid, lambda y, dx: dx * y * (1 - y))
+_hard_swish = _recomputed(
+    lambda x: x * jnp.clip(x + 3, 0, 6) / 6, lambda x: jnp.where(x >= 3, 1, jnp.where(x <= -3, 0, x / 3 + 0.5))
+)
+_silu = _recomputed(jax.nn.silu, _silu_derivative)
+_gelu = _recomputed(functools.partial(jax.nn.gelu, approximate=False), _gelu_derivative)
 
 
 @_one_step
@@ -73,32 +110,31 @@ def sigmoid(x: jax.Array) -> jax.Array:
 @_one_step
 def relu6(x: jax.Array) -> jax.Array:
     """min(max(0, x), 6); its derivative is 1 where 0 < x < 6 and 0 elsewhere."""
-    return jnp.where(x >= 6, jnp.asarray(6, x.dtype), relu(x))
+    return _relu6(x)
 
 
 @_one_step
 def hard_sigmoid(x: jax.Array) -> jax.Array:
     """min(max(0, x + 3), 6) / 6, computed in float32 at least."""
-    return rounded(relu6(wide(x) + 3) / 6, x.dtype)
+    return rounded(_relu6(wide(x) + 3) / 6, x.dtype)
 
 
 @_one_step
 def hard_swish(x: jax.Array) -> jax.Array:
-    """x min(max(0, x + 3), 6) / 6, computed in float32 at least."""
-    values = wide(x)
-    return rounded(values * relu6(values + 3) / 6, x.dtype)
+    """x min(max(0, x + 3), 6) / 6, computed in float32 at least; its derivative is 0 at -3 and 1 at 3."""
+    return rounded(_hard_swish(wide(x)), x.dtype)
 
 
 @_one_step
 def silu(x: jax.Array) -> jax.Array:
     """x sigmoid(x), computed in float32 at least."""
-    return rounded(jax.nn.silu(wide(x)), x.dtype)
+    return rounded(_silu(wide(x)), x.dtype)
 
 
 @_one_step
 def gelu(x: jax.Array) -> jax.Array:
     """x (1 + erf(x / sqrt(2))) / 2, computed in float32 at least."""
-    return rounded(jax.nn.gelu(wide(x), approximate=False), x.dtype)
+    return rounded(_gelu(wide(x)), x.dtype)
 
 
 @_one_step
