@@ -57,7 +57,14 @@ from jaxcnn.ops.convolution import conv, conv_transpose, convolve
 from jaxcnn.ops.correlation import correlation
 from jaxcnn.ops.fusion import fuse
 from jaxcnn.ops.nms import nms
-from jaxcnn.ops.normalization import batch_norm, batch_normalize, batch_statistics, local_response_norm, normalize
+from jaxcnn.ops.normalization import (
+    batch_norm,
+    batch_normalize,
+    batch_statistics,
+    layer_norm,
+    local_response_norm,
+    normalize,
+)
 from jaxcnn.ops.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, global_max_pool, max_pool, sum_pool
 from jaxcnn.ops.precision import rounded, spread, wide
 from jaxcnn.ops.product import matmul
@@ -83,6 +90,7 @@ __all__ = [
     "global_max_pool",
     "hard_sigmoid",
     "hard_swish",
+    "layer_norm",
     "local_response_norm",
     "matmul",
     "max_pool",

@@ -28,7 +28,7 @@ FORMS = {
     "onednn": "convolutions, their gradients, and products of a few rows by oneDNN (jaxcnn.ops.cpu)",
     "direct": "convolutions of few channels as products of matrices that lie in the image (jaxcnn.ops.cpu)",
     "winograd": "3x3 and 5x5 convolutions of stride 1 by Winograd's algorithm, with half the products (jaxcnn.ops.cpu)",
-    "sums": "batch statistics, and the sums of their gradients, in one pass each (jaxcnn.ops.cpu)",
+    "sums": "batch statistics, layer normalization, and their gradients, in one pass each (jaxcnn.ops.cpu)",
     "products": "convolutions of few pixels with a large kernel as one matrix product",
     "stored": "values that XLA would compute again in each use are stored",
     "maximum": "max pooling that writes down which pixel was the largest, for its gradient",

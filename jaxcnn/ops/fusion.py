@@ -21,12 +21,12 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jaxcnn.ops import cpu, jaxpr
 from jaxcnn.ops.activation import NAMED
 from jaxcnn.ops.backend import stored_p
+from jaxcnn.ops.cpu import library
 from jaxcnn.ops.cpu.fused import ACTIVATIONS
-from jaxcnn.ops.precision import spread
 
 _LAX = {"tanh": "tanh", "logistic": "sigmoid"}  # activations that are primitives of JAX
 _WRAPPED = ("relu6", "silu", "hard_swish")  # activations of `jax.nn` that are one step of a program, a call
-_FOLD = 3  # numbers of the output that there must be for each of the kernel, for the kernel to be multiplied
+_SAME = ("broadcast_in_dim", "convert_element_type", "copy", "expand_dims", "reshape", "squeeze")  # of the same numbers
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,8 +43,8 @@ def fuse(function: Callable[P, T]) -> Callable[P, T]:
     The activation is one of this package's `relu`, `relu6`, `silu`, `hard_swish`, `gelu`, `gelu_tanh`, `tanh` and
     `sigmoid`, or one of `jax.nn`'s `relu`, `relu6`, `silu`, `hard_swish`, `tanh` and `sigmoid`.
 
-    The product kernel f is computed in each call. Where the kernel is large for its image, that costs more than it
-    saves, and the chain is left as it is.
+    The kernel is multiplied in each call, while it is copied into the layout that oneDNN needs. f and s are computed in
+    the same call from the variables that they depend on (`Affine`).
 
     Args:
       function: pytrees of arrays to a pytree of arrays. Arguments by keyword are not traced: `train=False`.
@@ -91,17 +91,6 @@ class _Chain:
     residual: Any = None
     activation: str = ""
 
-    @property
-    def scaled(self) -> bool:
-        return any(name == "mul" for name, _ in self.affine)
-
-    @property
-    def pays(self) -> bool:
-        # A kernel's number read, multiplied and written took 1.8 ns (ResNet-50, batch 8), an output's that is written
-        # once instead of twice saved 0.6.
-        kernel, output = (math.prod(_shape(v)) for v in (self.conv.invars[1], self.conv.outvars[0]))
-        return len(self.steps) > 1 and not (self.scaled and kernel * _FOLD > output)
-
 
 def _chains(program: Jaxpr) -> list[_Chain]:
     """The chains of a program, none of whose steps is in two of them."""
@@ -129,7 +118,7 @@ def _chains(program: Jaxpr) -> list[_Chain]:
                     break
                 chain.steps += at
                 value = program.eqns[at[0]].outvars[0]
-            if chain.pays:
+            if len(chain.steps) > 1:
                 taken.update(chain.steps)
                 chains.append(chain)
     return chains
@@ -239,7 +228,7 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 def _fused(program: Jaxpr, values: Sequence[Any]) -> list[Any]:
     """The results of a program, each chain of which is one step."""
-    chains = _chains(program)
+    chains, made = _chains(program), jaxpr.makers(program)
     last = {id(program.eqns[chain.steps[-1]]): chain for chain in chains}
     inside = {id(program.eqns[i]) for chain in chains for i in chain.steps[:-1]}
 
@@ -247,7 +236,7 @@ def _fused(program: Jaxpr, values: Sequence[Any]) -> list[Any]:
         if id(eqn) in inside:
             return [None] * len(eqn.outvars)  # which nothing reads
         if id(eqn) in last:
-            return [_compute(last[id(eqn)], read)]
+            return [_compute(last[id(eqn)], made, read)]
         if eqn.primitive.name == "jit" and _has_conv(eqn):
             body = eqn.params["jaxpr"]
             return _fused(body.jaxpr, [*body.consts, *map(read, eqn.invars)])
@@ -262,19 +251,77 @@ def _has_conv(eqn: JaxprEqn) -> bool:
     return body is not None and any(e.primitive is cpu.convolution_p or _has_conv(e) for e in body.eqns)
 
 
-def _compute(chain: _Chain, read: Callable[[Any], Any]) -> jax.Array:
+def _compute(chain: _Chain, made: dict[Any, JaxprEqn], read: Callable[[Any], Any]) -> jax.Array:
     x, kernel = map(read, chain.conv.invars)
-    kernel = kernel.astype(x.dtype)
     features = kernel.shape[-1:]
-    factor, shift = jnp.ones(features, x.dtype), jnp.zeros(features, x.dtype)
-    for name, vector in chain.affine:
-        v = jnp.broadcast_to(jnp.ravel(read(vector)), features).astype(x.dtype)
-        if name == "mul":
-            factor, shift = factor * v, shift * v
-        else:
-            shift = shift + v if name == "add" else shift - v
-    if chain.scaled:
-        kernel = kernel * spread(factor, kernel)
+    steps = _Steps(made, features[0])
+    affine = steps.affine(chain.affine)
+    vectors = [jnp.broadcast_to(jnp.ravel(read(v)), features).astype(jnp.float32) for v in steps.vectors]
     residual = None if chain.residual is None else read(chain.residual)
     window = _window(chain.conv)
-    return cpu.conv_fused(x, kernel, shift, residual, activation=chain.activation, **window)
+    return cpu.conv_fused(x, kernel, *vectors, affine=affine, residual=residual, activation=chain.activation, **window)
+
+
+class _Steps:
+    """Makes an `Affine` of the part of a program that computes vectors of `(features,)`.
+
+    Attributes:
+      vectors: the values that it is given: those that are computed by other operations, or not at all.
+    """
+
+    def __init__(self, made: dict[Any, JaxprEqn], features: int) -> None:
+        self.vectors: list[Any] = []
+        self._made, self._features = made, features
+        self._found: dict[Any, int] = {}  # the steps and, as negative numbers, the vectors
+        self._steps: list[tuple[str, int, int]] = []
+        self._constants: list[float] = []
+
+    def affine(self, chain: Sequence[tuple[str, Any]]) -> cpu.Affine:
+        """The factor and the shift of a chain's products and sums."""
+        factor = shift = None
+        for name, value in chain:
+            i = self._register(value)
+            if name == "mul":
+                factor = i if factor is None else self._step("mul", factor, i)
+                shift = shift if shift is None else self._step("mul", shift, i)
+            elif shift is None:
+                shift = i if name == "add" else self._step("neg", i)
+            else:
+                shift = self._step(name, shift, i)
+        place = self._place
+        steps = tuple(
+            step if step[0] == "constant" else (step[0], place(step[1]), place(step[2])) for step in self._steps
+        )
+        ends = {n: -1 if i is None else place(i) for n, i in (("factor", factor), ("shift", shift))}
+        return cpu.Affine(steps, tuple(self._constants), **ends)
+
+    def _place(self, i: int) -> int:
+        """The number of a register: the vectors come first."""
+        return -1 - i if i < 0 else len(self.vectors) + i
+
+    def _step(self, name: str, first: int, second: int | None = None) -> int:
+        self._steps.append((name, first, first if second is None else second))
+        return len(self._steps) - 1
+
+    def _register(self, value: Any) -> int:
+        if isinstance(value, Literal):
+            self._constants.append(float(value.val))
+            self._steps.append(("constant", len(self._constants) - 1, 0))
+            return len(self._steps) - 1
+        if value not in self._found:
+            self._found[value] = self._computed(value)
+        return self._found[value]
+
+    def _computed(self, value: Var) -> int:
+        eqn = self._made.get(value)
+        if eqn is not None and all(self._is_vector(v) for v in (value, *eqn.invars)):
+            name = eqn.primitive.name
+            if name in _SAME and len(eqn.invars) == 1:
+                return self._register(eqn.invars[0])
+            if name in library.OPERATIONS and len(eqn.invars) <= 2:
+                return self._step(name, *map(self._register, eqn.invars))
+        self.vectors.append(value)
+        return -len(self.vectors)
+
+    def _is_vector(self, value: Any) -> bool:
+        return math.prod(_shape(value)) in (1, self._features) and value.aval.dtype == jnp.float32

@@ -127,6 +127,26 @@ def normalize(
     return y.astype(x.dtype)
 
 
+def layer_norm(x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, eps: float) -> jax.Array:
+    """Normalizes each pixel by the mean and variance of its channels: y = (x - mean) / sqrt(var + eps) * scale + bias.
+
+    Computed in at least float32, and returned in x's dtype.
+
+    Args:
+      x: `(..., C)`.
+      scale, bias: `(C,)`; None for 1 and 0.
+
+    Source: Ba, Kiros and Hinton, Layer normalization (2016).
+    """
+    if cpu.normalizes(x):
+        like = jnp.ones(x.shape[-1:], jnp.float32)
+        factor = like if scale is None else scale.astype(like.dtype)
+        return cpu.layer_norm(x, factor, jnp.zeros_like(like) if bias is None else bias.astype(like.dtype), eps)
+    values = wide(x)
+    mean, var, _ = batch_statistics(values, (-1,))
+    return rounded(normalize(values, mean[..., None], var[..., None], scale, bias, eps), x.dtype)
+
+
 def _factor(var: jax.Array, scale: jax.Array | None, eps: float, dtype: Any) -> jax.Array:
     """scale / sqrt(var + eps)."""
     factor = lax.rsqrt(var.astype(dtype) + jnp.asarray(eps, dtype))

@@ -218,7 +218,7 @@ WINDOW = {"strides": (1, 1), "pads": ((0, 0), (0, 0)), "dilation": (1, 1)}
 IMAGE, KERNEL = normal(0, 2, 6, 5, 3), normal(1, 3, 3, 3, 4)
 PRIMITIVES: dict[str, Callable[[Any, Any], Any]] = {
     cpu.convolution_p.name: lambda x, k: cpu.conv(x, k, **WINDOW),
-    cpu.conv_fused_p.name: lambda x, k: cpu.conv_fused(x, k, k[0, 0, 0], **WINDOW),
+    cpu.conv_fused_p.name: lambda x, k: cpu.conv_fused(x, k, k[0, 0, 0], affine=cpu.Affine(shift=0), **WINDOW),
     cpu.product_p.name: lambda x, k: cpu.product(x, k[0, 0]),
     stored_p.name: lambda x, k: stored(x),
     "jaxcnn_pool": lambda x, k: jax.grad(lambda x: jnp.sum(ops.max_pool(x, 2) * k[0, 0, 0, 0]))(x),

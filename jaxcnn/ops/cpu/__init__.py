@@ -9,8 +9,8 @@ Linux on x86-64, XLA computes the convolutions, with the same results.
 - `primitive`: the convolution and its gradients as a JAX primitive with its rules.
 - `fused`: the convolution with the operations that follow it in inference.
 - `product`: a few rows times a large matrix, and the matrix's gradient.
-- `channels`, `pooling`: batch statistics, the sums of their gradient, and max pooling. This package computes them
-  itself, in vectors and on oneDNN's threads (`src/kernels.inc`).
+- `channels`, `rows`, `pooling`: batch statistics and the sums of their gradient, layer normalization, and max
+  pooling. This package computes them itself, in vectors and on oneDNN's threads (`src/kernels.inc`).
 - `src/direct.h`: convolutions of few channels, which this package computes itself where it is faster.
 - `src/winograd.h`: 3x3 and 5x5 convolutions of stride 1, likewise.
 - `partition`: a batch that `jit` divides among several devices.
@@ -28,7 +28,7 @@ calls. The last 1024 primitives of oneDNN are kept, one per shape.
 """
 
 from jaxcnn.ops.cpu.channels import affine, moments, sums_channels
-from jaxcnn.ops.cpu.fused import conv_fused, conv_fused_p
+from jaxcnn.ops.cpu.fused import Affine, conv_fused, conv_fused_p
 from jaxcnn.ops.cpu.library import about, notice, unavailable
 from jaxcnn.ops.cpu.pooling import max_pool, pools, put
 from jaxcnn.ops.cpu.primitive import (
@@ -41,8 +41,10 @@ from jaxcnn.ops.cpu.primitive import (
     takes_transposed,
 )
 from jaxcnn.ops.cpu.product import outer_p, product, product_p
+from jaxcnn.ops.cpu.rows import layer_norm, normalizes
 
 __all__ = [
+    "Affine",
     "about",
     "affine",
     "available",
@@ -51,8 +53,10 @@ __all__ = [
     "conv_fused_p",
     "conv_transpose",
     "convolution_p",
+    "layer_norm",
     "max_pool",
     "moments",
+    "normalizes",
     "notice",
     "pools",
     "product",

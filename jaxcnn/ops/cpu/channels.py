@@ -28,7 +28,7 @@ moments_p.multiple_results = sums_p.multiple_results = True
 
 def sums_channels(x: jax.Array) -> bool:
     """Whether `moments` and `affine` are used for this image. A batch that several devices share is left to XLA."""
-    return x.size >= _LEAST and suits_cpu("sums", x) and alone(x, *library.TYPES)
+    return suits_cpu("sums", x) and x.size >= _LEAST and alone(x, *library.TYPES)
 
 
 @jax.custom_jvp

@@ -19,11 +19,18 @@ from jaxcnn.ops.backend import suits_cpu, switched_on
 from jaxcnn.ops.cpu.build import LIBRARY, ONEDNN, RUNTIME, fingerprint, supported
 from jaxcnn.ops.geometry import Ints, Window
 
-CONVOLUTION, PRODUCT, OUTER = "jaxcnn_convolution", "jaxcnn_product", "jaxcnn_outer"  # the handlers of XLA
+# The handlers of XLA
+CONVOLUTION, CONVOLUTION_FUSED = "jaxcnn_convolution", "jaxcnn_convolution_fused"
+PRODUCT, OUTER = "jaxcnn_product", "jaxcnn_outer"
 MOMENTS, SUMS = "jaxcnn_moments", "jaxcnn_sums"
+LAYER_NORM, LAYER_NORM_GRADIENT = "jaxcnn_layer_norm", "jaxcnn_layer_norm_gradient"
 MAX_POOL, MAX_POOL_GRADIENT = "jaxcnn_max_pool", "jaxcnn_max_pool_gradient"
-HANDLERS = (CONVOLUTION, PRODUCT, OUTER, MOMENTS, SUMS, MAX_POOL, MAX_POOL_GRADIENT)
+HANDLERS = (
+    CONVOLUTION, CONVOLUTION_FUSED, PRODUCT, OUTER, MOMENTS, SUMS, LAYER_NORM, LAYER_NORM_GRADIENT, MAX_POOL,
+    MAX_POOL_GRADIENT,
+)  # fmt: skip
 KINDS = ("output", "input", "kernel")  # in the order of the C++ enumeration
+OPERATIONS = ("constant", "add", "sub", "mul", "div", "neg", "sqrt", "rsqrt")  # on vectors, likewise
 TYPES = ("float32", "bfloat16")
 
 _noticed: list[str] = []  # the text that `notice` has returned in this process

@@ -212,31 +212,19 @@ def _own() -> dict[str, bool]:
     return {form: switched_on(form) for form in ("direct", "winograd")}
 
 
-def call(
-    a: jax.Array,
-    b: jax.Array,
-    *operands: jax.Array,
-    bias: bool = False,
-    residual: bool = False,
-    activation: str = "",
-    **params: Any,
-) -> jax.Array:
-    """The result by oneDNN; further operands are the bias and the residual."""
+def attributes(**params: Any) -> dict[str, Any]:
+    """What a call says of a convolution of any kind."""
     low, high = zip(*params["pads"], strict=True)
     numbers = {"strides": params["strides"], "low": low, "high": high, "dilation": params["dilation"]}
-    return jax.ffi.ffi_call(library.CONVOLUTION, result(a, b, **params))(
-        a,
-        b,
-        *operands,
-        kind=np.int64(library.KINDS.index(params["kind"])),
-        **{name: np.array(value, np.int64) for name, value in numbers.items()},
-        groups=np.int64(params["groups"]),
-        swapped=params["swapped"],
-        bias=bias,
-        residual=residual,
-        **_own(),
-        activation=activation,
-    )
+    arrays = {name: np.array(value, np.int64) for name, value in numbers.items()}
+    return {**arrays, "groups": np.int64(params["groups"]), **_own()}
+
+
+def call(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
+    """The result by oneDNN."""
+    kind = np.int64(library.KINDS.index(params["kind"]))
+    run = jax.ffi.ffi_call(library.CONVOLUTION, result(a, b, **params))
+    return run(a, b, kind=kind, swapped=params["swapped"], **attributes(**params))
 
 
 def _onednn(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:

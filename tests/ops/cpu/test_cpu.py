@@ -174,7 +174,14 @@ def test_what_follows_is_right(activation: str) -> None:
         given = [(b, r) for b in (bias, None) for r in (residual, None)]
         found = jax.jit(
             lambda x, kernel, settings=settings, given=given: [
-                cpu.conv_fused(x, kernel, b, r, activation=activation, **settings) for b, r in given
+                cpu.conv_fused(
+                    *(x, kernel) if b is None else (x, kernel, b),
+                    affine=fused.NOTHING if b is None else fused.SHIFT,
+                    residual=r,
+                    activation=activation,
+                    **settings,
+                )
+                for b, r in given
             ]
         )(x, kernel)
         for one, operands in zip(found, given, strict=True):
@@ -182,6 +189,56 @@ def test_what_follows_is_right(activation: str) -> None:
             with jax.enable_x64(True):
                 expected = np.asarray(fused.ACTIVATIONS[activation](jnp.asarray(total)))
             close(one, expected)
+
+
+EVERY_STEP = cpu.Affine(
+    (
+        ("constant", 0, 0), ("constant", 1, 0),  # registers 2 and 3, after the two vectors
+        ("add", 1, 2), ("sqrt", 4, 0), ("div", 0, 5), ("rsqrt", 4, 0), ("neg", 7, 0), ("sub", 8, 3), ("mul", 9, 0),
+    ),
+    (0.5, 2.0), factor=6, shift=10,
+)  # fmt: skip
+
+
+@needs_engine
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("image", "size", "groups", "code"),
+    [
+        ((2, 9, 3), (3, 3, 8), 1, ""),
+        ((2, 9, 8, 3), (3, 3, 3, 8), 1, "direct"),
+        ((2, 9, 8, 16), (1, 1, 16, 48), 1, ""),
+        ((2, 9, 8, 17), (2, 3, 17, 33), 1, ""),
+        ((4, 20, 20, 32), (3, 3, 32, 80), 1, "winograd"),
+        ((4, 32, 32, 32), (5, 5, 32, 96), 1, "winograd"),
+        ((2, 9, 8, 12), (3, 3, 3, 16), 4, ""),
+        ((2, 9, 8, 16), (3, 3, 1, 16), 16, ""),
+        ((2, 5, 5, 5, 16), (2, 2, 2, 16, 70), 1, ""),
+    ],
+    ids=str,
+)
+def test_a_factor_is_right(image: Any, size: Any, groups: int, code: str, dtype: str) -> None:
+    """y = relu(conv(x, kernel) factor + shift) beside float64: in bfloat16, kernel and result are rounded to 8 bits."""
+    x, kernel = array(0, *image).astype(dtype), array(1, *size)
+    vectors = [array(2, size[-1]), jnp.abs(array(3, size[-1]))]
+    ndim = len(size) - 2
+    window = {"strides": (1,) * ndim, "pads": ((0, 0),) * ndim, "dilation": (1,) * ndim, "groups": groups}
+    shapes = image, size, convolutions.out_shape(image, size, window)
+    own = {"bias": True, "activation": "relu", "direct": True, "winograd": True, "wide": dtype == "bfloat16"}
+    used = library.implementation("output", dtype, *shapes, **window, **own)
+    assert used == code if code and dtype == "float32" else used not in ("direct", "winograd")
+    run = partial(cpu.conv_fused, affine=EVERY_STEP, activation="relu", **window)
+    scale, variance = wide(*vectors)
+    factor, shift = scale / np.sqrt(variance + 0.5), (-1 / np.sqrt(variance + 0.5) - 2) * scale
+    expected = np.maximum(convolutions.convolution(*wide(x, kernel), window) * factor + shift, 0)
+    for function in (run, fused_plain(run)):
+        found = wide(jax.jit(function)(x, kernel, *vectors))[0]
+        close(found, expected.astype(np.float32), 1e-5 if dtype == "float32" else 2**-7)
+
+
+def fused_plain(run: Any) -> Any:
+    """The same by XLA's operations."""
+    return lambda *arrays: fused.plain(*arrays, **run.keywords, residual=False, wide=arrays[0].dtype != arrays[1].dtype)
 
 
 @needs_engine
@@ -266,7 +323,7 @@ def test_windows_wholly_in_the_padding() -> None:
     """The two taps of each window are beside the only column: sums of nothing, and then the bias."""
     x, kernel = array(0, 1, 5, 1, 8), array(1, 3, 2, 8, 8)
     window = {"strides": (2, 2), "pads": ((0, 0), (1, 3)), "dilation": (1, 2)}
-    y = cpu.conv_fused(x, kernel, jnp.arange(8.0), activation="relu", **window)
+    y = cpu.conv_fused(x, kernel, jnp.arange(8.0), affine=fused.SHIFT, activation="relu", **window)
     same(y, jnp.broadcast_to(jnp.arange(8.0), (1, 2, 2, 8)))
     gradients = jax.grad(lambda x, k: cpu.conv(x, k, **window).sum(), (0, 1))(x, kernel)
     same(gradients, (jnp.zeros_like(x), jnp.zeros_like(kernel)))
@@ -494,8 +551,6 @@ def test_a_refused_description_is_an_error(own: bool) -> None:
         "kind": np.int64(0),
         "groups": np.int64(1),
         "swapped": False,
-        "bias": False,
-        "residual": False,
         "direct": own,
         "winograd": own,
         **numbers,
@@ -504,7 +559,7 @@ def test_a_refused_description_is_an_error(own: bool) -> None:
 
     def call(out: tuple[int, ...], *operands: jax.Array, **changed: Any) -> jax.Array:
         result = jax.ShapeDtypeStruct(out, operands[0].dtype)
-        settings = attributes | pads | {"activation": ""} | changed
+        settings = attributes | pads | changed
         return jax.jit(lambda *a: jax.ffi.ffi_call(library.CONVOLUTION, result)(*a, **settings))(*operands)
 
     right = (2, 6, 6, 64)
@@ -513,17 +568,49 @@ def test_a_refused_description_is_an_error(own: bool) -> None:
         ("refused", ((2, 7, 6, 64), x, kernel), {}),
         ("refused", ((1, 6, 6, 64), x, kernel), {}),
         ("refused", (right, x, kernel[:, :, :16]), {}),
-        ("refused", (right, x, kernel), {"activation": "sine"}),
         ("refused", (right, x, kernel), {"strides": np.array([0, 1])}),
         ("refused", (right, x, kernel), {"low": np.zeros(1, np.int64)}),
         ("refused", ((2, 6, 64), x[:, 0], kernel), {}),
-        ("too few or too many", (right, x, kernel), {"bias": True}),
+        ("number of arguments", (right, x, kernel, x), {}),
         ("unknown kind", (right, x, kernel), {"kind": np.int64(7)}),
         ("other types", (right, x.astype(jnp.float16), kernel.astype(jnp.float16)), {}),
     ):
         with pytest.raises(jax.errors.JaxRuntimeError, match=expected):
             call(*arguments, **changed).block_until_ready()
     close(call(right, x, kernel), plain(x, kernel, **WINDOW | {"pads": ((0, 0), (0, 0))}))
+
+
+@needs_engine
+def test_a_refused_fused_call_is_an_error() -> None:
+    """Of a call made by hand."""
+    x, kernel, vector = array(0, 2, 8, 8, 32), array(1, 3, 3, 32, 64), array(2, 64)
+    window = {"strides": (1, 1), "pads": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1}
+    attributes = {**primitive.attributes(**window), **fused.SHIFT.attributes(), "residual": False, "activation": ""}
+
+    def call(*operands: jax.Array, **changed: Any) -> jax.Array:
+        result = jax.ShapeDtypeStruct((2, 6, 6, 64), jnp.float32)
+        settings = attributes | changed
+        return jax.jit(lambda *a: jax.ffi.ffi_call(library.CONVOLUTION_FUSED, result)(*a, **settings))(*operands)
+
+    def code(*numbers: int) -> dict[str, Any]:
+        return {"code": np.array(numbers, np.int64)}
+
+    right = (x, kernel, vector)
+    close(call(*right), plain(x, kernel, **window) + vector)
+    for expected, operands, changed in (
+        ("refused", right, {"activation": "sine"}),
+        ("does not fit", (x, kernel, vector[:32]), {}),
+        ("does not fit", (x, kernel, vector.astype(jnp.bfloat16)), {}),
+        ("does not fit", right, {"residual": True}),
+        ("too few arrays", (x, kernel), {"residual": True}),
+        ("no register", (x, kernel), {}),
+        ("no register", right, {"factor": np.int64(1)}),
+        ("no register", right, code(1, 0, 7)),
+        ("no register", right, code(0, 0, 0)),
+        ("no operation", right, code(99, 0, 0)),
+    ):
+        with pytest.raises(jax.errors.JaxRuntimeError, match=expected):
+            call(*operands, **changed).block_until_ready()
 
 
 def test_a_filter_larger_than_the_image_is_an_error_in_python() -> None:

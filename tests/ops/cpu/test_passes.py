@@ -1,4 +1,5 @@
-"""This package's own passes over an image on a CPU: batch statistics, the sums of their gradient, max pooling.
+"""This package's own passes over an image on a CPU: batch statistics and the sums of their gradient, layer
+normalization, max pooling.
 
 Statistics and gradients are compared with float64 formulas. Tolerance 1e-5 of the largest value: float32 has 6e-8, and
 a gradient of a batch norm is a difference of terms some ten times as large.
@@ -20,7 +21,7 @@ from helpers import close, normal, same
 import jaxcnn as cnn
 from jaxcnn import ops
 from jaxcnn.ops import cpu, maximum
-from jaxcnn.ops.cpu import channels
+from jaxcnn.ops.cpu import channels, rows
 from tests.ops.cpu.test_cpu import needs_engine
 
 pytestmark = needs_engine
@@ -176,6 +177,92 @@ def test_statistics_that_devices_share() -> None:
     parts = jax.vmap(lambda x: ops.batch_statistics(x, (0, 1), "parts")[:2], axis_name="parts")(x)
     whole = ops.batch_statistics(x, (0, 1, 2))[:2]
     close(jax.tree.map(lambda a: a[3], parts), whole, 1e-6)
+
+
+# --- layer normalization -----------------------------------------------------------------------------------------
+
+ROWS = [(4, 33, 31, 16), (30, 90, 3), (2, 40, 40, 65), (5, 4), (40, 1025), (8, 7, 7, 768), (600, 100)]
+
+
+@pytest.fixture
+def _rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "_LEAST", 0)
+
+
+def normalized(x: jax.Array, scale: Any, bias: Any) -> jax.Array:
+    """The formula."""
+    mean = x.mean(-1, keepdims=True)
+    return (x - mean) / jnp.sqrt(jnp.square(x - mean).mean(-1, keepdims=True) + 1e-3) * scale + bias
+
+
+@pytest.mark.usefixtures("_rows")
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("shape", ROWS, ids=str)
+def test_layer_norm_and_its_derivatives_are_those_of_float64(shape: tuple[int, ...], dtype: Any) -> None:
+    """In bfloat16 the results are rounded once, to 8 bits; the sums of the gradients are float32's."""
+    x, dy = (jnp.asarray(a, dtype) for a in (image(0, *shape), normal(1, *shape)))
+    scale, bias = jnp.asarray(normal(2, shape[-1])), jnp.asarray(normal(3, shape[-1]))
+
+    def derivatives(function: Any, *args: Any) -> Any:
+        y, back = jax.vjp(function, *args[:3])
+        return y, back(args[3]), jax.jvp(function, args[:3], (args[3], *args[1:3]))[1]
+
+    def ours(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+        assert cpu.normalizes(x)
+        return ops.layer_norm(x, scale, bias, 1e-3)
+
+    y, (dx, *sums), tangent = jax.jit(lambda *args: derivatives(ours, *args))(x, scale, bias, dy)
+    with jax.enable_x64(True):
+        expected = derivatives(normalized, *map(jnp.asarray, wide(x, scale, bias, dy)))
+        (want_y, (want_dx, *want_sums), want_tangent) = jax.tree.map(np.asarray, expected)
+    tolerance = 1e-5 if dtype == jnp.float32 else 2**-7
+    close(wide(y, dx, tangent), [want_y, want_dx, want_tangent], tolerance)
+    close(wide(*sums), want_sums)
+    assert y.dtype == dx.dtype == tangent.dtype == dtype
+
+
+@pytest.mark.usefixtures("_rows")
+@pytest.mark.parametrize(("scale", "bias"), [(True, False), (False, True), (False, False)])
+def test_layer_norm_without_scale_or_bias(scale: bool, bias: bool) -> None:
+    layer = cnn.layer_norm(1e-3, scale=scale, bias=bias)
+    x = jnp.asarray(image(0, 5, 6, 24))
+    params, state = layer.init(jax.random.key(0), x)
+    assert "jaxcnn_layer_norm" in str(jax.make_jaxpr(lambda x: layer.apply(params, state, x))(x))
+    close(layer.apply(params, state, x)[0], normalized(x, 1, 0))
+
+
+@pytest.mark.usefixtures("_rows")
+def test_second_derivatives_and_vmap_of_layer_norm() -> None:
+    """Of three times the values of one example, and of scales of their own."""
+    x, scale, bias = jnp.asarray(image(0, 3, 4, 24)), jnp.asarray(normal(1, 24)), jnp.asarray(normal(2, 24))
+
+    def energy(function: Any) -> Any:
+        return lambda x, s, b: (jnp.sin(function(x, s, b)) * x).sum()
+
+    def hessian(function: Any) -> Any:
+        gradient = jax.grad(energy(function), (0, 1, 2))
+        forward = jax.jvp(gradient, (x, scale, bias), (2 * x, bias, scale))[1]
+        back = jax.grad(lambda *args: sum(jnp.square(g).sum() for g in gradient(*args)), (0, 1, 2))(x, scale, bias)
+        return forward, back
+
+    def ours(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+        return ops.layer_norm(x, scale, bias, 1e-3)
+
+    close(jax.jit(lambda: hessian(ours))(), jax.jit(lambda: hessian(normalized))(), 1e-4)  # cancels twice
+    several = jnp.stack([scale, bias, scale + 1])
+    for axes in ((0, None, None), (0, 0, 0), (None, 0, None)):
+        args = [a if d is None else b for d, a, b in zip(axes, (x[0], scale, bias), (x, several, several), strict=True)]
+        for function in (ours, jax.grad(energy(ours), (0, 1, 2))):
+            reference = normalized if function is ours else jax.grad(energy(normalized), (0, 1, 2))
+            close(jax.jit(jax.vmap(function, axes))(*args), jax.vmap(reference, axes)(*args), 1e-4)
+    linear = jax.linear_transpose(lambda dy: jax.vjp(ours, x, scale, bias)[1](dy), x)
+    close(linear((x, scale, bias))[0], jax.jvp(normalized, (x, scale, bias), (x, scale, bias))[1], 1e-5)
+
+
+def test_layer_norm_twice_has_the_same_bits() -> None:
+    x = jnp.asarray(image(0, 16, 56, 56, 96))
+    run = jax.jit(lambda x: jax.vjp(lambda *a: ops.layer_norm(*a, 1e-6), x, x[0, 0, 0], x[1, 0, 0])[1](x))
+    same(run(x), run(x))
 
 
 # --- max pooling -------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ using BackwardData = dnnl::convolution_backward_data;
 using BackwardWeights = dnnl::convolution_backward_weights;
 
 constexpr std::size_t kAlignment = 64;
+constexpr std::int64_t kAlone = 1 << 14;  // a smaller kernel is multiplied by one thread
 
 // An image stored as (N, *spatial, C), in oneDNN's order of dimensions.
 memory::desc image(const Ints& shape, Type type) {
@@ -25,6 +26,8 @@ memory::desc image(const Ints& shape, Type type) {
   const Tag tag = shape.size() == 3 ? Tag::nwc : shape.size() == 4 ? Tag::nhwc : Tag::ndhwc;
   return memory::desc(dims, data_type(type), tag);
 }
+
+memory::desc vector(std::int64_t count) { return memory::desc({count}, memory::data_type::f32, Tag::a); }
 
 // A kernel stored as (*size, C / groups, K), or swapped, in oneDNN's order: (groups, K / groups, C / groups, *size).
 struct Kernel {
@@ -80,7 +83,7 @@ Plan plan(const Convolution& c, bool make) {
   const auto direct = dnnl::algorithm::convolution_direct;
   const memory::desc x = image(c.x, c.type), y = image(c.y, c.type), kernel = Kernel(c).any;
   const memory::desc forward_kernel = memory::desc(kernel.get_dims(), data_type(c.type), Tag::any);
-  const memory::desc bias = c.bias ? memory::desc({c.y.back()}, data_type(c.type), Tag::a) : memory::desc();
+  const memory::desc bias = c.bias ? vector(c.y.back()) : memory::desc();
 
   if (c.kind == Kind::output) {
     dnnl::post_ops after;
@@ -92,15 +95,15 @@ Plan plan(const Convolution& c, bool make) {
     return {desc, make ? dnnl::primitive(desc) : dnnl::primitive(), desc.weights_desc()};
   }
   // The gradients need the descriptor of the forward pass as a hint; its primitive is not made.
-  const Forward::primitive_desc hint(engine(), dnnl::prop_kind::forward_training, direct, x, forward_kernel, bias, y,
+  const Forward::primitive_desc hint(engine(), dnnl::prop_kind::forward_training, direct, x, forward_kernel, y,
                                      c.strides, dilation, c.low, c.high);
   if (c.kind == Kind::input) {
     const BackwardData::primitive_desc desc(engine(), direct, x, kernel, y, c.strides, dilation, c.low, c.high, hint,
                                             attributes);
     return {desc, make ? dnnl::primitive(desc) : dnnl::primitive(), desc.weights_desc()};
   }
-  const BackwardWeights::primitive_desc desc(engine(), direct, x, kernel, bias, y, c.strides, dilation, c.low, c.high,
-                                             hint, attributes);
+  const BackwardWeights::primitive_desc desc(engine(), direct, x, kernel, y, c.strides, dilation, c.low, c.high, hint,
+                                             attributes);
   return {desc, make ? dnnl::primitive(desc) : dnnl::primitive(), desc.diff_weights_desc()};
 }
 
@@ -140,9 +143,11 @@ class Ready {
     x_ = arguments_.at(to_x ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC);
     y_ = arguments_.at(to_y ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST);
     if (c.bias) {
-      bias_ = unset(memory::desc({c.y.back()}, data_type(c.type), Tag::a));
-      arguments_[to_kernel ? DNNL_ARG_DIFF_BIAS : DNNL_ARG_BIAS] = bias_;
+      bias_ = unset(vector(c.y.back()));
+      arguments_[DNNL_ARG_BIAS] = bias_;
     }
+    filters_ = c.y.back();
+    numbers_ = lies.get_size() / data_size(lies);
     if (c.residual) {
       residual_ = unset(image(c.y, c.type));
       arguments_[DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1] = residual_;
@@ -150,30 +155,48 @@ class Ready {
   }
 
   void run(const Arrays& arrays) {
-    auto* const space = static_cast<char*>(bytes_ > 0 ? scratch(bytes_) : nullptr);
+    const bool copied = arrays.factor != nullptr && !(layout_ && layout_->takes_factor());
+    const std::size_t bytes = aligned(bytes_) + copied * numbers_ * sizeof(float);
+    auto* const space = static_cast<char*>(bytes > 0 ? scratch(bytes) : nullptr);
+    void* kernel = arrays.kernel;
+    if (copied) {
+      kernel = space + aligned(bytes_);
+      multiply(static_cast<const float*>(arrays.kernel), arrays.factor, static_cast<float*>(kernel));
+    }
     x_.set_data_handle(arrays.x);
     y_.set_data_handle(arrays.y);
-    kernel_.set_data_handle(arrays.kernel);
+    kernel_.set_data_handle(kernel);
     const memory& result = kind_ == Kind::output ? y_ : kind_ == Kind::input ? x_ : kernel_;
     use_huge_pages(result.get_data_handle(), result.get_desc().get_size());
-    if (bias_) bias_.set_data_handle(arrays.bias);
+    if (bias_) bias_.set_data_handle(const_cast<float*>(arrays.bias));
     if (residual_) residual_.set_data_handle(arrays.residual);
     arguments_.at(DNNL_ARG_SCRATCHPAD).set_data_handle(space + kernel_bytes_);
     if (wanted_) wanted_.set_data_handle(space);
     if (reorder_) reordering_.at(DNNL_ARG_SCRATCHPAD).set_data_handle(space + kernel_bytes_);
-    if (wanted_ && kind_ != Kind::kernel) reorder(arrays.kernel, space);
+    if (wanted_ && kind_ != Kind::kernel) reorder(kernel, space, copied ? nullptr : arrays.factor);
     primitive_.execute(stream(), arguments_);
-    if (wanted_ && kind_ == Kind::kernel) reorder(arrays.kernel, space);
+    if (wanted_ && kind_ == Kind::kernel) reorder(kernel, space, nullptr);
     stream().wait();
   }
 
  private:
   // Into the layout of the primitive; of a gradient, out of it.
-  void reorder(void* kernel, void* blocks) {
+  void reorder(void* kernel, void* blocks, const float* factor) {
     if (!layout_) return reorder_.execute(stream(), reordering_);
     const auto floats = static_cast<float*>(kernel);
-    kind_ == Kind::kernel ? layout_->from_blocks(floats, blocks) : layout_->to_blocks(floats, blocks);
+    kind_ == Kind::kernel ? layout_->from_blocks(floats, blocks) : layout_->to_blocks(floats, blocks, factor);
   }
+
+  // Of a kernel that this package does not copy itself, a copy.
+  void multiply(const float* kernel, const float* factor, float* out) const {
+    const std::int64_t rows = static_cast<std::int64_t>(numbers_) / filters_;
+    auto row = [&](std::int64_t r) {
+      for (std::int64_t k = 0; k < filters_; ++k) out[r * filters_ + k] = kernel[r * filters_ + k] * factor[k];
+    };
+    parallel(rows, rows * filters_ < kAlone, row);
+  }
+
+  static std::size_t data_size(const memory::desc& desc) { return memory::data_type_size(desc.get_data_type()); }
 
   static std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -183,7 +206,8 @@ class Ready {
   std::optional<Layout> layout_;  // if it is one that this package copies itself
   memory x_, kernel_, wanted_, y_, bias_, residual_;
   std::unordered_map<int, memory> arguments_, reordering_;
-  std::size_t kernel_bytes_ = 0, bytes_ = 0;
+  std::int64_t filters_ = 0;
+  std::size_t numbers_ = 0, kernel_bytes_ = 0, bytes_ = 0;  // the kernel's numbers; bytes of scratch memory
 };
 
 // Whether every tap of the kernel lies on a pixel of the image in some window. If not, oneDNN's kernel gradients in

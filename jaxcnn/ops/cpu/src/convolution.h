@@ -24,7 +24,7 @@ struct Convolution {
   Ints strides, low, high, dilation;  // per spatial dimension; low and high are the padding before and after
   std::int64_t groups = 1;
   bool swapped = false;   // the kernel is stored as (*size, K, C); with one group only
-  bool bias = false;      // a vector (K,) is added to y; for Kind::kernel, its gradient is computed, too
+  bool bias = false;      // a vector (K,) is added to y
   bool residual = false;  // an array of y's shape is added to y
   bool wide = false;      // the kernel is in float32, and the images in bfloat16
   bool direct = false;    // this package's code for few channels may be used
@@ -34,13 +34,15 @@ struct Convolution {
   std::string key() const;
 };
 
-// The data. Bias and residual are not used if the description has none.
+// The data. Bias and residual are not used if the description has none. They are for Kind::output only, as the factor
+// is, a vector (K,) by which the float32 kernel is multiplied; it may be null.
 struct Arrays {
   void* x = nullptr;
   void* kernel = nullptr;
   void* y = nullptr;
-  void* bias = nullptr;
   void* residual = nullptr;
+  const float* bias = nullptr;
+  const float* factor = nullptr;
 };
 
 // Computes the convolution. Throws dnnl::error if oneDNN refuses the description, and std::bad_alloc.

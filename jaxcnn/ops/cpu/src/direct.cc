@@ -57,11 +57,11 @@ struct Kernel {
     return data + tap * channels * results + (swapped ? result * channels + channel : channel * results + result);
   }
 
-  // out (taps, channels, width): the results, and zeros.
-  void pack(std::int64_t width, float* out) const {
+  // out (taps, channels, width): the results, times the factor (results,) unless it is null, and zeros.
+  void pack(std::int64_t width, const float* factor, float* out) const {
     for (std::int64_t t = 0; t < taps(); ++t) {
       for (std::int64_t c = 0; c < channels; ++c, out += width) {
-        for (std::int64_t k = 0; k < results; ++k) out[k] = *at(t, c, k);
+        for (std::int64_t k = 0; k < results; ++k) out[k] = *at(t, c, k) * (factor != nullptr ? factor[k] : 1);
         std::fill(out + results, out + width, 0.0f);
       }
     }
@@ -110,7 +110,7 @@ struct Work {
 };
 
 struct Added {
-  const float* bias = nullptr;
+  const float *bias = nullptr, *factor = nullptr;
   bool relu = false, tanh = false;
 };
 
@@ -125,7 +125,7 @@ void correlate(const Images& x, const Kernel& kernel, std::int64_t stride, std::
   const std::int64_t own = work.copied + up(line + kRoom, 16);
   auto* const packed = static_cast<float*>(scratch((taps + width + work.threads * own) * sizeof(float)));
   float* const bias = packed + taps;
-  kernel.pack(width, packed);
+  kernel.pack(width, added.factor, packed);
   if (added.bias != nullptr) {
     std::memcpy(bias, added.bias, results * sizeof(float));
     std::fill(bias + results, bias + width, 0.0f);
@@ -252,7 +252,7 @@ void direct(const Convolution& c, const Arrays& arrays) {
   const Kernel kernel{static_cast<float*>(arrays.kernel), c.kernel[0], c.kernel[1], c.x[3], c.y[3], c.swapped};
   if (c.kind == Kind::kernel) return gradient(x, y, c.strides[0], c.strides[1], kernel);
   if (c.kind == Kind::input) return scatter(y, kernel, c.strides[0], c.strides[1], x);
-  const Added added{static_cast<const float*>(arrays.bias), c.activation == "relu", c.activation == "tanh"};
+  const Added added{arrays.bias, arrays.factor, c.activation == "relu", c.activation == "tanh"};
   correlate(x, kernel, c.strides[0], c.strides[1], added, y);
 }
 

@@ -6,13 +6,16 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "channels.h"
 #include "convolution.h"
+#include "layer_norm.h"
 #include "pages.h"
 #include "pooling.h"
 #include "product.h"
 #include "threads.h"
+#include "vectors.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -37,11 +40,6 @@ void take(const ffi::AnyBuffer& buffer, Ints& shape, void*& data) {
 std::optional<ffi::AnyBuffer> at(const ffi::RemainingArgs& operands, std::size_t index) {
   auto found = operands.get<ffi::AnyBuffer>(index);
   return found.has_value() ? std::optional(*found) : std::nullopt;
-}
-
-std::optional<ffi::AnyBuffer> at(const ffi::RemainingRets& results, std::size_t index) {
-  auto found = results.get<ffi::AnyBuffer>(index);
-  return found.has_value() ? std::optional(**found) : std::nullopt;
 }
 
 // Its type; empty if it is not supported.
@@ -70,23 +68,13 @@ ffi::Error run(Function function) {
   return ffi::Error::Success();
 }
 
-// Operands and results: y(x, kernel, bias?, residual?); x(y, kernel); (kernel, bias?)(x, y).
-ffi::Error call(ffi::RemainingArgs operands, ffi::RemainingRets results, std::int64_t kind, Span strides, Span low,
-                Span high, Span dilation, std::int64_t groups, bool swapped, bool bias, bool residual, bool direct,
-                bool winograd, std::string_view activation) {
-  Convolution c{static_cast<Kind>(kind), Type::float32, {}, {}, {}, ints(strides), ints(low), ints(high),
-                ints(dilation), groups, swapped, bias, residual, false, direct, winograd, std::string(activation)};
-  Arrays arrays;
-  const bool to_y = c.kind == Kind::output, to_kernel = c.kind == Kind::kernel;
-  if (operands.size() != (to_y ? 2u + bias + residual : 2u) || results.size() != (to_kernel ? 1u + bias : 1u)) {
-    return ffi::Error::InvalidArgument("jaxcnn: a convolution with too few or too many arrays");
-  }
-  const auto first = at(operands, 0), second = at(operands, 1);
-  const auto result = at(results, 0);
-  if (!first || !second || !result) return ffi::Error::InvalidArgument("jaxcnn: an operand that is no array");
+// A convolution of any kind: y(x, kernel), x(y, kernel) or kernel(x, y). `c` has its window and the code to use, to
+// which shapes and types are added.
+ffi::Error convolve(Convolution c, Arrays arrays, ffi::AnyBuffer first, ffi::AnyBuffer second, ffi::AnyBuffer result) {
+  const bool to_kernel = c.kind == Kind::kernel;
   // The images are of one type; the kernel is of this type, or in float32.
-  const ffi::AnyBuffer &image = to_kernel ? *second : *result, &kernel = to_kernel ? *result : *second;
-  const std::optional<Type> type = type_of(*first, image), kernel_type = type_of(kernel);
+  const ffi::AnyBuffer &image = to_kernel ? second : result, &kernel = to_kernel ? result : second;
+  const std::optional<Type> type = type_of(first, image), kernel_type = type_of(kernel);
   if (!type || !kernel_type || (*kernel_type != *type && *kernel_type != Type::float32)) {
     return ffi::Error::InvalidArgument("jaxcnn: a convolution of other types than float32 and bfloat16");
   }
@@ -94,28 +82,79 @@ ffi::Error call(ffi::RemainingArgs operands, ffi::RemainingRets results, std::in
   c.wide = *kernel_type != *type;
   switch (c.kind) {
     case Kind::output:
-      take(*first, c.x, arrays.x);
-      take(*second, c.kernel, arrays.kernel);
-      take(*result, c.y, arrays.y);
-      if (bias) arrays.bias = at(operands, 2)->untyped_data();
-      if (residual) arrays.residual = at(operands, 2 + bias)->untyped_data();
+      take(first, c.x, arrays.x);
+      take(second, c.kernel, arrays.kernel);
+      take(result, c.y, arrays.y);
       break;
     case Kind::input:
-      take(*first, c.y, arrays.y);
-      take(*second, c.kernel, arrays.kernel);
-      take(*result, c.x, arrays.x);
+      take(first, c.y, arrays.y);
+      take(second, c.kernel, arrays.kernel);
+      take(result, c.x, arrays.x);
       break;
     case Kind::kernel:
-      take(*first, c.x, arrays.x);
-      take(*second, c.y, arrays.y);
-      take(*result, c.kernel, arrays.kernel);
-      if (bias) arrays.bias = at(results, 1)->untyped_data();
+      take(first, c.x, arrays.x);
+      take(second, c.y, arrays.y);
+      take(result, c.kernel, arrays.kernel);
       break;
     default:
       return ffi::Error::InvalidArgument("jaxcnn: an unknown kind of convolution");
   }
   if (c.swapped) std::swap(c.kernel[c.kernel.size() - 2], c.kernel.back());
+  if (arrays.factor != nullptr && *kernel_type != Type::float32) {
+    return ffi::Error::InvalidArgument("jaxcnn: a factor for a kernel of another type than float32");
+  }
   return run([&] { jaxcnn::convolve(c, arrays); });
+}
+
+ffi::Error call(ffi::AnyBuffer first, ffi::AnyBuffer second, ffi::Result<ffi::AnyBuffer> result, std::int64_t kind,
+                Span strides, Span low, Span high, Span dilation, std::int64_t groups, bool swapped, bool direct,
+                bool winograd) {
+  Convolution c{static_cast<Kind>(kind), Type::float32, {}, {}, {}, ints(strides), ints(low), ints(high),
+                ints(dilation), groups, swapped};
+  c.direct = direct;
+  c.winograd = winograd;
+  return convolve(c, {}, first, second, *result);
+}
+
+// y = activation(conv(x, kernel factor) + shift + residual). Factor and shift are the registers of these numbers of a
+// program on vectors (K,); there is none where the number is negative.
+ffi::Error call_fused(ffi::AnyBuffer x, ffi::AnyBuffer kernel, ffi::RemainingArgs others, ffi::Result<ffi::AnyBuffer> y,
+                      Span strides, Span low, Span high, Span dilation, std::int64_t groups, bool residual, Span code,
+                      ffi::Span<const float> constants, std::int64_t factor, std::int64_t shift, bool direct,
+                      bool winograd, std::string_view activation) {
+  Convolution c{Kind::output, Type::float32, {}, {}, {}, ints(strides), ints(low), ints(high), ints(dilation), groups};
+  c.residual = residual;
+  c.bias = shift >= 0;
+  c.direct = direct;
+  c.winograd = winograd;
+  c.activation = std::string(activation);
+  if (others.size() < residual || y->dimensions().size() == 0) {
+    return ffi::Error::InvalidArgument("jaxcnn: a convolution with too few arrays");
+  }
+  const std::int64_t filters = y->dimensions().back();
+  Arrays arrays;
+  std::vector<const float*> vectors;
+  for (std::size_t i = 0; i < others.size(); ++i) {
+    const auto other = at(others, i);
+    const bool vector = i >= residual;
+    if (!other || (vector ? other->element_type() != ffi::DataType::F32 : other->element_type() != y->element_type()) ||
+        static_cast<std::int64_t>(other->element_count()) !=
+            (vector ? filters : static_cast<std::int64_t>(y->element_count()))) {
+      return ffi::Error::InvalidArgument("jaxcnn: a convolution with a residual or vector that does not fit");
+    }
+    if (vector) vectors.push_back(static_cast<const float*>(other->untyped_data()));
+    else arrays.residual = other->untyped_data();
+  }
+  std::vector<std::vector<float>> registers;
+  const ffi::Error computed = run([&] {
+    registers = jaxcnn::run({ints(code), {constants.begin(), constants.end()}}, vectors, filters);
+  });
+  if (computed.failure()) return computed;
+  const auto count = static_cast<std::int64_t>(registers.size());
+  if (factor >= count || shift >= count) return ffi::Error::InvalidArgument("jaxcnn: no register of this number");
+  if (factor >= 0) arrays.factor = registers[factor].data();
+  if (shift >= 0) arrays.bias = registers[shift].data();
+  return convolve(c, arrays, x, kernel, *y);
 }
 
 // (rows, inner), (inner, columns) or, transposed, (columns, inner).
@@ -196,6 +235,48 @@ ffi::Error sums(ffi::AnyBuffer y, ffi::AnyBuffer x, Vector centre, ffi::Result<V
                                 : sums_of<jaxcnn::Half>(y, x, centre, *total, *products);
 }
 
+// x (..., C), scale (C,), bias (C,) -> y (..., C)
+template <typename T>
+ffi::Error layer_norm_of(const ffi::AnyBuffer& x, Vector& scale, Vector& bias, float eps, ffi::AnyBuffer& y) {
+  const auto image = pixels<T>(x);
+  if (!image || y.element_count() != x.element_count() || !has(scale, image->channels) || !has(bias, image->channels)) {
+    return ffi::Error::InvalidArgument("jaxcnn: layer normalization of arrays that are empty or do not fit");
+  }
+  return run([&] {
+    jaxcnn::layer_norm(*image, scale.typed_data(), bias.typed_data(), eps, static_cast<T*>(y.untyped_data()));
+  });
+}
+
+ffi::Error layer_norm(ffi::AnyBuffer x, Vector scale, Vector bias, ffi::Result<ffi::AnyBuffer> y, float eps) {
+  const std::optional<Type> type = type_of(x, *y);
+  if (!type) return ffi::Error::InvalidArgument("jaxcnn: layer normalization of an array of another type");
+  return *type == Type::float32 ? layer_norm_of<float>(x, scale, bias, eps, *y)
+                                : layer_norm_of<jaxcnn::Half>(x, scale, bias, eps, *y);
+}
+
+// dy (..., C), x (..., C), scale (C,) -> dx (..., C), dscale (C,), dbias (C,)
+template <typename T>
+ffi::Error layer_norm_gradient_of(const ffi::AnyBuffer& dy, const ffi::AnyBuffer& x, Vector& scale, float eps,
+                                  ffi::AnyBuffer& dx, Vector& dscale, Vector& dbias) {
+  const auto image = pixels<T>(x);
+  if (!image || dy.element_count() != x.element_count() || dx.element_count() != x.element_count() ||
+      !has(scale, image->channels) || !has(dscale, image->channels) || !has(dbias, image->channels)) {
+    return ffi::Error::InvalidArgument("jaxcnn: layer normalization of arrays that are empty or do not fit");
+  }
+  return run([&] {
+    jaxcnn::layer_norm_gradient(static_cast<const T*>(dy.untyped_data()), *image, scale.typed_data(), eps,
+                                static_cast<T*>(dx.untyped_data()), dscale.typed_data(), dbias.typed_data());
+  });
+}
+
+ffi::Error layer_norm_gradient(ffi::AnyBuffer dy, ffi::AnyBuffer x, Vector scale, ffi::Result<ffi::AnyBuffer> dx,
+                               ffi::Result<Vector> dscale, ffi::Result<Vector> dbias, float eps) {
+  const std::optional<Type> type = type_of(x, dy, *dx);
+  if (!type) return ffi::Error::InvalidArgument("jaxcnn: layer normalization of arrays of two types");
+  return *type == Type::float32 ? layer_norm_gradient_of<float>(dy, x, scale, eps, *dx, *dscale, *dbias)
+                                : layer_norm_gradient_of<jaxcnn::Half>(dy, x, scale, eps, *dx, *dscale, *dbias);
+}
+
 // A pool of images and their pools of 1 to 3 dimensions; empty if they do not fit.
 std::optional<jaxcnn::Pool> pool(Span x, Span y, Span window, Span strides, Span low) {
   const std::size_t spatial = window.size();
@@ -235,8 +316,9 @@ ffi::Error put(Images y, Chosen chosen, ffi::Result<Images> x, Span window, Span
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_convolution, call,
                               ffi::Ffi::Bind()
-                                  .RemainingArgs()
-                                  .RemainingRets()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
                                   .Attr<std::int64_t>("kind")
                                   .Attr<Span>("strides")
                                   .Attr<Span>("low")
@@ -244,8 +326,25 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_convolution, call,
                                   .Attr<Span>("dilation")
                                   .Attr<std::int64_t>("groups")
                                   .Attr<bool>("swapped")
-                                  .Attr<bool>("bias")
+                                  .Attr<bool>("direct")
+                                  .Attr<bool>("winograd"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_convolution_fused, call_fused,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .RemainingArgs()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<Span>("strides")
+                                  .Attr<Span>("low")
+                                  .Attr<Span>("high")
+                                  .Attr<Span>("dilation")
+                                  .Attr<std::int64_t>("groups")
                                   .Attr<bool>("residual")
+                                  .Attr<Span>("code")
+                                  .Attr<ffi::Span<const float>>("constants")
+                                  .Attr<std::int64_t>("factor")
+                                  .Attr<std::int64_t>("shift")
                                   .Attr<bool>("direct")
                                   .Attr<bool>("winograd")
                                   .Attr<std::string_view>("activation"));
@@ -269,6 +368,24 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_sums, sums,
                                   .Arg<Vector>()
                                   .Ret<Vector>()
                                   .Ret<Vector>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_layer_norm, layer_norm,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<Vector>()
+                                  .Arg<Vector>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<float>("eps"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_layer_norm_gradient, layer_norm_gradient,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<Vector>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Ret<Vector>()
+                                  .Ret<Vector>()
+                                  .Attr<float>("eps"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_max_pool, max_pool,
                               ffi::Ffi::Bind()

@@ -26,9 +26,10 @@ struct WinogradKernels {
   // out = A y A^T, the rows from `first` to `last` of it. `pixels` are the 4 of y.
   void (*spread)(const float* const* pixels, std::int64_t channels, int first, int last, float* out, std::int64_t step);
 
-  // out = G g G^T for `rows` times 16 numbers. The rows of the 9 taps are `stride` apart, those of `out` `row`.
-  void (*kernel_places)(const float* const* taps, std::int64_t stride, std::int64_t rows, float* out, std::int64_t row,
-                        std::int64_t step);
+  // out = factor G g G^T for `rows` times 16 numbers. The rows of the 9 taps are `stride` apart, those of `out` `row`.
+  // The 16 factors may be null.
+  void (*kernel_places)(const float* const* taps, std::int64_t stride, std::int64_t rows, const float* factor,
+                        float* out, std::int64_t row, std::int64_t step);
 
   // taps = G^T (sum of the parts of places) G for `width` numbers. The parts lie `part` apart. Taps that are null are
   // left out.
@@ -106,6 +107,17 @@ struct SumKernels {
                        float* products);
 };
 
+// Layer normalization of the rows of a matrix (rows, width) in T; see layer_norm.h.
+template <typename T>
+struct NormKernels {
+  void (*forward)(const T* x, std::int64_t rows, std::int64_t width, const float* scale, const float* bias, float eps,
+                  T* y);
+
+  // The gradients of scale and bias are added to `dscale` and `dbias`.
+  void (*gradient)(const T* dy, const T* x, std::int64_t rows, std::int64_t width, const float* scale, float eps,
+                   T* dx, float* dscale, float* dbias);
+};
+
 struct Kernels {
   SumKernels<float> full;
   SumKernels<Half> half;
@@ -130,12 +142,21 @@ struct Kernels {
   WinogradKernels winograd;
   DirectKernels direct;
   RoundKernels round;
+  NormKernels<float> full_norm;
+  NormKernels<Half> half_norm;
 
   // Those of sums of T.
   template <typename T>
   const SumKernels<T>& sums() const {
     if constexpr (std::is_same_v<T, Half>) return half;
     else return full;
+  }
+
+  // Those of layer normalization in T.
+  template <typename T>
+  const NormKernels<T>& norm() const {
+    if constexpr (std::is_same_v<T, Half>) return half_norm;
+    else return full_norm;
   }
 };
 

@@ -22,6 +22,10 @@ void copy(const float* from, float* to, std::int64_t count) {
   for (; i < count; ++i) to[i] = from[i];
 }
 
+void multiply(const float* from, const float* factor, float* to, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) to[i] = from[i] * factor[i];
+}
+
 }  // namespace
 
 void transpose(const float* from, std::int64_t from_step, float* to, std::int64_t to_step, std::int64_t rows,
@@ -99,19 +103,19 @@ std::optional<Layout> Layout::of(const dnnl::memory::desc& blocks) {
   return made;
 }
 
-void Layout::to_blocks(const float* kernel, void* blocks) const {
+void Layout::to_blocks(const float* kernel, void* blocks, const float* factor) const {
   auto* const to = static_cast<float*>(blocks);
-  if (half_) return kind_ == Kind::channels ? transposed_pairs(kernel, to) : pairs_of_rows(kernel, to);
-  return kind_ == Kind::channels ? transposed(kernel, to) : rows<true>(const_cast<float*>(kernel), to);
+  if (half_) return kind_ == Kind::channels ? transposed_pairs(kernel, to) : pairs_of_rows(kernel, to, factor);
+  return kind_ == Kind::channels ? transposed(kernel, to) : rows<true>(const_cast<float*>(kernel), to, factor);
 }
 
 void Layout::from_blocks(float* kernel, const void* blocks) const {
   if (half_ || kind_ == Kind::channels) throw dnnl::error(dnnl_unimplemented, "no kernel gradient has these blocks");
-  rows<false>(kernel, static_cast<float*>(const_cast<void*>(blocks)));
+  rows<false>(kernel, static_cast<float*>(const_cast<void*>(blocks)), nullptr);
 }
 
 template <bool kIn>
-void Layout::rows(float* kernel, float* blocks) const {
+void Layout::rows(float* kernel, float* blocks, const float* factor) const {
   const std::int64_t n = block_, filter_blocks = blocks_of(filters_, n);
   const std::int64_t channel_block = kind_ == Kind::both ? n : channels_;
   const std::int64_t channel_blocks = blocks_of(channels_, channel_block);
@@ -128,7 +132,7 @@ void Layout::rows(float* kernel, float* blocks) const {
           copy(block, row, count);
           continue;
         }
-        copy(row, block, count);
+        factor == nullptr ? copy(row, block, count) : multiply(row, factor + f * n, block, count);
         std::fill(block + count, block + n, 0.0f);
       }
       if (kIn) std::fill(block, block + (channel_block - there) * n, 0.0f);
@@ -150,7 +154,8 @@ void Layout::transposed(const float* kernel, float* blocks) const {
   parallel(blocks_of(channels_, n) * places_, places_ * channels_ * filters_ < kAlone, some);
 }
 
-void Layout::pairs_of_rows(const float* kernel, float* blocks) const {
+void Layout::pairs_of_rows(const float* kernel, float* blocks, const float* factor) const {
+  constexpr std::int64_t kMost = 64;
   const std::int64_t n = block_, filter_blocks = blocks_of(filters_, n), pairs = blocks_of(channels_, 2);
   auto some = [&](std::int64_t piece) {
     const std::int64_t place = piece / pairs, c = piece % pairs * 2;
@@ -159,7 +164,15 @@ void Layout::pairs_of_rows(const float* kernel, float* blocks) const {
     for (std::int64_t f = 0; f < filter_blocks; ++f) {
       float* const block = blocks + ((f * places_ + place) * pairs + piece % pairs) * n;
       const std::int64_t count = std::min(n, filters_ - f * n);
-      kernels().round.pairs(row + f * n, next != nullptr ? next + f * n : nullptr, count, block);
+      const float *first = row + f * n, *second = next != nullptr ? next + f * n : nullptr;
+      float products[2 * kMost];
+      if (factor != nullptr) {
+        multiply(first, factor + f * n, products, count);
+        if (second != nullptr) multiply(second, factor + f * n, products + kMost, count);
+        first = products;
+        if (second != nullptr) second = products + kMost;
+      }
+      kernels().round.pairs(first, second, count, block);
       std::fill(block + count, block + n, 0.0f);
     }
   };

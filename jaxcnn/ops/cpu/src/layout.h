@@ -27,7 +27,10 @@ class Layout {
   // The layout with this descriptor, whose dimensions are (K, C, *size); empty if it is none of these.
   static std::optional<Layout> of(const dnnl::memory::desc& blocks);
 
-  void to_blocks(const float* kernel, void* blocks) const;
+  // Whether `to_blocks` takes a factor: a vector (K,) by which the kernel is multiplied, or null.
+  bool takes_factor() const { return kind_ != Kind::channels; }
+
+  void to_blocks(const float* kernel, void* blocks, const float* factor) const;
   void from_blocks(float* kernel, const void* blocks) const;
 
  private:
@@ -35,11 +38,11 @@ class Layout {
 
   // Copies rows of n filters: into the blocks, or out of them.
   template <bool kIn>
-  void rows(float* kernel, float* blocks) const;
+  void rows(float* kernel, float* blocks, const float* factor) const;
   void transposed(const float* kernel, float* blocks) const;
 
   // Into blocks of pairs in bfloat16, which are copied as numbers of 32 bits.
-  void pairs_of_rows(const float* kernel, float* blocks) const;
+  void pairs_of_rows(const float* kernel, float* blocks, const float* factor) const;
   void transposed_pairs(const float* kernel, float* blocks) const;
 
   Kind kind_ = Kind::filters;

@@ -118,6 +118,7 @@ struct Kernel {
   bool transposed;  // it is stored as (size, size, columns, rows)
   bool turned;      // it is turned by half a circle
   Pieces pieces;
+  const float* factor = nullptr;  // (columns,), by which it is multiplied, or null
 
   // The columns that a product takes at a time, from this one on.
   std::int64_t width(std::int64_t column) const { return std::min(kWide, columns - column); }
@@ -150,7 +151,8 @@ struct Kernel {
           taps[k] = tap + row * columns + column + c;
         }
       }
-      kernels().winograd.kernel_places(taps, copied ? kLanes : columns, kLanes, out + c, wide, total * wide);
+      const float* const some = factor != nullptr ? factor + column + c : nullptr;
+      kernels().winograd.kernel_places(taps, copied ? kLanes : columns, kLanes, some, out + c, wide, total * wide);
     }
   }
 };
@@ -349,9 +351,9 @@ void winograd(const Convolution& c, const Arrays& arrays) {
   const std::int64_t edge = pieces.size - 1;
   const Images x = images(c.x, arrays.x, c.low[0], c.low[1]), y = images(c.y, arrays.y);
   if (c.kind == Kind::output) {
-    const Added added{static_cast<const float*>(arrays.bias), static_cast<const float*>(arrays.residual),
-                      !c.activation.empty()};
-    correlate(x, {kernel, c.x[3], c.y[3], c.swapped, false, pieces}, y, added, static_cast<float*>(arrays.y));
+    const Added added{arrays.bias, static_cast<const float*>(arrays.residual), !c.activation.empty()};
+    const Kernel multiplied{kernel, c.x[3], c.y[3], c.swapped, false, pieces, arrays.factor};
+    correlate(x, multiplied, y, added, static_cast<float*>(arrays.y));
   } else if (c.kind == Kind::input) {
     const Images padded = images(c.y, arrays.y, edge - c.low[0], edge - c.low[1]);
     correlate(padded, {kernel, c.y[3], c.x[3], !c.swapped, true, pieces}, images(c.x, arrays.x), {},
