@@ -19,7 +19,7 @@ from jax import lax
 
 from jaxcnn.ops import cpu
 from jaxcnn.ops.backend import suits_cpu
-from jaxcnn.ops.geometry import Edges, Ints, Padding, Size, extent, out_size, pads, per_dim, taps
+from jaxcnn.ops.geometry import Edges, Ints, Padding, Size, extent, out_size, pads, per_dim
 from jaxcnn.ops.precision import rounded, wide
 from jaxcnn.ops.product import matmul
 
@@ -95,9 +95,16 @@ def _is_mostly_kernel(x: jax.Array, kernel: jax.Array, strides: Ints, edges: Edg
 def _product(x: jax.Array, kernel: jax.Array, strides: Ints, edges: Edges, dilations: Ints) -> jax.Array:
     """The pixels under each window, concatenated, times the kernel as a matrix. The kernel is read once, uncopied."""
     *window, _, features = kernel.shape
-    # The gradient of a pixel is a sum over the windows that contain it.
-    under = rounded(jnp.concatenate(list(taps(wide(x), tuple(window), strides, edges, dilations)), -1), x.dtype)
-    return matmul(under, kernel.reshape(-1, features))
+    under = wide(x)  # the gradient of a pixel is a sum over the windows that contain it
+    if any(any(edge) for edge in edges):
+        under = lax.pad(under, jnp.zeros((), under.dtype), [(0, 0, 0), *((lo, hi, 0) for lo, hi in edges), (0, 0, 0)])
+    # One dimension after the other: XLA compiles a program for each slice, 14 instead of 49 for 7x7.
+    for axis in range(len(window), 0, -1):
+        f, s, d = window[axis - 1], strides[axis - 1], dilations[axis - 1]
+        last = (out_size(under.shape[axis], extent(f, d), s) - 1) * s + 1
+        parts = [lax.slice_in_dim(under, u * d, u * d + last, s, axis) for u in range(f)]
+        under = jnp.concatenate(parts, -1)
+    return matmul(rounded(under, x.dtype), kernel.reshape(-1, features))
 
 
 def convolve(

@@ -22,7 +22,7 @@ from jax.interpreters import ad, batching
 
 from jaxcnn.ops import cpu
 from jaxcnn.ops.backend import compute, stored, vary_alike
-from jaxcnn.ops.geometry import Edges, Ints, taps
+from jaxcnn.ops.geometry import Edges, Ints, out_size, taps
 from jaxcnn.ops.precision import rounded, wide
 
 MOST = 64  # the most taps of a window, since the program grows with their number
@@ -40,6 +40,10 @@ def maximum(x: jax.Array, window: Ints, strides: Ints, edges: Edges) -> jax.Arra
 
     The gradient goes to the first pixel, in row-major order, that has the maximum; to the last NaN, if there is one.
     """
+    return maximum_p.bind(x, window=window, strides=strides, edges=edges)
+
+
+def _maximum(x: jax.Array, window: Ints, strides: Ints, edges: Edges) -> jax.Array:
     return functools.reduce(lax.max, taps(x, window, strides, edges, fill=-jnp.inf))
 
 
@@ -67,7 +71,7 @@ def _maximum_jvp(window: Ints, strides: Ints, edges: Edges, primals: Any, tangen
 
 @_compiled
 def _largest(x: jax.Array, window: Ints, strides: Ints, edges: Edges) -> list[jax.Array]:
-    return [maximum(x, window, strides, edges), _chosen(x, window, strides, edges)]
+    return [_maximum(x, window, strides, edges), _chosen(x, window, strides, edges)]
 
 
 def _chosen(x: jax.Array, window: Ints, strides: Ints, edges: Edges) -> jax.Array:
@@ -127,20 +131,33 @@ def _row_major(window: Ints) -> np.ndarray:
 # --- rules -------------------------------------------------------------------------------------------------------
 
 
+def _fast_maximum(x: jax.Array, **windows: Any) -> jax.Array:
+    if not cpu.pools(x, windows["window"], windows["strides"]):
+        return _maximum(x, **windows)
+    return cpu.maximum(x, _places(x, **windows), **windows)
+
+
 def _fast_largest(x: jax.Array, **windows: Any) -> list[jax.Array]:
     if not cpu.pools(x, windows["window"], windows["strides"]):
         return _largest(x, **windows)
-    y, _ = _largest_abstract(x, **windows)
-    return cpu.max_pool(x, y.shape[1:-1], **windows)
+    return cpu.max_pool(x, _places(x, **windows), **windows)
 
 
 def _fast_put(y: jax.Array, chosen: jax.Array, **params: Any) -> jax.Array:
     return (cpu.put if cpu.pools(y, params["window"], params["strides"]) else _put)(y, chosen, **params)
 
 
+def _places(x: Any, window: Ints, strides: Ints, edges: Edges) -> Ints:
+    return tuple(itertools.starmap(out_size, zip(x.shape[1:-1], window, strides, edges, strict=True)))
+
+
+def _maximum_abstract(x: Any, **windows: Any) -> Any:
+    return x.update(shape=(x.shape[0], *_places(x, **windows), x.shape[-1]), weak_type=False)
+
+
 def _largest_abstract(x: Any, **windows: Any) -> list[Any]:
-    y, chosen = jax.eval_shape(functools.partial(_largest, **windows), jax.ShapeDtypeStruct(x.shape, x.dtype))
-    return [x.update(shape=y.shape, weak_type=False), x.update(shape=y.shape, dtype=chosen.dtype, weak_type=False)]
+    y = _maximum_abstract(x, **windows)
+    return [y, y.update(dtype=jnp.dtype("uint8"))]
 
 
 def _take_abstract(x: Any, chosen: Any, **params: Any) -> Any:
@@ -168,6 +185,10 @@ def _define(own: Primitive, transpose: Primitive, abstract: Any) -> None:
     batching.primitive_batchers[own] = functools.partial(_batched, own)
 
 
+maximum_p = Primitive("jaxcnn_pool_maximum")
+maximum_p.def_abstract_eval(_maximum_abstract)
+batching.primitive_batchers[maximum_p] = functools.partial(_batched, maximum_p)
+compute(maximum_p, _compiled(_maximum), cpu=_fast_maximum)
 largest_p = Primitive("jaxcnn_pool_largest")
 largest_p.multiple_results = True
 largest_p.def_abstract_eval(_largest_abstract)

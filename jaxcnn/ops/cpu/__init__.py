@@ -30,7 +30,7 @@ calls. The last 1024 primitives of oneDNN are kept, one per shape.
 from jaxcnn.ops.cpu.channels import affine, moments, sums_channels
 from jaxcnn.ops.cpu.fused import Affine, conv_fused, conv_fused_p
 from jaxcnn.ops.cpu.library import about, notice, unavailable
-from jaxcnn.ops.cpu.pooling import max_pool, pools, put
+from jaxcnn.ops.cpu.pooling import max_pool, maximum, pools, put
 from jaxcnn.ops.cpu.primitive import (
     available,
     conv,
@@ -55,6 +55,7 @@ __all__ = [
     "convolution_p",
     "layer_norm",
     "max_pool",
+    "maximum",
     "moments",
     "normalizes",
     "notice",

@@ -24,9 +24,9 @@ CONVOLUTION, CONVOLUTION_FUSED = "jaxcnn_convolution", "jaxcnn_convolution_fused
 PRODUCT, OUTER = "jaxcnn_product", "jaxcnn_outer"
 MOMENTS, SUMS = "jaxcnn_moments", "jaxcnn_sums"
 LAYER_NORM, LAYER_NORM_GRADIENT = "jaxcnn_layer_norm", "jaxcnn_layer_norm_gradient"
-MAX_POOL, MAX_POOL_GRADIENT = "jaxcnn_max_pool", "jaxcnn_max_pool_gradient"
+MAXIMUM, MAX_POOL, MAX_POOL_GRADIENT = "jaxcnn_maximum", "jaxcnn_max_pool", "jaxcnn_max_pool_gradient"
 HANDLERS = (
-    CONVOLUTION, CONVOLUTION_FUSED, PRODUCT, OUTER, MOMENTS, SUMS, LAYER_NORM, LAYER_NORM_GRADIENT, MAX_POOL,
+    CONVOLUTION, CONVOLUTION_FUSED, PRODUCT, OUTER, MOMENTS, SUMS, LAYER_NORM, LAYER_NORM_GRADIENT, MAXIMUM, MAX_POOL,
     MAX_POOL_GRADIENT,
 )  # fmt: skip
 KINDS = ("output", "input", "kernel")  # in the order of the C++ enumeration

@@ -284,6 +284,7 @@ def test_max_pooling_is_what_xla_computes(seed: int, monkeypatch: pytest.MonkeyP
     y, chosen = jax.jit(lambda x: maximum.largest_p.bind(x, **windows))(x)
     expected = maximum._largest(x, window, strides, edges)
     same([y, chosen], expected)
+    same(jax.jit(lambda x: ops.max_pool(x, window, strides, edges))(x), y)
     ct = jnp.asarray(rng.normal(size=y.shape), jnp.float32)
     put = jax.jit(lambda ct, chosen: maximum.put_p.bind(ct, chosen, size=sizes, **windows))(ct, chosen)
     close(put, maximum._put(ct, chosen, size=sizes, **windows), 1e-6)
@@ -292,11 +293,12 @@ def test_max_pooling_is_what_xla_computes(seed: int, monkeypatch: pytest.MonkeyP
 def test_the_same_bits_with_any_number_of_threads() -> None:
     """The parts of a sum depend on the image's shape, not on the threads."""
     code = (
-        "import numpy as np, jax, hashlib; from jaxcnn.ops.cpu import channels; from jaxcnn.ops import maximum\n"
+        "import numpy as np, jax, hashlib; from jaxcnn.ops.cpu import channels, rows; from jaxcnn.ops import maximum\n"
         "x = jax.numpy.asarray(np.random.default_rng(0).normal(size=(8, 30, 31, 40)), np.float32)\n"
         "pool = dict(window=(3, 3), strides=(2, 2), edges=((0, 0), (0, 0)))\n"
         "y, chosen = maximum.largest_p.bind(x, **pool); back = maximum.put_p.bind(y, chosen, size=(30, 31), **pool)\n"
-        "out = [*channels.moments_p.bind(x), *channels.sums_p.bind(x, 2 * x, x[0, 0, 0]), y, chosen, back]\n"
+        "norm = rows.gradient_p.bind(x, 2 * x, x[0, 0, 0], eps=1e-3)\n"
+        "out = [*channels.moments_p.bind(x), *channels.sums_p.bind(x, 2 * x, x[0, 0, 0]), y, chosen, back, *norm]\n"
         "print(hashlib.sha256(b''.join(np.asarray(a).tobytes() for a in out)).hexdigest())\n"
     )
     results = {
@@ -315,19 +317,22 @@ def test_which_images_are_left_to_xla(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not cpu.pools(x, three, three), "windows that do not overlap"
     assert not cpu.pools(x[..., :24], three, one), "few channels"
     assert cpu.sums_channels(x.astype(jnp.bfloat16))
+    assert cpu.normalizes(x.astype(jnp.bfloat16))
     assert not cpu.pools(x.astype(jnp.bfloat16), three, one)
     assert not any(cpu.sums_channels(a) or cpu.pools(a, three, one) for a in (x.astype(jnp.float16), x[:0]))
     monkeypatch.setattr(jax, "device_count", lambda: 2)
     assert not cpu.sums_channels(x)
+    assert not cpu.normalizes(x)
     assert not cpu.pools(x, three, one)
     monkeypatch.undo()
     assert not cpu.sums_channels(x[:1, :2]), "smaller than 16,384 numbers"
+    assert not cpu.normalizes(x[:1, :2])
 
 
 def test_a_network_trains_alike_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
     model = cnn.serial(
         cnn.conv(32, 3), cnn.batch_norm(), cnn.relu, cnn.max_pool(3, 2, padding=1), cnn.conv(32, 3), cnn.batch_norm(),
-        cnn.relu, cnn.max_pool(2), cnn.global_avg_pool, cnn.dense(3),
+        cnn.layer_norm(), cnn.gelu, cnn.max_pool(2), cnn.global_avg_pool, cnn.dense(3),
     )  # fmt: skip
     x, labels = jnp.asarray(normal(0, 8, 20, 20, 3)), jnp.arange(8) % 3
     params, state = model.init(jax.random.key(0), x)

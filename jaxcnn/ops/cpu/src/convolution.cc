@@ -248,7 +248,6 @@ bool is_common(const Convolution& c) {
   if (c.type != Type::float32 || c.x.size() != 4 || c.y.size() != 4 || c.kernel.size() != 4) return false;
   if (c.low.size() != 2 || c.high.size() != 2 || c.strides.size() != 2) return false;
   if (c.groups != 1 || c.dilation != Ints{1, 1}) return false;
-  if (c.kind == Kind::kernel && c.bias) return false;  // JAX sums a bias's gradient itself
   if (c.kernel[2] != c.x[3] || c.kernel[3] != c.y[3] || c.x[0] != c.y[0]) return false;
   for (int i = 0; i < 2; ++i) {
     if (c.low[i] < 0 || c.high[i] < 0 || c.strides[i] < 1) return false;

@@ -304,6 +304,12 @@ ffi::Error max_pool(Images x, ffi::Result<Images> y, ffi::Result<Chosen> chosen,
   return run([&] { jaxcnn::max_pool(*found, x.typed_data(), y->typed_data(), chosen->typed_data()); });
 }
 
+ffi::Error maximum(Images x, ffi::Result<Images> y, Span window, Span strides, Span low) {
+  const auto found = pool(x.dimensions(), y->dimensions(), window, strides, low);
+  if (!found) return ffi::Error::InvalidArgument("jaxcnn: max pooling of arrays that do not fit");
+  return run([&] { jaxcnn::max_pool(*found, x.typed_data(), y->typed_data(), nullptr); });
+}
+
 ffi::Error put(Images y, Chosen chosen, ffi::Result<Images> x, Span window, Span strides, Span low) {
   const auto found = pool(x->dimensions(), y.dimensions(), window, strides, low);
   if (!found || chosen.element_count() != y.element_count()) {
@@ -392,6 +398,14 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_max_pool, max_pool,
                                   .Arg<Images>()
                                   .Ret<Images>()
                                   .Ret<Chosen>()
+                                  .Attr<Span>("window")
+                                  .Attr<Span>("strides")
+                                  .Attr<Span>("low"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_maximum, maximum,
+                              ffi::Ffi::Bind()
+                                  .Arg<Images>()
+                                  .Ret<Images>()
                                   .Attr<Span>("window")
                                   .Attr<Span>("strides")
                                   .Attr<Span>("low"));

@@ -126,7 +126,7 @@ struct Kernels {
   void (*join)(const double* sum, const double* squares, double other_share, double share, double weight,
                std::int64_t channels, double* out_sum, double* out_squares);
 
-  // y[c] = the largest x[source + c], and the tap of its source. See max_pool.
+  // y[c] = the largest x[source + c], and the tap of its source, unless `chosen` is null. See max_pool.
   void (*largest)(const float* x, const Source* sources, std::size_t count, std::int64_t channels, float* y,
                   std::uint8_t* chosen);
 

@@ -63,7 +63,7 @@ void max_pool(const Pool& pool, const float* x, float* y, std::uint8_t* chosen) 
   const Turn turn;
   use_huge_pages(y, pool.count * numbers(pool.places) * pool.channels * sizeof *y);
   each(pool, false, pool.places, pool.size, [&](std::int64_t to, const Source* sources, std::size_t count) {
-    kernels().largest(x, sources, count, pool.channels, y + to, chosen + to);
+    kernels().largest(x, sources, count, pool.channels, y + to, chosen != nullptr ? chosen + to : nullptr);
   });
 }
 

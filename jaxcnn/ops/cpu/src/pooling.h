@@ -16,7 +16,8 @@ struct Pool {
 };
 
 // y[i] = the largest x under the taps of window i that are on the image; chosen[i] = the number of the first such tap.
-// The last NaN, if there is one, counts as the largest. Without a number above -infinity, the tap is 0.
+// The last NaN, if there is one, counts as the largest. Without a number above -infinity, the tap is 0. `chosen` may be
+// null.
 void max_pool(const Pool& pool, const float* x, float* y, std::uint8_t* chosen);
 
 // x[p] = sum of y[i] over the windows i whose chosen tap is on pixel p.
