@@ -117,9 +117,11 @@ def _put(y: jax.Array, chosen: jax.Array, *, size: Ints, window: Ints, strides: 
         number = np.where((under < window).all(1), under @ _row_major(window), _NO_TAP).astype(np.uint8)
         number = np.expand_dims(number.reshape(strides), (0, *range(1, 2 * ndim, 2), 2 * ndim + 1))
         terms.append(jnp.where(seen(chosen, back) == number, seen(y, back), 0))
-    x = rounded(functools.reduce(lax.add, terms), dtype).reshape(
-        y.shape[0], *(o * s for o, s in zip(places, strides, strict=True)), y.shape[-1]
-    )
+    pixels = (y.shape[0], *(o * s for o, s in zip(places, strides, strict=True)), y.shape[-1])
+    # On a mesh with explicit axes, JAX asks how the merged dimensions are divided: the batch alone is.
+    sharding = jax.typeof(y).sharding
+    divided = sharding if any(sharding.spec) else None
+    x = lax.reshape(rounded(functools.reduce(lax.add, terms), dtype), pixels, out_sharding=divided)
     crop = [(-lo, lo + w - have, 0) for (lo, _), w, have in zip(edges, size, x.shape[1:-1], strict=True)]
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *crop, (0, 0, 0)])
 

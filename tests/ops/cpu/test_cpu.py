@@ -447,6 +447,10 @@ for dtype in (x.dtype, jnp.bfloat16):  # with a kernel that stays in float32
     found, alone = jax.jit(jax.grad(given))(placed, spread), jax.grad(given)(k, x.astype(dtype))
     np.testing.assert_allclose(found, alone, atol=1e-5)
 
+pooled = lambda x: (cnn.ops.max_pool(x, 3, 2) ** 2).mean() + (cnn.ops.max_pool(x, 2) ** 2).mean()
+spread = jax.device_put(x, NamedSharding(explicit, P("d")))
+np.testing.assert_allclose(jax.jit(jax.grad(pooled))(spread), jax.grad(pooled)(x), atol=1e-6)
+
 plain = lambda x, k, b: jax.nn.relu(cnn.ops.conv(x, k) * b + b)
 fused = cnn.ops.fuse(plain)
 np.testing.assert_allclose(jax.jit(fused)(divided, k, b), plain(x, k, b), atol=1e-5)
