@@ -25,7 +25,8 @@ fuses an elementwise operation into every operation that uses its result, and so
   with a select between x and NaN by x == x.
 - `maximum`: max pooling records which tap had the maximum, and its gradient uses this (`jaxcnn.ops.maximum`).
 - `sums`: the mean and variance of a batch are computed in one pass over it, and the two sums of their gradient in
-  another one. XLA reads the image for each of the four.
+  another one. XLA reads the image for each of the four. Layer normalization and its gradient are one pass each, which
+  keep nothing but the image; XLA keeps five more for each (`ops/cpu/rows.py`).
 - `products`: a convolution of few pixels with a large kernel is a matrix product.
 - `slices`: sums over windows are sums of strided slices.
 - `pages`: XLA takes the memory of each call from the system and gives it back, and the system clears it page by page,

@@ -2,6 +2,9 @@
 
 The results of ReLU, tanh and sigmoid are stored. XLA would compute them again in each use, and inside the strided
 slices of a pool one number at a time: tanh and a mean of 2x2 on 128 images of 28x28x6 took 1.8 ms and take 0.8.
+
+The derivatives of the smooth ones are computed again from their input. XLA would keep what they share with the result,
+one or two more images for each: a training step of ConvNeXt-T needed 250 MiB more, EfficientNet-B0's 180.
 """
 
 from __future__ import annotations
@@ -85,6 +88,12 @@ def _gelu_derivative(x: jax.Array) -> jax.Array:
     return (1 + lax.erf(x * 0.5**0.5)) / 2 + x * density
 
 
+def _gelu_tanh_derivative(x: jax.Array) -> jax.Array:
+    scale = (2 / math.pi) ** 0.5
+    s = jax.nn.sigmoid(2 * scale * (x + 0.044715 * x**3))  # (1 + tanh(u)) / 2 = sigmoid(2 u)
+    return s + x * s * (1 - s) * (2 * scale) * (1 + 3 * 0.044715 * x * x)
+
+
 _relu6 = _stored(lambda x: jnp.clip(x, 0, 6), lambda y, dx: jnp.where((y > 0) & (y < 6), dx, 0))
 _tanh = _stored(jnp.tanh, lambda y, dx: (dx + dx * y) * (1 - y))
 _sigmoid = _stored(jax.nn.sigmoid, lambda y, dx: dx * y * (1 - y))
@@ -93,6 +102,7 @@ _hard_swish = _recomputed(
 )
 _silu = _recomputed(jax.nn.silu, _silu_derivative)
 _gelu = _recomputed(functools.partial(jax.nn.gelu, approximate=False), _gelu_derivative)
+_gelu_tanh = _recomputed(functools.partial(jax.nn.gelu, approximate=True), _gelu_tanh_derivative)
 
 
 @_one_step
@@ -140,4 +150,4 @@ def gelu(x: jax.Array) -> jax.Array:
 @_one_step
 def gelu_tanh(x: jax.Array) -> jax.Array:
     """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, computed in float32 at least."""
-    return rounded(jax.nn.gelu(wide(x), approximate=True), x.dtype)
+    return rounded(_gelu_tanh(wide(x)), x.dtype)

@@ -251,3 +251,33 @@ def test_a_summary_is_the_same_with_and_without_the_forms(monkeypatch):
     monkeypatch.setenv("JAXCNN_PLAIN", "all")
     assert summary() == used
     assert used[3] == ((1, 4, 6, 4096), 4 * 6 * 4096 * 49 * 32, 16, 2)
+
+
+@needs_engine
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [
+        ("relu", 1),
+        ("relu6", 1),
+        ("tanh", 1),
+        ("sigmoid", 1),
+        ("silu", 2),
+        ("hard_swish", 2),
+        ("gelu", 2),
+        ("gelu_tanh", 2),
+    ],
+)
+def test_what_an_activation_keeps_for_its_gradient(name: str, images: int) -> None:
+    """Its result, the input of the next layer, and its own input if the derivative needs that: no third image."""
+
+    def bytes_of(depth: int) -> int:
+        def loss(kernels: list[jax.Array], x: jax.Array) -> jax.Array:
+            for kernel in kernels:
+                x = getattr(cnn, name)(ops.conv(x, kernel))
+            return jnp.square(x).sum()
+
+        kernels = [jax.ShapeDtypeStruct((1, 1, 64, 64), jnp.float32)] * depth
+        x = jax.ShapeDtypeStruct((2, 32, 32, 64), jnp.float32)
+        return jax.jit(jax.grad(loss)).lower(kernels, x).compile().memory_analysis().temp_size_in_bytes
+
+    assert bytes_of(6) - bytes_of(4) == pytest.approx(2 * images * 2 * 32 * 32 * 64 * 4, rel=0.02)
