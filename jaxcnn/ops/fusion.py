@@ -305,7 +305,7 @@ class _Steps:
 
     def _register(self, value: Any) -> int:
         if isinstance(value, Literal):
-            self._constants.append(float(value.val))
+            self._constants.append(np.asarray(value.val).item())
             self._steps.append(("constant", len(self._constants) - 1, 0))
             return len(self._steps) - 1
         if value not in self._found:
