@@ -26,7 +26,7 @@ _general = jax.make_user_context(False)
 
 FORMS = {
     "onednn": "convolutions, their gradients, and products of a few rows by oneDNN (jaxcnn.ops.cpu)",
-    "direct": "convolutions of few channels as products of matrices that lie in the image (jaxcnn.ops.cpu)",
+    "direct": "convolutions of few channels, and depthwise ones of 5x5 and 7x7, by code of our own (jaxcnn.ops.cpu)",
     "winograd": "3x3 and 5x5 convolutions of stride 1 by Winograd's algorithm, with half the products (jaxcnn.ops.cpu)",
     "sums": "batch statistics, layer normalization, and their gradients, in one pass each (jaxcnn.ops.cpu)",
     "products": "convolutions of few pixels with a large kernel as one matrix product",

@@ -75,7 +75,7 @@ class Settings(Window):
       residual: whether an array of the result's shape is added.
       activation: the name of the activation; empty for none.
       wide: whether the kernel is in float32 and the images in bfloat16.
-      direct: whether this package's code for few channels may be used.
+      direct: whether this package's code for few channels, and for depthwise convolutions, may be used.
       winograd: whether Winograd's algorithm may be used.
     """
 
@@ -91,7 +91,9 @@ class Settings(Window):
 def implementation(
     kind: str, dtype: str, x: Ints, kernel: Ints, y: Ints, *, swapped: bool = False, **settings: Unpack[Settings]
 ) -> str:
-    """The name of the code for a convolution on this processor: oneDNN's, "direct", "winograd", or empty for none.
+    """The name of the code for a convolution on this processor: oneDNN's, or one of this package's; empty for none.
+
+    This package's are "direct", "depthwise" and "winograd".
 
     Args:
       kind: which of the three arrays is computed from the others, one of `KINDS`.

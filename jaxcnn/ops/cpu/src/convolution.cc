@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "depthwise.h"
 #include "direct.h"
 #include "layout.h"
 #include "pages.h"
@@ -260,6 +261,7 @@ bool is_common(const Convolution& c) {
 
 // This package's own code for a convolution, or null.
 OwnCode own_code(const Convolution& c) {
+  if (c.direct && suits_depthwise(c)) return depthwise;
   if (!is_common(c)) return nullptr;
   if (c.direct && suits_direct(c)) return direct;
   if (c.winograd && suits_winograd(c)) return winograd;
@@ -288,7 +290,9 @@ void convolve(const Convolution& convolution, const Arrays& arrays) {
 
 std::string implementation(const Convolution& convolution) {
   const Turn turn;
-  if (const auto own = own_code(convolution); own != nullptr) return own == direct ? "direct" : "winograd";
+  if (const auto own = own_code(convolution); own != nullptr) {
+    return own == direct ? "direct" : own == depthwise ? "depthwise" : "winograd";
+  }
   const bool half_gradient = convolution.type == Type::bfloat16 && convolution.kind == Kind::kernel;
   if (half_gradient && !every_tap_is_used(convolution)) return "";
   try {

@@ -27,7 +27,7 @@ struct Convolution {
   bool bias = false;      // a vector (K,) is added to y
   bool residual = false;  // an array of y's shape is added to y
   bool wide = false;      // the kernel is in float32, and the images in bfloat16
-  bool direct = false;    // this package's code for few channels may be used
+  bool direct = false;    // this package's code for few channels, and for depthwise ones, may be used
   bool winograd = false;  // Winograd's algorithm may be used
   std::string activation; // the name of a function of jax.nn that is applied to the sum; empty for none
 

@@ -78,6 +78,15 @@ struct DirectKernels {
   void (*finish)(const float* from, std::int64_t count, bool relu, bool tanh, float* to);
 };
 
+// Depthwise convolutions; see depthwise.h. Null where there is none for this processor.
+struct DepthwiseKernels {
+  // y[j, :] = sum over u, v of columns[u, j + v][:] kernel[u, v, :] for 7 results j, a window of `rows` rows and 5 or 7
+  // columns, and a multiple of 16 channels. `columns` (rows, 11 or 13) are where the pixels begin.
+  using Line = void (*)(const float* const* columns, std::int64_t rows, const float* kernel, std::int64_t channels,
+                        float* y);
+  Line five, seven;
+};
+
 // Rounding to bfloat16, to the nearest, and of two to the even one.
 struct RoundKernels {
   // out[i] = a[i] and b[i] side by side, as a number of 32 bits; 0 instead of b[i] if b is null
@@ -141,6 +150,7 @@ struct Kernels {
 
   WinogradKernels winograd;
   DirectKernels direct;
+  DepthwiseKernels depthwise;
   RoundKernels round;
   NormKernels<float> full_norm;
   NormKernels<Half> half_norm;
