@@ -10,7 +10,7 @@ from experiments.peers import PEERS, QUICK, ours
 
 # OpenVINO calls what PyTorch calls deprecated, in threads of its own, too.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
