@@ -141,12 +141,7 @@ def layer_norm(
                 raise LayerError(f"made for {variable.shape}, got {shape} in {x.shape}")
         reduced = tuple(a % x.ndim for a in wanted)
         _several(math.prod(x.shape[a] for a in reduced), x)
-        if reduced == (x.ndim - 1,):
-            return ops.layer_norm(x, params.get("scale"), params.get("bias"), eps)
-        values = ops.wide(x)
-        mean, var, _ = ops.batch_statistics(values, reduced)
-        mean, var = jnp.expand_dims(mean, reduced), jnp.expand_dims(var, reduced)
-        return ops.rounded(ops.normalize(values, mean, var, params.get("scale"), params.get("bias"), eps), x.dtype)
+        return ops.layer_norm(x, params.get("scale"), params.get("bias"), eps, reduced)
 
     return stateless(init, apply)
 

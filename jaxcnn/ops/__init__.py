@@ -20,8 +20,8 @@ fuses an elementwise operation into every operation that uses its result, and so
 - `direct`: a convolution of up to 8 results, its kernel gradient, and input gradients of up to 7 channels, in float32.
   Each row of a window lies in the image without gaps, so they are products of matrices that need no copy
   (`ops/cpu/src/direct.h`). oneDNN computes 16 channels at a time: on LeNet-5's layers this is 1.2 to 2.2 times as fast.
-  Depthwise convolutions of 5x5 and 7x7 with stride 1 hold the columns of a row in registers for all its taps, and their
-  input gradients do: 1.4 times as fast, with AVX-512 (`ops/cpu/src/depthwise.h`).
+  Depthwise convolutions of 5x5 and 7x7 with stride 1, and their input gradients, hold the columns of a row in registers
+  for all its taps: 1.4 times as fast, with AVX-512 (`ops/cpu/src/depthwise.h`).
 - `stored`: a value that several operations use is computed once. XLA has no barrier on a CPU (it removes
   `optimization_barrier` before fusion), but it does not repeat an operation on two whole images. A ReLU therefore ends
   with a select between x and NaN by x == x.

@@ -45,26 +45,8 @@ def _one_step(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array
     return jax.jit(function)
 
 
-def _stored(function: Callable[[jax.Array], jax.Array], tangent: Callable[..., jax.Array]) -> Any:
-    """The function with a stored result y; its derivative is `tangent(y, dx)`."""
-
-    @jax.custom_jvp
-    def run(x: jax.Array) -> jax.Array:
-        return stored(function(x))
-
-    @run.defjvp
-    def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-        y = run(*primals)
-        return y, tangent(y, *tangents)
-
-    return run
-
-
-def _recomputed(function: Callable[[jax.Array], jax.Array], derivative: Callable[[jax.Array], jax.Array]) -> Any:
-    """The function f with f'(x) = `derivative(x)`, of which XLA keeps x and f(x) for the backward pass, and no more.
-
-    XLA stores what the two functions share, so they must not share an exponential or the like.
-    """
+def _with_tangent(function: Callable[[jax.Array], jax.Array], tangent: Callable[..., jax.Array]) -> Any:
+    """The function with the derivative `tangent(x, y, dx)`, for its result y."""
 
     @jax.custom_jvp
     def run(x: jax.Array) -> jax.Array:
@@ -72,10 +54,23 @@ def _recomputed(function: Callable[[jax.Array], jax.Array], derivative: Callable
 
     @run.defjvp
     def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-        (x,), (dx,) = primals, tangents
-        return run(x), dx * derivative(x)
+        y = run(*primals)
+        return y, tangent(*primals, y, *tangents)
 
     return run
+
+
+def _stored(function: Callable[[jax.Array], jax.Array], tangent: Callable[..., jax.Array]) -> Any:
+    """The function with a stored result y; its derivative is `tangent(y, dx)`."""
+    return _with_tangent(lambda x: stored(function(x)), lambda x, y, dx: tangent(y, dx))
+
+
+def _recomputed(function: Callable[[jax.Array], jax.Array], derivative: Callable[[jax.Array], jax.Array]) -> Any:
+    """The function f with f'(x) = `derivative(x)`, of which XLA keeps x and f(x) for the backward pass, and no more.
+
+    XLA stores what the two functions share, so they must not share an exponential or the like.
+    """
+    return _with_tangent(function, lambda x, y, dx: dx * derivative(x))
 
 
 def _silu_derivative(x: jax.Array) -> jax.Array:

@@ -292,11 +292,12 @@ class _Steps:
         steps = tuple(
             step if step[0] == "constant" else (step[0], place(step[1]), place(step[2])) for step in self._steps
         )
-        ends = {n: -1 if i is None else place(i) for n, i in (("factor", factor), ("shift", shift))}
-        return cpu.Affine(steps, tuple(self._constants), **ends)
+        return cpu.Affine(steps, tuple(self._constants), place(factor), place(shift))
 
-    def _place(self, i: int) -> int:
-        """The number of a register: the vectors come first."""
+    def _place(self, i: int | None) -> int:
+        """The number of a register, or -1: the vectors come first."""
+        if i is None:
+            return -1
         return -1 - i if i < 0 else len(self.vectors) + i
 
     def _step(self, name: str, first: int, second: int | None = None) -> int:

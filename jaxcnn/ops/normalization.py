@@ -127,24 +127,28 @@ def normalize(
     return y.astype(x.dtype)
 
 
-def layer_norm(x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, eps: float) -> jax.Array:
-    """Normalizes each pixel by the mean and variance of its channels: y = (x - mean) / sqrt(var + eps) * scale + bias.
+def layer_norm(
+    x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, eps: float, axes: Sequence[int] = (-1,)
+) -> jax.Array:
+    """Normalizes by the mean and variance over `axes`: y = (x - mean) / sqrt(var + eps) * scale + bias.
 
     Computed in at least float32, and returned in x's dtype.
 
     Args:
       x: `(..., C)`.
-      scale, bias: `(C,)`; None for 1 and 0.
+      scale, bias: `(C,)`, or what else broadcasts against x from the right; None for 1 and 0.
 
     Source: Ba, Kiros and Hinton, Layer normalization (2016).
     """
-    if cpu.normalizes(x):
+    axes = tuple(a % x.ndim for a in axes)
+    if axes == (x.ndim - 1,) and cpu.normalizes(x):
         like = jnp.ones(x.shape[-1:], jnp.float32)
         factor = like if scale is None else scale.astype(like.dtype)
         return cpu.layer_norm(x, factor, jnp.zeros_like(like) if bias is None else bias.astype(like.dtype), eps)
     values = wide(x)
-    mean, var, _ = batch_statistics(values, (-1,))
-    return rounded(normalize(values, mean[..., None], var[..., None], scale, bias, eps), x.dtype)
+    mean, var, _ = batch_statistics(values, axes)
+    mean, var = jnp.expand_dims(mean, axes), jnp.expand_dims(var, axes)
+    return rounded(normalize(values, mean, var, scale, bias, eps), x.dtype)
 
 
 def _factor(var: jax.Array, scale: jax.Array | None, eps: float, dtype: Any) -> jax.Array:

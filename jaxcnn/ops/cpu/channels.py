@@ -116,7 +116,8 @@ def _fast_sums(y: jax.Array, x: jax.Array, centre: jax.Array) -> Sequence[jax.Ar
     return jax.ffi.ffi_call(library.SUMS, _vectors(x))(y, x, centre)
 
 
-def _some(tangent: Any) -> jax.Array:
+def some(tangent: Any) -> jax.Array:
+    """A tangent as an array, also where it is 0."""
     return ad.instantiate_zeros(tangent)
 
 
@@ -126,30 +127,31 @@ def _is_zero(*tangents: Any) -> bool:
 
 def _sums_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     (y, x, centre), (dy, dx, dcentre) = primals, tangents
-    total, product = sums_p.bind(_some(dy), x, centre)
+    total, product = sums_p.bind(some(dy), x, centre)
     if not _is_zero(dx, dcentre):
-        product = product + (wide(y) * (wide(_some(dx)) - _some(dcentre))).sum(_axes(y))
+        product = product + (wide(y) * (wide(some(dx)) - some(dcentre))).sum(_axes(y))
     return sums_p.bind(y, x, centre), [total, product]
 
 
 def _sums_transpose(cts: Any, y: Any, x: jax.Array, centre: jax.Array) -> list[Any]:
-    return [affine_p.bind(*map(_some, cts), x, centre, dtype=y.aval.dtype), None, None]
+    return [affine_p.bind(*map(some, cts), x, centre, dtype=y.aval.dtype), None, None]
 
 
 def _affine_p_jvp(primals: Any, tangents: Any, *, dtype: Any) -> tuple[Any, Any]:
     (_, v, x, centre), (du, dv, dx, dcentre) = primals, tangents
-    tangent = affine_p.bind(_some(du), _some(dv), x, centre, dtype=dtype)
+    tangent = affine_p.bind(some(du), some(dv), x, centre, dtype=dtype)
     if not _is_zero(dx, dcentre):
-        tangent = tangent + rounded((wide(_some(dx)) - _some(dcentre)) * v, dtype)
+        tangent = tangent + rounded((wide(some(dx)) - some(dcentre)) * v, dtype)
     return affine_p.bind(*primals, dtype=dtype), tangent
 
 
 def _affine_transpose(ct: Any, u: Any, v: Any, x: jax.Array, centre: jax.Array, *, dtype: Any) -> list[Any]:
-    total, product = sums_p.bind(_some(ct), x, centre)
+    total, product = sums_p.bind(some(ct), x, centre)
     return [total if ad.is_undefined_primal(u) else None, product if ad.is_undefined_primal(v) else None, None, None]
 
 
-def _batched(plain: Any, args: Any, dims: Any, **params: Any) -> tuple[Any, Any]:
+def batched(plain: Any, args: Any, dims: Any, **params: Any) -> tuple[Any, Any]:
+    """A rule for `vmap`: the plain form's."""
     out = jax.vmap(functools.partial(plain, **params), dims)(*args)
     return out, [0] * len(out) if isinstance(out, list) else 0
 
@@ -164,7 +166,7 @@ affine_p.def_abstract_eval(lambda u, v, x, centre, dtype: x.update(dtype=dtype, 
 ad.primitive_jvps.update({sums_p: _sums_jvp, affine_p: _affine_p_jvp})
 ad.primitive_transposes.update({sums_p: _sums_transpose, affine_p: _affine_transpose})
 for primitive, plain in ((moments_p, _plain_moments), (sums_p, _plain_sums), (affine_p, _plain_affine)):
-    batching.primitive_batchers[primitive] = functools.partial(_batched, plain)
+    batching.primitive_batchers[primitive] = functools.partial(batched, plain)
 compute(moments_p, _plain_moments, cpu=_fast_moments)
 compute(sums_p, _plain_sums, cpu=_fast_sums)
 affine_p.def_impl(_plain_affine)

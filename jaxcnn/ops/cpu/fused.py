@@ -51,7 +51,7 @@ _OPERATIONS: dict[str, Callable[..., jax.Array]] = {
 }
 """What a step of `Affine` does, by the names of JAX's primitives."""
 
-ONE = ("neg", "sqrt", "rsqrt")
+_ONE = ("neg", "sqrt", "rsqrt")
 """The operations on one register."""
 
 
@@ -80,7 +80,7 @@ class Affine:
             if name == "constant":
                 registers.append(jnp.float32(self.constants[first]))
             else:
-                used = (first,) if name in ONE else (first, second)
+                used = (first,) if name in _ONE else (first, second)
                 registers.append(_OPERATIONS[name](*(registers[i] for i in used)))
         factor, shift = (None if i < 0 else registers[i] for i in (self.factor, self.shift))
         return factor, shift

@@ -17,12 +17,11 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
-from jaxcnn.ops.backend import compute, suits_cpu
+from jaxcnn.ops.backend import compute
 from jaxcnn.ops.cpu import library
-from jaxcnn.ops.cpu.primitive import alone, available
+from jaxcnn.ops.cpu.channels import batched, some, sums_channels
+from jaxcnn.ops.cpu.primitive import available
 from jaxcnn.ops.precision import rounded, wide
-
-_LEAST = 1 << 14  # numbers; XLA fuses a smaller image's passes with other work
 
 layer_norm_p, gradient_p = Primitive("jaxcnn_layer_norm"), Primitive("jaxcnn_layer_norm_gradient")
 tangent_p = Primitive("jaxcnn_layer_norm_tangent")
@@ -31,7 +30,7 @@ gradient_p.multiple_results = True
 
 def normalizes(x: jax.Array) -> bool:
     """Whether `layer_norm` is used for this image. A batch that several devices share is left to XLA."""
-    return suits_cpu("sums", x) and x.size >= _LEAST and x.ndim > 1 and alone(x, *library.TYPES)
+    return x.ndim > 1 and sums_channels(x)
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
@@ -100,41 +99,32 @@ def _fast_gradient(dy: jax.Array, x: jax.Array, scale: jax.Array, *, eps: float)
     return list(jax.ffi.ffi_call(library.LAYER_NORM_GRADIENT, results)(dy, x, scale, eps=np.float32(eps)))
 
 
-def _some(tangent: Any) -> jax.Array:
-    return ad.instantiate_zeros(tangent)
-
-
 def _jvp(primals: Any, tangents: Any, *, eps: float) -> tuple[jax.Array, jax.Array]:
     x, scale, _ = primals
-    tangent = tangent_p.bind(*map(_some, tangents), x, scale, eps=eps)
+    tangent = tangent_p.bind(*map(some, tangents), x, scale, eps=eps)
     return layer_norm_p.bind(*primals, eps=eps), tangent
 
 
 def _plain_jvp(primitive: Primitive, plain: Callable[..., Any], primals: Any, tangents: Any, **params: Any) -> Any:
     """For the derivatives of derivatives, those of the plain form."""
-    _, tangent = jax.jvp(functools.partial(plain, **params), primals, tuple(map(_some, tangents)))
+    _, tangent = jax.jvp(functools.partial(plain, **params), primals, tuple(map(some, tangents)))
     return primitive.bind(*primals, **params), tangent
 
 
 def _tangent_transpose(ct: Any, dx: Any, dscale: Any, dbias: Any, x: jax.Array, scale: jax.Array, *, eps: float) -> Any:
-    found = gradient_p.bind(_some(ct), x, scale, eps=eps)
+    found = gradient_p.bind(some(ct), x, scale, eps=eps)
     linear = (ad.is_undefined_primal(v) for v in (dx, dscale, dbias))
     return [value if one else None for value, one in zip(found, linear, strict=True)] + [None, None]
 
 
 def _gradient_transpose(cts: Any, dy: Any, x: jax.Array, scale: jax.Array, *, eps: float) -> list[Any]:
-    return [tangent_p.bind(*map(_some, cts), x, scale, eps=eps), None, None]
-
-
-def _batched(plain: Callable[..., Any], args: Any, dims: Any, **params: Any) -> tuple[Any, Any]:
-    out = jax.vmap(functools.partial(plain, **params), dims)(*args)
-    return out, [0] * len(out) if isinstance(out, list) else 0
+    return [tangent_p.bind(*map(some, cts), x, scale, eps=eps), None, None]
 
 
 def _batched_images(args: Any, dims: Any, *, eps: float) -> tuple[Any, int]:
     x, scale, bias = args
     if dims[1:] != (None, None):
-        return _batched(_plain, args, dims, eps=eps)
+        return batched(_plain, args, dims, eps=eps)
     return layer_norm_p.bind(jnp.moveaxis(x, dims[0], 0), scale, bias, eps=eps), 0
 
 
@@ -154,8 +144,8 @@ ad.primitive_jvps[tangent_p] = functools.partial(_plain_jvp, tangent_p, _plain_t
 ad.primitive_jvps[gradient_p] = functools.partial(_plain_jvp, gradient_p, _plain_gradient)
 ad.primitive_transposes.update({tangent_p: _tangent_transpose, gradient_p: _gradient_transpose})
 batching.primitive_batchers[layer_norm_p] = _batched_images
-batching.primitive_batchers[tangent_p] = functools.partial(_batched, _plain_tangent)
-batching.primitive_batchers[gradient_p] = functools.partial(_batched, _plain_gradient)
+batching.primitive_batchers[tangent_p] = functools.partial(batched, _plain_tangent)
+batching.primitive_batchers[gradient_p] = functools.partial(batched, _plain_gradient)
 compute(layer_norm_p, _plain, cpu=_fast)
 compute(tangent_p, _plain_tangent, cpu=_plain_tangent)
 compute(gradient_p, _plain_gradient, cpu=_fast_gradient)

@@ -21,7 +21,7 @@ from helpers import close, normal, same
 import jaxcnn as cnn
 from jaxcnn import ops
 from jaxcnn.ops import cpu, maximum
-from jaxcnn.ops.cpu import channels, rows
+from jaxcnn.ops.cpu import channels
 from tests.ops.cpu.test_cpu import needs_engine
 
 pytestmark = needs_engine
@@ -184,18 +184,12 @@ def test_statistics_that_devices_share() -> None:
 ROWS = [(4, 33, 31, 16), (30, 90, 3), (2, 40, 40, 65), (5, 4), (40, 1025), (8, 7, 7, 768), (600, 100)]
 
 
-@pytest.fixture
-def _rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "_LEAST", 0)
-
-
 def normalized(x: jax.Array, scale: Any, bias: Any) -> jax.Array:
     """The formula."""
     mean = x.mean(-1, keepdims=True)
     return (x - mean) / jnp.sqrt(jnp.square(x - mean).mean(-1, keepdims=True) + 1e-3) * scale + bias
 
 
-@pytest.mark.usefixtures("_rows")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("shape", ROWS, ids=str)
 def test_layer_norm_and_its_derivatives_are_those_of_float64(shape: tuple[int, ...], dtype: Any) -> None:
@@ -221,7 +215,6 @@ def test_layer_norm_and_its_derivatives_are_those_of_float64(shape: tuple[int, .
     assert y.dtype == dx.dtype == tangent.dtype == dtype
 
 
-@pytest.mark.usefixtures("_rows")
 @pytest.mark.parametrize(("scale", "bias"), [(True, False), (False, True), (False, False)])
 def test_layer_norm_without_scale_or_bias(scale: bool, bias: bool) -> None:
     layer = cnn.layer_norm(1e-3, scale=scale, bias=bias)
@@ -231,7 +224,6 @@ def test_layer_norm_without_scale_or_bias(scale: bool, bias: bool) -> None:
     close(layer.apply(params, state, x)[0], normalized(x, 1, 0))
 
 
-@pytest.mark.usefixtures("_rows")
 def test_second_derivatives_and_vmap_of_layer_norm() -> None:
     """Of three times the values of one example, and of scales of their own."""
     x, scale, bias = jnp.asarray(image(0, 3, 4, 24)), jnp.asarray(normal(1, 24)), jnp.asarray(normal(2, 24))

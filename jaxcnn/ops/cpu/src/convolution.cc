@@ -243,13 +243,13 @@ struct Known {
   std::size_t bytes = sizeof(float);  // of the result
 };
 
-// Whether it is a 2-D convolution in float32, of one group and without dilation, and of shapes that fit. Of a description
-// that does not fit, oneDNN says so.
+// Whether it is a 2-D convolution in float32, without dilation, and of shapes that fit. Of a description that does not
+// fit, oneDNN says so.
 bool is_common(const Convolution& c) {
   if (c.type != Type::float32 || c.x.size() != 4 || c.y.size() != 4 || c.kernel.size() != 4) return false;
   if (c.low.size() != 2 || c.high.size() != 2 || c.strides.size() != 2) return false;
-  if (c.groups != 1 || c.dilation != Ints{1, 1}) return false;
-  if (c.kernel[2] != c.x[3] || c.kernel[3] != c.y[3] || c.x[0] != c.y[0]) return false;
+  if (c.dilation != Ints{1, 1}) return false;
+  if (c.kernel[2] * c.groups != c.x[3] || c.kernel[3] != c.y[3] || c.x[0] != c.y[0]) return false;
   for (int i = 0; i < 2; ++i) {
     if (c.low[i] < 0 || c.high[i] < 0 || c.strides[i] < 1) return false;
     if (c.low[i] >= c.kernel[i] || c.high[i] >= c.kernel[i]) return false;
@@ -261,8 +261,8 @@ bool is_common(const Convolution& c) {
 
 // This package's own code for a convolution, or null.
 OwnCode own_code(const Convolution& c) {
-  if (c.direct && suits_depthwise(c)) return depthwise;
   if (!is_common(c)) return nullptr;
+  if (c.groups != 1) return c.direct && suits_depthwise(c) ? depthwise : nullptr;
   if (c.direct && suits_direct(c)) return direct;
   if (c.winograd && suits_winograd(c)) return winograd;
   return nullptr;

@@ -9,7 +9,8 @@
 
 namespace jaxcnn {
 
-// Whether `depthwise` computes this convolution, in float32 and with nothing added, and faster than oneDNN does.
+// Whether `depthwise` computes this convolution, which is 2-D, in float32, of several groups and not dilated, and
+// faster than oneDNN does.
 bool suits_depthwise(const Convolution& convolution);
 
 // Computes the convolution. Use it only during a turn.

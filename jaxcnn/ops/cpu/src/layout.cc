@@ -11,6 +11,7 @@ namespace jaxcnn {
 namespace {
 
 constexpr std::int64_t kFour = 4;          // numbers of a register
+constexpr std::int64_t kMost = 64;         // numbers of a block
 constexpr std::int64_t kAlone = 1 << 14;   // a smaller kernel is copied by one thread
 
 std::int64_t blocks_of(std::int64_t count, std::int64_t block) { return (count + block - 1) / block; }
@@ -76,7 +77,7 @@ std::optional<Layout> Layout::of(const dnnl::memory::desc& blocks) {
     return std::nullopt;
   }
   made.block_ = sizes[0];
-  if (made.block_ > 64) return std::nullopt;
+  if (made.block_ > kMost) return std::nullopt;
   const bool both = made.kind_ == Kind::both, by_channels = made.kind_ == Kind::channels;
   // The step that each dimension should have, from the last in memory to the first. Of a length of 1 it is arbitrary.
   const auto is = [&](std::size_t axis, std::int64_t length, std::int64_t step) {
@@ -155,7 +156,6 @@ void Layout::transposed(const float* kernel, float* blocks) const {
 }
 
 void Layout::pairs_of_rows(const float* kernel, float* blocks, const float* factor) const {
-  constexpr std::int64_t kMost = 64;
   const std::int64_t n = block_, filter_blocks = blocks_of(filters_, n), pairs = blocks_of(channels_, 2);
   auto some = [&](std::int64_t piece) {
     const std::int64_t place = piece / pairs, c = piece % pairs * 2;
@@ -180,7 +180,7 @@ void Layout::pairs_of_rows(const float* kernel, float* blocks, const float* fact
 }
 
 void Layout::transposed_pairs(const float* kernel, float* blocks) const {
-  constexpr std::int64_t kChunk = 32, kMost = 64;  // pairs and channels that are transposed at a time
+  constexpr std::int64_t kChunk = 32;  // pairs that are transposed at a time
   const std::int64_t n = block_, pairs = blocks_of(filters_, 2);
   auto some = [&](std::int64_t piece) {
     float rounded[kMost * kChunk];
