@@ -331,7 +331,7 @@ class DataParallel(OneDevice):
         if self.form == "pmap":
             stacked = jax.tree.map(lambda x: jnp.stack([_uncommitted(x)] * len(self._own)), state)
             return jax.pmap(lambda x: x, AXIS, devices=self._all())(stacked)
-        return self._put(jax.tree.map(jnp.copy, state), self._whole)
+        return self._put(copied(state), self._whole)
 
     def single(self, state: PyTree) -> PyTree:
         """The state as one device of this process has it."""
@@ -394,6 +394,14 @@ class DataParallel(OneDevice):
             return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
         return jax.tree.map(one, tree)
+
+
+def copied(tree: PyTree) -> PyTree:
+    """The same with copied arrays, which stay valid when the originals are donated.
+
+    The runtime copies them; `jnp.copy` compiles a program for each shape.
+    """
+    return jax.device_put(tree, may_alias=False)
 
 
 def _uncommitted(x: Any) -> Any:

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn import devices
 from jaxcnn.atomic import to_disk
 
 PyTree = Any
@@ -48,8 +49,11 @@ class Flat:
 
     def copied(self) -> Flat:
         """The same with copied arrays, which stay valid when the originals are donated."""
-        copies = {name: jnp.copy(x) if isinstance(x, jax.Array) else np.array(x) for name, x in self.arrays.items()}
-        return Flat(copies, self.keys, self.tree)
+
+        def one(x: Any) -> Any:
+            return devices.copied(x) if isinstance(x, jax.Array) else np.array(x)
+
+        return Flat({name: one(x) for name, x in self.arrays.items()}, self.keys, self.tree)
 
 
 def flat(tree: PyTree) -> Flat:
@@ -235,8 +239,8 @@ def read_like(file: Path, like: PyTree) -> PyTree:
         def one(path: Any, leaf: Any) -> Any:
             if not isinstance(leaf, jax.Array):
                 return reader.leaf(_name(path))  # JAX would convert NumPy's float64 to float32
-            # A copy owned by JAX, so that a step may donate it.
-            return reader.leaf(_name(path), lambda x: jax.device_put(jnp.array(x), device))
+            # A copy owned by JAX, so that a step may donate it. `jnp.array` compiles a program for each shape.
+            return reader.leaf(_name(path), lambda x: jax.device_put(x, device, may_alias=False))
 
         return jax.tree_util.tree_map_with_path(one, like)
 

@@ -15,7 +15,7 @@ from jaxcnn.core import Layer, fold_in
 from jaxcnn.data.augment import PairedTransform, augmented
 from jaxcnn.data.preprocess import inputs_of, to_float
 from jaxcnn.declared import Call, calls
-from jaxcnn.devices import OneDevice
+from jaxcnn.devices import OneDevice, copied
 from jaxcnn.errors import UserError
 from jaxcnn.losses import Loss, Weighted
 from jaxcnn.metrics import Metric, Summed, accuracy, in_training
@@ -128,7 +128,7 @@ def create_state(
         params, model_state = model.init(init_key, *inputs)
     else:
         _check_variables(model, init_key, inputs, variables)
-        params, model_state = jax.tree.map(jnp.copy, tuple(variables))
+        params, model_state = copied(tuple(variables))
     params, model_state = strong((params, model_state))
     # As one program, since compiling it array by array takes seconds; copied, since a step donates both.
     opt_state = jax.jit(lambda params: jax.tree.map(jnp.copy, optimizer.init(params)))(params)
@@ -140,7 +140,7 @@ def create_state(
         model_state=model_state,
         opt_state=strong(opt_state),
         key=step_key,
-        ema=jax.tree.map(jnp.copy, params) if ema else None,
+        ema=copied(params) if ema else None,
         scale=LossScale.start() if loss_scale else None,
     )
 

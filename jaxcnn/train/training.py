@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.core import Layer
 from jaxcnn.data.batches import batches
 from jaxcnn.data.dataset import Dataset, Examples
 from jaxcnn.data.stream import prefetch
-from jaxcnn.devices import OneDevice, first_process, from_first, together
+from jaxcnn.devices import OneDevice, copied, first_process, from_first, together
 from jaxcnn.errors import TrainingError, UserError
 from jaxcnn.format import plural
 from jaxcnn.ops import cpu
@@ -226,7 +225,7 @@ class Training:
             self.state, self.best, progress = found
             self.place = Place.of(progress)
             self._saved = int(self.state.step)
-        self.best = jax.tree.map(jnp.copy, self.best)
+        self.best = copied(self.best)
         self.state = self.devices.replicate(self.state)
         for name, callback in zip(names_of(self.callbacks), self.callbacks, strict=True):
             if name in self.place.callbacks:
@@ -255,7 +254,7 @@ class Training:
             record = self._one_epoch(display, stop)
             self.place.next_epoch(record)
             if self.primary.best(self.history) is record:
-                self.best = jax.tree.map(jnp.copy, self.variables)
+                self.best = copied(self.variables)
             self._save(wait=stop.asked(record["step"]))
             self.writer.epoch(record, self.history)
             display.epoch(record)

@@ -262,4 +262,4 @@ def _array(array: np.ndarray, dtype: Any) -> jax.Array:
     # A writeable array is a copy, made when its axes were converted. Any other is a view of the file, which may change.
     if array.dtype != dtype or not (array.flags.writeable and array.flags.c_contiguous):
         array = np.array(array, dtype, order="C")
-    return jnp.asarray(array)
+    return jax.device_put(array, may_alias=False)  # `jnp.asarray` compiles a program for each shape
