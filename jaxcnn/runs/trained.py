@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +38,35 @@ def computed(model: Layer, config: Mapping[str, Any]) -> Layer:
     return model if precision == "float32" else mixed_precision(model, jnp.dtype(precision))
 
 
+class Predictor:
+    """A trained network that computes its outputs, in one compiled program: `TrainedModel` and the result of `fit`.
+
+    Attributes:
+      model, params, model_state: the network.
+      preprocess: what the training did to its inputs.
+    """
+
+    model: Layer
+    params: Any
+    model_state: Any
+    preprocess: Callable[[Any], Any]
+
+    @functools.cached_property
+    def _compiled(self) -> Callable[[Any, Any, Any], Any]:
+        model, preprocess = self.model, self.preprocess
+        return jax.jit(lambda params, state, inputs: model.apply(params, state, *inputs_of(preprocess, inputs))[0])
+
+    def outputs(self, inputs: Any) -> Any:
+        """The network's outputs for images `(N, H, W, C)`, or other inputs, as the data had them."""
+        return self._compiled(self.params, self.model_state, inputs)
+
+    def probabilities(self, images: Any) -> np.ndarray:
+        """The probability of each class, softmax of the outputs: `(N, classes)`."""
+        return np.asarray(jax.jit(jax.nn.softmax)(self.outputs(images)))
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class TrainedModel:
+class TrainedModel(Predictor):
     """A network with the variables of its best epoch, and all that is needed to apply it.
 
     Attributes:
@@ -106,16 +134,12 @@ class TrainedModel:
             ) from None
         return TrainedModel(model, params, model_state, preprocess, image, classes, config)
 
-    def outputs(self, inputs: Any) -> Any:
-        """The network's outputs for inputs in the form of the run's data, before `preprocess`."""
-        return self.model.apply(self.params, self.model_state, *inputs_of(self.preprocess, inputs))[0]
-
     def probabilities(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
         """The probability of each class, `(N, classes)`, for uint8 images `(N, *image)`."""
         images = np.asarray(images)
         if images.shape[1:] != self.image:
             raise UserError(f"the run's images are {self.image}, got {images.shape[1:]}")
-        return np.asarray(jax.nn.softmax(self.outputs(images)))
+        return super().probabilities(images)
 
 
 Trained = TrainedModel

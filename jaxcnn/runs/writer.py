@@ -202,7 +202,7 @@ def pictures(history: list[Record], primary: Primary, test: Any, outputs: Any) -
 
     drawn: dict[str, Callable[[], Any]] = {}
     if isinstance(test, Dataset) and outputs is not None and outputs.ndim == 2 and outputs.shape[1] > 1:
-        probabilities = np.asarray(jax.nn.softmax(outputs))
+        probabilities = np.asarray(jax.jit(jax.nn.softmax)(outputs))
         matrix = confusion_matrix(probabilities.argmax(1), test.labels, probabilities.shape[1])
         drawn["confusion.png"] = lambda: plots.confusion(matrix, test.classes)
         drawn["mistakes.png"] = lambda: plots.mistakes(test, probabilities)

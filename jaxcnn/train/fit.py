@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 
 from jaxcnn.core import Layer
 from jaxcnn.data.dataset import Dataset, Examples
 from jaxcnn.data.loader import Loader
-from jaxcnn.data.preprocess import Preprocess, inputs_of, to_float
+from jaxcnn.data.preprocess import Preprocess, to_float
 from jaxcnn.data.stream import Stream
 from jaxcnn.devices import OneDevice, agree, first_process, together
 from jaxcnn.errors import UserError
@@ -25,7 +24,7 @@ from jaxcnn.losses import Loss
 from jaxcnn.runs.folder import Run
 from jaxcnn.runs.primary import Primary, began_by, primary_of
 from jaxcnn.runs.record import Record
-from jaxcnn.runs.trained import TrainedModel
+from jaxcnn.runs.trained import Predictor, TrainedModel
 from jaxcnn.runs.writer import RunWriter, pictures
 from jaxcnn.tasks.objective import Objective
 from jaxcnn.train import agreement
@@ -41,7 +40,7 @@ Data = Dataset | Examples | Stream | Loader | Any
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class FitResult:
+class FitResult(Predictor):
     """What `fit` returns.
 
     Attributes:
@@ -61,14 +60,6 @@ class FitResult:
     test: Evaluation | None
     model: Layer
     preprocess: Callable[[Any], Any]
-
-    def outputs(self, inputs: Any) -> Any:
-        """The trained network's outputs for images `(N, H, W, C)`, or other inputs, as the data had them."""
-        return self.model.apply(self.params, self.model_state, *inputs_of(self.preprocess, inputs))[0]
-
-    def probabilities(self, images: Any) -> np.ndarray:
-        """The probability of each class, softmax of the outputs: `(N, classes)`."""
-        return np.asarray(jax.nn.softmax(self.outputs(images)))
 
     def __repr__(self) -> str:
         return result_text(self)

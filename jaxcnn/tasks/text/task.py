@@ -65,7 +65,7 @@ def predict(trained: TrainedModel, given: Sequence[str], out: Path, most: int = 
         if not words:
             raise UserError(f"{text!r} has no word: give a sentence")
         coded = vocabulary.encode([words])
-        probabilities = np.asarray(jax.nn.softmax(trained.outputs(coded)[0]))
+        probabilities = np.asarray(jax.jit(jax.nn.softmax)(trained.outputs(coded)[0]))
         best = int(probabilities.argmax())
         weights: dict[str, float] = {}
         for place, width, parts in evidence(trained.params, coded[0]):

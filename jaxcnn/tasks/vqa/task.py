@@ -69,7 +69,7 @@ def predict(trained: TrainedModel, given: Sequence[str], out: Path) -> list[dict
         if not questions:
             raise UserError(f'{name}: a question has to follow, for instance "what shape is the red object?"')
         coded = encode_questions(questions, words)
-        chances = np.asarray(jax.nn.softmax(trained.outputs((image[None], coded[None]))[0]))
+        chances = np.asarray(jax.jit(jax.nn.softmax)(trained.outputs((image[None], coded[None]))[0]))
         lines = []
         stem = f"scene{name.removeprefix('scene:')}" if name.startswith("scene:") else stems([name])[0]
         file = out / f"{stem}{f'-{number}' if len(asked) > 1 else ''}.png"
