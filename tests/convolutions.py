@@ -66,16 +66,23 @@ def _taps(x: tuple[int, ...], kernel: tuple[int, ...], settings: Settings) -> It
 
 
 def _by_group(x: Any, groups: int) -> Any:
-    return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    """The groups in front, so that `@` is a product of matrices for each: (..., C) -> (groups, ..., C / groups)."""
+    return np.moveaxis(x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups), -2, 0)
+
+
+def _matrix(x: Any) -> Any:
+    """The pixels of all images as rows: (groups, ..., C) -> (groups, pixels, C)."""
+    return x.reshape(len(x), -1, x.shape[-1])
 
 
 def convolution(x: Any, kernel: Any, settings: Settings) -> np.ndarray:
     """y(x, kernel) in float64."""
     groups = settings["groups"]
     y = np.zeros(out_shape(x.shape, kernel.shape, settings))
-    x, grouped, weights = _by_group(x, groups), _by_group(y, groups), _by_group(kernel, groups)
-    for tap, inside, goes in _taps((*x.shape[:-2], 0), kernel.shape, settings):
-        grouped[goes] += np.einsum("...gc,cgk->...gk", x[inside], weights[tap])
+    images, grouped, weights = (_by_group(a, groups) for a in (x, y, kernel))
+    for tap, inside, goes in _taps(x.shape, kernel.shape, settings):
+        read, sums = images[:, *inside], grouped[:, *goes]
+        sums += (_matrix(read) @ weights[:, *tap]).reshape(sums.shape)
     return y
 
 
@@ -83,9 +90,10 @@ def input_gradient(x: tuple[int, ...], kernel: Any, ct: Any, settings: Settings)
     """The gradient by the image, whose shape x is, in float64."""
     groups = settings["groups"]
     out = np.zeros(x)
-    grouped, weights, ct = _by_group(out, groups), _by_group(kernel, groups), _by_group(ct, groups)
+    grouped, weights, ct = (_by_group(a, groups) for a in (out, kernel, ct))
     for tap, inside, goes in _taps(x, kernel.shape, settings):
-        grouped[inside] += np.einsum("...gk,cgk->...gc", ct[goes], weights[tap])
+        read, sums = ct[:, *goes], grouped[:, *inside]
+        sums += (_matrix(read) @ weights[:, *tap].swapaxes(-1, -2)).reshape(sums.shape)
     return out
 
 
@@ -93,10 +101,10 @@ def kernel_gradient(x: Any, kernel: tuple[int, ...], ct: Any, settings: Settings
     """The gradient by the kernel, whose shape `kernel` is, in float64."""
     groups = settings["groups"]
     out = np.zeros(kernel)
-    weights = _by_group(out, groups)
+    images, weights, ct = (_by_group(a, groups) for a in (x, out, ct))
     for tap, inside, goes in _taps(x.shape, kernel, settings):
-        a, b = _by_group(x[inside], groups), _by_group(ct[goes], groups)
-        weights[tap] = np.einsum("pgc,pgk->cgk", a.reshape(-1, *a.shape[-2:]), b.reshape(-1, *b.shape[-2:]))
+        a, b = _matrix(images[:, *inside]), _matrix(ct[:, *goes])
+        weights[:, *tap] = a.swapaxes(-1, -2) @ b
     return out
 
 

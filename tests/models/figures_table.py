@@ -7,29 +7,16 @@ from `torchvision.json.xz`. Run it after a network is added or changed.
 """
 
 import json
-import math
 import sys
 from typing import Any
 
-import jax
 import torchvision_fixture
+from traced import traced
 
-from jaxcnn.inspect.cost import macs
 from jaxcnn.models import MODELS
 from jaxcnn.models.figures import FILE
 
 THEIRS = torchvision_fixture.load()
-
-
-def parameters(name: str) -> int:
-    """The parameters of a network as it was designed, found from its shapes alone."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(_shapes(name)[0]))
-
-
-def operations(name: str) -> int:
-    """The multiply-accumulates of one example in an evaluation."""
-    traced = jax.make_jaxpr(_make(name).apply)(*_shapes(name), *MODELS[name].example())
-    return macs(traced.jaxpr)
 
 
 def top1(name: str) -> float | None:
@@ -40,17 +27,8 @@ def top1(name: str) -> float | None:
 def row(name: str) -> dict[str, Any]:
     """The network's entry of the file."""
     accuracy = top1(name)
-    return {"parameters": parameters(name), "macs": operations(name)} | ({"top1": accuracy} if accuracy else {})
-
-
-def _make(name: str) -> Any:
-    from jaxcnn.models import make
-
-    return make(name, MODELS[name].classes)
-
-
-def _shapes(name: str) -> Any:
-    return jax.eval_shape(_make(name).init, jax.random.key(0), *MODELS[name].example())
+    found = traced(name)
+    return {"parameters": found.parameters, "macs": found.macs} | ({"top1": accuracy} if accuracy else {})
 
 
 if __name__ == "__main__":

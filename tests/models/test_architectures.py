@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torchvision_fixture
 from helpers import close, normal, shapes, size
+from traced import traced
 
 import jaxcnn as cnn
 from jaxcnn.errors import UserError
-from jaxcnn.inspect.summary import macs
 from jaxcnn.losses import softmax_cross_entropy
 from jaxcnn.models import MODELS, cifar_resnet, lenet, resnet, vgg16
 from jaxcnn.models.googlenet import TABLE_1
@@ -28,16 +28,6 @@ def image(*shape):
 def variables(model, *shape):
     """The shapes of params and state for an image of this shape."""
     return jax.eval_shape(model.init, KEY, image(*shape))
-
-
-@functools.cache
-def traced(name):
-    """Parameters, multiply-accumulates and output shape of a model as it comes."""
-    entry = MODELS[name]
-    model, x = entry.make(), image(*entry.input)
-    params, state = jax.eval_shape(model.init, KEY, x)
-    jaxpr, (output, _) = jax.make_jaxpr(model.apply, return_shape=True)(params, state, x)
-    return size(params), macs(jaxpr.jaxpr), output.shape
 
 
 @functools.cache
@@ -163,23 +153,20 @@ def test_every_model_is_counted_here():
 def test_systems(name):
     entry = MODELS[name]
     model, inputs = cnn.models.make(name, entry.classes), entry.example()
-    params, state = jax.eval_shape(model.init, KEY, *inputs)
-    output, _ = jax.eval_shape(model.apply, params, state, *inputs)
     parameters, shape = SYSTEMS[name]
     if parameters is not None:
-        assert size(params) == parameters
+        assert traced(name).parameters == parameters
     if shape is not None:
-        assert output.shape == shape
-    assert cnn.inspect.summary(model, *inputs, depth=1).params == size(params)
+        assert traced(name).outputs.shape == shape
+    assert cnn.inspect.summary(model, *inputs, depth=1).params == traced(name).parameters
     assert repr(entry.make()) == f"{name}()"
 
 
 @pytest.mark.parametrize(("name", "expected"), PARAMETERS.items(), ids=PARAMETERS)
 def test_parameters(name, expected):
-    params, _, output = traced(name)
-    assert params == expected
+    assert traced(name).parameters == expected
     ten = MODELS[name].input != (224, 224, 3) and MODELS[name].input != (227, 227, 3)
-    assert output == (1, 10 if ten else 1000)
+    assert traced(name).outputs.shape == (1, 10 if ten else 1000)
 
 
 def test_parameters_of_resnet1202():
@@ -212,8 +199,8 @@ GFLOPS = {
 
 @pytest.mark.parametrize(("name", "published"), GFLOPS.items(), ids=GFLOPS)
 def test_multiply_accumulates_are_those_that_torchvision_publishes(name, published):
-    assert round(traced(name)[1] / 1e9, 2) == published
-    assert summary(name).macs == traced(name)[1]
+    assert round(traced(name).macs / 1e9, 2) == published
+    assert summary(name).macs == traced(name).macs
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg16", "googlenet", "resnet50"])
@@ -282,10 +269,9 @@ def test_the_lectures_table_of_alexnet():
 
 
 def test_the_papers_alexnet_and_what_the_lectures_say_of_it():
-    params, operations, _ = traced("alexnet_2012")
-    assert round(params / 1e6, 1) == 61.0  # "60M"
+    assert round(traced("alexnet_2012").parameters / 1e6, 1) == 61.0  # "60M"
     # The deck has 832 M flops. Multiply-accumulates are 724 M, and flops, counting each as two, 1449 M.
-    assert operations == 724_406_816
+    assert traced("alexnet_2012").macs == 724_406_816
     layers = variables(cnn.models.alexnet_2012(), 227, 227, 3)[0]
     assert {name: layers[name]["kernel"].shape[2] for name in ("conv2", "conv3", "conv4", "conv5")} == {
         "conv2": 48,
@@ -392,10 +378,11 @@ def test_the_filters_in_the_lectures_table_of_googlenet():
 
 def test_googlenet_against_alexnet():
     """The deck has "only 5 million params", "12X less params" and "2x more compute"."""
-    (params, operations, _), (alexnet, alexnet_operations, _) = traced("googlenet_2014"), traced("alexnet_2012")
-    assert 1024 * sum(weights for _, _, weights, _ in GOOGLENET) == pytest.approx(params, rel=0.01)  # not 5 million
-    assert round(alexnet / params, 1) == 8.7  # not 12
-    assert round(operations / alexnet_operations, 1) == 2.2
+    googlenet, alexnet = traced("googlenet_2014"), traced("alexnet_2012")
+    weights = 1024 * sum(weights for _, _, weights, _ in GOOGLENET)
+    assert weights == pytest.approx(googlenet.parameters, rel=0.01)  # not 5 million
+    assert round(alexnet.parameters / googlenet.parameters, 1) == 8.7  # not 12
+    assert round(googlenet.macs / alexnet.macs, 1) == 2.2
 
 
 # --- LeNet-5 of 1998 ---------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """The table of figures that `jaxcnn models` shows, against the networks themselves."""
 
-import figures_table
 import pytest
 import torchvision_fixture
+from traced import parameters, traced
 
 from jaxcnn.models import MODELS
 from jaxcnn.models.figures import figures
@@ -33,7 +33,7 @@ def test_parameters_are_those_that_torchvision_publishes(name):
 )
 def test_parameters_of_large_networks(name):
     """`test_figures_are_those_of_the_traced_network` has the small ones, with their operations, everywhere."""
-    assert figures()[name].parameters == figures_table.parameters(name)
+    assert figures()[name].parameters == parameters(name)
 
 
 def _networks():
@@ -42,8 +42,8 @@ def _networks():
 
 @pytest.mark.parametrize("name", _networks())
 def test_figures_are_those_of_the_traced_network(name):
-    assert figures()[name].parameters == figures_table.parameters(name)
-    assert figures()[name].macs == figures_table.operations(name)
+    assert figures()[name].parameters == traced(name).parameters
+    assert figures()[name].macs == traced(name).macs
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)

@@ -66,9 +66,12 @@ def test_every_array_has_its_name_and_shape(name):
     assert parameters - HEADS.get(name, 0) == THEIRS[name]["parameters"]
 
 
-@pytest.mark.parametrize("name", networks("classification"))
+@pytest.mark.parametrize("name", ["efficientnet_b2", "googlenet", "inception_v3"])
 def test_multiply_accumulates(name):
-    """Published with three decimals: within half of the last one."""
+    """Published with three decimals: within half of the last one.
+
+    These have another size of images there, or an auxiliary head here; `test_figures.py` has the others.
+    """
     model, found = made(name)
     trees = {}, {}
     for variable in found.values():

@@ -5,6 +5,7 @@ What a switch forbids while a function is traced needs no compilation to be seen
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -78,6 +79,13 @@ TRACING: dict[str, Callable[[], AbstractContextManager[Any]]] = {
         lambda: jax.default_matmul_precision("BF16_BF16_F32_X3"),
     ),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_objects() -> None:
+    """Checking for leaks collects garbage again and again; it need not look at what other tests have left."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.mark.parametrize("switch", TRACING)
