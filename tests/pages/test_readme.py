@@ -175,15 +175,23 @@ def _digit(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_first_command_on_a_fresh_clone(tmp_path: Path) -> None:
-    """Pasted as it stands: ends with a trained LeNet-5 of at least 98 % on the digits' test set."""
-    clone = tmp_path / "jaxcnn"
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-    command = re.search(r"<!-- main command -->\s*```sh\n(.*?)```", README, re.DOTALL)
-    assert command
-    done = subprocess.run(["bash", "-c", command[1]], cwd=clone, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    accuracy = re.search(r"test accuracy ([\d.]+) %", done.stdout)
+def test_the_main_command_on_a_fresh_clone(tmp_path: Path) -> None:
+    """Pasted as it stands: ends with a trained LeNet-5 of at least 98 % on the digits' test set.
+
+    CI has run it, in its own clean checkout, before the tests.
+    """
+    clone, printed = ROOT, os.environ.get("JAXCNN_MAIN_COMMAND")
+    if printed:
+        output = Path(printed).read_text()
+    else:
+        clone = tmp_path / "jaxcnn"
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+        command = re.search(r"<!-- main command -->\s*```sh\n(.*?)```", README, re.DOTALL)
+        assert command
+        done = subprocess.run(["bash", "-c", command[1]], cwd=clone, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        output = done.stdout
+    accuracy = re.search(r"test accuracy ([\d.]+) %", output)
     assert accuracy
     assert float(accuracy[1]) >= 98
     assert (clone / "runs/lenet5-digits-1/result.json").is_file()
