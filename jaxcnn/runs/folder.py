@@ -22,10 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from jaxcnn.atomic import PART, Content, on_disk, write_whole
+from jaxcnn.devices import copied
 from jaxcnn.errors import TrainingError, UserError
 from jaxcnn.runs import lock
 from jaxcnn.runs.checkpoint import Checkpoints, Progress, read_like, read_some, sha256
@@ -333,7 +331,7 @@ class Run:
             if not progress["history"]:
                 return None
             arrays = read_some(folder, ("best",) if progress["best_apart"] else ("params", "model_state", "ema"))
-            arrays = jax.tree.map(jnp.asarray, arrays.get("best", arrays))
+            arrays = copied(arrays.get("best", arrays))
             return arrays.get("ema", arrays["params"]), arrays.get("model_state", {})
 
         found = self.checkpoints.newest(read)

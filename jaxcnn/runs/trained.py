@@ -58,6 +58,8 @@ class Predictor:
 
     def outputs(self, inputs: Any) -> Any:
         """The network's outputs for images `(N, H, W, C)`, or other inputs, as the data had them."""
+        if isinstance(self.preprocess, Preprocess):
+            self.preprocess.check(inputs)  # inside the program it does not see the values
         return self._compiled(self.params, self.model_state, inputs)
 
     def probabilities(self, images: Any) -> np.ndarray:

@@ -165,7 +165,7 @@ def check_labels(objective: Objective, outputs: PyTree, data: Any) -> None:
     labels = np.arange(len(data.classes), dtype=np.int32) if isinstance(data, Stream) else data.labels
     leaves = jax.tree.leaves(labels)  # none for data without labels; those of one batch for a loader
     count = len(leaves[0]) if leaves else len(data)
-    known, all_outputs = jax.tree.map(jnp.asarray, labels), (_batch(outputs, count) if leaves else outputs)
+    known, all_outputs = jax.device_put(labels), (_batch(outputs, count) if leaves else outputs)
     try:
         if loss is optax.softmax_cross_entropy_with_integer_labels:
             check_classes(all_outputs, known)
