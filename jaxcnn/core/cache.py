@@ -5,13 +5,16 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 
 from jaxcnn.core.layer import Layer, PyTree, Variables, is_comparable
 
@@ -50,19 +53,55 @@ class Leaf:
         return Leaf(layer, inputs, variables, identity)
 
     def make(self, key: jax.Array) -> tuple[Variables, Variables]:
-        """The variables, computed by a compiled `init`.
+        """The variables, computed by a compiled `init`. Inside `jit` or `vmap`, `init` is not compiled here."""
+        found, _ = self.function(key)
+        return found(key)
 
-        Compiling `jax.random` is slow on a CPU: 0.2 to 0.6 s per shape. LLVM's optimization level 1 takes a third of
-        that time, and its results are the same to the last bit. Inside `jit` or `vmap`, `init` is not compiled here.
-        """
-        if isinstance(key, jax.core.Tracer) or not is_comparable(self.layer):
-            return self.layer.init(key, *self.inputs)
+    def function(self, key: jax.Array) -> tuple[Callable[[jax.Array], tuple[Variables, Variables]], bool]:
+        """`key -> (params, state)`, and whether it is a new one of `jax.jit`."""
+        layer, inputs = self.layer, self.inputs
+        if isinstance(key, jax.core.Tracer) or not is_comparable(layer):
+            return lambda key: layer.init(key, *inputs), False
         identity = self.identity, jax.default_backend(), key.dtype
-        if identity not in _compiled:
-            options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-            layer, inputs = self.layer, self.inputs
-            _remember(_compiled, identity, jax.jit(lambda key: layer.init(key, *inputs), compiler_options=options))
-        return _compiled[identity](key)
+        if new := identity not in _compiled:
+            _remember(
+                _compiled, identity, jax.jit(lambda key: layer.init(key, *inputs), compiler_options=compile_options())
+            )
+        return _compiled[identity], new
+
+
+def compile_together(leaves: Iterable[Leaf], key: jax.Array) -> None:
+    """Compiles what `make` of these leaves needs, several at a time; `make` then finds it in JAX's caches."""
+    found = [leaf.function(key) for leaf in leaves]
+    lowered = [function.lower(key) for function, new in found if new]  # type: ignore[attr-defined]
+    x64 = jnp.result_type(float) == jnp.float64  # a setting of this thread
+
+    def compiled(one: Any) -> None:
+        with jax.enable_x64(x64):
+            one.compile()
+
+    if len(lowered) > 1:
+        with ThreadPoolExecutor(min(len(lowered), _workers())) as pool:
+            list(pool.map(compiled, lowered))
+
+
+def compile_options() -> dict[str, Any] | None:
+    """XLA's options for a program that runs once.
+
+    Compiling `jax.random` is slow on a CPU: 0.2 to 0.6 s per shape. LLVM's optimization level 1, and one piece instead
+    of 32, take a third of that time; the older code for fused operations, which jaxlib 0.11 no longer has, takes half
+    of the rest. Results are the same to the last bit.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    options: dict[str, Any] = {"xla_backend_optimization_level": 1, "xla_cpu_parallel_codegen_split_count": 1}
+    return options | ({"xla_cpu_use_fusion_emitters": False} if jaxlib.__version__.startswith("0.10.") else {})
+
+
+def _workers() -> int:
+    """As many as XLA uses: `NPROC`, or the processors."""
+    given = os.environ.get("NPROC", "")
+    return int(given) if given.isdecimal() and int(given) else os.cpu_count() or 1
 
 
 def forget() -> None:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core.cache import Leaf, forget
+from jaxcnn.core.cache import Leaf, compile_together, forget
 from jaxcnn.core.layer import Call, EvaluationOnly, Layer, LayerError, PyTree, Variables, as_layer
 from jaxcnn.core.watch import watch, watcher
 
@@ -242,12 +242,13 @@ def network(forward: Callable[..., PyTree], /, **sublayers: Layer | Callable[...
                 keys[path] = fold_in(key_of(path[:-1]), path[-1])
             return keys[path]
 
-        for path, leaf in plan.items():
-            if jax.tree.leaves(leaf.variables):
-                made_params, made_state = leaf.make(key_of(path))
-                for tree, values in ((params, made_params), (state, made_state)):
-                    if values:
-                        _insert(tree, path, values)
+        with_variables = {path: leaf for path, leaf in plan.items() if jax.tree.leaves(leaf.variables)}
+        compile_together(with_variables.values(), key)
+        for path, leaf in with_variables.items():
+            made_params, made_state = leaf.make(key_of(path))
+            for tree, values in ((params, made_params), (state, made_state)):
+                if values:
+                    _insert(tree, path, values)
         forget()
         return params, state
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcnn.core import Layer, fold_in
+from jaxcnn.core.cache import compile_options
 from jaxcnn.data.augment import PairedTransform, augmented
 from jaxcnn.data.preprocess import inputs_of, to_float
 from jaxcnn.declared import Call, calls
@@ -131,7 +132,10 @@ def create_state(
         params, model_state = copied(tuple(variables))
     params, model_state = strong((params, model_state))
     # As one program, since compiling it array by array takes seconds; copied, since a step donates both.
-    opt_state = jax.jit(lambda params: jax.tree.map(jnp.copy, optimizer.init(params)))(params)
+    # Inside `jit` they are the outer program's.
+    options = None if isinstance(init_key, jax.core.Tracer) else compile_options()
+    made = jax.jit(lambda params: jax.tree.map(jnp.copy, optimizer.init(params)), compiler_options=options)
+    opt_state = made(params)
     if ema and averages(opt_state):
         raise UserError("ema: the optimizer has parameters of its own to evaluate, so leave out the moving average")
     return TrainState(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.core import Layer, Variables, get, put
+from jaxcnn.core.cache import compile_options
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.models import MODELS
 from jaxcnn.models.registry import Published, families, published_weights
@@ -244,9 +245,7 @@ def _initial(
         return [get(trees[tree], at) for tree, at in homes]
 
     homes = [v.home for v in chosen]
-    # Compiling `jax.random` is slow, and this program runs once, so optimize little, as in `core.cache`.
-    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    made = jax.jit(some, compiler_options=options)(jax.random.key(0) if key is None else key)
+    made = jax.jit(some, compiler_options=compile_options())(jax.random.key(0) if key is None else key)
     return dict(zip(chosen, made, strict=True))
 
 

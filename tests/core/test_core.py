@@ -780,3 +780,23 @@ def test_many_compiled_inits_are_freed_and_few_are_kept():
         variables = model.init(KEY, IMAGES[:, 0, 0])
         assert bool(cache._compiled) == kept
         same(model.init(KEY, IMAGES[:, 0, 0]), variables)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_each_kind_of_layer_is_compiled_once(double, caplog):
+    """Several at a time, in threads, with the settings of this one: none of them is compiled again when it runs."""
+    cache._compiled.clear()
+    model = cnn.serial(*(cnn.dense(features) for features in (3, 4, 5, 4, 5)))
+    with jax.enable_x64(double), caplog.at_level("DEBUG", "jax._src.dispatch"):
+        params, _ = model.init(KEY, IMAGES[:, 0, 0])
+        assert params["dense1"]["kernel"].dtype == (jnp.float64 if double else jnp.float32)
+    said = [record.getMessage() for record in caplog.records]
+    # The last layer is the third again.
+    assert sum(line.startswith("Finished XLA compilation of jit(<lambda>)") for line in said) == 4
+
+
+def test_a_compiled_init_is_the_same_to_the_last_bit():
+    """As by XLA's usual options, where a user compiles it."""
+    for kernel_init in (initializers.he_normal(), initializers.lecun_uniform(), initializers.orthogonal()):
+        model = cnn.conv(8, 3, kernel_init=kernel_init)
+        alike(cnn.serial(conv=model).init(KEY, IMAGES)[0]["conv"], jax.jit(model.init)(fold_in(KEY, "conv"), IMAGES)[0])
