@@ -12,10 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-# Each of pytest-xdist's workers takes its share of the cores; read when JAX and PyTorch are imported.
-_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-for _variable in ("NPROC", "OMP_NUM_THREADS"):
-    os.environ.setdefault(_variable, str(max(1, (os.cpu_count() or 1) // _workers)))
+# Each of pytest-xdist's workers takes its share of the cores, not what it inherits from the process that started it;
+# read when JAX, NumPy and PyTorch are imported.
+if _workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    for _variable in ("NPROC", "OMP_NUM_THREADS"):
+        os.environ[_variable] = str(max(1, (os.cpu_count() or 1) // _workers))
 os.environ["MPLBACKEND"] = "Agg"
 # A shell's background jobs, and what they start, ignore Ctrl-C, and those of nohup a closed terminal. Some tests send
 # both.
