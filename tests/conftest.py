@@ -42,8 +42,8 @@ if os.environ.get("JAXCNN_TEST_FLAGS") != "none":
     _added = [f"--{name}={value}" for name, value in _flags.items() if name not in _given]
     os.environ["XLA_FLAGS"] = " ".join([_given, *_added]).strip()
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import pytest
 
 # Accelerators multiply float32 in fewer bits unless they are told not to; a CPU does not care.
 jax.config.update("jax_default_matmul_precision", "highest")
