@@ -333,7 +333,8 @@ def images(pictures: np.ndarray, titles: Sequence[str] | None = None, heading: s
     rows = -(-len(pictures) // columns)
     lines = max((title.count("\n") + 1 for title in shown), default=0)
     above = 0.06 + 0.14 * lines  # an image, its title
-    row = min(cell, 1.7) - _GAP + above + 0.06
+    side = min(cell, 1.7) - _GAP
+    row = above + side + 0.06
     top = 0.32 if heading else 0.0
     width = max(cell * columns, text_width(printable(heading, lines=True), _HEADING) + _GAP if heading else 0)
     height = row * rows + top
@@ -342,8 +343,8 @@ def images(pictures: np.ndarray, titles: Sequence[str] | None = None, heading: s
     for i, picture in enumerate(pictures):
         down, right = divmod(i, columns)
         left = (width - cell * columns + _GAP) / 2 + cell * right
-        bottom = height - top - row * down - (row - 0.06)
-        axes = figure.add_axes((left / width, bottom / height, (cell - _GAP) / width, (row - 0.06 - above) / height))
+        bottom = height - top - row * down - above - side
+        axes = figure.add_axes((left / width, bottom / height, (cell - _GAP) / width, side / height))
         axes.axis("off")
         _show(axes, picture)
         if shown:

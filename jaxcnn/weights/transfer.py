@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxcnn.core import Layer, Variables, get, put
 from jaxcnn.core.cache import compile_options
+from jaxcnn.devices import copied
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.models import MODELS
 from jaxcnn.models.registry import Published, families, published_weights
@@ -261,4 +262,4 @@ def _array(array: np.ndarray, dtype: Any) -> jax.Array:
     # A writeable array is a copy, made when its axes were converted. Any other is a view of the file, which may change.
     if array.dtype != dtype or not (array.flags.writeable and array.flags.c_contiguous):
         array = np.array(array, dtype, order="C")
-    return jax.device_put(array, may_alias=False)  # `jnp.asarray` compiles a program for each shape
+    return copied(array)
