@@ -1,4 +1,7 @@
-"""Compiled `init` functions; equal layers with inputs of equal shapes share one."""
+"""Functions that run once, such as a layer's `init`, compiled in little time.
+
+Equal layers with inputs of equal shapes share a compiled `init`.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,18 @@ import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import jaxlib
+import numpy as np
 
 from jaxcnn.core.layer import Layer, PyTree, Variables, is_comparable
+from jaxcnn.ops import jaxpr
+from jaxcnn.ops.cpu.threefry import quick_bits
+
+T = TypeVar("T")
 
 _SIZE = 512  # entries per cache; the oldest is dropped first
 _KEPT = 32  # compiled functions that are kept after `init`; each holds 3 MB
@@ -58,16 +66,14 @@ class Leaf:
         return found(key)
 
     def function(self, key: jax.Array) -> tuple[Callable[[jax.Array], tuple[Variables, Variables]], bool]:
-        """`key -> (params, state)`, and whether it is a new one of `jax.jit`."""
+        """`key -> (params, state)`, and whether it is a new one that has to be compiled."""
         layer, inputs = self.layer, self.inputs
-        if isinstance(key, jax.core.Tracer) or not is_comparable(layer):
+        if _traced(key) or not is_comparable(layer):
             return lambda key: layer.init(key, *inputs), False
         identity = self.identity, jax.default_backend(), key.dtype
         if new := identity not in _compiled:
-            _remember(
-                _compiled, identity, jax.jit(lambda key: layer.init(key, *inputs), compiler_options=compile_options())
-            )
-        return _compiled[identity], new
+            _remember(_compiled, identity, compiled(lambda key: layer.init(key, *inputs), key))
+        return _compiled[identity], new and hasattr(_compiled[identity], "lower")
 
 
 def compile_together(leaves: Iterable[Leaf], key: jax.Array) -> None:
@@ -76,21 +82,56 @@ def compile_together(leaves: Iterable[Leaf], key: jax.Array) -> None:
     lowered = [function.lower(key) for function, new in found if new]  # type: ignore[attr-defined]
     x64 = jnp.result_type(float) == jnp.float64  # a setting of this thread
 
-    def compiled(one: Any) -> None:
+    def compile_one(one: Any) -> None:
         with jax.enable_x64(x64):
             one.compile()
 
     if len(lowered) > 1:
         with ThreadPoolExecutor(min(len(lowered), _workers())) as pool:
-            list(pool.map(compiled, lowered))
+            list(pool.map(compile_one, lowered))
+
+
+def compiled(function: Callable[..., T], *args: Any) -> Callable[..., T]:
+    """The function as one program for arguments like these, which soon compiles, for it runs once.
+
+    A function that only fills arrays, such as the `init` of a normalization, is not compiled at all. Inside a function
+    that is traced, it is a part of that one's program, and is returned as it is.
+    """
+    if _traced(*jax.tree.leaves(args)):
+        return function
+    program, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+    structure = jax.tree.structure(shapes)
+
+    def run(*args: Any) -> T:
+        return jax.tree.unflatten(structure, quick_bits(program, jax.tree.leaves(args)))
+
+    once = jax.jit(run, compiler_options=compile_options())
+    values = jaxpr.constants(program)
+    if not values:
+        return once
+
+    def fill(*args: Any) -> T:
+        # Arrays of its own for each call, since a training step overwrites them.
+        new = jax.device_put(values, may_alias=False)
+        beside = [a.devices() for a in jax.tree.leaves(args) if isinstance(a, jax.Array)]
+        if any(devices != new[0].devices() for devices in beside):
+            return once(*args)  # XLA says where they belong
+        return jax.tree.unflatten(structure, new)
+
+    return fill
+
+
+def _traced(*arrays: Any) -> bool:
+    """Whether a function of these is a part of one that is traced: all that is computed inside is."""
+    return any(isinstance(a, jax.core.Tracer) for a in (*arrays, jax.device_put(np.float32(0))))
 
 
 def compile_options() -> dict[str, Any] | None:
     """XLA's options for a program that runs once.
 
-    Compiling `jax.random` is slow on a CPU: 0.2 to 0.6 s per shape. LLVM's optimization level 1, and one piece instead
-    of 32, take a third of that time; the older code for fused operations, which jaxlib 0.11 no longer has, takes half
-    of the rest. Results are the same to the last bit.
+    Compiling what draws random numbers is slow on a CPU: 0.2 to 0.6 s per shape. LLVM's optimization level 1, and one
+    piece instead of 32, take a third of that time; the older code for fused operations, which jaxlib 0.11 no longer
+    has, takes half of the rest. Results are the same to the last bit.
     """
     if jax.default_backend() != "cpu":
         return None

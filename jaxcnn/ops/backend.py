@@ -31,6 +31,7 @@ FORMS = {
     "sums": "batch statistics, layer normalization, and their gradients, in one pass each (jaxcnn.ops.cpu)",
     "products": "convolutions of few pixels with a large kernel as one matrix product",
     "stored": "values that XLA would compute again in each use are stored",
+    "random": "the random bits of initial values by code of our own (jaxcnn.ops.cpu)",
     "maximum": "max pooling that writes down which pixel was the largest, for its gradient",
     "slices": "pools as strided slices instead of reduce_window",
     "stuffed": "transposed convolutions without oneDNN with the zeros put in beforehand",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 LOOPS = frozenset({"scan", "while", "cond", "shard_map"})  # what is inside runs often, or in part, or on another shape
@@ -62,6 +63,27 @@ def runs(eqn: JaxprEqn) -> int:
 def makers(jaxpr: Jaxpr) -> dict[Any, JaxprEqn]:
     """The equation that gives each variable."""
     return {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars}
+
+
+def constants(program: ClosedJaxpr) -> list[np.ndarray] | None:
+    """The results of a program that only fills arrays, as `jnp.zeros` does; None if it computes anything else."""
+    if program.effects or any(getattr(v.aval, "weak_type", False) for v in program.jaxpr.outvars):
+        return None
+    made = makers(program.jaxpr)
+    given = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
+
+    def value(v: Any) -> np.ndarray | None:
+        if isinstance(v, Literal) or v in given:
+            found = v.val if isinstance(v, Literal) else given[v]
+            return np.asarray(found, v.aval.dtype) if np.ndim(found) == 0 else None
+        if v not in made or made[v].primitive.name not in ("broadcast_in_dim", "copy", "copy_p"):
+            return None
+        found = value(made[v].invars[0])
+        return None if found is None else np.broadcast_to(found, v.aval.shape)
+
+    found = [value(v) for v in program.jaxpr.outvars]
+    filled = [one for one in found if one is not None]
+    return filled if len(filled) == len(found) else None
 
 
 # --- evaluation --------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcnn.core import Layer, fold_in
-from jaxcnn.core.cache import compile_options
+from jaxcnn.core.cache import compiled
 from jaxcnn.data.augment import PairedTransform, augmented
 from jaxcnn.data.preprocess import inputs_of, to_float
 from jaxcnn.declared import Call, calls
@@ -133,9 +133,7 @@ def create_state(
     params, model_state = strong((params, model_state))
     # As one program, since compiling it array by array takes seconds; copied, since a step donates both.
     # Inside `jit` they are the outer program's.
-    options = None if isinstance(init_key, jax.core.Tracer) else compile_options()
-    made = jax.jit(lambda params: jax.tree.map(jnp.copy, optimizer.init(params)), compiler_options=options)
-    opt_state = made(params)
+    opt_state = compiled(lambda params: jax.tree.map(jnp.copy, optimizer.init(params)), params)(params)
     if ema and averages(opt_state):
         raise UserError("ema: the optimizer has parameters of its own to evaluate, so leave out the moving average")
     return TrainState(

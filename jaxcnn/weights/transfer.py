@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.core import Layer, Variables, get, put
-from jaxcnn.core.cache import compile_options
+from jaxcnn.core.cache import compiled
 from jaxcnn.devices import copied
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.models import MODELS
@@ -246,7 +246,8 @@ def _initial(
         return [get(trees[tree], at) for tree, at in homes]
 
     homes = [v.home for v in chosen]
-    made = jax.jit(some, compiler_options=compile_options())(jax.random.key(0) if key is None else key)
+    key = jax.random.key(0) if key is None else key
+    made = compiled(some, key)(key)
     return dict(zip(chosen, made, strict=True))
 
 

@@ -792,7 +792,23 @@ def test_each_kind_of_layer_is_compiled_once(double, caplog):
         assert params["dense1"]["kernel"].dtype == (jnp.float64 if double else jnp.float32)
     said = [record.getMessage() for record in caplog.records]
     # The last layer is the third again.
-    assert sum(line.startswith("Finished XLA compilation of jit(<lambda>)") for line in said) == 4
+    assert sum(line.startswith("Finished XLA compilation of jit(run)") for line in said) == 4
+
+
+def test_init_inside_jit_with_a_key_from_outside():
+    model = cnn.serial(conv=cnn.conv(4, 3), norm=cnn.batch_norm())
+    alike(jax.jit(lambda x: model.init(KEY, x))(IMAGES), model.init(KEY, IMAGES))
+    jax.eval_shape(lambda x: model.init(KEY, x), IMAGES)
+    jax.vmap(lambda x: model.init(KEY, x))(IMAGES)
+
+
+def test_what_only_fills_arrays_is_not_compiled_and_gives_arrays_of_their_own(caplog):
+    fills = cache.compiled(lambda x: (jnp.zeros_like(x), jnp.ones(3)), IMAGES)
+    with caplog.at_level("DEBUG", "jax._src.dispatch"):
+        first, second = fills(IMAGES), fills(IMAGES)
+    assert not [record for record in caplog.records if "compilation" in record.getMessage()]
+    jax.jit(lambda x: jax.tree.map(lambda y: y + 1, x), donate_argnums=0)(first)
+    alike(second, (jnp.zeros_like(IMAGES), jnp.ones(3)))
 
 
 def test_a_compiled_init_is_the_same_to_the_last_bit():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import close, same
 
-from jaxcnn.ops.jaxpr import Line, called, evaluate, every, inner, runs
+from jaxcnn.ops.jaxpr import Line, called, constants, evaluate, every, inner, runs
 
 X = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
 TABLE = np.arange(3, dtype=np.float32)
@@ -107,3 +107,33 @@ def test_a_loop_that_is_opened_has_borders_and_says_how_often_it_runs():
     assert border_in.inputs == tuple(line.inputs)
     assert border_out.inputs == mul.outputs
     assert list(border_out.outputs) == line.outputs
+
+
+@pytest.mark.parametrize(
+    "fills",
+    [
+        lambda x: [jnp.zeros((2, 3)), jnp.ones(4, jnp.bfloat16), jnp.full((), 7, jnp.int32)],
+        lambda x: jax.tree.map(jnp.copy, [jnp.zeros_like(x), jnp.zeros(())]),
+        lambda x: (jnp.sin(x), jnp.full((2, 2), True))[1:],  # what is computed for nothing
+        lambda x: [],
+    ],
+)
+def test_a_program_that_only_fills_arrays_is_known_without_it(fills):
+    found, expected = constants(jax.make_jaxpr(fills)(X)), jax.jit(fills)(X)
+    assert [(a.shape, a.dtype) for a in found] == [(a.shape, a.dtype) for a in expected]
+    same(found, list(expected))
+
+
+@pytest.mark.parametrize(
+    "computes",
+    [
+        jnp.sin,
+        lambda x: x,
+        lambda x: [jnp.zeros(2), x.sum()],
+        lambda x: jnp.full(2, 0.5),  # weak types, which an array cannot have
+        lambda x: jnp.zeros(2) + TABLE[:2],
+        lambda x: (jax.debug.print("seen"), jnp.zeros(2))[1:],
+    ],
+)
+def test_a_program_that_computes_is_not_one_that_fills(computes):
+    assert constants(jax.make_jaxpr(computes)(X)) is None

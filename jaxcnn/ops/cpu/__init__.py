@@ -11,6 +11,7 @@ Linux on x86-64, XLA computes the convolutions, with the same results.
 - `product`: a few rows times a large matrix, and the matrix's gradient.
 - `channels`, `rows`, `pooling`: batch statistics and the sums of their gradient, layer normalization, and max
   pooling. This package computes them itself, in vectors and on oneDNN's threads (`src/kernels.inc`).
+- `threefry`: the random bits of `jax.random` for initial values, in programs that compile in half the time.
 - `src/direct.h`: convolutions of few channels, which this package computes itself where it is faster.
 - `src/depthwise.h`: depthwise convolutions of 5x5 and 7x7, likewise, with AVX-512.
 - `src/winograd.h`: 3x3 and 5x5 convolutions of stride 1, likewise.

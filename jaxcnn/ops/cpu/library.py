@@ -25,9 +25,10 @@ PRODUCT, OUTER = "jaxcnn_product", "jaxcnn_outer"
 MOMENTS, SUMS = "jaxcnn_moments", "jaxcnn_sums"
 LAYER_NORM, LAYER_NORM_GRADIENT = "jaxcnn_layer_norm", "jaxcnn_layer_norm_gradient"
 MAXIMUM, MAX_POOL, MAX_POOL_GRADIENT = "jaxcnn_maximum", "jaxcnn_max_pool", "jaxcnn_max_pool_gradient"
+RANDOM_BITS, RANDOM_KEYS = "jaxcnn_random_bits", "jaxcnn_random_keys"
 HANDLERS = (
     CONVOLUTION, CONVOLUTION_FUSED, PRODUCT, OUTER, MOMENTS, SUMS, LAYER_NORM, LAYER_NORM_GRADIENT, MAXIMUM, MAX_POOL,
-    MAX_POOL_GRADIENT,
+    MAX_POOL_GRADIENT, RANDOM_BITS, RANDOM_KEYS,
 )  # fmt: skip
 KINDS = ("output", "input", "kernel")  # in the order of the C++ enumeration
 OPERATIONS = ("constant", "add", "sub", "mul", "div", "neg", "sqrt", "rsqrt")  # on vectors, likewise

@@ -14,6 +14,7 @@
 #include "pages.h"
 #include "pooling.h"
 #include "product.h"
+#include "threefry.h"
 #include "threads.h"
 #include "vectors.h"
 #include "xla/ffi/api/ffi.h"
@@ -181,6 +182,8 @@ ffi::Error outer(Matrix x, Matrix y, ffi::Result<Matrix> out) {
 using Vector = ffi::BufferR1<ffi::DataType::F32>;
 using Images = ffi::Buffer<ffi::DataType::F32>;
 using Chosen = ffi::Buffer<ffi::DataType::U8>;
+using Key = ffi::BufferR1<ffi::DataType::U32>;
+using Words = ffi::Buffer<ffi::DataType::U32>;
 
 // An image (..., channels) as a matrix; empty if it has no numbers.
 template <typename T>
@@ -318,6 +321,21 @@ ffi::Error put(Images y, Chosen chosen, ffi::Result<Images> x, Span window, Span
   return run([&] { jaxcnn::put(*found, y.typed_data(), chosen.typed_data(), x->typed_data()); });
 }
 
+// key (2,) -> (...)
+ffi::Error random_bits(Key key, ffi::Result<Words> bits) {
+  if (key.element_count() != 2) return ffi::Error::InvalidArgument("jaxcnn: random bits of a key of another size");
+  return run([&] { jaxcnn::random_bits(key.typed_data(), bits->element_count(), bits->typed_data()); });
+}
+
+// key (2,), first () -> (..., 2)
+ffi::Error random_keys(Key key, ffi::BufferR0<ffi::DataType::U32> first, ffi::Result<Words> keys) {
+  if (key.element_count() != 2 || keys->element_count() % 2 != 0) {
+    return ffi::Error::InvalidArgument("jaxcnn: random keys of another size");
+  }
+  jaxcnn::random_keys(key.typed_data(), *first.typed_data(), keys->element_count() / 2, keys->typed_data());
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_convolution, call,
@@ -418,6 +436,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_max_pool_gradient, put,
                                   .Attr<Span>("window")
                                   .Attr<Span>("strides")
                                   .Attr<Span>("low"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_random_bits, random_bits, ffi::Ffi::Bind().Arg<Key>().Ret<Words>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_random_keys, random_keys,
+                              ffi::Ffi::Bind().Arg<Key>().Arg<ffi::BufferR0<ffi::DataType::U32>>().Ret<Words>());
 
 extern "C" {
 

@@ -155,6 +155,9 @@ struct Kernels {
   NormKernels<float> full_norm;
   NormKernels<Half> half_norm;
 
+  // Those of `random_bits` in threefry.h for `count` counters from `first`, whose high halves are equal.
+  void (*random_bits)(const std::uint32_t* key, std::int64_t first, std::int64_t count, std::uint32_t* out);
+
   // Those of sums of T.
   template <typename T>
   const SumKernels<T>& sums() const {
