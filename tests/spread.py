@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 import warnings
 
 import jax
@@ -69,6 +70,7 @@ def fitted(request, on):
         for number, batch in enumerate(whole(*given), given[4]):
             if (given[3], number) == (2, end):
                 signal.raise_signal(signal.SIGTERM)
+            time.sleep(request.get("pause", 0))
             yield batch
 
     training.batches = until

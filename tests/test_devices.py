@@ -113,12 +113,12 @@ def test_several_processes_learn_what_one_learns(alone, processes, forms):
 @pytest.mark.slow
 def test_processes_that_are_stopped_go_on_together(tmp_path):
     """A SIGTERM to one of them stops both after the same step, saved; then they end as if it had not been."""
-    # Long enough: JAX looks for a SIGTERM once a second, and then agrees on a step to come.
-    request = {"do": "fit", "batch": 48, "epochs": 30, "form": "jit"}
+    request = {"do": "fit", "batch": 48, "epochs": 10, "form": "jit"}
     runs = [tmp_path / "whole", tmp_path / "stopped"]
     whole = answers(start_together(2, [{**request, "run": str(runs[0])}] * 2))
     assert all("is there and not empty" in answer[1] for answer in whole)
-    processes = start_together(2, [{**request, "run": str(runs[1])}])
+    # Long enough: JAX looks for a SIGTERM once a second, and then agrees on a step to come.
+    processes = start_together(2, [{**request, "run": str(runs[1]), "pause": 0.06}])
     deadline = time.monotonic() + 120
     while not (runs[1] / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -87,7 +87,7 @@ def test_every_kind_is_right(first: int) -> None:
 
 @needs_engine
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(1000, 3000, 20))
+@pytest.mark.parametrize("first", range(1000, 2000, 20))
 def test_many_of_every_kind_are_right(first: int) -> None:
     check(range(first, first + 20), jnp.dtype("float32"), 1e-5)
 
