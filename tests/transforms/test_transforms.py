@@ -75,7 +75,7 @@ def test_two_transformations_in_any_order(first, second):
     made = jax.eval_shape(model.init, KEY, X)
     assert jax.tree.map(lambda v: (v.shape, v.dtype), made) == jax.tree.map(lambda v: (v.shape, v.dtype), given)
 
-    outputs, state = model.apply(*given, X)
+    outputs, state = jax.jit(model.apply)(*given, X)
     expected = plain()[2]
     if "ensemble" in (first, second):  # the vote of equal networks is one network's answer
         expected, outputs = jax.nn.log_softmax(expected), jax.nn.log_softmax(outputs)
@@ -93,7 +93,7 @@ def test_two_transformations_in_any_order(first, second):
         total = lambda params: jax.tree.map(lambda v: v[0], loss(params))  # noqa: E731
     else:
         total = loss
-    gradient, state = jax.grad(total, has_aux=True)(given[0])
+    gradient, state = jax.jit(jax.grad(total, has_aux=True))(given[0])
     assert jax.tree.structure(gradient) == jax.tree.structure(given[0])
     assert all(
         np.abs(np.asarray(g)).max() > 0 for path, g in jax.tree.leaves_with_path(gradient) if "bn" not in str(path)
