@@ -123,7 +123,8 @@ def compiled(function: Callable[..., T], *args: Any) -> Callable[..., T]:
 
 def _traced(*arrays: Any) -> bool:
     """Whether a function of these is a part of one that is traced: all that is computed inside is."""
-    return any(isinstance(a, jax.core.Tracer) for a in (*arrays, jax.device_put(np.float32(0))))
+    tracer = jax.core.Tracer
+    return any(isinstance(a, tracer) for a in arrays) or isinstance(jax.device_put(np.float32(0)), tracer)
 
 
 def compile_options() -> dict[str, Any] | None:

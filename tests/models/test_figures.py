@@ -38,7 +38,7 @@ def test_parameters_of_large_networks(name):
 
 def _networks():
     """Without the large ones of torchvision, whose numbers `test_torchvision_names.py` compares with both tables."""
-    elsewhere = LARGE.intersection(CLASSIFIERS) - {"efficientnet_b2", "googlenet", "inception_v3"}
+    elsewhere = LARGE.intersection(CLASSIFIERS) - {*torchvision_fixture.HEADS_AND_SIZES}
     return [
         pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else [])
         for name in MODELS

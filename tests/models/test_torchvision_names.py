@@ -43,8 +43,6 @@ def networks(*tasks):
 
 
 HEADS = {"googlenet": 6_379_984}  # parameters of auxiliary heads that the published number leaves out
-# With auxiliary heads here, or images of another size there; test_figures.py compares them with the table.
-HEADS_AND_SIZES = ("efficientnet_b2", "googlenet", "inception_v3")
 IMAGES_FROM_MINUS_1_TO_1 = ("googlenet", "inception_v3")  # done in torchvision's network, and here before it
 
 
@@ -77,7 +75,7 @@ def test_arrays_and_operations(name):
         put(trees[tree], at, jax.ShapeDtypeStruct(variable.shape, variable.dtype))
     operations = macs(jax.make_jaxpr(model.apply)(*trees, image(name)).jaxpr)
     assert operations / 1e9 == pytest.approx(THEIRS[name]["gmacs"], abs=0.5001e-3)
-    if name not in HEADS_AND_SIZES:
+    if name not in torchvision_fixture.HEADS_AND_SIZES:  # these are in `test_figures.py`
         assert operations == figures()[name].macs
 
 

@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).with_name("torchvision.json.xz")
+# Classifiers that the file has with auxiliary heads, or with images of another size than here.
+HEADS_AND_SIZES = ("efficientnet_b2", "googlenet", "inception_v3")
 
 
 def load() -> dict[str, dict[str, Any]]:
