@@ -220,6 +220,7 @@ def _by_epoch(axes: Any, values: Sequence[float]) -> None:
 
 _MOST_NAMED = 120  # classes whose names stand beside the confusion matrix; of more they would be too small to read
 _MOST_DRAWN = 400  # rows of a confusion matrix that are drawn one by one; a pixel or more each
+_AXIS = 0.42  # inches: an axis's label, and what is between it and the names of the classes
 _LISTED = 30  # confusions that are listed beside a matrix without names
 
 
@@ -234,21 +235,24 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     count = len(matrix)
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     title = f"{np.trace(matrix):,} of {matrix.sum():,} right"
-    side = max(min(10.5, 1.7 + 0.42 * count), text_width(title, 12) - 0.2)  # of the matrix, the title above it
+    side = max(min(10.5, 1.7 + 0.42 * count), text_width(title, 12) - 0.1)  # of the matrix, the title above it
     named = count <= _MOST_NAMED
     size = min(8.0, 0.8 * 72 * side / count) if named else 8.0
     names = [_cut(printable(name), 2.6, size) for name in classes]
     label = max(text_width(name, size) for name in names) if named else 0.4
-    width = side + label + 0.6
+    upright = named and max(map(len, names)) > 2  # the names below
+    below = (label if upright else 0.14) + _AXIS
     listed = [] if named else _confused(matrix, names)
-    beside = max((text_width(line, 8) for line in listed), default=0) + 0.3 if listed else 0
-    figure = Figure(figsize=(width + beside, side + label + 0.9), layout="constrained")
+    beside = max((text_width(line, 8) for line in listed), default=0)
+    width = label + _AXIS + side + (beside + 0.4 if listed else 0.1)
+    height = below + side + 0.32
+    # All sizes are known here; matplotlib's layout would take as long as the drawing.
+    figure = Figure(figsize=(width, height), layout="none")  # type: ignore[arg-type]  # its stubs lack "none"
+    axes = figure.add_axes(((label + _AXIS) / width, below / height, side / width, side / height))
     if listed:
-        axes, text = figure.subplots(1, 2, width_ratios=(width, beside))
+        text = figure.add_axes((1 - (beside + 0.1) / width, below / height, beside / width, side / height))
         text.axis("off")
         text.text(0, 1, plain("\n".join(listed)), transform=text.transAxes, va="top", fontsize=8, linespacing=1.5)
-    else:
-        axes = figure.subplots()
     # A square root brings out the few per cent that are wrong.
     shown = np.sqrt(_blocks(share, -(-count // _MOST_DRAWN)))
     edges = (-0.5, count - 0.5, count - 0.5, -0.5)
@@ -261,11 +265,13 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
             axes.text(j, i, f"{matrix[i, j]}", ha="center", va="center", fontsize=small, color=color)
     if named:
         names = [plain(name) for name in names]
-        axes.set_xticks(range(count), names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=size)
+        axes.set_xticks(range(count), names, rotation=90 if upright else 0, fontsize=size)
         axes.set_yticks(range(count), names, fontsize=size)
     axes.grid(False)
     number = "" if named else ", by number"
-    axes.set(xlabel=f"predicted{number}", ylabel=f"true{number}", title=title)
+    axes.set_xlabel(f"predicted{number}", fontsize=10)
+    axes.set_ylabel(f"true{number}", fontsize=10)
+    axes.set_title(title, fontsize=12)
     return figure
 
 
@@ -338,17 +344,23 @@ def images(pictures: np.ndarray, titles: Sequence[str] | None = None, heading: s
     top = 0.32 if heading else 0.0
     width = max(cell * columns, text_width(printable(heading, lines=True), _HEADING) + _GAP if heading else 0)
     height = row * rows + top
-    # All sizes are known here; matplotlib's layout would take two thirds of the time.
+    # All sizes are known here; matplotlib's layout would take two thirds of the time. One Axes holds all images, in
+    # inches: one for each image would take another two thirds, for ticks that are not drawn.
     figure = Figure(figsize=(width, height), layout="none")  # type: ignore[arg-type]  # its stubs lack "none"
+    axes = figure.add_axes((0, 0, 1, 1))
     for i, picture in enumerate(pictures):
         down, right = divmod(i, columns)
-        left = (width - cell * columns + _GAP) / 2 + cell * right
+        middle = width / 2 + cell * (right - (columns - 1) / 2)
         bottom = height - top - row * down - above - side
-        axes = figure.add_axes((left / width, bottom / height, (cell - _GAP) / width, side / height))
-        axes.axis("off")
-        _show(axes, picture)
+        high, wide = picture.shape[:2]
+        inches = min((cell - _GAP) / wide, side / high)  # of a pixel
+        over = bottom + (side + inches * high) / 2
+        extent = (middle - inches * wide / 2, middle + inches * wide / 2, over - inches * high, over)
+        _show(axes, picture, extent)
         if shown:
-            axes.set_title(plain(shown[i]), fontsize=_TITLE, pad=3)
+            axes.text(middle, over + 3 / 72, plain(shown[i]), fontsize=_TITLE, ha="center", va="baseline")
+    axes.axis("off")
+    axes.set(xlim=(0, width), ylim=(0, height), aspect="equal", anchor="N")
     if heading:
         figure.suptitle(plain(heading), fontsize=_HEADING, y=1 - 0.09 / height)
     return figure
@@ -386,9 +398,9 @@ def activation_maps(maps: np.ndarray, heading: str | None = None) -> Figure:
     return images(scaled.transpose(2, 0, 1)[..., None], [str(c) for c in range(maps.shape[2])], heading)
 
 
-def _show(axes: Any, picture: np.ndarray) -> None:
+def _show(axes: Any, picture: np.ndarray, extent: tuple[float, ...]) -> None:
     top = 255 if picture.dtype == np.uint8 else max(float(picture.max()), 1.0)
     if picture.shape[-1] == 1:
-        axes.imshow(picture[..., 0], cmap="gray", vmin=min(0.0, float(picture.min())), vmax=top)
+        axes.imshow(picture[..., 0], cmap="gray", vmin=min(0.0, float(picture.min())), vmax=top, extent=extent)
     else:
-        axes.imshow(picture if picture.dtype == np.uint8 else np.clip(picture, 0, 1))
+        axes.imshow(picture if picture.dtype == np.uint8 else np.clip(picture, 0, 1), extent=extent)

@@ -150,17 +150,22 @@ def _lay_over(figure: Figure, labels: Any, classes: Sequence[str], shape: tuple[
     numbers = (labels if is_mask else labels["classes"]).astype(np.int64)
     count = max(len(classes), int(numbers.max()) + 1, 1)
     colors = distinct(count)
-    for k, axes in enumerate(figure.axes[: shape[0]]):
+    (axes,) = figure.axes
+    limits = axes.get_xlim(), axes.get_ylim()
+    for k, image in enumerate(list(axes.images)):
+        left, right, bottom, top = image.get_extent()
         if is_mask:
             seen = np.ma.masked_less(numbers[k], 0)  # pixels that do not count
             axes.imshow(seen, cmap=ListedColormap(colors), vmin=-0.5, vmax=count - 0.5, alpha=_STRENGTH,
-                        interpolation="nearest")  # fmt: skip
+                        interpolation="nearest", extent=(left, right, bottom, top))  # fmt: skip
             continue
-        for (x1, y1, x2, y2), number in zip(labels["boxes"][k], numbers[k], strict=True):
+        pixel = (right - left) / shape[2]
+        for (x1, y1, x2, y2), number in zip(labels["boxes"][k].tolist(), numbers[k], strict=True):
             if number >= 0:
-                corner = (min(x1, x2) - 0.5, min(y1, y2) - 0.5)
-                frame = Rectangle(corner, abs(x2 - x1), abs(y2 - y1), fill=False, color=colors[number], linewidth=1.5)
-                axes.add_patch(frame)
+                corner = (left + pixel * min(x1, x2), top - pixel * max(y1, y2))
+                size = (pixel * abs(x2 - x1), pixel * abs(y2 - y1))
+                axes.add_patch(Rectangle(corner, *size, fill=False, color=colors[number], linewidth=1.5))
+    axes.set(xlim=limits[0], ylim=limits[1])
     there = [number for number in np.unique(numbers).tolist() if number >= 0][:_MOST_NAMES]
     names = [plain(classes[number] if number < len(classes) else number, 30) for number in there]
     handles = [Patch(color=colors[number], label=name) for number, name in zip(there, names, strict=True)]

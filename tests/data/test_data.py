@@ -6,6 +6,8 @@ import io
 import itertools
 import json
 import struct
+import subprocess
+import sys
 import tracemalloc
 import warnings
 import zlib
@@ -19,6 +21,7 @@ from PIL import Image
 
 from jaxcnn import data
 from jaxcnn.data import images as image_files
+from jaxcnn.data.datasets import digits
 from jaxcnn.data.datasets.camvid import _labels as label_numbers
 from jaxcnn.data.datasets.mnist import read_idx
 from jaxcnn.data.images import read_part
@@ -65,6 +68,20 @@ def test_digits_are_1797_examples_in_a_fixed_stratified_division():
     # The very pixels: a figure in the README means these, whatever resized them.
     digest = hashlib.sha256(train.images.tobytes() + test.images.tobytes() + test.labels.tobytes()).hexdigest()
     assert digest[:16] == "9b4c93d356b368b0"
+
+
+def test_digits_are_read_from_scikit_learn_s_file_and_with_the_package_where_there_is_none(monkeypatch):
+    program = "import sys, jaxcnn as cnn; cnn.data.load('digits', 'test'); print('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"
+    images, labels = digits._original()
+    monkeypatch.setattr(digits.importlib.util, "find_spec", lambda name: None)
+    np.testing.assert_array_equal(digits._original()[0], images)
+    np.testing.assert_array_equal(digits._original()[1], labels)
+
+
+def test_a_loaded_set_is_its_owner_s():
+    data.load("digits", "test").images[:] = 0
+    assert data.load("digits", "test").images.any()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,9 @@ SOME = data.Dataset(IMAGES, LABELS, ("a", "$b", "c"))
 
 def shown(figure) -> list[tuple[str, np.ndarray]]:
     """The title and the pixels of each image, as colours from 0 to 1."""
-    return [(axes.get_title(), np.asarray(axes.images[0].get_array())) for axes in figure.axes if axes.images]
+    (axes,) = figure.axes
+    pictures = [np.asarray(image.get_array()) for image in axes.images]
+    return list(zip([text.get_text() for text in axes.texts] or [""] * len(pictures), pictures, strict=True))
 
 
 def test_each_example_is_shown_once_with_its_class():
@@ -53,27 +55,34 @@ def test_mixed_labels_have_the_two_largest_shares():
 
     titles = [title for title, _ in shown(inspect.show_batch(SOME, data.PairedTransform(mixed), n=3))]
     assert titles == ["c", "a 70 %\n" r"\$b 30 %", "a 70 %\n" r"\$b 30 %"]
-    assert len(inspect.show_batch(SOME, data.mixup(3), n=3).axes) == 3
+    assert len(shown(inspect.show_batch(SOME, data.mixup(3), n=3))) == 3
 
 
 def test_masks_and_boxes_are_laid_over_the_images():
     pixels = IMAGES[..., 0].astype(np.int32)
     masks = np.where(pixels > 200, -1, pixels % 2)
     figure = inspect.show_batch(data.Examples(IMAGES, masks, ("dark", "light")), n=6)
-    for axes in figure.axes:
-        image, mask = (np.ma.asarray(each.get_array()) for each in axes.images)
-        (k,) = [k for k in range(6) if np.allclose(image[..., 0], IMAGES[k, ..., 0] / 255)]
-        np.testing.assert_array_equal(mask.filled(-1), masks[k])
+    (axes,) = figure.axes
+    assert len(axes.images) == 12
+    for image, mask in zip(axes.images[:6], axes.images[6:], strict=True):
+        (k,) = [k for k in range(6) if np.allclose(np.asarray(image.get_array())[..., 0], IMAGES[k, ..., 0] / 255)]
+        np.testing.assert_array_equal(mask.get_array().filled(-1), masks[k])
+        assert mask.get_extent() == image.get_extent()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["dark", "light"]
     boxes = np.tile(np.asarray([[1, 2, 4, 7], [0, 0, 0, 0]], np.float32), (6, 1, 1))
     labels = {"boxes": boxes, "classes": np.tile(np.asarray([1, -1], np.int32), (6, 1))}
     figure = inspect.show_batch(data.Examples(IMAGES, labels, ("x", "y")), n=2)
-    for axes in figure.axes:
-        (frame,) = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
-        assert (frame.get_x(), frame.get_y(), frame.get_width(), frame.get_height()) == (0.5, 1.5, 3, 5)
+    (axes,) = figure.axes
+    frames = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    for image, frame in zip(axes.images, frames, strict=True):
+        left, right, bottom, top = image.get_extent()
+        np.testing.assert_allclose([right - left, top - bottom], [right - left] * 2)  # pixels are square
+        found = np.asarray(frame.get_bbox().extents)
+        found = [found[0] - left, top - found[3], found[2] - left, top - found[1]]
+        np.testing.assert_allclose(np.asarray(found) * 8 / (right - left), [1, 2, 4, 7])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["y"]
     smaller = inspect.show_batch(data.Examples(IMAGES, masks), preprocess=lambda x: x[:, 2:, 2:] / 255, n=2)
-    assert [len(axes.images) for axes in smaller.axes] == [1, 1]
+    assert len(shown(smaller)) == 2  # without the masks, which are larger
 
 
 def test_what_cannot_be_shown():

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 
 from jaxcnn.data.dataset import Dataset
@@ -24,11 +28,32 @@ def digits(split: str, data_dir: Folder = None, size: Size = None) -> Dataset:
 
     Source: Alpaydin and Kaynak, Optical recognition of handwritten digits (UCI, 1998), its test set.
     """
+    images, labels = _enlarged()
+    part = divided(labels, split, "digits")
+    return Dataset(images[part], labels[part], CLASSES, "digits")
+
+
+@functools.cache
+def _enlarged() -> tuple[np.ndarray, np.ndarray]:
     from PIL import Image
+
+    small, labels = _original()
+    small = np.round(small * (255 / 16)).astype(np.uint8)
+    images = np.stack([np.asarray(Image.fromarray(d).resize((32, 32), Image.Resampling.BICUBIC)) for d in small])
+    return images[..., None], labels.astype(np.int32)
+
+
+def _original() -> tuple[np.ndarray, np.ndarray]:
+    """The images `(N, 8, 8)`, from 0 to 16, and their classes.
+
+    They are read from scikit-learn's file where it is found, for to import the package takes a second.
+    """
+    package = importlib.util.find_spec("sklearn")
+    file = Path(package.origin).parent / "datasets/data/digits.csv.gz" if package and package.origin else None
+    if file is not None and file.is_file():
+        rows = np.loadtxt(file, delimiter=",")
+        return rows[:, :64].reshape(-1, 8, 8), rows[:, 64]
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    part = divided(bunch.target, split, "digits")
-    small = np.round(bunch.images[part] * (255 / 16)).astype(np.uint8)
-    images = np.stack([np.asarray(Image.fromarray(d).resize((32, 32), Image.Resampling.BICUBIC)) for d in small])
-    return Dataset(images[..., None], bunch.target[part].astype(np.int32), CLASSES, "digits")
+    return bunch.images, bunch.target
