@@ -1,6 +1,6 @@
 """Data parallelism on simulated devices: equal losses on one and on several devices, and the overhead on one.
 
-XLA_FLAGS divides a CPU into several devices, or several processes work together as hosts do (gloo), with `jit` over a
+JAX divides a CPU into several devices, or several processes work together as hosts do (gloo), with `jit` over a
 mesh and with `pmap`. The network is a small residual network with batch normalization and dropout. Finally, the step of
 `DataParallel(1)` and the ordinary step are timed in turn, in one process with one device.
 """
@@ -76,8 +76,7 @@ def asked(request: dict[str, Any], count: int, processes: int, **variables: str)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = f"--xla_force_host_platform_device_count={count}"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **variables}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(count), **variables}
     if processes > 1:
         environment |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes)}
     started = [

@@ -69,7 +69,8 @@ ABLATIONS = {
         OURS.module,
         environment={
             "JAXCNN_PLAIN": "all",
-            "XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
+            "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution",
         },
     ),
     "huge_pages": Peer("with huge pages", OURS.module, environment={"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}),

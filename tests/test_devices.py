@@ -177,8 +177,11 @@ def test_processes_that_were_started_differently_refuse(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+BRIEF = "from jaxcnn import cli, devices; devices._HEARTBEAT = 8; cli.main()"  # instead of 30 seconds
+
+
 @contextlib.contextmanager
-def commands(tmp_path, *more):
+def commands(tmp_path, *more, program=("-m", "jaxcnn")):
     """Two processes of `jaxcnn train`, each with options of its own; gone at the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -186,7 +189,7 @@ def commands(tmp_path, *more):
     own = {**os.environ, "JAX_PLATFORMS": "cpu"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "jaxcnn", "train", "mlp", "--epochs", "100000", "--run", str(tmp_path / "run"),
+            [sys.executable, *program, "train", "mlp", "--epochs", "100000", "--run", str(tmp_path / "run"),
              "--coordinator", address, "--processes", "2", "--process", str(i), *(more[i] if more else ())],
             cwd=ROOT, text=True, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
@@ -237,7 +240,7 @@ def test_when_a_process_is_gone_the_other_says_so(gone, number, tmp_path):
 
     A process that is only stopped keeps its connections: the other waits for it inside of a sum.
     """
-    with commands(tmp_path) as processes:
+    with commands(tmp_path, program=("-c", BRIEF)) as processes:
         wait_for_an_epoch(tmp_path / "run")
         processes[gone].send_signal(number)
         status, lines, errors = ended(processes[1 - gone], 60)

@@ -47,7 +47,7 @@ SHORT = {
     "experiments.fcn_camvid": "--epochs 1 --width 4 --crop 32 32 --strides 8",
     "experiments.hed_camvid": "--epochs 1 --width 1",
     "experiments.flownet": "--epochs 1 --width 1 --window 32 32",
-    "experiments.detection_bccd": "--epochs 1 --rcnn-epochs 1 --scale 1 --width 2 --regions 20 --timed 1",
+    "experiments.detection_bccd": "--epochs 1 --rcnn-epochs 1 --scale 0.3 --width 2 --regions 20 --timed 1",
     "experiments.text_cnn": "--epochs 1 --parts 2 --embedding 8 --features 4",
     "experiments.vqa": "--scenes 8 --test-scenes 8 --epochs 1 --blank-epochs 1",
     "experiments.simclr": "--data digits --examples 64 --epochs 1 --width 2 --labels 20 --tuning-steps 1",
