@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -30,6 +31,8 @@ _SIZE = 512  # entries per cache; the oldest is dropped first
 _KEPT = 32  # compiled functions that are kept after `init`; each holds 3 MB
 _shapes: dict[Any, tuple[Variables, Variables]] = {}
 _compiled: dict[Any, Callable[[jax.Array], tuple[Variables, Variables]]] = {}
+_outputs: dict[Any, PyTree] = {}  # shapes
+_only_shapes: ContextVar[bool] = ContextVar("only_shapes", default=False)
 
 
 @dataclass
@@ -62,8 +65,25 @@ class Leaf:
 
     def make(self, key: jax.Array) -> tuple[Variables, Variables]:
         """The variables, computed by a compiled `init`. Inside `jit` or `vmap`, `init` is not compiled here."""
+        if _only_shapes.get():
+            return zeros(self.variables)
         found, _ = self.function(key)
         return found(key)
+
+    def output(self, layer: Layer, run: Callable[[], PyTree]) -> PyTree:
+        """The output of the first call, in a trace of which only shapes are used: `run()`, or zeros of known shapes.
+
+        Args:
+          layer: the leaf; transformations that leave `init` as it is may change the output's dtype.
+        """
+        identity = layer, self.identity
+        if identity in _outputs:
+            return zeros(_outputs[identity])
+        output = run()
+        if _known(layer) and all(_plain(array) for array in jax.tree.leaves(output)):
+            shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), output)
+            _remember(_outputs, identity, shapes)
+        return output
 
     def function(self, key: jax.Array) -> tuple[Callable[[jax.Array], tuple[Variables, Variables]], bool]:
         """`key -> (params, state)`, and whether it is a new one that has to be compiled."""
@@ -74,6 +94,40 @@ class Leaf:
         if new := identity not in _compiled:
             _remember(_compiled, identity, compiled(lambda key: layer.init(key, *inputs), key))
         return _compiled[identity], new and hasattr(_compiled[identity], "lower")
+
+
+def shapes(init: Callable[..., T], *args: Any) -> T:
+    """`jax.eval_shape(init, *args)` of a layer's `init`, without the random numbers of networks' variables.
+
+    Half of the time of tracing a network's `init` is theirs.
+    """
+    before = _only_shapes.set(True)
+    try:
+        return jax.eval_shape(init, *args)
+    finally:
+        _only_shapes.reset(before)
+
+
+def zeros(structs: T) -> T:
+    """Arrays of zeros of these shapes and dtypes."""
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), structs)
+
+
+def _known(layer: Layer) -> bool:
+    """Whether the shape of its output follows from its inputs alone; a user's function may read what changes later."""
+    if layer.call is None:
+        return False
+    made = layer.call.args[0] if layer.is_function else layer.call.maker
+    module = f"{getattr(made, '__module__', '')}."
+    if layer.base is not None:
+        return module.startswith("jaxcnn.transforms.") and _known(layer.base)
+    return module.startswith(("jaxcnn.layers.", "jax."))
+
+
+def _plain(array: Any) -> bool:
+    """Whether the shape and the dtype say all that a trace knows of an array."""
+    extended = jax.dtypes.extended  # random keys
+    return isinstance(array, jax.core.Tracer) and not (array.weak_type or jax.dtypes.issubdtype(array.dtype, extended))
 
 
 def compile_together(leaves: Iterable[Leaf], key: jax.Array) -> None:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core.cache import Leaf, compile_together, forget
+from jaxcnn.core.cache import Leaf, compile_together, forget, zeros
 from jaxcnn.core.layer import Call, EvaluationOnly, Layer, LayerError, PyTree, Variables, as_layer
 from jaxcnn.core.watch import watch, watcher
 
@@ -177,13 +177,19 @@ class _Planning(Net):
             sublayer = sublayer.inner
         if sublayer.forward is not None:
             return sublayer.forward(_Planning(sublayer.sublayers, key, path, self._plan), *inputs)
-        if path not in self._plan:
-            self._plan[path] = Leaf.of(sublayer, structs_of(inputs), _struct(key))
-        params, state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self._plan[path].variables)
-        try:
-            return sublayer.apply(params, state, *inputs, train=True, key=key)[0]
-        except (EvaluationOnly, NameError):  # JAX's NameError means that no axis of the given name is mapped
-            return sublayer.apply(params, state, *inputs, train=False, key=key)[0]
+        if again := path in self._plan:
+            leaf = self._plan[path]
+        else:
+            leaf = self._plan[path] = Leaf.of(sublayer, structs_of(inputs), _struct(key))
+
+        def run() -> PyTree:
+            params, state = zeros(leaf.variables)
+            try:
+                return sublayer.apply(params, state, *inputs, train=True, key=key)[0]
+            except (EvaluationOnly, NameError):  # JAX's NameError means that no axis of the given name is mapped
+                return sublayer.apply(params, state, *inputs, train=False, key=key)[0]
+
+        return run() if again else leaf.output(sublayer, run)
 
 
 def _check_key(key: Any) -> None:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.core import Layer, PyTree, Watcher, numbered, structs_of, unwrap, watch
+from jaxcnn.core.cache import shapes
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.inspect import outline, rules
 from jaxcnn.inspect.outline import Call, Met, Outline
@@ -272,7 +273,7 @@ def outline_of(model: Layer, *inputs: Any, train: bool = False) -> Outline:
     structs = structs_of(inputs)
     model = unwrap(model, synchronized)  # there is no mapped axis here
     key = jax.eval_shape(lambda: jax.random.key(0))
-    params, state = jax.eval_shape(model.init, key, *structs)
+    params, state = shapes(model.init, key, *structs)
     return Program(model, params, state, structs, train=train, key=key, general=True).outline
 
 

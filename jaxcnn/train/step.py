@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcnn.core import Layer, fold_in
-from jaxcnn.core.cache import compiled
+from jaxcnn.core.cache import compiled, shapes
 from jaxcnn.data.augment import PairedTransform, augmented
 from jaxcnn.data.preprocess import inputs_of, to_float
 from jaxcnn.declared import Call, calls
@@ -190,12 +190,12 @@ def _check_arguments(model: Any, optimizer: Any) -> None:
 def _check_variables(model: Layer, key: jax.Array, inputs: tuple[Any, ...], variables: Any) -> None:
     """Checks that the variables have the names and shapes of the model's."""
 
-    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    def by_path(tree: Any) -> dict[str, tuple[int, ...]]:
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         return {jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf) for path, leaf in leaves}
 
-    for name, own, given in zip(("params", "state"), jax.eval_shape(model.init, key, *inputs), variables, strict=True):
-        expected, got = shapes(own), shapes(given)
+    for name, own, given in zip(("params", "state"), shapes(model.init, key, *inputs), variables, strict=True):
+        expected, got = by_path(own), by_path(given)
         for path in sorted(expected.keys() | got.keys()):
             if expected.get(path) != got.get(path):
                 raise UserError(

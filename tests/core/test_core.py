@@ -772,6 +772,34 @@ def test_a_layer_that_cannot_be_trained_on_an_input_is_initialized_in_evaluation
         model.apply(params, state, jnp.ones((1, 4)), train=True)
 
 
+def test_the_output_of_equal_layers_is_traced_once(monkeypatch):
+    monkeypatch.setattr(cache, "_outputs", {})
+    ran, conv = [], cnn.conv(3, 3, padding=1)
+    counted = conv.replace(apply=lambda *args, **options: ran.append(0) or conv.apply(*args, **options), call=conv.call)
+    params, _ = cnn.serial(a=counted, b=counted, flat=cnn.flatten, head=cnn.dense(2)).init(KEY, IMAGES)
+    assert len(ran) == 1
+    assert params["head"]["kernel"].shape == (192, 2)
+    cnn.serial(a=counted).init(KEY, IMAGES[:, :4])
+    assert len(ran) == 2
+
+
+def test_the_output_of_a_user_s_function_is_traced_each_time():
+    kept = 5
+    net = cnn.serial(flat=cnn.flatten, first=lambda x: x[:, :kept], head=cnn.dense(2))
+    assert net.init(KEY, IMAGES)[0]["head"]["kernel"].shape == (5, 2)
+    kept = 4
+    assert net.init(KEY, IMAGES)[0]["head"]["kernel"].shape == (4, 2)
+
+
+def test_shapes_are_those_of_init():
+    net = cnn.spectral_norm(cnn.ensemble(small_net(), 2))
+    assert cache.shapes(net.init, KEY, IMAGES) == jax.eval_shape(net.init, KEY, IMAGES)
+    drawn = []
+    conv = cnn.conv(3, 3, padding=1, kernel_init=lambda *given: drawn.append(0) or jnp.zeros(given[1]))
+    cache.shapes(cnn.serial(conv, conv).init, KEY, IMAGES)
+    assert len(drawn) == 1  # equal layers, whose variables are not made
+
+
 def test_many_compiled_inits_are_freed_and_few_are_kept():
     """The next `init` of the network gives the same variables, whether its functions were kept or not."""
     for layers, kept in ((20, True), (40, False)):
