@@ -16,7 +16,7 @@ on them directly.
 
 from jaxcnn.core.compose import concat, identity, parallel, residual, serial
 from jaxcnn.core.layer import Call, EvaluationOnly, Layer, LayerError, PyTree, Variables, as_layer, layer
-from jaxcnn.core.network import Net, constant, fold_in, network, structs_of
+from jaxcnn.core.network import Net, constant, fold_in, network, shapes_of, structs_of
 from jaxcnn.core.tree import Path, get, leaves, lies_in, map_at, map_leaves, put, sublayer, unwrap
 from jaxcnn.core.watch import Record, Watcher, numbered, watch
 
@@ -52,6 +52,7 @@ __all__ = [
     "put",
     "residual",
     "serial",
+    "shapes_of",
     "structs_of",
     "sublayer",
     "unwrap",

@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -32,7 +31,6 @@ _KEPT = 32  # compiled functions that are kept after `init`; each holds 3 MB
 _shapes: dict[Any, tuple[Variables, Variables]] = {}
 _compiled: dict[Any, Callable[[jax.Array], tuple[Variables, Variables]]] = {}
 _outputs: dict[Any, PyTree] = {}  # shapes
-_only_shapes: ContextVar[bool] = ContextVar("only_shapes", default=False)
 
 
 @dataclass
@@ -65,8 +63,6 @@ class Leaf:
 
     def make(self, key: jax.Array) -> tuple[Variables, Variables]:
         """The variables, computed by a compiled `init`. Inside `jit` or `vmap`, `init` is not compiled here."""
-        if _only_shapes.get():
-            return zeros(self.variables)
         found, _ = self.function(key)
         return found(key)
 
@@ -94,18 +90,6 @@ class Leaf:
         if new := identity not in _compiled:
             _remember(_compiled, identity, compiled(lambda key: layer.init(key, *inputs), key))
         return _compiled[identity], new and hasattr(_compiled[identity], "lower")
-
-
-def shapes(init: Callable[..., T], *args: Any) -> T:
-    """`jax.eval_shape(init, *args)` of a layer's `init`, without the random numbers of networks' variables.
-
-    Half of the time of tracing a network's `init` is theirs.
-    """
-    before = _only_shapes.set(True)
-    try:
-        return jax.eval_shape(init, *args)
-    finally:
-        _only_shapes.reset(before)
 
 
 def zeros(structs: T) -> T:

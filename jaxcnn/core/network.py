@@ -227,7 +227,7 @@ def network(forward: Callable[..., PyTree], /, **sublayers: Layer | Callable[...
         except LayerError as error:
             raise error.under(name) from None
 
-    def init(key: jax.Array, *inputs: PyTree) -> tuple[Variables, Variables]:
+    def plan(key: jax.Array, *inputs: PyTree) -> _Plan:
         _check_key(key)
         plan: _Plan = {}
 
@@ -239,8 +239,10 @@ def network(forward: Callable[..., PyTree], /, **sublayers: Layer | Callable[...
                 jax.eval_shape(trace, _struct(key), *structs_of(inputs))
         except LayerError as error:
             raise LayerError(error.message, error.path) from None  # hides the frames of the trace
-        params: Variables = {}
-        state: Variables = {}
+        return {path: leaf for path, leaf in plan.items() if jax.tree.leaves(leaf.variables)}
+
+    def init(key: jax.Array, *inputs: PyTree) -> tuple[Variables, Variables]:
+        with_variables = plan(key, *inputs)
         keys: dict[tuple[str, ...], jax.Array] = {(): key}
 
         def key_of(path: tuple[str, ...]) -> jax.Array:
@@ -248,15 +250,12 @@ def network(forward: Callable[..., PyTree], /, **sublayers: Layer | Callable[...
                 keys[path] = fold_in(key_of(path[:-1]), path[-1])
             return keys[path]
 
-        with_variables = {path: leaf for path, leaf in plan.items() if jax.tree.leaves(leaf.variables)}
         compile_together(with_variables.values(), key)
-        for path, leaf in with_variables.items():
-            made_params, made_state = leaf.make(key_of(path))
-            for tree, values in ((params, made_params), (state, made_state)):
-                if values:
-                    _insert(tree, path, values)
+        found = _nested({path: leaf.make(key_of(path)) for path, leaf in with_variables.items()})
         forget()
-        return params, state
+        return found
+
+    init.plan = init, plan  # type: ignore[attr-defined]  # for `shapes_of`; `functools.wraps` copies attributes
 
     def apply(
         params: Variables, state: Variables, *inputs: PyTree, train: bool = False, key: jax.Array | None = None
@@ -266,6 +265,17 @@ def network(forward: Callable[..., PyTree], /, **sublayers: Layer | Callable[...
 
     made = Layer(init, apply, Call(network, (forward,), named), "network", named, forward)
     return made
+
+
+def shapes_of(model: Layer, key: Any, *inputs: PyTree) -> tuple[Variables, Variables]:
+    """The shapes and dtypes of a layer's `(params, state)`: `jax.eval_shape(model.init, key, *inputs)`, in less time.
+
+    The variables of a network are those of its leaves, which its plan has: that they are drawn need not be traced.
+    """
+    of, plan = getattr(model.init, "plan", (None, None))
+    if plan is None or of is not model.init:
+        return jax.eval_shape(model.init, key, *inputs)
+    return _nested({path: leaf.variables for path, leaf in plan(key, *inputs).items()})
 
 
 # --- helpers -----------------------------------------------------------------------------------------------------
@@ -293,10 +303,16 @@ def structs_of(inputs: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
     return jax.tree.map(one, inputs)
 
 
-def _insert(tree: Variables, path: tuple[str, ...], values: Variables) -> None:
-    for name in path[:-1]:
-        tree = tree.setdefault(name, {})
-    tree[path[-1]] = values
+def _nested(leaves: Mapping[tuple[str, ...], tuple[Variables, Variables]]) -> tuple[Variables, Variables]:
+    """`(params, state)` of a network from those of its leaves, by path; without what is empty."""
+    trees: tuple[Variables, Variables] = {}, {}
+    for path, both in leaves.items():
+        for tree, values in zip(trees, both, strict=True):
+            if values:
+                for name in path[:-1]:
+                    tree = tree.setdefault(name, {})
+                tree[path[-1]] = values
+    return trees
 
 
 def _names(tree: Mapping[str, Any]) -> str:

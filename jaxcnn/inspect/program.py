@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.core import Layer, PyTree, Watcher, numbered, structs_of, unwrap, watch
-from jaxcnn.core.cache import shapes
+from jaxcnn.core import Layer, PyTree, Watcher, numbered, shapes_of, structs_of, unwrap, watch
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.inspect import outline, rules
 from jaxcnn.inspect.outline import Call, Met, Outline
@@ -273,7 +272,7 @@ def outline_of(model: Layer, *inputs: Any, train: bool = False) -> Outline:
     structs = structs_of(inputs)
     model = unwrap(model, synchronized)  # there is no mapped axis here
     key = jax.eval_shape(lambda: jax.random.key(0))
-    params, state = shapes(model.init, key, *structs)
+    params, state = shapes_of(model, key, *structs)
     return Program(model, params, state, structs, train=train, key=key, general=True).outline
 
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcnn.core import Layer, fold_in
-from jaxcnn.core.cache import compiled, shapes
+from jaxcnn.core import Layer, fold_in, shapes_of
+from jaxcnn.core.cache import compiled
 from jaxcnn.data.augment import PairedTransform, augmented
 from jaxcnn.data.preprocess import inputs_of, to_float
 from jaxcnn.declared import Call, calls
@@ -194,7 +194,7 @@ def _check_variables(model: Layer, key: jax.Array, inputs: tuple[Any, ...], vari
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         return {jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf) for path, leaf in leaves}
 
-    for name, own, given in zip(("params", "state"), shapes(model.init, key, *inputs), variables, strict=True):
+    for name, own, given in zip(("params", "state"), shapes_of(model, key, *inputs), variables, strict=True):
         expected, got = by_path(own), by_path(given)
         for path in sorted(expected.keys() | got.keys()):
             if expected.get(path) != got.get(path):

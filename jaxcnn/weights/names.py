@@ -50,8 +50,7 @@ import jax
 import numpy as np
 
 from jaxcnn import core
-from jaxcnn.core import Layer, Path, get, leaves
-from jaxcnn.core.cache import shapes
+from jaxcnn.core import Layer, Path, get, leaves, shapes_of
 from jaxcnn.errors import UserError, unknown
 from jaxcnn.models.blocks import counted_names
 from jaxcnn.transforms import is_frozen, split, synchronized
@@ -256,7 +255,7 @@ def variables(
     single = single or {}
     key = jax.random.key(0)
     model = core.unwrap(model, synchronized)  # no axis is mapped here
-    params, state = shapes(model.init, key, *inputs)
+    params, state = shapes_of(model, key, *inputs)
     maps = _Maps()
     with core.watch(maps):
         # Two images, because batch normalization in training needs more than one value.

@@ -13,7 +13,7 @@ from helpers import alike, close, normal, same, shapes, size
 from jax.nn import initializers
 
 import jaxcnn as cnn
-from jaxcnn.core import EvaluationOnly, as_layer, cache, fold_in, watch
+from jaxcnn.core import EvaluationOnly, as_layer, cache, fold_in, shapes_of, watch
 
 KEY = jax.random.key(0)
 IMAGES = normal(0, 2, 8, 8, 3)
@@ -791,12 +791,20 @@ def test_the_output_of_a_user_s_function_is_traced_each_time():
     assert net.init(KEY, IMAGES)[0]["head"]["kernel"].shape == (4, 2)
 
 
-def test_shapes_are_those_of_init():
-    net = cnn.spectral_norm(cnn.ensemble(small_net(), 2))
-    assert cache.shapes(net.init, KEY, IMAGES) == jax.eval_shape(net.init, KEY, IMAGES)
+def test_shapes_are_those_of_init_and_leave_nothing_behind():
+    twice = cnn.network(lambda net, x: x + net.a(net.a(x)), a=cnn.dense(3))
+    wrapped = cnn.ensemble(small_net(), 2), cnn.spectral_norm(small_net()), cnn.freeze(small_net(), "conv1")
+    for net in (small_net(), twice, cnn.dense(3), *wrapped):
+        found = shapes_of(net, KEY, IMAGES)
+        assert found == jax.eval_shape(net.init, KEY, IMAGES)
+        made = jax.jit(net.init)(KEY, IMAGES)
+        assert found == jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), made)
+        kernels = [a for path, a in jax.tree.leaves_with_path(made) if path[-1].key == "kernel"]
+        assert kernels
+        assert all(np.std(kernel) > 0 for kernel in kernels)  # they were not traced as zeros
     drawn = []
     conv = cnn.conv(3, 3, padding=1, kernel_init=lambda *given: drawn.append(0) or jnp.zeros(given[1]))
-    cache.shapes(cnn.serial(conv, conv).init, KEY, IMAGES)
+    shapes_of(cnn.serial(conv, conv), KEY, IMAGES)
     assert len(drawn) == 1  # equal layers, whose variables are not made
 
 
