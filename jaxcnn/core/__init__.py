@@ -17,7 +17,8 @@ on them directly.
 from jaxcnn.core.compose import concat, identity, parallel, residual, serial
 from jaxcnn.core.layer import Call, EvaluationOnly, Layer, LayerError, PyTree, Variables, as_layer, layer
 from jaxcnn.core.network import Net, constant, fold_in, network, shapes_of, structs_of
-from jaxcnn.core.tree import Path, get, leaves, lies_in, map_at, map_leaves, put, sublayer, unwrap
+from jaxcnn.core.tree import leaves, lies_in, map_at, map_leaves, sublayer, unwrap
+from jaxcnn.core.variables import Path, get, put
 from jaxcnn.core.watch import Record, Watcher, numbered, watch
 
 COMPOSITIONS = (network, serial, parallel, residual)

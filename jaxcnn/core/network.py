@@ -19,9 +19,10 @@ import numpy as np
 
 from jaxcnn.core.cache import Leaf, compile_together, forget, zeros
 from jaxcnn.core.layer import Call, EvaluationOnly, Layer, LayerError, PyTree, Variables, as_layer
+from jaxcnn.core.variables import Path, put
 from jaxcnn.core.watch import watch, watcher
 
-_Plan = dict[tuple[str, ...], Leaf]
+_Plan = dict[Path, Leaf]
 
 
 class Net:
@@ -243,9 +244,9 @@ def network(forward: Callable[..., PyTree], /, **sublayers: Layer | Callable[...
 
     def init(key: jax.Array, *inputs: PyTree) -> tuple[Variables, Variables]:
         with_variables = plan(key, *inputs)
-        keys: dict[tuple[str, ...], jax.Array] = {(): key}
+        keys: dict[Path, jax.Array] = {(): key}
 
-        def key_of(path: tuple[str, ...]) -> jax.Array:
+        def key_of(path: Path) -> jax.Array:
             if path not in keys:
                 keys[path] = fold_in(key_of(path[:-1]), path[-1])
             return keys[path]
@@ -303,15 +304,13 @@ def structs_of(inputs: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
     return jax.tree.map(one, inputs)
 
 
-def _nested(leaves: Mapping[tuple[str, ...], tuple[Variables, Variables]]) -> tuple[Variables, Variables]:
-    """`(params, state)` of a network from those of its leaves, by path; without what is empty."""
+def _nested(leaves: Mapping[Path, tuple[Variables, Variables]]) -> tuple[Variables, Variables]:
+    """`(params, state)` of a network from those of its leaves; without what is empty."""
     trees: tuple[Variables, Variables] = {}, {}
     for path, both in leaves.items():
         for tree, values in zip(trees, both, strict=True):
             if values:
-                for name in path[:-1]:
-                    tree = tree.setdefault(name, {})
-                tree[path[-1]] = values
+                put(tree, path, values)
     return trees
 
 

@@ -1,16 +1,14 @@
-"""A network as a tree of layers, and its variables as nested dicts: paths and changes of leaves."""
+"""A network as a tree of layers: paths and changes of leaves."""
 
 from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterator
-from typing import Any
 
-from jaxcnn.core.layer import Call, Layer, LayerError, Variables
+from jaxcnn.core.layer import Call, Layer, LayerError
 from jaxcnn.core.network import network
+from jaxcnn.core.variables import Path
 from jaxcnn.errors import UserError, unknown
-
-Path = tuple[str, ...]
 
 
 def leaves(model: Layer, at: Path = ()) -> Iterator[tuple[Path, Layer]]:
@@ -138,27 +136,3 @@ def _of(made: Layer, base: Layer, call: Callable[[Layer], Call]) -> Layer:
     """The layer, marked as a transformation of `base`."""
     called = call(base)
     return made.replace(call=called, kind=called.name, base=base)
-
-
-# --- variables ---------------------------------------------------------------------------------------------------
-
-
-def get(tree: Any, path: Path) -> Any:
-    """The value at a path of nested dicts, or None."""
-    for name in path:
-        if not isinstance(tree, dict) or name not in tree:
-            return None
-        tree = tree[name]
-    return tree
-
-
-def put(tree: Variables, path: Path, value: Any) -> None:
-    """Puts a value at a path of nested dicts, unless it is an empty dict."""
-    if isinstance(value, dict) and not value:
-        return
-    if not path:
-        tree.update(value)
-        return
-    for name in path[:-1]:
-        tree = tree.setdefault(name, {})
-    tree[path[-1]] = value

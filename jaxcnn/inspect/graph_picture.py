@@ -11,7 +11,7 @@ from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon
 from matplotlib.path import Path as Curve
 
 from jaxcnn.inspect.graph_layout import PAD, SIZE, TITLE, Graph, text_width
-from jaxcnn.inspect.plots import Figure, plain
+from jaxcnn.inspect.plots import Figure, placed, plain
 
 # Kinds of layers by what they compute: the colour inside and that of the border.
 _COLOURS = {
@@ -32,8 +32,7 @@ def paint(graph: Graph, title: str) -> Figure:
     legend = sum(text_width(kind) + 0.42 for kind in kinds)
     width = max(graph.width, text_width(title, True) * (SIZE + 1) / SIZE, legend) + 2 * margin
     height = graph.height + 2 * margin + 0.32 + 0.36
-    # Whatever rcParams say: it has one axes, placed. (Its stubs lack "none".)
-    figure = Figure(figsize=(width, height), dpi=100, layout="none")  # type: ignore[arg-type]
+    figure = placed(width, height, dpi=100)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")

@@ -92,6 +92,14 @@ class Figure(matplotlib.figure.Figure):
         return picture.getvalue()
 
 
+def placed(width: float, height: float, **options: Any) -> Figure:
+    """A figure of so many inches whose parts are placed by hand, whatever rcParams say.
+
+    Where all sizes are known, matplotlib's layout would take longer than the drawing.
+    """
+    return Figure(figsize=(width, height), layout="none", **options)  # type: ignore[arg-type]  # its stubs lack "none"
+
+
 def curves(history: Sequence[Mapping[str, Any]], primary: str | None = None, higher_is_better: bool = True) -> Figure:
     """Loss and error by epoch, of training and validation, from the records of `fit` or the lines of metrics.jsonl.
 
@@ -246,8 +254,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     beside = max((text_width(line, 8) for line in listed), default=0)
     width = label + _AXIS + side + (beside + 0.4 if listed else 0.1)
     height = below + side + 0.32
-    # All sizes are known here; matplotlib's layout would take as long as the drawing.
-    figure = Figure(figsize=(width, height), layout="none")  # type: ignore[arg-type]  # its stubs lack "none"
+    figure = placed(width, height)
     axes = figure.add_axes(((label + _AXIS) / width, below / height, side / width, side / height))
     if listed:
         text = figure.add_axes((1 - (beside + 0.1) / width, below / height, beside / width, side / height))
@@ -300,7 +307,7 @@ def mistakes(data: Dataset, probabilities: np.ndarray, most: int = 32) -> Figure
     count = len(wrong)
     wrong = wrong[np.argsort(-sure[wrong], kind="stable")][:most]
     if not count:
-        figure = Figure(figsize=(4, 1), layout="none")  # type: ignore[arg-type]  # its stubs lack "none"
+        figure = placed(4, 1)
         figure.text(0.5, 0.5, "no mistakes", ha="center", va="center")
         return figure
     names = {
@@ -344,9 +351,9 @@ def images(pictures: np.ndarray, titles: Sequence[str] | None = None, heading: s
     top = 0.32 if heading else 0.0
     width = max(cell * columns, text_width(printable(heading, lines=True), _HEADING) + _GAP if heading else 0)
     height = row * rows + top
-    # All sizes are known here; matplotlib's layout would take two thirds of the time. One Axes holds all images, in
-    # inches: one for each image would take another two thirds, for ticks that are not drawn.
-    figure = Figure(figsize=(width, height), layout="none")  # type: ignore[arg-type]  # its stubs lack "none"
+    # One Axes holds all images, in inches. One for each would take two thirds of the time, for ticks that are not
+    # drawn.
+    figure = placed(width, height)
     axes = figure.add_axes((0, 0, 1, 1))
     for i, picture in enumerate(pictures):
         down, right = divmod(i, columns)

@@ -151,7 +151,6 @@ def _lay_over(figure: Figure, labels: Any, classes: Sequence[str], shape: tuple[
     count = max(len(classes), int(numbers.max()) + 1, 1)
     colors = distinct(count)
     (axes,) = figure.axes
-    limits = axes.get_xlim(), axes.get_ylim()
     for k, image in enumerate(list(axes.images)):
         left, right, bottom, top = image.get_extent()
         if is_mask:
@@ -165,7 +164,6 @@ def _lay_over(figure: Figure, labels: Any, classes: Sequence[str], shape: tuple[
                 corner = (left + pixel * min(x1, x2), top - pixel * max(y1, y2))
                 size = (pixel * abs(x2 - x1), pixel * abs(y2 - y1))
                 axes.add_patch(Rectangle(corner, *size, fill=False, color=colors[number], linewidth=1.5))
-    axes.set(xlim=limits[0], ylim=limits[1])
     there = [number for number in np.unique(numbers).tolist() if number >= 0][:_MOST_NAMES]
     names = [plain(classes[number] if number < len(classes) else number, 30) for number in there]
     handles = [Patch(color=colors[number], label=name) for number, name in zip(there, names, strict=True)]

@@ -68,12 +68,12 @@ def build() -> Path:
         raise CannotBuild(f"the headers of jaxlib {JAXLIB} are needed, and jaxlib {found} is installed")
     source, made = HERE / "src", LIBRARY.with_suffix(f".{os.getpid()}")
     compiles = [
-        *compiler.split(), "-std=c++17", "-O3", "-DNDEBUG", "-fPIC", "-ffunction-sections",
+        "-std=c++17", "-O3", "-DNDEBUG", "-fPIC", "-ffunction-sections",
         *(f"-isystem{path}" for path in (Path(jaxlib.origin).parent / "include", _file(HEADERS, "dnnl.hpp", 1))),
         f'-DJAXCNN_SOURCES="{fingerprint()}"', "-c",
     ]  # fmt: skip
     links = [
-        *compiler.split(), "-shared",
+        "-shared",
         # With a shared libstdc++ it would need one as new as the compiler's.
         "-static-libstdc++", "-Wl,--gc-sections", "-Wl,-s",
         f"-Wl,--version-script={source / 'exports.map'}", "-Wl,--allow-shlib-undefined", "-o", str(made),
@@ -83,12 +83,12 @@ def build() -> Path:
 
             def compiled(file: Path) -> str:
                 to = str(Path(objects, file.with_suffix(".o").name))
-                _run([*compiles, str(file), "-o", to])
+                _run(compiler, *compiles, str(file), "-o", to)
                 return to
 
             # The slowest first: the code for each set of vector instructions takes half of the time.
             files = sorted(source.glob("*.cc"), key=lambda file: (file.name != "kernels.cc", file.name))
-            _run([*links, *sorted(pool.map(compiled, files)), str(_file(RUNTIME, ONEDNN))])
+            _run(compiler, *links, *sorted(pool.map(compiled, files)), str(_file(RUNTIME, ONEDNN)))
         made.replace(LIBRARY)  # atomic, since another process may be loading it
     except OSError as error:
         raise CannotBuild(f"{compiler} cannot be run: {error}") from error
@@ -103,10 +103,10 @@ def wheel_tag() -> str:
     return f"py3-none-manylinux_2_{max(minor, 17)}_x86_64"
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _run(compiler: str, *options: str) -> None:
+    done = subprocess.run([*compiler.split(), *options], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise CannotBuild(f"{command[0]} ended with {done.returncode}:\n{done.stderr[-4000:]}")
+        raise CannotBuild(f"{compiler} ended with {done.returncode}:\n{done.stderr[-4000:]}")
 
 
 def _file(package: str, name: str, up: int = 0) -> Path:
